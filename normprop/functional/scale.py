@@ -1,0 +1,112 @@
+"""Shift, forward scale and backward scale: what every normalised layer has in common."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from normprop.rules import Moments
+
+Scaling = Literal["forward", "backward", "separate"]
+SCALINGS = ("forward", "backward", "separate")
+
+
+class Constants(NamedTuple):
+    """y = (f(x) - shift)/forward, and the gradient of f is divided by ``backward``.
+
+    The two divisors differ only under ``scaling="separate"``.
+    """
+
+    shift: float
+    forward: float
+    backward: float
+
+    @classmethod
+    def of(cls, moments: Moments, scaling: Scaling) -> "Constants":
+        """Choose the divisors of a layer with these moments.
+
+        Raises:
+            ValueError: the scaling is unknown, or a divisor is 0.
+        """
+        check_scaling(scaling)
+        forward = moments.bwd_std if scaling == "backward" else moments.fwd_std
+        backward = moments.fwd_std if scaling == "forward" else moments.bwd_std
+        if not (forward > 0 and backward > 0):
+            raise ValueError(
+                "the layer must let the signal and the gradient through at this input law; "
+                f"it has fwd_std = {moments.fwd_std} and bwd_std = {moments.bwd_std}"
+            )
+        return cls(moments.fwd_mean, forward, backward)
+
+
+def check_scaling(scaling: str) -> None:
+    """Refuse a scaling that does not exist."""
+    if scaling not in SCALINGS:
+        raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}; it was {scaling!r}")
+
+
+def literal(value: float) -> float:
+    """The same float, as a constant under ``torch.compile``.
+
+    Dynamo turns a float argument into a graph input once it has seen two values of it.  A
+    law must stay a constant: the figures that follow from it are not traced, but computed.
+    """
+    value = float(value)
+    return float.fromhex(value.hex()) if torch.compiler.is_compiling() else value
+
+
+def normalized(function: Callable[[Tensor], Tensor], input: Tensor, constants: Constants) -> Tensor:
+    """(f(x) - shift)/forward with the gradient divided by ``backward`` instead.
+
+    float16 and bfloat16 are computed in float32 and rounded once.
+    """
+    shift, forward, backward = constants
+    output = (function(upcast(input)) - shift) / forward
+    if forward != backward:
+        output = scale_gradient(output, forward / backward)
+    return output.to(input.dtype)
+
+
+def upcast(tensor: Tensor) -> Tensor:
+    """The tensor in the type that it is computed in."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def scale_gradient(input: Tensor, factor: float) -> Tensor:
+    r"""The identity, whose backward pass multiplies the gradient by ``factor``.
+
+    .. math:: y = x, \qquad dx = \mathrm{factor} \cdot dy
+
+    Where ``factor`` is not 1, what comes back is not the derivative; forward-mode
+    differentiation, which has no backward pass, raises.
+
+    Args:
+        input: any shape.
+        factor: a finite float.
+
+    Returns:
+        A tensor equal to ``input``.
+    """
+    if torch.compiler.is_compiling():
+        # Dynamo drops a custom backward where torch.compile meets torch.func.grad
+        # (pytorch issue 193279), so compiled code says the same in plain operations, which
+        # the compiler fuses away.  The difference is zero for finite values.
+        return input + (factor - 1.0) * (input - input.detach())
+    return _ScaleGradient.apply(input, factor)
+
+
+class _ScaleGradient(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(input, factor):
+        return input.view_as(input)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.factor = inputs[1]
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        return grad_output * ctx.factor, None

@@ -1,0 +1,22 @@
+"""Ground: float64 mathematics of functions of a normal variable.
+
+Nothing here knows of layers or of torch.  Every figure comes with a bound on its absolute
+error, rounding included.
+"""
+
+from normprop.gaussian.elementwise import elementwise
+from normprop.gaussian.functions import FUNCTIONS, Function
+from normprop.gaussian.law import Figures, Image, Law, Normal
+from normprop.gaussian.order import maximum, maximum_of
+
+__all__ = [
+    "FUNCTIONS",
+    "Figures",
+    "Function",
+    "Image",
+    "Law",
+    "Normal",
+    "elementwise",
+    "maximum",
+    "maximum_of",
+]

@@ -1,0 +1,474 @@
+"""The witness: run the real layer on random numbers and count.
+
+No formula of :mod:`normprop.gaussian` is used here, nor imported: a figure that both roads
+reach was reached twice.
+
+A simulation is a fixed number of independent replicates, each a fixed number of blocks, each
+block with random numbers of its own, a function of (seed, replicate, block) alone.  So the
+result depends neither on how many blocks are in flight nor on which process runs which
+replicate; and the scatter of the replicates is the standard error, whatever the dependence
+among the elements of one tensor.
+"""
+
+import copy
+import difflib
+import math
+import numbers
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+_BLOCK = 1 << 16
+"""Input elements a block holds at most, unless one sample is larger: small enough for the
+caches, large enough that a layer call costs nothing beside its numbers."""
+
+_NAMED = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
+_WINDOWS = {
+    1: (nn.MaxPool1d, nn.AvgPool1d, nn.Conv1d),
+    2: (nn.MaxPool2d, nn.AvgPool2d, nn.Conv2d),
+    3: (nn.MaxPool3d, nn.AvgPool3d, nn.Conv3d),
+}
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_FEATURE_DROPOUT = {nn.Dropout1d: 1, nn.Dropout2d: 2, nn.Dropout3d: 3}
+# How many windows a side of a sample has beyond those that an overlap spoils.
+_WINDOWS_A_SIDE = {1: 64, 2: 12, 3: 6}
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Estimates with their standard errors, floats or one float64 entry a channel.
+
+    Attributes:
+        fwd_mean: mean of an output element.
+        fwd_std: standard deviation of an output element.
+        bwd_mean: mean of the gradient at an input element.
+        bwd_std: standard deviation of the gradient at an input element.
+        fwd_mean_se: standard error of ``fwd_mean``; likewise the other three.
+        n: input elements drawn.
+        replicates: independent replicates that the standard errors were taken from.
+    """
+
+    fwd_mean: float | np.ndarray
+    fwd_std: float | np.ndarray
+    bwd_mean: float | np.ndarray
+    bwd_std: float | np.ndarray
+    fwd_mean_se: float | np.ndarray
+    fwd_std_se: float | np.ndarray
+    bwd_mean_se: float | np.ndarray
+    bwd_std_se: float | np.ndarray
+    n: int
+    replicates: int
+
+    def z(self, exact) -> dict[str, float | np.ndarray]:
+        """How many standard errors each estimate lies from ``exact``.
+
+        Args:
+            exact: anything with ``fwd_mean``, ``fwd_std`` and ``bwd_std``, such as what
+                ``normprop.moments`` returns.
+
+        Returns:
+            (estimate - exact)/standard error by name of the figure; 0 where both the
+            difference and the standard error vanish.
+        """
+        scores = {}
+        for name in ("fwd_mean", "fwd_std", "bwd_std"):
+            difference = np.asarray(getattr(self, name) - getattr(exact, name), dtype=float)
+            error = np.asarray(getattr(self, f"{name}_se"), dtype=float)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                score = np.where((difference == 0) & (error == 0), 0.0, difference / error)
+            scores[name] = float(score) if score.ndim == 0 else score
+        return scores
+
+
+def simulate(
+    layer: str | nn.Module | Callable[[Tensor], Tensor],
+    n: int = 1_000_000,
+    *,
+    mean: float = 0.0,
+    std: float = 1.0,
+    seed: int = 0,
+    after: str | nn.Module | Callable[[Tensor], Tensor] | None = None,
+    shape: tuple[int, ...] | None = None,
+    replicates: int = 256,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float64,
+    chunk: int = 4,
+    progress: bool | None = None,
+) -> Simulation:
+    r"""Mean and standard deviation of a layer, forward and backward, by running it.
+
+    Draws :math:`x \sim N(m, s^2)`, runs ``layer`` on it, draws :math:`dy \sim N(0, 1)`, lets
+    autograd find dx, and accumulates both in constant memory.
+
+    For pooling and convolution only the interior counts: outputs that see no padding, and
+    whole stride periods of inputs all of whose windows exist.  With ``shape`` everything
+    counts, borders too.
+
+    Under ``torch.distributed``, once initialised, the processes share the replicates and
+    all return the same result.
+
+    Args:
+        layer: a name (``"relu"``), a module, or a function on tensors.  A module is copied
+            to ``device`` and ``dtype``; its training flag is respected.
+        n: input elements to draw in all, rounded up to whole replicates.
+        mean: mean m of the input.
+        std: standard deviation s of the input, greater than 0.
+        seed: the same seed gives the same estimates, on one kind of device, to the rounding
+            of a sum, for any ``chunk`` and any number of processes.
+        after: what stands before the layer; the normal input goes through it first.
+        shape: shape of one sample, without the batch dimension.  Needed for modules whose
+            input cannot be guessed; each figure is then one over all elements.
+        replicates: how many independent parts the standard errors are taken from.
+        device: where the layer runs.  On the CPU the numbers come from NumPy's SFC64, on
+            CUDA from torch's Philox generator: same seed, other numbers.
+        dtype: float64 by default; sums are float64 always.
+        chunk: blocks drawn ahead, by as many threads as there are cores.
+        progress: show a bar on standard error; by default only on a terminal, and only
+            for runs longer than two seconds.
+
+    Returns:
+        :class:`Simulation`; for Linear and convolution one entry a channel.
+
+    Raises:
+        TypeError: ``layer`` is no name, module or function.
+        ValueError: an argument is out of its range, or ``shape`` is needed.
+    """
+    _check(n, mean, std, seed, replicates, chunk, shape)
+    device = torch.device(device)
+    function = _prepared(layer, "layer", device, dtype)
+    before = None if after is None else _prepared(after, "after", device, dtype)
+
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        plan = _plan(function, before, n, mean, std, shape, replicates, device, dtype)
+        rank, world = _process()
+        mine = range(rank, replicates, world)
+        sums = np.zeros((replicates, 2, 3, plan.channels))
+        with _progress_bar(progress if rank == 0 else False, plan.elements * len(mine)) as bar:
+            for replicate, block in _blocks(plan, mine, seed, chunk, device, dtype):
+                torch.manual_seed(block.layer_seed)
+                _merge(sums[replicate], _measure(function, before, block, plan))
+                bar.update(block.x.numel())
+    sums = _all_reduced(sums, device)
+    return _estimates(sums, plan, replicates)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a simulation draws and which elements of it count."""
+
+    sample: tuple[int, ...]
+    output: tuple[int, ...]
+    rows: tuple[int, ...]
+    inside_x: tuple[slice, ...]
+    inside_y: tuple[slice, ...]
+    by_channel: bool
+    channels: int
+    mean: float
+    std: float
+
+    @property
+    def elements(self) -> int:
+        """Input elements of a replicate."""
+        return sum(self.rows) * math.prod(self.sample)
+
+
+@dataclass(frozen=True)
+class _Block:
+    x: Tensor
+    dy: Tensor
+    layer_seed: int
+
+
+def _plan(function, before, n, mean, std, shape, replicates, device, dtype) -> _Plan:
+    sample, inside_x, inside_y, by_channel = _geometry(function, shape)
+    trial = torch.zeros(3, *sample, device=device, dtype=dtype).normal_() * std + mean
+    output = _forward(function, before, trial, sample, shape)
+    rows = math.ceil(n / (replicates * math.prod(sample)))
+    most = max(1, _BLOCK // math.prod(sample))
+    counts = (most,) * (rows // most) + ((rows % most,) if rows % most else ())
+    channels = 1
+    if by_channel:
+        # Forward figures have an entry an output channel, backward ones an input channel.
+        channels = max(sample[0], output[0])
+    return _Plan(
+        sample, output, counts, inside_x, inside_y, by_channel, channels, float(mean), float(std)
+    )
+
+
+def _forward(function, before, trial, sample, shape) -> tuple[int, ...]:
+    """Shape of an output sample; refuses a module that mixes what it was guessed not to mix."""
+    try:
+        with torch.no_grad():
+            torch.manual_seed(0)
+            x = trial if before is None else before(trial)
+            torch.manual_seed(0)
+            y = _tensor(function(x))
+            torch.manual_seed(0)
+            fewer = _tensor(function(x[:2]))
+    except Exception as problem:
+        if shape is None:
+            raise ValueError(
+                f"shape must be given for {_name(function)}: it does not run on samples of the "
+                f"shape {sample} that was guessed ({problem})"
+            ) from problem
+        raise
+    if y.shape[:1] != trial.shape[:1] or (
+        not sample and (y.shape != trial.shape or not torch.equal(y[:2], fewer))
+    ):
+        raise ValueError(
+            f"shape must be given for {_name(function)}: the samples of a batch must not "
+            f"depend on one another; an input of shape {tuple(trial.shape)} gave {tuple(y.shape)}"
+        )
+    return tuple(y.shape[1:])
+
+
+def _geometry(function, shape):
+    """Sample shape, interior of input and output, and whether figures are one a channel."""
+    if shape is not None:
+        return tuple(shape), (), (), False
+    if isinstance(function, nn.Linear):
+        return (function.in_features,), (), (), True
+    for dims, types in _WINDOWS.items():
+        if isinstance(function, types):
+            sides = [_side(function, axis, dims) for axis in range(dims)]
+            channels = function.in_channels if isinstance(function, _CONVOLUTIONS) else 1
+            return (
+                (channels, *(side[0] for side in sides)),
+                tuple(side[1] for side in sides),
+                tuple(side[2] for side in sides),
+                isinstance(function, _CONVOLUTIONS),
+            )
+    for module_type, dims in _FEATURE_DROPOUT.items():
+        if isinstance(function, module_type):
+            return (8,) + (4,) * dims, (), (), False
+    return (), (), (), False
+
+
+def _side(layer, axis: int, dims: int) -> tuple[int, slice, slice]:
+    """Length of an input side, and the slices of its interior in the input and the output.
+
+    Windows start at positions congruent to -padding modulo the stride.  An output is interior
+    if its window lies inside the input; an input is interior if every window that would
+    contain it does.
+    """
+
+    def entry(name, default):
+        value = getattr(layer, name, default)
+        value = default if value is None else value
+        return int(value[axis] if len(value) > 1 else value[0]) if _is_tuple(value) else int(value)
+
+    kernel = entry("kernel_size", 1)
+    stride = entry("stride", kernel)
+    extent = entry("dilation", 1) * (kernel - 1) + 1
+    padding = getattr(layer, "padding", 0)
+    if padding == "same":
+        padding = (extent - 1) // 2
+    elif padding == "valid":
+        padding = 0
+    else:
+        padding = entry("padding", 0)
+
+    windows = _WINDOWS_A_SIDE[dims] + math.ceil(extent / stride)
+    start = -padding % stride
+    length = start + (windows - 1) * stride + extent
+    lowest = max(0, start - stride + extent)
+    highest = min(length, start + windows * stride)
+    periods = (highest - lowest) // stride
+    first = (start + padding) // stride
+    return length, slice(lowest, lowest + periods * stride), slice(first, first + windows)
+
+
+def _is_tuple(value) -> bool:
+    return isinstance(value, tuple | list)
+
+
+def _blocks(plan, mine, seed, chunk, device, dtype) -> Iterator[tuple[int, _Block]]:
+    """Blocks in order, drawn ahead by threads: NumPy draws without holding the lock."""
+    keys = ((r, k, rows) for r in mine for k, rows in enumerate(plan.rows))
+
+    def draw(replicate, index, rows):
+        sequence = np.random.SeedSequence(seed, spawn_key=(replicate, index))
+        numbers_seed, layer_seed = sequence.spawn(2)
+        x, dy = _normals(numbers_seed, rows, plan, device, dtype)
+        x.mul_(plan.std).add_(plan.mean)
+        # torch's CPU generator keeps 32 bits of a seed.
+        return replicate, _Block(x, dy, int(layer_seed.generate_state(1)[0]))
+
+    if device.type == "cuda":
+        yield from (draw(*key) for key in keys)
+        return
+    with ThreadPoolExecutor(min(chunk, os.cpu_count() or 1)) as pool:
+        ahead = deque()
+        for key in keys:
+            ahead.append(pool.submit(draw, *key))
+            if len(ahead) >= chunk:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _normals(sequence, rows, plan, device, dtype) -> tuple[Tensor, Tensor]:
+    shapes = ((rows, *plan.sample), (rows, *plan.output))
+    if device.type == "cuda":
+        generator = torch.Generator(device)
+        generator.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        x, dy = (torch.randn(s, generator=generator, device=device, dtype=dtype) for s in shapes)
+        return x, dy
+    generator = np.random.Generator(np.random.SFC64(sequence))
+    x, dy = (torch.from_numpy(np.asarray(generator.standard_normal(s))) for s in shapes)
+    return x.to(device, dtype), dy.to(device, dtype)
+
+
+def _measure(function, before, block: _Block, plan: _Plan) -> np.ndarray:
+    """Count, mean and sum of squared deviations of y and of dx: shape (2, 3, channels)."""
+    x = block.x if before is None else before(block.x).detach()
+    x.requires_grad_()
+    y = _tensor(function(x))
+    (dx,) = torch.autograd.grad(y, x, block.dy, materialize_grads=True)
+    figures = np.zeros((2, 3, plan.channels))
+    for row, (tensor, inside) in enumerate(((y.detach(), plan.inside_y), (dx, plan.inside_x))):
+        tensor = tensor[(slice(None), slice(None), *inside)] if inside else tensor
+        tensor = tensor.double()
+        kept = (1,) if plan.by_channel else ()
+        dims = [d for d in range(tensor.ndim) if d not in kept]
+        average = tensor.mean(dims, keepdim=True)
+        squares = (tensor - average).square_().sum(dims)
+        channels = squares.numel()
+        figures[row, 0] = tensor.numel() // channels
+        figures[row, 1, :channels] = average.flatten().cpu().numpy()
+        figures[row, 2, :channels] = squares.flatten().cpu().numpy()
+    return figures
+
+
+def _merge(total: np.ndarray, part: np.ndarray) -> None:
+    """Add a block's count, mean and sum of squared deviations to its replicate's, in place.
+
+    The pairwise rule for sums of squared deviations cancels nothing, however large the mean
+    is beside the spread.
+    """
+    count = total[:, 0] + part[:, 0]
+    gap = part[:, 1] - total[:, 1]
+    total[:, 2] += part[:, 2] + gap**2 * (total[:, 0] * part[:, 0] / count)
+    total[:, 1] += gap * (part[:, 0] / count)
+    total[:, 0] = count
+
+
+def _estimates(sums: np.ndarray, plan: _Plan, replicates: int) -> Simulation:
+    """Estimates and standard errors from the replicates, shape (replicates, 2, 3, channels)."""
+    count, averages, squares = (sums[:, :, k] for k in range(3))
+    mean = averages.mean(0)
+    # Each replicate's own estimate of the variance around the common mean: their average is
+    # the estimate, their scatter its error.
+    parts = squares / count + (averages - mean) ** 2
+    mean_se = averages.std(0, ddof=1) / math.sqrt(replicates)
+    variance = parts.mean(0) + mean_se**2
+    std = np.sqrt(variance)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        std_se = parts.std(0, ddof=1) / math.sqrt(replicates) / (2.0 * std)
+    std_se[std == 0] = 0.0
+
+    widths = (plan.output[0], plan.sample[0]) if plan.by_channel else (1, 1)
+    figures = {}
+    for row, (pass_name, width) in enumerate(zip(("fwd", "bwd"), widths, strict=True)):
+        for name, values in (
+            ("mean", mean),
+            ("std", std),
+            ("mean_se", mean_se),
+            ("std_se", std_se),
+        ):
+            entry = values[row, :width]
+            figures[f"{pass_name}_{name}"] = entry if plan.by_channel else float(entry[0])
+    return Simulation(n=plan.elements * replicates, replicates=replicates, **figures)
+
+
+def _process() -> tuple[int, int]:
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def _all_reduced(sums: np.ndarray, device: torch.device) -> np.ndarray:
+    """Add up what the processes have; each replicate is zero in all of them but one."""
+    if _process()[1] == 1:
+        return sums
+    tensor = torch.from_numpy(sums)
+    if dist.get_backend() == "nccl":
+        tensor = tensor.to(device)
+    dist.all_reduce(tensor)
+    return tensor.cpu().numpy()
+
+
+def _progress_bar(progress: bool | None, total: int):
+    # A bar is for people who wait: loaded only when a simulation runs, shown after two
+    # seconds, and on a terminal only (disable=None) unless it was asked for.
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total,
+        desc="simulate",
+        unit="",
+        unit_scale=True,
+        leave=False,
+        delay=0.0 if progress else 2.0,
+        disable=None if progress is None else not progress,
+    )
+
+
+def _prepared(layer, argument: str, device, dtype):
+    """The function to run: a named one, a copy of a module, or the function as it is."""
+    if isinstance(layer, str):
+        if layer in _NAMED:
+            return _NAMED[layer]
+        near = difflib.get_close_matches(layer.lower(), _NAMED, n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ValueError(
+            f"{argument} must be one of the names {', '.join(sorted(_NAMED))}, a module or a "
+            f"function; it was {layer!r}{hint}"
+        )
+    if isinstance(layer, nn.Module):
+        return copy.deepcopy(layer).to(device, dtype).requires_grad_(False)
+    if isinstance(layer, type) or not callable(layer):
+        raise TypeError(
+            f"{argument} must be a name, a module or a function on tensors; it was {layer!r}"
+        )
+    return layer
+
+
+def _tensor(output) -> Tensor:
+    # Pooling with return_indices gives a pair.
+    output = output[0] if isinstance(output, tuple) else output
+    if not isinstance(output, Tensor):
+        raise TypeError(f"layer must return a tensor; it returned {type(output).__name__}")
+    return output
+
+
+def _name(function) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _check(n, mean, std, seed, replicates, chunk, shape) -> None:
+    for name, value, least in (
+        ("n", n, 1),
+        ("seed", seed, 0),
+        ("replicates", replicates, 2),
+        ("chunk", chunk, 1),
+    ):
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not whole or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}; it was {value!r}")
+    for name, value in (("mean", mean), ("std", std)):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise TypeError(f"{name} must be a real number; it was {value!r}")
+        if not math.isfinite(value) or (name == "std" and value <= 0):
+            rule = "finite and greater than 0" if name == "std" else "finite"
+            raise ValueError(f"{name} must be {rule}; it was {value}")
+    if shape is not None and not all(isinstance(k, int) and k >= 1 for k in shape):
+        raise ValueError(f"shape must be made of integers of at least 1; it was {shape}")

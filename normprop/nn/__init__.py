@@ -1,0 +1,33 @@
+"""Twins of torch.nn layers: stored arguments and one functional call.
+
+Each is a subclass of its twin, with the same parameters under the same names, so that a plain
+checkpoint loads into it and back.
+"""
+
+from normprop.nn.activation import ReLU, Sigmoid, Tanh
+from normprop.nn.conv import Conv1d, Conv2d, Conv3d
+from normprop.nn.dropout import Dropout, Dropout1d, Dropout2d, Dropout3d
+from normprop.nn.linear import Linear
+from normprop.nn.parametric import project_
+from normprop.nn.pool import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
+
+__all__ = [
+    "AvgPool1d",
+    "AvgPool2d",
+    "AvgPool3d",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "Linear",
+    "MaxPool1d",
+    "MaxPool2d",
+    "MaxPool3d",
+    "ReLU",
+    "Sigmoid",
+    "Tanh",
+    "project_",
+]

@@ -1,0 +1,107 @@
+"""Normalised convolution."""
+
+from torch import Tensor, nn
+
+from normprop import functional, rules
+from normprop.functional.conv import Size
+from normprop.functional.scale import Scaling
+from normprop.functional.weight import Method, Per
+from normprop.nn.parametric import Parametric, parametric_moments
+
+
+class _Conv(Parametric):
+    """Arguments and the call; a subclass adds the function."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device=None,
+        dtype=None,
+        *,
+        scaling: Scaling = "backward",
+        per: Per = "neuron",
+        method: Method = "normalize",
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
+        self._declare(scaling, per, method)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve."""
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            input = nn.functional.pad(
+                input, self._reversed_padding_repeated_twice, mode=self.padding_mode
+            )
+            padding = 0
+        return type(self)._function(
+            input,
+            self.weight,
+            self.bias,
+            self.stride,
+            padding,
+            self.dilation,
+            self.groups,
+            scaling=self.scaling,
+            per=self.per,
+            method=self.method,
+        )
+
+
+class Conv1d(_Conv, nn.Conv1d):
+    """Convolution with weights on the unit ball: see :func:`normprop.functional.conv1d`.
+
+    Args:
+        in_channels: as in torch.
+        out_channels: as in torch.
+        kernel_size: as in torch.
+        stride: as in torch.
+        padding: as in torch.
+        dilation: as in torch.
+        groups: as in torch.
+        bias: as in torch.
+        padding_mode: as in torch.
+        device: as in torch.
+        dtype: as in torch.
+        scaling: which ball the weights are on in which pass.
+        per: ``"neuron"`` for one norm a channel, ``"layer"`` for one factor.
+        method: ``"normalize"`` in each forward pass, or ``"project"`` by ``project_()``
+            after each step of the optimiser.
+    """
+
+    _function = staticmethod(functional.conv1d)
+
+
+class Conv2d(_Conv, nn.Conv2d):
+    """Convolution in two dimensions; arguments as in :class:`Conv1d`."""
+
+    _function = staticmethod(functional.conv2d)
+
+
+class Conv3d(_Conv, nn.Conv3d):
+    """Convolution in three dimensions; arguments as in :class:`Conv1d`."""
+
+    _function = staticmethod(functional.conv3d)
+
+
+for _type in (Conv1d, Conv2d, Conv3d):
+    rules.register(_type, parametric_moments)

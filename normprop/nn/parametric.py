@@ -1,0 +1,72 @@
+"""What the twins with weights share: the ball, and how they stay on it."""
+
+import torch
+from torch import nn
+
+from normprop import rules
+from normprop.functional.parametric import check_method
+from normprop.functional.scale import Scaling, check_scaling
+from normprop.functional.weight import Method, Per, normalize_weight
+
+
+class Parametric:
+    """Options, projection, printing and moments of a layer with weights."""
+
+    def _declare(self, scaling: Scaling, per: Per, method: Method) -> None:
+        check_scaling(scaling)
+        check_method(method, per)
+        self.scaling, self.per, self.method = scaling, per, method
+        if method == "project":
+            self.project_()
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Put the weight on its ball, in place: the forward one under ``"separate"``.
+
+        With ``method="project"`` call this after each step of the optimiser, and after a
+        plain checkpoint has been loaded.
+        """
+        self.weight.copy_(self._on_ball(self.weight, self._ball()))
+
+    def _ball(self) -> str:
+        return "backward" if self.scaling == "backward" else "forward"
+
+    def _on_ball(self, weight: torch.Tensor, ball: str) -> torch.Tensor:
+        stride, groups = getattr(self, "stride", 1), getattr(self, "groups", 1)
+        return normalize_weight(weight, ball, self.per, stride=stride, groups=groups)
+
+    def extra_repr(self) -> str:
+        own = f"scaling={self.scaling!r}, per={self.per!r}, method={self.method!r}"
+        return f"{super().extra_repr()}, {own}"
+
+
+def project_(module: nn.Module) -> int:
+    """Put the weights of every normalised layer in ``module`` with ``method="project"`` on their ball.
+
+    Returns:
+        How many layers there were.
+    """
+    layers = [m for m in module.modules() if isinstance(m, Parametric) and m.method == "project"]
+    for layer in layers:
+        layer.project_()
+    return len(layers)
+
+
+def parametric_moments(layer: nn.Module, law) -> rules.Moments:
+    """Moments of a twin with weights, as it is."""
+    weight, bias = rules.weights_of(layer)
+    plain = torch.from_numpy(weight)
+    forward = plain
+    if layer.method == "normalize":
+        forward = layer._on_ball(plain, layer._ball())
+    backward = forward
+    if layer.scaling == "separate":
+        backward = layer._on_ball(plain, "backward")
+    return rules.parametric(
+        forward.numpy(),
+        bias,
+        law,
+        stride=getattr(layer, "stride", ()),
+        groups=getattr(layer, "groups", 1),
+        backward_weight=backward.numpy(),
+    )
