@@ -7,7 +7,18 @@
 
 from normprop import functional, nn
 from normprop.montecarlo import Simulation, simulate
+from normprop.post import Cell, Table, table
 from normprop.rules import Moments, moments
 
-__all__ = ["Moments", "Simulation", "functional", "moments", "nn", "simulate"]
+__all__ = [
+    "Cell",
+    "Moments",
+    "Simulation",
+    "Table",
+    "functional",
+    "moments",
+    "nn",
+    "simulate",
+    "table",
+]
 __version__ = "0.1.0"

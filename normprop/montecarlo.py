@@ -18,6 +18,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -146,14 +147,14 @@ def simulate(
     before = None if after is None else _prepared(after, "after", device, dtype)
 
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), _one_thread():
         plan = _plan(function, before, n, mean, std, shape, replicates, device, dtype)
         rank, world = _process()
         mine = range(rank, replicates, world)
         sums = np.zeros((replicates, 2, 3, plan.channels))
         with _progress_bar(progress if rank == 0 else False, plan.elements * len(mine)) as bar:
             for replicate, block in _blocks(plan, mine, seed, chunk, device, dtype):
-                torch.manual_seed(block.layer_seed)
+                _seed(block.layer_seed, device)
                 _merge(sums[replicate], _measure(function, before, block, plan))
                 bar.update(block.x.numel())
     sums = _all_reduced(sums, device)
@@ -207,11 +208,11 @@ def _forward(function, before, trial, sample, shape) -> tuple[int, ...]:
     """Shape of an output sample; refuses a module that mixes what it was guessed not to mix."""
     try:
         with torch.no_grad():
-            torch.manual_seed(0)
+            _seed(0, trial.device)
             x = trial if before is None else before(trial)
-            torch.manual_seed(0)
+            _seed(0, trial.device)
             y = _tensor(function(x))
-            torch.manual_seed(0)
+            _seed(0, trial.device)
             fewer = _tensor(function(x[:2]))
     except Exception as problem:
         if shape is None:
@@ -387,6 +388,29 @@ def _estimates(sums: np.ndarray, plan: _Plan, replicates: int) -> Simulation:
             entry = values[row, :width]
             figures[f"{pass_name}_{name}"] = entry if plan.by_channel else float(entry[0])
     return Simulation(n=plan.elements * replicates, replicates=replicates, **figures)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let the other cores draw: blocks are too small for a layer to share among threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed the generator that the layer itself draws from, on this device alone.
+
+    ``torch.manual_seed`` would seed all devices, and keeps a stack trace of each call until
+    CUDA starts.
+    """
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 def _process() -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Numbers that a page prints and a test asserts: recorded once, read from the same place by both."""
+"""Numbers that a page prints and a test asserts: recorded once, read from one place by both."""
 
 from __future__ import annotations
 

@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 
 from normprop import rules
-from normprop.functional.scale import Constants, Scaling, literal, normalized
+from normprop.functional.scale import (
+    Constants,
+    Scaling,
+    constant_when_compiled,
+    literal,
+    normalized,
+)
 
 
 def relu(
@@ -78,12 +84,15 @@ def tanh(
 
 
 def _constants(name: str, scaling: Scaling, mean: float, std: float) -> Constants:
-    rules.check_law(mean, std)
     return activation_constants(name, scaling, literal(mean), literal(std))
 
 
-@torch.compiler.assume_constant_result
-@lru_cache(maxsize=1024)
+@constant_when_compiled
 def activation_constants(name: str, scaling: Scaling, mean: float, std: float) -> Constants:
     """Constants of the activation of that name at this input law."""
+    return _cached(name, scaling, mean, std)
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _cached(name: str, scaling: Scaling, mean: float, std: float) -> Constants:
     return Constants.of(rules.moments(name, mean, std), scaling)

@@ -2,7 +2,6 @@
 
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
@@ -10,7 +9,7 @@ from normprop import rules
 from normprop.functional.scale import (
     Constants,
     Scaling,
-    check_scaling,
+    constant_when_compiled,
     literal,
     normalized,
     upcast,
@@ -69,7 +68,9 @@ def dropout(
         ValueError: an argument is out of its range; p = 1 is, because nothing can give a
             variance to what is dropped for certain.
     """
-    return _dropout(torch_functional.dropout, input, p, training, scaling, mean, std, eval, constants)
+    return _dropout(
+        torch_functional.dropout, input, p, training, scaling, mean, std, eval, constants
+    )
 
 
 def dropout1d(
@@ -135,14 +136,13 @@ def dropout3d(
 
 def _dropout(function, input, p, training, scaling, mean, std, eval, constants):
     if constants is None:
-        check_scaling(scaling)
         constants = dropout_constants(literal(p), scaling, literal(mean), literal(std), eval)
     if training:
         return normalized(lambda x: function(x, p, training=True), input, constants.training)
     return ((upcast(input) - constants.training.shift) * constants.evaluation).to(input.dtype)
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def dropout_constants(
     p: float, scaling: Scaling, mean: float, std: float, eval: Keeps
 ) -> DropoutConstants:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as torch_functional
 
@@ -10,7 +9,7 @@ from normprop import rules
 from normprop.functional.scale import (
     Constants,
     Scaling,
-    check_scaling,
+    constant_when_compiled,
     literal,
     normalized,
 )
@@ -189,9 +188,7 @@ def avg_pool1d(
     )
 
     def pool(x):
-        return _AVERAGE[1](
-            x, kernel_size, stride, padding, ceil_mode, count_include_pad
-        )
+        return _AVERAGE[1](x, kernel_size, stride, padding, ceil_mode, count_include_pad)
 
     return normalized(pool, input, constants)
 
@@ -285,13 +282,12 @@ def _max_pool(
 
 
 def _constants(kind, dims, kernel_size, stride, divisor, scaling, mean, std, after) -> Constants:
-    check_scaling(scaling)
     return pool_constants(
         kind, dims, kernel_size, stride, divisor, scaling, literal(mean), literal(std), after
     )
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def pool_constants(
     kind: str,
     dims: int,

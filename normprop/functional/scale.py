@@ -46,14 +46,24 @@ def check_scaling(scaling: str) -> None:
         raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}; it was {scaling!r}")
 
 
+def constant_when_compiled(function: Callable) -> Callable:
+    """Mark a function of constants for ``torch.compile`` to run, not trace, while compiling.
+
+    ``torch.compiler.assume_constant_result`` does this and no more, but imports the whole of
+    Dynamo, a second that ``import normprop`` would pay; a test holds the two to the same
+    effect.
+    """
+    function._dynamo_marked_constant = True
+    return function
+
+
 def literal(value: float) -> float:
     """The same float, as a constant under ``torch.compile``.
 
     Dynamo turns a float argument into a graph input once it has seen two values of it.  A
     law must stay a constant: the figures that follow from it are not traced, but computed.
     """
-    value = float(value)
-    return float.fromhex(value.hex()) if torch.compiler.is_compiling() else value
+    return float.fromhex(float(value).hex()) if torch.compiler.is_compiling() else value
 
 
 def normalized(function: Callable[[Tensor], Tensor], input: Tensor, constants: Constants) -> Tensor:

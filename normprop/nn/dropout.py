@@ -31,6 +31,7 @@ class _Normalized:
         self.constants = dropout_constants(float(p), scaling, law.mean, law.std, eval)
 
     def extra_repr(self) -> str:
+        """The arguments."""
         return joined(super().extra_repr(), law_repr(self), f"eval={self.eval_keeps!r}")
 
 

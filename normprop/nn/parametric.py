@@ -36,12 +36,13 @@ class Parametric:
         return normalize_weight(weight, ball, self.per, stride=stride, groups=groups)
 
     def extra_repr(self) -> str:
+        """The arguments."""
         own = f"scaling={self.scaling!r}, per={self.per!r}, method={self.method!r}"
         return f"{super().extra_repr()}, {own}"
 
 
 def project_(module: nn.Module) -> int:
-    """Put the weights of every normalised layer in ``module`` with ``method="project"`` on their ball.
+    """Put the weights of every layer of ``module`` with ``method="project"`` on their ball.
 
     Returns:
         How many layers there were.

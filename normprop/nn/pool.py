@@ -42,6 +42,7 @@ class _MaxPool:
         )
 
     def extra_repr(self) -> str:
+        """The arguments."""
         return joined(super().extra_repr(), law_repr(self))
 
 
@@ -166,6 +167,7 @@ class _AvgPool:
         )
 
     def extra_repr(self) -> str:
+        """The arguments."""
         return joined(super().extra_repr(), law_repr(self))
 
 

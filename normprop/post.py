@@ -1,0 +1,359 @@
+"""The post's table: each of its 18 cells as printed, exact, simulated, and judged.
+
+A cell's rule is tried where the post tried it and, where its wording covers more, once outside:
+a rule that holds at home but not abroad is qualified, not confirmed.
+"""
+
+import csv
+import html
+import io
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+
+from normprop.montecarlo import Simulation, simulate
+from normprop.rules import Moments, moments
+
+ROWS = {"fwd_mean": "forward mean", "fwd_std": "forward std", "bwd_std": "backward std"}
+"""The table's rows, by the name of the figure."""
+
+KEEP = 0.8
+"""The post's p, the probability of keeping, at which its dropout cells are evaluated: unlike
+½, it tells p from 1 - p."""
+
+_POST_SAMPLES = 100_000
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the post's table.
+
+    Attributes:
+        column: the layer.
+        row: the figure, a key of :data:`ROWS`.
+        post: what the post prints.
+        post_value: its value.
+        exact: the exact value, for the layer that ``column`` describes.
+        error: bound on the error of ``exact``.
+        simulated: the simulated value.
+        standard_error: its standard error.
+        verdict: ``"confirmed"``, ``"qualified"`` (right, under a condition that the post does
+            not state) or ``"corrected"``.
+        note: the condition or the correction; empty where the cell is confirmed.
+    """
+
+    column: str
+    row: str
+    post: str
+    post_value: float
+    exact: float
+    error: float
+    simulated: float
+    standard_error: float
+    verdict: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table: text when printed, HTML in a notebook.
+
+    Attributes:
+        cells: the 18 cells, column by column.
+        samples: input elements that each column's simulation drew.
+        seed: of the simulations.
+    """
+
+    cells: tuple[Cell, ...]
+    samples: int
+    seed: int
+
+    def cell(self, column: str, row: str) -> Cell:
+        """The cell of a column and a row."""
+        for cell in self.cells:
+            if (cell.column, cell.row) == (column, row):
+                return cell
+        columns = ", ".join(dict.fromkeys(c.column for c in self.cells))
+        raise KeyError(
+            f"column must be one of {columns} and row one of {', '.join(ROWS)}; "
+            f"they were {column!r} and {row!r}"
+        )
+
+    def to_json(self) -> str:
+        """The table as a JSON object: samples, seed, cells."""
+        content = {
+            "samples": self.samples,
+            "seed": self.seed,
+            "cells": [asdict(cell) for cell in self.cells],
+        }
+        return json.dumps(content, indent=2, ensure_ascii=False)
+
+    def to_csv(self) -> str:
+        """The cells as CSV with a header."""
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, asdict(self.cells[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(cell) for cell in self.cells)
+        return stream.getvalue()
+
+    def __str__(self) -> str:
+        rows = [("layer", "figure", "post", "exact", "simulated ± standard error", "verdict")]
+        rows += [
+            (cell.column, ROWS[cell.row], cell.post, *_numbers(cell), cell.verdict)
+            for cell in self.cells
+        ]
+        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        lines.insert(1, "  ".join("-" * width for width in widths))
+        notes = [f"{c.column}, {ROWS[c.row]}: {c.note}" for c in self.cells if c.note]
+        return "\n".join([self._caption(), "", *lines, "", *notes])
+
+    def _repr_html_(self) -> str:
+        head = "".join(
+            f'<th scope="col">{name}</th>'
+            for name in ("layer", "figure", "post", "exact", "simulated", "verdict")
+        )
+        body = []
+        for k, cell in enumerate(self.cells):
+            exact, simulated = _numbers(cell)
+            values = [ROWS[cell.row], cell.post, exact, simulated]
+            first = ""
+            if k % len(ROWS) == 0:
+                name = html.escape(cell.column)
+                first = f'<th scope="rowgroup" rowspan="{len(ROWS)}">{name}</th>'
+            verdict = (
+                f'<td class="{cell.verdict}" title="{html.escape(cell.note)}">{cell.verdict}</td>'
+            )
+            body.append(
+                f"<tr>{first}{''.join(f'<td>{html.escape(v)}</td>' for v in values)}{verdict}</tr>"
+            )
+        return (
+            f'<table class="normprop-table"><caption>{self._caption()}</caption>'
+            f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+        )
+
+    def _caption(self) -> str:
+        return (
+            f"The post's table. Simulated with {self.samples:,} numbers a layer, seed {self.seed}."
+        )
+
+
+def table(samples: int = 1_000_000, seed: int = 0, device: str | torch.device = "cpu") -> Table:
+    """The post's table: what it prints, the exact value, a simulation, and a verdict.
+
+    Args:
+        samples: input elements that each column's simulation draws, at least.
+        seed: of the simulations.
+        device: where they run.
+
+    Returns:
+        :class:`Table`: prints as text, shows as HTML in a notebook, and gives its 18 cells as
+        JSON and CSV.
+
+    Example:
+        >>> normprop.table().cell("sigmoid", "bwd_std").verdict
+        'corrected'
+    """
+    cells, drawn = [], 0
+    for column in _columns():
+        exact, estimate = column.figures(samples, seed, device)
+        drawn = max(drawn, estimate.n)
+        cells += [column.cell(row, exact, estimate) for row in ROWS]
+    return Table(tuple(cells), drawn, seed)
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """What the post prints in a cell, and where its rule can be tried.
+
+    ``rule`` gives the post's value for a layer.  ``decimals`` is how many the post prints; a
+    formula has none.  ``abroad`` is a layer that the post's wording covers too.
+    """
+
+    printed: str
+    rule: Callable[[nn.Module], float]
+    decimals: int | None = None
+    abroad: nn.Module | None = None
+    condition: str = ""
+
+
+@dataclass(frozen=True)
+class _Column:
+    name: str
+    layer: nn.Module
+    claims: dict[str, _Claim]
+    measure: Callable[[nn.Module], Moments] = moments
+
+    def figures(self, samples, seed, device) -> tuple[Moments, Simulation]:
+        return self.measure(self.layer), simulate(
+            self.layer, samples, seed=seed, device=device, progress=None
+        )
+
+    def cell(self, row: str, exact: Moments, estimate: Simulation) -> Cell:
+        claim = self.claims[row]
+        value, truth = claim.rule(self.layer), _first(getattr(exact, row))
+        standard_error = _first(getattr(estimate, f"{row}_se"))
+        verdict, note = self._judged(
+            row, claim, value, truth, exact.error, standard_error, estimate
+        )
+        return Cell(
+            column=self.name,
+            row=row,
+            post=claim.printed,
+            post_value=value,
+            exact=truth,
+            error=exact.error,
+            simulated=_first(getattr(estimate, row)),
+            standard_error=standard_error,
+            verdict=verdict,
+            note=note,
+        )
+
+    def _judged(self, row, claim, value, truth, error, theirs) -> tuple[str, str]:
+        """Verdict and note; ``theirs`` is the standard error of the post's own simulation."""
+        if not _agrees(value, truth, error, claim.decimals):
+            return "corrected", (
+                f"exact {truth:.10f}; the post's {_POST_SAMPLES:,} samples have a standard error "
+                f"of {theirs:.5f}, and its value is {abs(value - truth) / theirs:.2f} of them off"
+            )
+        if claim.abroad is not None:
+            measured = self.measure(claim.abroad)
+            there, ruled = _first(getattr(measured, row)), claim.rule(claim.abroad)
+            if not _agrees(ruled, there, measured.error, claim.decimals):
+                return "qualified", f"{claim.condition}: there {there:.6f}, the rule {ruled:.6f}"
+        return "confirmed", ""
+
+
+def _agrees(value: float, truth: float, error: float, decimals: int | None) -> bool:
+    """Whether the post's value is the exact one, to the digits that it prints."""
+    rounding = 0.0 if decimals is None else 0.5 * 10.0**-decimals
+    return abs(value - truth) <= rounding + error
+
+
+def _columns() -> list[_Column]:
+    zero = _Claim("0", lambda _: 0.0)
+    return [
+        _Column(
+            "convolution",
+            _convolution(stride=1),
+            {
+                "fwd_mean": zero,
+                "fwd_std": _Claim(
+                    "ℓ2 fan-in",
+                    lambda conv: float(conv.weight[0].detach().norm()),
+                    None,
+                    _convolution(2),
+                ),
+                "bwd_std": _Claim(
+                    "ℓ2 fan-out",
+                    lambda conv: float(conv.weight[:, 0].detach().norm()),
+                    None,
+                    _convolution(2),
+                    "only at stride 1; a stride divides the variance by ∏stride, as with stride 2",
+                ),
+            },
+        ),
+        _Column(
+            "ReLU",
+            nn.ReLU(),
+            {
+                "fwd_mean": _Claim("√(1/2π)", lambda _: math.sqrt(0.5 / math.pi)),
+                "fwd_std": _Claim("√(½ - 1/2π)", lambda _: math.sqrt(0.5 - 0.5 / math.pi)),
+                "bwd_std": _Claim("√½", lambda _: math.sqrt(0.5)),
+            },
+        ),
+        _Column(
+            "sigmoid",
+            nn.Sigmoid(),
+            {
+                "fwd_mean": _Claim("½", lambda _: 0.5),
+                "fwd_std": _Claim("0.2083", lambda _: 0.2083, 4),
+                "bwd_std": _Claim("0.2123", lambda _: 0.2123, 4),
+            },
+        ),
+        _Column(
+            "3×3 max pooling",
+            nn.MaxPool2d(3),
+            {
+                "fwd_mean": _Claim("1.4850", lambda _: 1.4850, 4, nn.MaxPool2d(3, stride=2)),
+                "fwd_std": _Claim("0.5978", lambda _: 0.5978, 4, nn.MaxPool2d(3, stride=2)),
+                "bwd_std": _Claim(
+                    "⅓",
+                    lambda pool: 1.0 / pool.kernel_size,
+                    None,
+                    nn.MaxPool2d(3, stride=2),
+                    "only where the stride is the window; it is (∏stride)^-½, as with stride 2",
+                ),
+            },
+        ),
+        _Column(
+            "3×3 average pooling",
+            nn.AvgPool2d(3),
+            {
+                "fwd_mean": zero,
+                "fwd_std": _Claim(
+                    "1/s", lambda pool: 1.0 / pool.kernel_size, None, nn.AvgPool2d(3, stride=2)
+                ),
+                "bwd_std": _Claim(
+                    "1/s²",
+                    lambda pool: 1.0 / pool.kernel_size**2,
+                    None,
+                    nn.AvgPool2d(3, stride=2),
+                    "only where the stride is the window; it is (∏window·∏stride)^-½, as with "
+                    "stride 2",
+                ),
+            },
+        ),
+        _Column(
+            f"dropout, keep {KEEP:g}",
+            nn.Dropout(1.0 - KEEP),
+            {
+                "fwd_mean": zero,
+                "fwd_std": _Claim(
+                    "√(1/p)",
+                    lambda layer: math.sqrt(1.0 / (1.0 - layer.p)),
+                    None,
+                    _RawMask(1.0 - KEEP),
+                    "p is the probability of keeping, and the kept values are divided by it; it "
+                    "is √p for the mask alone",
+                ),
+                "bwd_std": _Claim(
+                    "√(1/p)",
+                    lambda layer: math.sqrt(1.0 / (1.0 - layer.p)),
+                    None,
+                    _RawMask(1.0 - KEEP),
+                    "as for the forward std: √p for the mask alone",
+                ),
+            },
+            lambda layer: moments(layer, inverted=not isinstance(layer, _RawMask)),
+        ),
+    ]
+
+
+class _RawMask(nn.Dropout):
+    """Marks a dropout of which the mask alone is meant; measured, never run."""
+
+
+def _convolution(stride: int) -> nn.Conv2d:
+    """The convolution that stands for the table's first column: its weights never change."""
+    generator = torch.Generator().manual_seed(28032016)
+    conv = nn.Conv2d(8, 16, 3, stride=stride, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        conv.weight.normal_(std=0.1, generator=generator)
+    return conv
+
+
+def _first(figure) -> float:
+    """The figure of the first channel, for layers that have one a channel."""
+    return float(figure) if isinstance(figure, float) else float(figure[0])
+
+
+def _numbers(cell: Cell) -> tuple[str, str]:
+    """Exact value to ten decimals; estimate to the second digit of its standard error."""
+    error = cell.standard_error
+    decimals = max(0, 1 - math.floor(math.log10(error))) if error > 0 else 10
+    return f"{cell.exact:.10f}", f"{cell.simulated:.{decimals}f} ± {error:.{decimals}f}"
