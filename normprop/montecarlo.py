@@ -30,7 +30,30 @@ _BLOCK = 1 << 16
 """Input elements a block holds at most, unless one sample is larger: small enough for the
 caches, large enough that a layer call costs nothing beside its numbers."""
 
-_NAMED = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
+_NAMED = {
+    name: getattr(nn.functional, name)
+    for name in (
+        "celu",
+        "elu",
+        "gelu",
+        "hardshrink",
+        "hardsigmoid",
+        "hardswish",
+        "hardtanh",
+        "logsigmoid",
+        "mish",
+        "relu",
+        "relu6",
+        "selu",
+        "sigmoid",
+        "silu",
+        "softplus",
+        "softshrink",
+        "softsign",
+        "tanh",
+        "tanhshrink",
+    )
+}
 _WINDOWS = {
     1: (nn.MaxPool1d, nn.AvgPool1d, nn.Conv1d),
     2: (nn.MaxPool2d, nn.AvgPool2d, nn.Conv2d),

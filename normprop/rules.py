@@ -7,6 +7,7 @@ interior figures, averaged over a period of the stride: padding, ``ceil_mode`` a
 are not in them.
 """
 
+import copy
 import difflib
 import math
 import numbers
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from normprop.callables import from_callable
 from normprop.gaussian import FUNCTIONS, Function, Image, Law, Normal, elementwise, maximum
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -95,7 +97,9 @@ def moments(
 
     Args:
         layer: a name (``"relu"``), a module of ``torch.nn`` or ``normprop.nn``, which is
-            measured as it is, or a function that has a name (``torch.relu``).
+            measured as it is, or any elementwise function on tensors that autograd can
+            differentiate.  Of those that are not in closed form here, the error bound takes
+            torch's values and slopes for correctly rounded.
         mean: mean m of the input.
         std: standard deviation s of the input, greater than 0.
         inverted: whether dropout divides the kept values by the keep probability, as
@@ -126,18 +130,25 @@ def moments(
             )
         return dropout(layer.p, law, inverted=False)
     if isinstance(layer, Function):
-        return activation(layer.name, law)
+        return activation(layer, law)
     return _rule_of(layer)(layer, law)
 
 
-def activation(name: str, law: Law) -> Moments:
-    """Moments of the function of that name."""
+def activation(function: Function, law: Law) -> Moments:
+    """Moments of an elementwise function.
+
+    Raises:
+        ValueError: its integrals do not converge, or the law is an activation's output.
+    """
     if isinstance(law, Image):
         raise ValueError(
             "after= takes a pooling, dropout or parametric layer behind it: an activation of "
-            f"an activation's output has no constants here; layer was {name!r}"
+            f"an activation's output has no constants here; layer was {function.name!r}"
         )
-    figures = elementwise(FUNCTIONS[name], law)
+    try:
+        figures = elementwise(function, law)
+    except ArithmeticError as problem:
+        raise ValueError(f"{function.name} has no constants here: {problem}") from problem
     return Moments(figures.mean, figures.std, figures.slope, figures.error, figures.method)
 
 
@@ -200,12 +211,13 @@ def parametric(
         forward_weight: shape (out, in/groups, k…), used forward.
         bias: shape (out,) or ``None``.
         law: law of an input element.
-        stride: one entry for each dimension of the window.
+        stride: one entry, or one for each dimension of the window.
         groups: number of groups of channels.
         backward_weight: weights of the backward pass where they differ.
     """
     mean, std, error, method = maximum(1, law)
-    rows = np.ascontiguousarray(forward_weight.reshape(len(forward_weight), -1))
+    rows = forward_weight.reshape(len(forward_weight), math.prod(forward_weight.shape[1:]))
+    rows = np.ascontiguousarray(rows)
     norms = np.sqrt((rows * rows).sum(-1))
     sums = rows.sum(-1)
     offset = np.zeros(len(rows)) if bias is None else bias
@@ -213,10 +225,11 @@ def parametric(
     fwd_std = std * norms
 
     back = forward_weight if backward_weight is None else backward_weight
-    by_input = back.reshape(groups, len(back) // groups, back.shape[1], -1)
-    columns = np.ascontiguousarray(by_input.transpose(0, 2, 1, 3))
-    columns = columns.reshape(groups * back.shape[1], -1)
-    bwd_std = np.sqrt((columns * columns).sum(-1) / _count("stride", stride))
+    outs, ins, taps = len(back) // groups, back.shape[1], math.prod(back.shape[2:])
+    columns = back.reshape(groups, outs, ins, taps).transpose(0, 2, 1, 3)
+    columns = np.ascontiguousarray(columns).reshape(groups * ins, outs * taps)
+    steps = window_of(tuple(stride), back.ndim - 2, "stride") if len(stride) else ()
+    bwd_std = np.sqrt((columns * columns).sum(-1) / math.prod(steps))
 
     # NumPy adds contiguous rows pairwise, in blocks of at most 128 terms.
     ulps = 24.0 + math.log2(max(rows.shape[1], columns.shape[1], 2))
@@ -253,8 +266,8 @@ def image_of(after: str | nn.Module | Callable, base: Normal) -> Image:
     image = _lookup(_images, found)
     if image is None:
         raise TypeError(
-            "after must be an activation: a name, a function or a module of "
-            f"{', '.join(sorted(FUNCTIONS))}; it was {_describe(found)}"
+            "after must be an activation: a name, an elementwise function or a module such as "
+            f"nn.ReLU(); it was {_describe(found)}"
         )
     return image(found, base)
 
@@ -304,15 +317,18 @@ def _law(mean: float, std: float, after) -> Law:
 
 
 def _resolve(layer, argument: str = "layer"):
-    """A named function for a name or a known callable; a module for a module."""
+    """A function for a name or a callable; a module for a module."""
     if isinstance(layer, str):
         if layer in FUNCTIONS:
             return FUNCTIONS[layer]
-        near = difflib.get_close_matches(layer.lower(), FUNCTIONS, n=3, cutoff=0.5)
+        if layer in _TORCH_FUNCTIONS:
+            return from_callable(_TORCH_FUNCTIONS[layer], layer)
+        names = (*FUNCTIONS, *_TORCH_FUNCTIONS)
+        near = difflib.get_close_matches(layer.lower(), names, n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise ValueError(
-            f"{argument} must be one of the names {', '.join(sorted(FUNCTIONS))} or a module; "
-            f"it was {layer!r}{hint}"
+            f"{argument} must be one of the names {', '.join(sorted(names))}, a module or a "
+            f"function on tensors; it was {layer!r}{hint}"
         )
     if isinstance(layer, type) and issubclass(layer, nn.Module):
         raise TypeError(
@@ -324,9 +340,11 @@ def _resolve(layer, argument: str = "layer"):
     known = next((name for function, name in _CALLABLES if layer is function), None)
     if known is not None:
         return FUNCTIONS[known]
+    if callable(layer) and not isinstance(layer, type):
+        return from_callable(layer, getattr(layer, "__name__", repr(layer)))
     raise TypeError(
-        f"{argument} must be a name ({', '.join(sorted(FUNCTIONS))}), one of torch's functions "
-        f"of that name, or a module; it was {layer!r} of type {type(layer).__name__}"
+        f"{argument} must be a name, a module or an elementwise function on tensors; "
+        f"it was {layer!r} of type {type(layer).__name__}"
     )
 
 
@@ -381,7 +399,49 @@ _CALLABLES = (
     (nn.functional.sigmoid, "sigmoid"),
     (torch.tanh, "tanh"),
     (nn.functional.tanh, "tanh"),
+    (nn.functional.hardsigmoid, "hardsigmoid"),
 )
+# Their figures come from the function itself and its slope by autograd.
+_ELEMENTWISE = (
+    nn.CELU,
+    nn.ELU,
+    nn.GELU,
+    nn.Hardshrink,
+    nn.Hardswish,
+    nn.Hardtanh,
+    nn.Identity,
+    nn.LeakyReLU,
+    nn.LogSigmoid,
+    nn.Mish,
+    nn.ReLU6,
+    nn.SELU,
+    nn.SiLU,
+    nn.Softplus,
+    nn.Softshrink,
+    nn.Softsign,
+    nn.Tanhshrink,
+    nn.Threshold,
+)
+_TORCH_FUNCTIONS = {
+    name: getattr(nn.functional, name)
+    for name in (
+        "celu",
+        "elu",
+        "gelu",
+        "hardshrink",
+        "hardswish",
+        "hardtanh",
+        "logsigmoid",
+        "mish",
+        "relu6",
+        "selu",
+        "silu",
+        "softplus",
+        "softshrink",
+        "softsign",
+        "tanhshrink",
+    )
+}
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _POOLS = {
     1: (nn.MaxPool1d, nn.AvgPool1d, nn.Conv1d),
@@ -391,11 +451,22 @@ _POOLS = {
 
 
 def _register_torch() -> None:
-    for module_type, name in ((nn.ReLU, "relu"), (nn.Sigmoid, "sigmoid"), (nn.Tanh, "tanh")):
+    for module_type, name in (
+        (nn.Hardsigmoid, "hardsigmoid"),
+        (nn.ReLU, "relu"),
+        (nn.Sigmoid, "sigmoid"),
+        (nn.Tanh, "tanh"),
+    ):
         register(
             module_type,
-            lambda _, law, name=name: activation(name, law),
+            lambda _, law, name=name: activation(FUNCTIONS[name], law),
             lambda _, base, name=name: Image(FUNCTIONS[name], base),
+        )
+    for module_type in _ELEMENTWISE:
+        register(
+            module_type,
+            lambda layer, law: activation(_of_module(layer), law),
+            lambda layer, base: Image(_of_module(layer), base),
         )
     for module_type in _DROPOUTS:
         register(module_type, _dropout_rule)
@@ -414,6 +485,10 @@ def _register_torch() -> None:
                 *weights_of(layer), law, stride=layer.stride, groups=layer.groups
             ),
         )
+
+
+def _of_module(layer: nn.Module) -> Function:
+    return from_callable(copy.deepcopy(layer).double(), type(layer).__name__)
 
 
 def pool_geometry(layer: nn.Module, dims: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -74,7 +74,8 @@ def _inverse_norm(weight: Tensor, dims: tuple[int, ...]) -> Tensor:
 
 def stride_period(stride: int | tuple[int, ...], dims: int) -> int:
     """Number of input positions to one output position, ∏stride."""
-    return stride**dims if isinstance(stride, int) else math.prod(stride)
+    steps = (stride,) if isinstance(stride, int) else stride
+    return steps[0] ** dims if len(steps) == 1 else math.prod(steps)
 
 
 def separate_factor(weight: Tensor, stride: int | tuple[int, ...], groups: int) -> float:

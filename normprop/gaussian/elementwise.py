@@ -16,13 +16,19 @@ from normprop.gaussian.normal import BEYOND, EPS, REACH, pdf, rectified
 from normprop.gaussian.quadrature import Mesh, converged_mesh
 
 
-@lru_cache(maxsize=4096)
 def elementwise(function: Function, law: Normal) -> Figures:
     """Figures of ``function`` under a normal law: closed form where there is one.
 
     Raises:
         ArithmeticError: the integrals do not converge.
     """
+    if FUNCTIONS.get(function.name) is function:
+        return _named(function, law)
+    return integrate(function, law)
+
+
+@lru_cache(maxsize=4096)
+def _named(function: Function, law: Normal) -> Figures:
     if function.name == "relu":
         return _relu(law)
     if function.name == "tanh":
@@ -125,6 +131,10 @@ def integrate(function: Function, law: Normal) -> Figures:
     ulp = EPS * (16.0 + z * z)
     x_error = EPS * (abs(m) + abs(anchor) + s * np.abs(mesh.nodes))
     steep = np.abs(slope) * x_error
+    slope_error = function.log_slope * np.abs(slope) * x_error
+    if not function.exact_increments:
+        steep = steep + 16.0 * EPS * (np.abs(values) + abs(value_m))
+        slope_error = _variation(x, slope) * x_error
     error_g = _total(weights, np.abs(g) * ulp + steep) + mesh.truncation[1]
     error_square = (
         _total(weights, g * g * ulp + 2.0 * np.abs(g) * steep)
@@ -133,12 +143,12 @@ def integrate(function: Function, law: Normal) -> Figures:
         + mean_g**2 * (_total(weights, ulp) + mesh.truncation[0])
     )
     error_slope = (
-        _total(weights, slope**2 * (ulp + 2.0 * function.log_slope * x_error)) + mesh.truncation[3]
+        _total(weights, slope**2 * ulp + 2.0 * np.abs(slope) * slope_error) + mesh.truncation[3]
     )
-    outskirts = function.farthest(s, REACH)
-    error_g += BEYOND * outskirts
-    error_square += BEYOND * outskirts**2
-    error_slope += BEYOND * function.lipschitz**2
+    cut = _outskirts(function, law)
+    error_g += cut[0]
+    error_square += cut[1]
+    error_slope += cut[2]
     error_mean = error_g + EPS * (abs(value_m) + _total(weights, np.abs(values) * 16.0))
     error = max(
         error_mean,
@@ -146,6 +156,41 @@ def integrate(function: Function, law: Normal) -> Figures:
         std_error(slope_square, error_slope),
     )
     return Figures(mean, math.sqrt(variance), math.sqrt(slope_square), float(error), "quadrature")
+
+
+def _variation(x: np.ndarray, slope: np.ndarray) -> np.ndarray:
+    """How fast the slope changes around each node, from its neighbours on the mesh."""
+    order = np.argsort(x)
+    steps, rises = np.diff(x[order]), np.abs(np.diff(slope[order]))
+    rates = np.divide(rises, steps, out=np.zeros_like(rises), where=steps > 0)
+    variation = np.empty_like(x)
+    variation[order] = np.maximum(np.append(rates, 0.0), np.insert(rates, 0, 0.0))
+    return variation
+
+
+def _outskirts(function: Function, law: Normal) -> tuple[float, float, float]:
+    """What lies beyond REACH: bounds on its share of E|g|, E g² and E f'².
+
+    Raises:
+        ArithmeticError: the function grows so fast that its square has no mean that
+            integration within REACH could find.
+    """
+    if function.bounded:
+        farthest = function.farthest(law.std, REACH)
+        return BEYOND * farthest, BEYOND * farthest**2, BEYOND * function.lipschitz**2
+    z = np.array([1.0 - REACH, -REACH, REACH - 1.0, REACH])
+    with np.errstate(over="ignore"):
+        g = np.abs(function.increment(law.mean, law.std * z))
+        slope = np.abs(function.slope(law.mean + law.std * z))
+        shares = pdf(z) * np.stack([g, g * g, slope * slope])
+    inner, outer = shares[:, [0, 2]], shares[:, [1, 3]]
+    if not np.isfinite(shares).all() or (outer > 0.5 * inner).any():
+        raise ArithmeticError(
+            f"the square of {function.name} and of its slope must have a mean under "
+            f"N({law.mean:g}, {law.std:g}²); within {REACH:g} standard deviations they still grow"
+        )
+    # Each further standard deviation contributes at most half of the one before.
+    return tuple(2.0 * outer.sum(1))
 
 
 def _mesh(function: Function, law: Normal) -> tuple[Mesh, float]:

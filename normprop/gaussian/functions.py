@@ -29,6 +29,8 @@ class Function:
         lipschitz: bound on |f'|.
         span: sup f - inf f.
         log_slope: bound on |f''/f'|, which turns a rounding error of x into one of f'.
+        exact_increments: whether ``increment`` is accurate relative to itself; if not, it is
+            a difference of values, with their rounding.
         increasing: whether f never decreases, so that the maximum of f is f of the maximum.
     """
 
@@ -42,10 +44,16 @@ class Function:
     span: float
     log_slope: float
     increasing: bool
+    exact_increments: bool = True
 
     def farthest(self, std: float, reach: float) -> float:
         """Bound on |f(x) - f(c)| over the outskirts that integration leaves out."""
         return min(self.span, 2.0 * reach * std * self.lipschitz)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the growth of f is known."""
+        return math.isfinite(self.lipschitz)
 
 
 def sigmoid(x: Array) -> Array:
@@ -80,6 +88,18 @@ def _relu_increment(c: float, h: Array) -> Array:
     return np.maximum(h, -c) if c > 0 else np.maximum(c + h, 0.0)
 
 
+def _hardsigmoid(x: Array) -> Array:
+    return np.clip(x / 6.0 + 0.5, 0.0, 1.0)
+
+
+def _hardsigmoid_increment(c: float, h: Array) -> Array:
+    # Clipping the ends first leaves a difference of numbers of at most 3 in size.
+    start = min(max(c, -3.0), 3.0)
+    inside = np.abs(c + h) < 3.0
+    shift = np.where(inside & (start == c), h, np.clip(c + h, -3.0, 3.0) - start)
+    return shift / 6.0
+
+
 FUNCTIONS = {
     f.name: f
     for f in (
@@ -92,6 +112,19 @@ FUNCTIONS = {
             width=0.0,
             lipschitz=1.0,
             span=math.inf,
+            log_slope=0.0,
+            increasing=True,
+        ),
+        # torch's float64 gradient of hardsigmoid uses a float32 sixth; this one does not.
+        Function(
+            name="hardsigmoid",
+            value=_hardsigmoid,
+            slope=lambda x: np.where(np.abs(x) < 3.0, 1.0 / 6.0, 0.0),
+            increment=_hardsigmoid_increment,
+            features=(-3.0, 3.0),
+            width=0.0,
+            lipschitz=1.0 / 6.0,
+            span=1.0,
             log_slope=0.0,
             increasing=True,
         ),

@@ -100,7 +100,7 @@ def _register(module_type: type, name: str) -> None:
 
     rules.register(
         module_type,
-        lambda layer, law: rules.affine(rules.activation(name, law), *layer.constants),
+        lambda layer, law: rules.affine(rules.activation(FUNCTIONS[name], law), *layer.constants),
         image,
     )
 

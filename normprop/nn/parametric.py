@@ -6,7 +6,7 @@ from torch import nn
 from normprop import rules
 from normprop.functional.parametric import check_method
 from normprop.functional.scale import Scaling, check_scaling
-from normprop.functional.weight import Method, Per, normalize_weight
+from normprop.functional.weight import Method, Per, normalize_weight, separate_factor
 
 
 class Parametric:
@@ -61,7 +61,11 @@ def parametric_moments(layer: nn.Module, law) -> rules.Moments:
     if layer.method == "normalize":
         forward = layer._on_ball(plain, layer._ball())
     backward = forward
-    if layer.scaling == "separate":
+    if layer.scaling == "separate" and layer.per == "layer":
+        # What runs is a multiple of the forward weight, on its ball or not.
+        stride, groups = getattr(layer, "stride", 1), getattr(layer, "groups", 1)
+        backward = forward * separate_factor(plain, stride, groups)
+    elif layer.scaling == "separate":
         backward = layer._on_ball(plain, "backward")
     return rules.parametric(
         forward.numpy(),
