@@ -234,9 +234,9 @@ def _forward(function, before, trial, sample, shape) -> tuple[int, ...]:
             _seed(0, trial.device)
             x = trial if before is None else before(trial)
             _seed(0, trial.device)
-            y = _tensor(function(x))
+            y = _tensor(function(x.clone()))
             _seed(0, trial.device)
-            fewer = _tensor(function(x[:2]))
+            fewer = _tensor(function(x[:2].clone()))
     except Exception as problem:
         if shape is None:
             raise ValueError(
@@ -355,7 +355,9 @@ def _measure(function, before, block: _Block, plan: _Plan) -> np.ndarray:
     """Count, mean and sum of squared deviations of y and of dx: shape (2, 3, channels)."""
     x = block.x if before is None else before(block.x).detach()
     x.requires_grad_()
-    y = _tensor(function(x))
+    with torch.enable_grad():
+        # A layer may write on its input, but not on a leaf.
+        y = _tensor(function(x.clone()))
     (dx,) = torch.autograd.grad(y, x, block.dy, materialize_grads=True)
     figures = np.zeros((2, 3, plan.channels))
     for row, (tensor, inside) in enumerate(((y.detach(), plan.inside_y), (dx, plan.inside_x))):

@@ -34,7 +34,7 @@ class Cell:
 
     Attributes:
         column: the layer.
-        row: the figure, a key of :data:`ROWS`.
+        row: the figure: ``"fwd_mean"``, ``"fwd_std"`` or ``"bwd_std"``.
         post: what the post prints.
         post_value: its value.
         exact: the exact value, for the layer that ``column`` describes.

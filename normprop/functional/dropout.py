@@ -9,6 +9,7 @@ from normprop import rules
 from normprop.functional.scale import (
     Constants,
     Scaling,
+    check_real,
     constant_when_compiled,
     literal,
     normalized,
@@ -139,6 +140,7 @@ def _dropout(function, input, p, training, scaling, mean, std, eval, constants):
         constants = dropout_constants(literal(p), scaling, literal(mean), literal(std), eval)
     if training:
         return normalized(lambda x: function(x, p, training=True), input, constants.training)
+    check_real(input)
     return ((upcast(input) - constants.training.shift) * constants.evaluation).to(input.dtype)
 
 

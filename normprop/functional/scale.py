@@ -70,12 +70,22 @@ def normalized(function: Callable[[Tensor], Tensor], input: Tensor, constants: C
     """(f(x) - shift)/forward with the gradient divided by ``backward`` instead.
 
     float16 and bfloat16 are computed in float32 and rounded once.
+
+    Raises:
+        TypeError: the input does not hold real numbers.
     """
+    check_real(input)
     shift, forward, backward = constants
     output = (function(upcast(input)) - shift) / forward
     if forward != backward:
         output = scale_gradient(output, forward / backward)
     return output.to(input.dtype)
+
+
+def check_real(input: Tensor) -> None:
+    """Refuse integers, which could not hold the output, and complex numbers."""
+    if not input.is_floating_point():
+        raise TypeError(f"input must hold floating-point numbers; it was {input.dtype}")
 
 
 def upcast(tensor: Tensor) -> Tensor:

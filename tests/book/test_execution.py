@@ -1,0 +1,43 @@
+"""Every notebook runs to its end, with small parameters and with the page's own."""
+
+import pytest
+
+from tests.book.notebooks import NOTEBOOKS
+
+RUNS = ["small", "own"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_it_runs(executions, name, run):
+    assert executions[run][name].failure == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_it_says_nothing_on_stderr(executions, name, run):
+    outputs = [
+        output
+        for cell in executions[run][name].notebook.cells
+        for output in cell.get("outputs", ())
+    ]
+    assert [output.text for output in outputs if output.get("name") == "stderr"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_picture_says_what_it_shows(executions, name):
+    for cell in executions["own"][name].notebook.cells:
+        pictures = [
+            output
+            for output in cell.get("outputs", ())
+            if any(mime.startswith("image/") for mime in output.get("data", {}))
+        ]
+        if pictures:
+            alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+            assert len(alt.split()) >= 5, (
+                f"mystnb.image.alt must describe the figure of\n{cell.source}"
+            )
+            assert len(pictures) == 1, f"one figure for one alt text, in\n{cell.source}"

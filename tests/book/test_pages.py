@@ -1,0 +1,180 @@
+"""The pages as a reader meets them: as HTML always, and in a browser where there is one."""
+
+import re
+from collections import Counter
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+
+from tests.book import browser
+from tests.book.notebooks import PAGES
+
+pytestmark = pytest.mark.slow
+
+HASH = re.compile(r"[0-9a-f]{16,}|\.(png|svg|jpg)$")
+
+
+class Site:
+    """The parsed pages of the book."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._pages: dict[Path, BeautifulSoup] = {}
+
+    def parse(self, path: Path) -> BeautifulSoup:
+        if path not in self._pages:
+            self._pages[path] = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+        return self._pages[path]
+
+    def __getitem__(self, page: str) -> BeautifulSoup:
+        return self.parse(self.folder / f"{page}.html")
+
+    def broken_links(self, page: str) -> list[str]:
+        """Return the links of a page that lead nowhere in the site."""
+        broken = []
+        here = self.folder / f"{page}.html"
+        for link in self[page].select("a[href]"):
+            parts = urlsplit(link["href"])
+            if parts.scheme or parts.netloc:
+                continue
+            target = (here.parent / unquote(parts.path)).resolve() if parts.path else here
+            if target.is_dir():
+                target /= "index.html"
+            if not target.is_file():
+                broken.append(link["href"])
+            elif parts.fragment and target.suffix == ".html":
+                fragment = unquote(parts.fragment)
+                if not self.parse(target).find(id=fragment) and fragment != "#":
+                    broken.append(link["href"])
+        return broken
+
+
+@pytest.fixture(scope="module")
+def site(book_html) -> Site:
+    return Site(book_html)
+
+
+@pytest.mark.parametrize("page", PAGES)
+class TestMarkup:
+    """What can be read without a browser."""
+
+    def test_links_and_anchors_lead_somewhere(self, site, page):
+        assert site.broken_links(page) == []
+
+    def test_images_say_what_they_show(self, site, page):
+        for image in site[page].select("article img"):
+            alt = image.get("alt", "").strip()
+            assert alt, f"no alt text: {image}"
+            assert not HASH.search(alt), f"a file's name is no alt text: {alt}"
+
+    def test_no_pasted_number_is_blank(self, site, page):
+        pasted = [span.get_text(strip=True) for span in site[page].select("span.pasted-text")]
+        assert [text for text in pasted if not text or text in {"None", "nan", "inf"}] == []
+
+    def test_no_reference_is_left_open(self, site, page):
+        article = site[page].select_one("article")
+        assert article.select(".problematic, .system-message, span.xref.myst") == []
+        assert "??" not in article.get_text()
+
+    def test_figures_are_captioned_and_numbered(self, site, page):
+        for figure in site[page].select("article figure"):
+            number = figure.select_one("figcaption .caption-number")
+            assert number, f"no number: {str(figure)[:200]}"
+            assert len(figure.select_one("figcaption").get_text().split()) > 5
+
+    def test_identifiers_are_unique(self, site, page):
+        counted = Counter(tag["id"] for tag in site[page].select("article [id]"))
+        assert [name for name, count in counted.items() if count > 1] == []
+
+    def test_it_describes_itself(self, site, page):
+        soup = site[page]
+        assert soup.html["lang"] == "en"
+        # A formula in a title shows as raw TeX in the sidebar of a page that has no other formula.
+        assert re.search(r"\w", soup.title.get_text())
+        assert not soup.select("article h1 .math")
+        assert len(soup.select("article h1")) == 1
+        for selector in ('meta[name="description"]', 'meta[property="og:title"]'):
+            (tag,) = soup.select(selector)
+            assert tag["content"].strip()
+
+    def test_it_pretends_no_address(self, site, page):
+        assert site[page].select('link[rel="canonical"], meta[property="og:url"]') == []
+
+
+def test_a_broken_link_is_seen(tmp_path):
+    (tmp_path / "a.html").write_text(
+        '<a href="b.html">b</a> <a href="#x">x</a> <a id="y" href="#y">y</a>'
+    )
+    assert Site(tmp_path).broken_links("a") == ["b.html", "#x"]
+
+
+@pytest.fixture(scope="module")
+def sights(book_html, tmp_path_factory):
+    """`sights(page, view)`, each looked at once."""
+    if not (browser.CHROMIUM and browser.DRIVER):
+        pytest.skip("no Chromium with its chromedriver is installed")
+    seen = {}
+    profile = tmp_path_factory.mktemp("profile")
+    with browser.served(book_html) as address, browser.chromium(profile) as driver:
+
+        def sight(page, view):
+            if (page, view) not in seen:
+                seen[page, view] = browser.look(driver, f"{address}/{page}.html", view)
+            return seen[page, view]
+
+        yield sight
+
+
+@pytest.mark.parametrize("view", browser.VIEWS)
+@pytest.mark.parametrize("page", [*PAGES, "search", "genindex"])
+class TestView:
+    """What a browser shows, at two widths, light and dark."""
+
+    def test_the_console_is_silent(self, sights, page, view):
+        assert sights(page, view).console == []
+
+    def test_nothing_is_fetched_from_elsewhere(self, sights, page, view):
+        assert sights(page, view).outside == []
+
+    def test_every_formula_is_typeset(self, sights, page, view):
+        seen = sights(page, view).page
+        assert seen["wrong"] == []
+        assert seen["untypeset"] == []
+        assert seen["raw"] == []
+
+    def test_every_image_has_loaded(self, sights, page, view):
+        assert sights(page, view).page["broken"] == []
+
+    def test_nothing_sticks_out(self, sights, page, view):
+        seen = sights(page, view).page
+        assert seen["wide"] == []
+        assert seen["overflow"] <= 0
+
+    def test_the_colour_scheme_is_followed(self, sights, page, view):
+        assert sights(page, view).page["theme"] == browser.VIEWS[view][2]
+
+    def test_there_is_one_search_field_at_most(self, sights, page, view):
+        limit = 2 if page == "search" else 1
+        assert sights(page, view).page["searchFields"] <= limit
+
+
+BAD = r"""<!doctype html><html data-theme="light"><body><article class="bd-article">
+<span class="math">\(x\)</span> \frac{1}{2} <img src="missing.png" alt="a">
+<figure style="width: 3000px">wide</figure>
+<script src="http://127.0.0.2:9/x.js"></script><script>throw new Error("thrown")</script>
+</article></body></html>"""
+
+
+def test_what_is_wrong_with_a_page_is_seen(tmp_path):
+    if not (browser.CHROMIUM and browser.DRIVER):
+        pytest.skip("no Chromium with its chromedriver is installed")
+    (tmp_path / "bad.html").write_text(BAD)
+    with browser.served(tmp_path) as address, browser.chromium(tmp_path / "profile") as driver:
+        seen = browser.look(driver, f"{address}/bad.html", "phone-light")
+    assert any("thrown" in line for line in seen.console)
+    assert seen.outside == ["http://127.0.0.2:9/x.js"]
+    assert len(seen.page["untypeset"]) == len(seen.page["broken"]) == len(seen.page["wide"]) == 1
+    assert len(seen.page["raw"]) == 2
+    assert seen.page["overflow"] > 0
