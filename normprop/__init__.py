@@ -6,15 +6,18 @@
 """
 
 from normprop import functional, nn
+from normprop.graph import Legality, check
 from normprop.montecarlo import Simulation, simulate
 from normprop.post import Cell, Table, table
 from normprop.rules import Moments, moments
 
 __all__ = [
     "Cell",
+    "Legality",
     "Moments",
     "Simulation",
     "Table",
+    "check",
     "functional",
     "moments",
     "nn",

@@ -311,6 +311,21 @@ def weights_of(module: nn.Module) -> tuple[np.ndarray, np.ndarray | None]:
     )
 
 
+def function_of(layer: str | Callable) -> Function:
+    """The elementwise function of a name, or that a callable computes.
+
+    Raises:
+        TypeError: it is no elementwise function.
+        ValueError: the name is unknown.
+    """
+    found = _resolve(layer, "activation")
+    if isinstance(found, Function):
+        return found
+    if isinstance(found, nn.Module) and isinstance(found, _ELEMENTWISE):
+        return _of_module(found)
+    raise TypeError(f"activation must be a name or an elementwise function; it was {found!r}")
+
+
 def _law(mean: float, std: float, after) -> Law:
     base = check_law(mean, std)
     return base if after is None else image_of(after, base)

@@ -1,6 +1,6 @@
 """Normalised layers as functions on tensors: eager PyTorch, which is the specification."""
 
-from normprop.functional.activation import relu, sigmoid, tanh
+from normprop.functional.activation import gelu, relu, sigmoid, silu, tanh
 from normprop.functional.conv import conv1d, conv2d, conv3d
 from normprop.functional.dropout import dropout, dropout1d, dropout2d, dropout3d
 from normprop.functional.linear import linear
@@ -27,6 +27,7 @@ __all__ = [
     "dropout1d",
     "dropout2d",
     "dropout3d",
+    "gelu",
     "linear",
     "max_pool1d",
     "max_pool2d",
@@ -35,5 +36,6 @@ __all__ = [
     "relu",
     "scale_gradient",
     "sigmoid",
+    "silu",
     "tanh",
 ]

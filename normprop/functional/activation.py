@@ -83,6 +83,40 @@ def tanh(
     return normalized(torch.tanh, input, constants or _constants("tanh", scaling, mean, std))
 
 
+def gelu(
+    input: Tensor,
+    scaling: Scaling = "backward",
+    mean: float = 0.0,
+    std: float = 1.0,
+    *,
+    constants: Constants | None = None,
+) -> Tensor:
+    r"""Normalised GELU, :math:`y = (x\Phi(x) - \mu)/\sigma`.
+
+    At mean 0 and std 1, μ = 1/(2√π), σ_f = 0.58791497… and σ_b = 0.67516729….  Arguments,
+    return and errors are those of :func:`relu`.
+    """
+    constants = constants or _constants("gelu", scaling, mean, std)
+    return normalized(torch.nn.functional.gelu, input, constants)
+
+
+def silu(
+    input: Tensor,
+    scaling: Scaling = "backward",
+    mean: float = 0.0,
+    std: float = 1.0,
+    *,
+    constants: Constants | None = None,
+) -> Tensor:
+    r"""Normalised SiLU, :math:`y = (x/(1 + e^{-x}) - \mu)/\sigma`.
+
+    At mean 0 and std 1, μ = 0.20662096…, σ_f = 0.55953847… and σ_b = 0.61602139….
+    Arguments, return and errors are those of :func:`relu`.
+    """
+    constants = constants or _constants("silu", scaling, mean, std)
+    return normalized(torch.nn.functional.silu, input, constants)
+
+
 def _constants(name: str, scaling: Scaling, mean: float, std: float) -> Constants:
     return activation_constants(name, scaling, literal(mean), literal(std))
 

@@ -4,7 +4,9 @@ Each is a subclass of its twin, with the same parameters under the same names, s
 checkpoint loads into it and back.
 """
 
-from normprop.nn.activation import ReLU, Sigmoid, Tanh
+from normprop.nn import init
+from normprop.nn.activation import GELU, ReLU, Sigmoid, SiLU, Tanh
+from normprop.nn.calibrated import Calibrated
 from normprop.nn.conv import Conv1d, Conv2d, Conv3d
 from normprop.nn.dropout import Dropout, Dropout1d, Dropout2d, Dropout3d
 from normprop.nn.linear import Linear
@@ -12,9 +14,11 @@ from normprop.nn.parametric import project_
 from normprop.nn.pool import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
 
 __all__ = [
+    "GELU",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "Calibrated",
     "Conv1d",
     "Conv2d",
     "Conv3d",
@@ -27,7 +31,9 @@ __all__ = [
     "MaxPool2d",
     "MaxPool3d",
     "ReLU",
+    "SiLU",
     "Sigmoid",
     "Tanh",
+    "init",
     "project_",
 ]
