@@ -3,6 +3,7 @@
 import math
 
 from mpmath import mp, mpf
+
 from tests import reference
 from tests.book.expectations import Estimate, Exact, Expectation, Parameter, Within
 
@@ -158,6 +159,8 @@ EXPECTED: dict[str, Expectation] = {
     "far_chance": Exact(float(CHANCE), 1e-9),
     "far_share": Estimate(float(CHANCE), "far_share_se"),
     "far_share_se": Within(0.02, 0.08, "√(0.286·0.714/repetitions), 400 and 40 of them"),
+    "excess_1": Exact(float(mpf("0.2123") / SIGMOID[2] - 1), 1e-12),
+    "room": Exact(float(mpf("0.21175") - SIGMOID[2]), 1e-13),
     "excess_100": promised((mpf("0.2123") / SIGMOID[2]) ** 100, 200.0),
     "samples_needed": Exact(float(NEEDED), 1e-6 * float(NEEDED)),
     # tanh from sigmoid.

@@ -1,0 +1,281 @@
+"""The layers that `test_battery.py` runs over. A new layer is one more row."""
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import normprop
+
+SCALINGS = ("forward", "backward", "separate")
+# A law at which no constant is 0 or 1.
+LAW = {"mean": 0.5, "std": 2.0}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A layer, an input for it, and what else its twin's arguments may be.
+
+    Attributes:
+        name: of the class, in `torch.nn` and in `normprop.nn`.
+        shape: of an input, batch first.
+        arguments: of both constructors.
+        changes: other arguments of both constructors, every one of which changes the output.
+        kind: "map" for elementwise functions, "pool", "dropout" or "weights".
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    arguments: dict[str, Any] = field(default_factory=dict)
+    changes: tuple[dict[str, Any], ...] = ()
+    kind: str = "map"
+
+    @property
+    def dims(self) -> int:
+        return len(self.shape) - 2
+
+    def plain(self, **arguments) -> nn.Module:
+        """The layer of torch, in float64."""
+        return getattr(nn, self.name)(**{**self.arguments, **arguments}).double()
+
+    def layer(self, **arguments) -> nn.Module:
+        """The layer of normprop, in float64."""
+        return getattr(normprop.nn, self.name)(**{**self.arguments, **arguments}).double()
+
+    def input(self, shape=None, dtype=torch.float64) -> Tensor:
+        generator = torch.Generator().manual_seed(7)
+        return torch.randn(shape or self.shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def _convolution(dims):
+    reflect = {"padding": 1, "padding_mode": "reflect" if dims < 3 else "replicate"}
+    return Row(
+        f"Conv{dims}d",
+        (2, 4, *(7, 6, 5)[:dims]),
+        {"in_channels": 4, "out_channels": 6, "kernel_size": 3},
+        (
+            {"out_channels": 8},
+            {"kernel_size": 2},
+            {"kernel_size": (2, 3, 1)[:dims]},
+            {"stride": 2},
+            {"stride": (2, 1, 3)[:dims]},
+            {"padding": 1},
+            {"padding": "same"},
+            {"dilation": 2},
+            {"groups": 2},
+            {"groups": 2, "stride": 2, "padding": 1},
+            {"bias": False},
+            reflect,
+        ),
+        "weights",
+    )
+
+
+def _max_pool(dims):
+    return Row(
+        f"MaxPool{dims}d",
+        (2, 3, *(9, 7, 5)[:dims]),
+        {"kernel_size": 2},
+        (
+            {"kernel_size": 3},
+            {"kernel_size": (3, 2, 1)[:dims]},
+            {"stride": 1},
+            {"stride": (3, 1, 2)[:dims]},
+            {"padding": 1},
+            {"dilation": 2},
+            {"return_indices": True},
+            {"ceil_mode": True},
+        ),
+        "pool",
+    )
+
+
+def _avg_pool(dims):
+    return Row(
+        f"AvgPool{dims}d",
+        (2, 3, *(9, 7, 5)[:dims]),
+        {"kernel_size": 2},
+        (
+            {"kernel_size": 3},
+            {"kernel_size": (3, 2, 1)[:dims]},
+            {"stride": 1},
+            {"stride": (3, 1, 2)[:dims]},
+            {"padding": 1},
+            {"padding": 1, "count_include_pad": False},
+            {"ceil_mode": True},
+            *([{"divisor_override": 3}] if dims > 1 else []),
+        ),
+        "pool",
+    )
+
+
+def _dropout(name, shape):
+    return Row(name, shape, {"p": 0.3}, ({"p": 0.6}, {"p": 0.0}), "dropout")
+
+
+ROWS = [
+    Row("ReLU", (4, 7)),
+    Row("GELU", (4, 7)),
+    Row("SiLU", (4, 7)),
+    Row("Sigmoid", (4, 7)),
+    Row("Tanh", (4, 7)),
+    *(_max_pool(dims) for dims in (1, 2, 3)),
+    *(_avg_pool(dims) for dims in (1, 2, 3)),
+    _dropout("Dropout", (4, 7)),
+    _dropout("Dropout1d", (3, 5, 4)),
+    _dropout("Dropout2d", (3, 5, 3, 2)),
+    _dropout("Dropout3d", (3, 5, 2, 2, 3)),
+    Row(
+        "Linear",
+        (4, 5),
+        {"in_features": 5, "out_features": 3},
+        ({"out_features": 4}, {"bias": False}),
+        "weights",
+    ),
+    *(_convolution(dims) for dims in (1, 2, 3)),
+]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row with options of its own, as normprop alone has them."""
+
+    row: Row
+    options: dict[str, Any]
+
+    def __str__(self) -> str:
+        values = (f"{k}={v}" for k, v in self.options.items() if k not in LAW)
+        return "-".join([self.row.name, *values])
+
+    @property
+    def separate(self) -> bool:
+        return self.options["scaling"] == "separate"
+
+    @property
+    def asymmetric(self) -> bool:
+        """Whether the input's gradient is no multiple of the true one."""
+        return self.separate and self.options.get("per") == "neuron"
+
+    def layer(self, **arguments) -> nn.Module:
+        layer = self.row.layer(**{**self.options, **arguments})
+        fill(layer)
+        if self.options.get("method") == "project":
+            layer.project_()
+        return layer
+
+    @cached_property
+    def factor(self) -> float:
+        """What "separate" multiplies the true gradient of the input by, where it is a factor."""
+        if self.row.kind == "weights":
+            plain = self.row.plain()
+            outs, width = plain.weight.shape[:2]
+            period = math.prod(getattr(plain, "stride", ()))
+            return math.sqrt(width * getattr(plain, "groups", 1) * period / outs)
+        figures = self.figures()
+        return figures.fwd_std / figures.bwd_std
+
+    def figures(self, **arguments):
+        """Moments of the plain layer at the law of this variant."""
+        known = ("mean", "std", "after")
+        law = {k: v for k, v in {**self.options, **arguments}.items() if k in known}
+        own = {k: v for k, v in arguments.items() if k not in known}
+        return normprop.moments(self.row.plain(**own), **law)
+
+    def formula(self, x: Tensor, layer: nn.Module, **arguments) -> tuple[Tensor, Tensor]:
+        """What the layer must put out, by its documented formula, and a bound on the rounding."""
+        eps = torch.finfo(torch.float64).eps
+        plain = self.row.plain(**arguments)
+        if self.row.kind == "weights":
+            ball = "backward" if self.options["scaling"] == "backward" else "forward"
+            stride, groups = getattr(plain, "stride", ()), getattr(plain, "groups", 1)
+            weight = on_ball(layer.weight, ball, self.options["per"], stride, groups)
+            plain.load_state_dict({**layer.state_dict(), "weight": weight})
+            y = plain(x)
+            for parameter in plain.parameters():
+                parameter.data.abs_()
+            # Each road adds as many products as a neuron has weights, and a bias; the norm is
+            # a sum over at most all weights.
+            return y, 2 * eps * (2 * weight.numel() + 16) * plain(x.abs())
+        torch.manual_seed(0)
+        output = plain(x)
+        y, *_ = output if isinstance(output, tuple) else (output,)
+        figures = self.figures(**arguments)
+        sigma = figures.bwd_std if self.options["scaling"] == "backward" else figures.fwd_std
+        bound = 8 * eps * (y.abs() + abs(figures.fwd_mean)) + 2 * figures.error
+        return (y - figures.fwd_mean) / sigma, bound / sigma
+
+
+def on_ball(weight: Tensor, ball: str, per: str, stride, groups: int) -> Tensor:
+    """The weight on its unit ball, one neuron after the other."""
+    result = weight.detach().double().clone()
+    period = math.prod(stride)
+    outs, width = result.shape[0] // groups, result.shape[1]
+    if per == "layer":
+        squares = result.shape[0] if ball == "forward" else width * groups * period
+        return result * (math.sqrt(squares) / result.norm())
+    if ball == "forward":
+        for neuron in result:
+            neuron /= neuron.norm()
+        return result
+    for group in range(groups):
+        for channel in range(width):
+            fan_out = result[group * outs : (group + 1) * outs, channel]
+            fan_out *= math.sqrt(period) / fan_out.norm()
+    return result
+
+
+def fill(layer: nn.Module) -> None:
+    """Give the layer weights that depend on nothing but their shapes."""
+    generator = torch.Generator().manual_seed(3)
+    for parameter in layer.parameters():
+        values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        parameter.data.copy_(values)
+
+
+def _variants():
+    for row in ROWS:
+        if row.kind == "weights":
+            for scaling in SCALINGS:
+                for per in ("neuron", "layer"):
+                    yield Variant(row, {"scaling": scaling, "per": per})
+            yield Variant(row, {"scaling": "backward", "per": "neuron", "method": "project"})
+            yield Variant(row, {"scaling": "separate", "per": "neuron", "method": "project"})
+            continue
+        for scaling in SCALINGS:
+            yield Variant(row, {"scaling": scaling, **LAW})
+        if row.kind == "pool":
+            yield Variant(row, {"scaling": "separate", "after": "relu", **LAW})
+        if row.kind == "dropout":
+            yield Variant(row, {"scaling": "forward", "eval": "mean", **LAW})
+
+
+VARIANTS = list(_variants())
+
+
+def first(output) -> Tensor:
+    """The tensor of an output that may come with indices."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def run(layer: nn.Module, x: Tensor, dy: Tensor | None = None) -> list[Tensor]:
+    """The output and the gradients of input and parameters, with the same random numbers."""
+    torch.manual_seed(0)
+    x = x.detach().requires_grad_()
+    y = first(layer(x))
+    if dy is None:
+        generator = torch.Generator().manual_seed(11)
+        dy = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.dtype)
+    return [y.detach(), *torch.autograd.grad(y, (x, *layer.parameters()), dy)]
+
+
+def same_up_to_order(got, wanted, terms: int) -> bool:
+    """Whether tensors differ by no more than sums of `terms` numbers in another order do."""
+    for a, b in zip(got, wanted, strict=True):
+        assert a.shape == b.shape
+        assert a.dtype == b.dtype
+        if b.numel() and (a - b).abs().max() > 2 * terms * torch.finfo(b.dtype).eps * b.abs().max():
+            return False
+    return True
