@@ -58,6 +58,8 @@ def _with_backward_weight(function, input, weight, back, bias):
 class _InputGradient(torch.autograd.Function):
     """Passes ``output`` on, and its gradient to ``input`` through the weight ``back``."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(output, input, back, function):
         return output.view_as(output)

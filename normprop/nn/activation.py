@@ -119,7 +119,7 @@ class GELU(nn.GELU):
 
     def extra_repr(self) -> str:
         """The arguments."""
-        return law_repr(self)
+        return joined(super().extra_repr(), law_repr(self))
 
 
 class SiLU(nn.SiLU):
