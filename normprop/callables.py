@@ -67,8 +67,11 @@ def _slope(function, x: Tensor) -> Tensor:
 
 
 def _check(function, name: str) -> None:
-    with torch.no_grad():
-        whole, again = function(_TRIAL.clone()), function(_TRIAL.clone())
+    try:
+        with torch.no_grad():
+            whole, again = function(_TRIAL.clone()), function(_TRIAL.clone())
+    except TypeError as problem:
+        raise TypeError(f"{name} must take one tensor: {problem}") from problem
     if not isinstance(whole, Tensor) or not whole.is_floating_point():
         kind = whole.dtype if isinstance(whole, Tensor) else type(whole).__name__
         raise TypeError(f"{name} must return a tensor of real numbers; it returned {kind}")

@@ -141,7 +141,8 @@ def simulate(
     Args:
         layer: a name (``"relu"``), a module, or a function on tensors.  A module is copied
             to ``device`` and ``dtype``; its training flag is respected.
-        n: input elements to draw in all, rounded up to whole replicates.
+        n: input elements to draw in all, rounded up to whole replicates of at least one
+            sample each.
         mean: mean m of the input.
         std: standard deviation s of the input, greater than 0.
         seed: the same seed gives the same estimates, on one kind of device, to the rounding

@@ -123,10 +123,11 @@ def moments(
     law = _law(mean, std, after)
     layer = _resolve(layer)
     if not inverted:
-        if not isinstance(layer, _DROPOUTS):
+        plain = isinstance(layer, nn.Module) and _lookup(_rules, layer) is _dropout_rule
+        if not (plain and layer.training):
             raise ValueError(
-                "inverted=False is for dropout, whose raw mask it measures; "
-                f"it came with {_describe(layer)}"
+                "inverted=False is for dropout of torch.nn in training, whose raw mask it "
+                f"measures; it came with {_describe(layer)}"
             )
         return dropout(layer.p, law, inverted=False)
     if isinstance(layer, Function):
@@ -383,7 +384,9 @@ def _lookup(registry: dict, layer: nn.Module):
 
 
 def _describe(layer) -> str:
-    return layer.name if isinstance(layer, Function) else f"{type(layer).__name__}"
+    if isinstance(layer, Function):
+        return layer.name
+    return type(layer).__name__ + ("" if layer.training else " in evaluation")
 
 
 def _check_number(name: str, value) -> None:

@@ -122,6 +122,11 @@ def test_what_returns_no_real_tensor_is_refused():
         moments(lambda x: x.tolist())
 
 
+def test_what_takes_more_than_a_tensor_is_refused():
+    with pytest.raises(TypeError, match="max_pool2d must take one tensor"):
+        moments(nn.functional.max_pool2d)
+
+
 def test_the_maximum_of_a_function_that_may_decrease_is_refused():
     with pytest.raises(ValueError, match="never decrease; gelu does"):
         moments(nn.MaxPool2d(2), after="gelu")

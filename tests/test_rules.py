@@ -437,7 +437,9 @@ def test_an_unsupported_module_is_refused(layer):
 
 @pytest.mark.parametrize("layer", [3, None, torch.zeros(2)])
 def test_what_is_no_layer_is_refused(layer):
-    with pytest.raises(TypeError, match="layer must be a name, a module or an elementwise function"):
+    with pytest.raises(
+        TypeError, match="layer must be a name, a module or an elementwise function"
+    ):
         moments(layer)
 
 

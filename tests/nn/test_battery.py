@@ -61,14 +61,11 @@ def test_a_layer_is_its_twin_with_more_arguments(row):
     assert issubclass(ours, theirs)
     mine = list(inspect.signature(ours).parameters.values())
     # Sigmoid and Tanh take their arguments from nn.Module, which takes none.
-    names = [p.name for p in inspect.signature(theirs).parameters.values() if p.kind == p.POSITIONAL_OR_KEYWORD]
-    assert [p.name for p in mine if p.kind == p.POSITIONAL_OR_KEYWORD] == names
-    theirs_defaults = {p.name: p.default for p in inspect.signature(theirs).parameters.values()}
-    for parameter in mine:
-        if parameter.kind == parameter.POSITIONAL_OR_KEYWORD:
-            assert parameter.default == theirs_defaults[parameter.name]
-        else:
-            assert parameter.kind == parameter.KEYWORD_ONLY
+    theirs = inspect.signature(theirs).parameters.values()
+    defaults = {p.name: p.default for p in theirs if p.kind == p.POSITIONAL_OR_KEYWORD}
+    shared = [p for p in mine if p.kind != p.KEYWORD_ONLY]
+    assert [p.name for p in shared] == list(defaults)
+    assert {p.name: p.default for p in shared} == defaults
 
 
 # Outputs
@@ -105,7 +102,8 @@ OWN = {
         {"scaling": "forward", "std": 1.0}, {"after": "relu"}, {"after": "tanh"},
     ],
     "dropout": [
-        {"scaling": "forward"}, {"scaling": "separate"}, {"mean": -0.5}, {"scaling": "forward", "std": 1.0},
+        {"scaling": "forward"}, {"scaling": "separate"}, {"mean": -0.5},
+        {"scaling": "forward", "std": 1.0},
     ],
     "weights": [
         {"scaling": "forward"}, {"scaling": "separate"}, {"per": "layer"},
@@ -165,7 +163,9 @@ def test_checkpoints_go_both_ways(row):
 
 @variants
 @pytest.mark.parametrize(
-    "clone", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))], ids=["copy", "pickle"]
+    "clone",
+    [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))],
+    ids=["copy", "pickle"],
 )
 def test_a_copy_is_the_same_layer(variant, clone):
     layer, x = variant.layer(), variant.row.input()
@@ -291,7 +291,7 @@ def test_the_gradient_is_the_derivative(variant):
     names = [name for name, _ in layer.named_parameters()]
     x = variant.row.input()[:1].requires_grad_()
     # One random direction, rather than each entry of the Jacobian, where there are thousands.
-    fast = variant.row.dims == 3
+    fast = (variant.row.kind == "weights" and variant.row.dims > 0) or variant.row.dims == 3
 
     def call(x, *parameters):
         torch.manual_seed(0)
@@ -304,15 +304,13 @@ def test_the_gradient_is_the_derivative(variant):
 
 @separate
 def test_separate_is_not_the_derivative(variant):
-    # The two tests above and below can tell.
-    layer, x = variant.layer(), variant.row.input()[:1].requires_grad_()
-
-    def call(x):
-        torch.manual_seed(0)
-        return layer(x)
-
-    unit = abs(variant.factor - 1) < 1e-3 and not variant.asymmetric
-    assert torch.autograd.gradcheck(call, (x,), raise_exception=False, fast_mode=True) == unit
+    # Same output as "forward", whose gradient is the derivative; so another gradient is not.
+    x = variant.row.input()
+    y, dx, *_ = run(variant.layer(), x)
+    wanted_y, wanted_dx, *_ = run(variant.layer(scaling="forward"), x)
+    assert same_up_to_order([y], [wanted_y], x.numel())
+    if abs(variant.factor - 1) > 1e-3 or variant.asymmetric:
+        assert (dx - wanted_dx).abs().max() > 1e-3 * wanted_dx.abs().max()
 
 
 @separate
@@ -448,7 +446,8 @@ def test_compiled_functional_gradients_are_eager(variant, compiler):
 )
 def test_compiled_dropout_drops_and_scales(variant, compiler):
     # Compiled code may draw other masks than eager code: each element tells what happened to it.
-    layer, x = variant.layer(), variant.row.input()
+    # In float32, as torch's decomposition of dropout rounds 1/q to float32 whatever the type.
+    layer, x = variant.layer(), variant.row.input(dtype=torch.float32)
     compiled = compiler(layer, backend="aot_eager", fullgraph=True)
     dy = torch.ones_like(x)
     y, dx = run(compiled, x, dy)
@@ -464,6 +463,8 @@ def test_compiled_dropout_drops_and_scales(variant, compiler):
     assert ((dx - wanted).abs() <= eps * wanted).all()
 
 
+# What Inductor imports of torch is written in torch's own deprecated TorchScript.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
 @pytest.mark.parametrize("name", ["ReLU", "MaxPool2d", "Linear", "Conv2d"])
 def test_inductor_is_eager(name, compiler):
     variant = next(v for v in VARIANTS if v.row.name == name and v.separate)
@@ -511,7 +512,9 @@ def test_the_layer_measures_as_what_it_is(variant):
 
 @rows
 def test_an_unknown_scaling_is_refused(row):
-    with pytest.raises(ValueError, match="scaling must be one of forward, backward, separate; it was 'both'"):
+    with pytest.raises(
+        ValueError, match="scaling must be one of forward, backward, separate; it was 'both'"
+    ):
         row.layer(scaling="both")
 
 
@@ -551,7 +554,7 @@ def test_an_unknown_option_of_weights_is_refused(row, option, message):
 )
 def test_working_in_place_is_refused(row):
     assert row.layer(inplace=False).inplace is False
-    with pytest.raises(ValueError, match="inplace must be False.*it was True"):
+    with pytest.raises(ValueError, match=r"inplace must be False.*it was True"):
         row.layer(inplace=True)
 
 

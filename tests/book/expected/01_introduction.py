@@ -9,7 +9,7 @@ from tests import reference
 from tests.book.expectations import Equals, Estimate, Exact, Parameter, PerRun, Within
 
 OWN = {"samples": 1_000_000, "depth": 100, "seeds": 5}
-SMALL = {"samples": 100_000, "depth": 60, "seeds": 3, "batch": 16, "steps": 20}
+SMALL = {"samples": 100_000, "depth": 50, "seeds": 3, "batch": 16, "steps": 10}
 WIDTH = 256
 
 

@@ -267,6 +267,10 @@ def separate():
     yield "chain_first_factor", Exact(factor, 1e-13)
     yield "chain_first_factor_theory", Exact(factor, 1e-14)
     yield "chain_last_factor", Exact(std / slope, 1e-14)
+    _, std, slope = reference.elementwise("relu", 0.0, 1.0)
+    chi = float((slope / std) ** 2)
+    yield "relu_join_32_theory", Exact((0.5 + math.sqrt(chi) / (1 + chi)) ** 16, 1e-13)
+    yield "relu_join_32", Within(0.87, 1.0, "above the formula: the forward signal has run away")
     for name, blocks in product(ACTIVATIONS, (1, 16)):
         _, std, slope = reference.elementwise(name, 0.0, 1.0)
         chi = float((slope / std) ** 2)
@@ -276,7 +280,7 @@ def separate():
         yield f"{name}_join_{blocks}_theory", Exact(cosine, 1e-13)
         yield (
             f"{name}_join_{blocks}",
-            Within(1 - 1.6 * turn, 1 - 0.6 * turn, "paths of width 128 are orthogonal to 0.1 each"),
+            Within(1 - 1.6 * turn, 1 - 0.6 * turn, "paths of width 256 are orthogonal to 0.06 each"),
         )
 
 
