@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m normprop",
         description="Print the post's table: printed, exact and simulated values, and a verdict.",
     )
-    parser.add_argument("--samples", type=int, default=1_000_000, help="numbers a layer (1000000)")
+    parser.add_argument("--samples", type=int, default=300_000, help="numbers a layer (300000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the simulation (0)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:k (cpu)")
     form = parser.add_mutually_exclusive_group()

@@ -41,6 +41,7 @@ class Cell:
         error: bound on the error of ``exact``.
         simulated: the simulated value.
         standard_error: its standard error.
+        samples: input elements that its simulation drew.
         verdict: ``"confirmed"``, ``"qualified"`` (right, under a condition that the post does
             not state) or ``"corrected"``.
         note: the condition or the correction; empty where the cell is confirmed.
@@ -54,6 +55,7 @@ class Cell:
     error: float
     simulated: float
     standard_error: float
+    samples: int
     verdict: str
     note: str
 
@@ -64,7 +66,7 @@ class Table:
 
     Attributes:
         cells: the 18 cells, column by column.
-        samples: input elements that each column's simulation drew.
+        samples: input elements that each column's simulation drew, at least.
         seed: of the simulations.
     """
 
@@ -138,7 +140,8 @@ class Table:
 
     def _caption(self) -> str:
         return (
-            f"The post's table. Simulated with {self.samples:,} numbers a layer, seed {self.seed}."
+            f"The post's table. Simulated with at least {self.samples:,} numbers a layer, "
+            f"seed {self.seed}."
         )
 
 
@@ -158,12 +161,11 @@ def table(samples: int = 1_000_000, seed: int = 0, device: str | torch.device = 
         >>> normprop.table().cell("sigmoid", "bwd_std").verdict
         'corrected'
     """
-    cells, drawn = [], 0
+    cells = []
     for column in _columns():
         exact, estimate = column.figures(samples, seed, device)
-        drawn = max(drawn, estimate.n)
         cells += [column.cell(row, exact, estimate) for row in ROWS]
-    return Table(tuple(cells), drawn, seed)
+    return Table(tuple(cells), samples, seed)
 
 
 @dataclass(frozen=True)
@@ -197,9 +199,8 @@ class _Column:
         claim = self.claims[row]
         value, truth = claim.rule(self.layer), _first(getattr(exact, row))
         standard_error = _first(getattr(estimate, f"{row}_se"))
-        verdict, note = self._judged(
-            row, claim, value, truth, exact.error, standard_error, estimate
-        )
+        theirs = standard_error * math.sqrt(estimate.n / _POST_SAMPLES)
+        verdict, note = self._judged(row, claim, value, truth, exact.error, theirs)
         return Cell(
             column=self.name,
             row=row,
@@ -209,6 +210,7 @@ class _Column:
             error=exact.error,
             simulated=_first(getattr(estimate, row)),
             standard_error=standard_error,
+            samples=estimate.n,
             verdict=verdict,
             note=note,
         )

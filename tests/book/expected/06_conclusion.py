@@ -280,7 +280,7 @@ def separate():
         yield f"{name}_join_{blocks}_theory", Exact(cosine, 1e-13)
         yield (
             f"{name}_join_{blocks}",
-            Within(1 - 1.6 * turn, 1 - 0.6 * turn, "paths of width 256 are orthogonal to 0.06 each"),
+            Within(1 - 1.6 * turn, 1 - 0.6 * turn, "width 256: paths are orthogonal to 0.06"),
         )
 
 
