@@ -2,6 +2,10 @@
 .DEFAULT_GOAL := help
 .PHONY: help book test table lab clean
 
+# Threads that wait shall sleep, not spin: where cores are shared, spinning ones made a chapter of
+# 12 seconds take minutes.
+export OMP_WAIT_POLICY := PASSIVE
+
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin

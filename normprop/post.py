@@ -115,27 +115,16 @@ class Table:
         return "\n".join([self._caption(), "", *lines, "", *notes])
 
     def _repr_html_(self) -> str:
-        head = "".join(
-            f'<th scope="col">{name}</th>'
-            for name in ("layer", "figure", "post", "exact", "simulated", "verdict")
-        )
-        body = []
-        for k, cell in enumerate(self.cells):
-            exact, simulated = _numbers(cell)
-            values = [ROWS[cell.row], cell.post, exact, simulated]
-            first = ""
-            if k % len(ROWS) == 0:
-                name = html.escape(cell.column)
-                first = f'<th scope="rowgroup" rowspan="{len(ROWS)}">{name}</th>'
-            verdict = (
-                f'<td class="{cell.verdict}" title="{html.escape(cell.note)}">{cell.verdict}</td>'
-            )
-            body.append(
-                f"<tr>{first}{''.join(f'<td>{html.escape(v)}</td>' for v in values)}{verdict}</tr>"
-            )
+        names = ("figure", "post", "exact", "simulated", "verdict")
+        head = "".join(f'<th scope="col">{name}</th>' for name in names)
+        groups = []
+        for column in dict.fromkeys(cell.column for cell in self.cells):
+            title = f'<th colspan="{len(names)}" scope="rowgroup">{html.escape(column)}</th>'
+            rows = [_html_row(cell) for cell in self.cells if cell.column == column]
+            groups.append(f"<tbody><tr>{title}</tr>{''.join(rows)}</tbody>")
         return (
             f'<table class="normprop-table"><caption>{self._caption()}</caption>'
-            f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+            f"<thead><tr>{head}</tr></thead>{''.join(groups)}</table>"
         )
 
     def _caption(self) -> str:
@@ -354,8 +343,15 @@ def _first(figure) -> float:
     return float(figure) if isinstance(figure, float) else float(figure[0])
 
 
-def _numbers(cell: Cell) -> tuple[str, str]:
-    """Exact value to ten decimals; estimate to the second digit of its standard error."""
+def _html_row(cell: Cell) -> str:
+    values = (ROWS[cell.row], cell.post, *_numbers(cell, digits=8))
+    note = html.escape(cell.note)
+    verdict = f'<td class="{cell.verdict}" title="{note}">{cell.verdict}</td>'
+    return f"<tr>{''.join(f'<td>{html.escape(value)}</td>' for value in values)}{verdict}</tr>"
+
+
+def _numbers(cell: Cell, digits: int = 10) -> tuple[str, str]:
+    """Exact value to that many decimals; estimate to the second digit of its error."""
     error = cell.standard_error
     decimals = max(0, 1 - math.floor(math.log10(error))) if error > 0 else 10
-    return f"{cell.exact:.10f}", f"{cell.simulated:.{decimals}f} ± {error:.{decimals}f}"
+    return f"{cell.exact:.{digits}f}", f"{cell.simulated:.{decimals}f} ± {error:.{decimals}f}"
