@@ -40,6 +40,7 @@ _NAMED = {
         "hardsigmoid",
         "hardswish",
         "hardtanh",
+        "leaky_relu",
         "logsigmoid",
         "mish",
         "relu",

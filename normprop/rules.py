@@ -7,7 +7,6 @@ interior figures, averaged over a period of the stride: padding, ``ceil_mode`` a
 are not in them.
 """
 
-import copy
 import difflib
 import math
 import numbers
@@ -19,7 +18,17 @@ import torch
 from torch import nn
 
 from normprop.callables import from_callable
-from normprop.gaussian import FUNCTIONS, Function, Image, Law, Normal, elementwise, maximum
+from normprop.gaussian import (
+    FUNCTIONS,
+    Function,
+    Image,
+    Law,
+    Normal,
+    elementwise,
+    families,
+    maximum,
+    smooth,
+)
 
 _EPS = float(np.finfo(np.float64).eps)
 _CLOSED = "closed form"
@@ -98,7 +107,7 @@ def moments(
     Args:
         layer: a name (``"relu"``), a module of ``torch.nn`` or ``normprop.nn``, which is
             measured as it is, or any elementwise function on tensors that autograd can
-            differentiate.  Of those that are not in closed form here, the error bound takes
+            differentiate.  Of a function that the package does not know, the error bound takes
             torch's values and slopes for correctly rounded.
         mean: mean m of the input.
         std: standard deviation s of the input, greater than 0.
@@ -322,8 +331,9 @@ def function_of(layer: str | Callable) -> Function:
     found = _resolve(layer, "activation")
     if isinstance(found, Function):
         return found
-    if isinstance(found, nn.Module) and isinstance(found, _ELEMENTWISE):
-        return _of_module(found)
+    describe = _lookup(_FAMILIES, found) if isinstance(found, nn.Module) else None
+    if describe is not None:
+        return describe(found)
     raise TypeError(f"activation must be a name or an elementwise function; it was {found!r}")
 
 
@@ -337,13 +347,10 @@ def _resolve(layer, argument: str = "layer"):
     if isinstance(layer, str):
         if layer in FUNCTIONS:
             return FUNCTIONS[layer]
-        if layer in _TORCH_FUNCTIONS:
-            return from_callable(_TORCH_FUNCTIONS[layer], layer)
-        names = (*FUNCTIONS, *_TORCH_FUNCTIONS)
-        near = difflib.get_close_matches(layer.lower(), names, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(layer.lower(), FUNCTIONS, n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise ValueError(
-            f"{argument} must be one of the names {', '.join(sorted(names))}, a module or a "
+            f"{argument} must be one of the names {', '.join(sorted(FUNCTIONS))}, a module or a "
             f"function on tensors; it was {layer!r}{hint}"
         )
     if isinstance(layer, type) and issubclass(layer, nn.Module):
@@ -353,6 +360,8 @@ def _resolve(layer, argument: str = "layer"):
         )
     if isinstance(layer, nn.Module):
         return layer
+    if layer is torch.abs:
+        return families.absolute()
     known = next((name for function, name in _CALLABLES if layer is function), None)
     if known is not None:
         return FUNCTIONS[known]
@@ -409,56 +418,68 @@ def _array(tensor: torch.Tensor, name: str) -> np.ndarray:
     return array
 
 
+# Callables that are known by identity, with torch's default parameters.
 _CALLABLES = (
     (torch.relu, "relu"),
-    (nn.functional.relu, "relu"),
     (torch.sigmoid, "sigmoid"),
     (torch.special.expit, "sigmoid"),
-    (nn.functional.sigmoid, "sigmoid"),
     (torch.tanh, "tanh"),
-    (nn.functional.tanh, "tanh"),
-    (nn.functional.hardsigmoid, "hardsigmoid"),
+    (torch.celu, "celu"),
+    (torch.selu, "selu"),
+    (torch.hardshrink, "hardshrink"),
+    *((getattr(nn.functional, name), name) for name in FUNCTIONS),
 )
-# Their figures come from the function itself and its slope by autograd.
-_ELEMENTWISE = (
-    nn.CELU,
-    nn.ELU,
-    nn.GELU,
-    nn.Hardshrink,
-    nn.Hardswish,
-    nn.Hardtanh,
-    nn.Identity,
-    nn.LeakyReLU,
-    nn.LogSigmoid,
-    nn.Mish,
-    nn.ReLU6,
-    nn.SELU,
-    nn.SiLU,
-    nn.Softplus,
-    nn.Softshrink,
-    nn.Softsign,
-    nn.Tanhshrink,
-    nn.Threshold,
-)
-_TORCH_FUNCTIONS = {
-    name: getattr(nn.functional, name)
-    for name in (
-        "celu",
-        "elu",
-        "gelu",
-        "hardshrink",
-        "hardswish",
-        "hardtanh",
-        "logsigmoid",
-        "mish",
-        "relu6",
-        "selu",
-        "silu",
-        "softplus",
-        "softshrink",
-        "softsign",
-        "tanhshrink",
-    )
+
+
+def _prelu(layer: nn.PReLU) -> Function:
+    slopes = _array(layer.weight, "weight")
+    if len(slopes) != 1:
+        raise ValueError(
+            "PReLU must have one slope, so that all elements have the same law; it has "
+            f"{len(slopes)}: measure nn.LeakyReLU(slope) for each channel"
+        )
+    return families.leaky_relu(float(slopes[0]), "prelu")
+
+
+def _rrelu(layer: nn.RReLU) -> Function:
+    if layer.training:
+        raise ValueError(
+            "RReLU must be in evaluation, layer.eval(): in training its slope is drawn anew for "
+            "each element, so that it is no function of its input"
+        )
+    return families.rrelu(layer.lower, layer.upper)
+
+
+def _gelu(layer: nn.GELU) -> Function:
+    return smooth.gelu_tanh() if layer.approximate == "tanh" else smooth.gelu()
+
+
+# The function that a module with these parameters computes.
+_FAMILIES: dict[type, Callable[[nn.Module], Function]] = {
+    nn.CELU: lambda layer: families.celu(layer.alpha),
+    nn.ELU: lambda layer: families.elu(float(layer.alpha)),
+    nn.GELU: _gelu,
+    nn.Hardshrink: lambda layer: families.hardshrink(layer.lambd),
+    nn.Hardsigmoid: lambda _: FUNCTIONS["hardsigmoid"],
+    nn.Hardswish: lambda _: families.hardswish(),
+    nn.Hardtanh: lambda layer: families.hardtanh(layer.min_val, layer.max_val),
+    nn.Identity: lambda _: families.identity(),
+    nn.LeakyReLU: lambda layer: families.leaky_relu(layer.negative_slope),
+    nn.LogSigmoid: lambda _: smooth.logsigmoid(),
+    nn.Mish: lambda _: smooth.mish(),
+    nn.PReLU: _prelu,
+    nn.ReLU: lambda _: FUNCTIONS["relu"],
+    nn.ReLU6: lambda _: families.relu6(),
+    nn.RReLU: _rrelu,
+    nn.SELU: lambda _: families.selu(),
+    nn.Sigmoid: lambda _: FUNCTIONS["sigmoid"],
+    nn.SiLU: lambda _: smooth.silu(),
+    nn.Softplus: lambda layer: smooth.softplus(float(layer.beta), float(layer.threshold)),
+    nn.Softshrink: lambda layer: families.softshrink(layer.lambd),
+    nn.Softsign: lambda _: smooth.softsign(),
+    nn.Tanh: lambda _: FUNCTIONS["tanh"],
+    nn.Tanhshrink: lambda _: smooth.tanhshrink(),
+    nn.Threshold: lambda layer: families.threshold(layer.threshold, layer.value),
 }
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _POOLS = {
@@ -469,22 +490,11 @@ _POOLS = {
 
 
 def _register_torch() -> None:
-    for module_type, name in (
-        (nn.Hardsigmoid, "hardsigmoid"),
-        (nn.ReLU, "relu"),
-        (nn.Sigmoid, "sigmoid"),
-        (nn.Tanh, "tanh"),
-    ):
+    for module_type, describe in _FAMILIES.items():
         register(
             module_type,
-            lambda _, law, name=name: activation(FUNCTIONS[name], law),
-            lambda _, base, name=name: Image(FUNCTIONS[name], base),
-        )
-    for module_type in _ELEMENTWISE:
-        register(
-            module_type,
-            lambda layer, law: activation(_of_module(layer), law),
-            lambda layer, base: Image(_of_module(layer), base),
+            lambda layer, law, describe=describe: activation(describe(layer), law),
+            lambda layer, base, describe=describe: Image(describe(layer), base),
         )
     for module_type in _DROPOUTS:
         register(module_type, _dropout_rule)
@@ -503,10 +513,6 @@ def _register_torch() -> None:
                 *weights_of(layer), law, stride=layer.stride, groups=layer.groups
             ),
         )
-
-
-def _of_module(layer: nn.Module) -> Function:
-    return from_callable(copy.deepcopy(layer).double(), type(layer).__name__)
 
 
 def pool_geometry(layer: nn.Module, dims: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -4,9 +4,11 @@ Nothing here knows of layers or of torch.  Every figure comes with a bound on it
 error, rounding included.
 """
 
+from normprop.gaussian import families, smooth
 from normprop.gaussian.elementwise import elementwise
-from normprop.gaussian.functions import FUNCTIONS, Function
+from normprop.gaussian.functions import Function
 from normprop.gaussian.law import Figures, Image, Law, Normal
+from normprop.gaussian.named import FUNCTIONS
 from normprop.gaussian.order import maximum, maximum_of
 
 __all__ = [
@@ -17,6 +19,8 @@ __all__ = [
     "Law",
     "Normal",
     "elementwise",
+    "families",
     "maximum",
     "maximum_of",
+    "smooth",
 ]

@@ -1,14 +1,22 @@
-"""The scalar functions that the package knows by name.
+"""What integration needs to know of a scalar function, and the functions that others are made of.
 
-A function is described once, by what integration needs: its value, its slope, its increments
-without cancellation, and where it bends.  A new activation is one more row here.
+A function is described once: its value, its slope, its increments without cancellation, where
+it bends, and its closed form where it has one.  ``normprop.gaussian.families`` and
+``normprop.gaussian.smooth`` make such descriptions, ``normprop.gaussian.named`` lists those
+that have a name.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from normprop.gaussian.law import Figures, Normal
 
 Array = np.ndarray
 
@@ -22,16 +30,25 @@ class Function:
         value: f(x) for an array x.
         slope: f'(x); at a kink, torch's choice.
         increment: ``increment(c, h)`` = f(c + h) - f(c), accurate relative to its own value
-            also where h is tiny.
+            also where h is tiny, but for ``looseness`` and ``noise``.
         features: points where f bends or has a kink; integration panels end there.
         width: half width of the neighbourhood of a feature outside of which f is a straight
             line to double precision (0 for a kink).
         lipschitz: bound on |f'|.
         span: sup f - inf f.
         log_slope: bound on |f''/f'|, which turns a rounding error of x into one of f'.
+        increasing: whether f never decreases, so that the maximum of f is f of the maximum.
         exact_increments: whether ``increment`` is accurate relative to itself; if not, it is
             a difference of values, with their rounding.
-        increasing: whether f never decreases, so that the maximum of f is f of the maximum.
+        curvature: bound on |f''(x)| for an array x, for a function whose slope has zeros, so
+            that ``log_slope`` does not exist.
+        looseness: how many ulp of h an increment, and how many ulp of 1 a slope, may be off
+            beside the usual few of themselves; where f' changes its sign.
+        noise: how many ulp of 1 an increment may be off; where jumps cancel.
+        jumps: sum of the heights |f(c+) - f(c-)| of f's jumps.
+        falls: height of a jump downwards, beyond which the slope is at least 1, of a function
+            that counts as increasing all the same; order statistics have it in their bound.
+        closed: the figures under a normal law, where there is a closed form.
     """
 
     name: str
@@ -45,10 +62,16 @@ class Function:
     log_slope: float
     increasing: bool
     exact_increments: bool = True
+    curvature: Callable[[Array], Array] | None = None
+    looseness: float = 0.0
+    noise: float = 0.0
+    jumps: float = 0.0
+    falls: float = 0.0
+    closed: Callable[[Normal], Figures] | None = None
 
     def farthest(self, std: float, reach: float) -> float:
         """Bound on |f(x) - f(c)| over the outskirts that integration leaves out."""
-        return min(self.span, 2.0 * reach * std * self.lipschitz)
+        return min(self.span, 2.0 * reach * std * self.lipschitz + self.jumps)
 
     @property
     def bounded(self) -> bool:
@@ -62,12 +85,14 @@ def sigmoid(x: Array) -> Array:
     return np.where(x >= 0, 1.0, small) / (1.0 + small)
 
 
-def _sigmoid_slope(x: Array) -> Array:
+def sigmoid_slope(x: Array) -> Array:
+    """Slope of the sigmoid, accurate relative to its value for every x."""
     small = np.exp(-np.abs(x))
     return small / (1.0 + small) ** 2
 
 
-def _sigmoid_increment(c: float, h: Array) -> Array:
+def sigmoid_increment(c: float, h: Array) -> Array:
+    """Increment of the sigmoid from c to c + h."""
     # σ(c+h) - σ(c) = σ(c+h) σ(-c) (1 - e^-h).  The factor is bounded for h ≥ 0; for h < 0
     # swap the ends.  Both need only the exponential of a negative number.
     start, end = np.asarray(c, dtype=float), c + h
@@ -76,82 +101,30 @@ def _sigmoid_increment(c: float, h: Array) -> Array:
     return np.copysign(rise, h)
 
 
-def _tanh_slope(x: Array) -> Array:
-    return 4.0 * _sigmoid_slope(2.0 * x)
+def tanh_slope(x: Array) -> Array:
+    """Slope of tanh, accurate relative to its value for every x."""
+    return 4.0 * sigmoid_slope(2.0 * x)
 
 
-def _tanh_increment(c: float, h: Array) -> Array:
-    return 2.0 * _sigmoid_increment(2.0 * c, 2.0 * h)
+def tanh_increment(c: float, h: Array) -> Array:
+    """Increment of tanh from c to c + h."""
+    return 2.0 * sigmoid_increment(2.0 * c, 2.0 * h)
 
 
-def _relu_increment(c: float, h: Array) -> Array:
+def relu_increment(c: float, h: Array) -> Array:
+    """Increment of max(x, 0) from c to c + h."""
     return np.maximum(h, -c) if c > 0 else np.maximum(c + h, 0.0)
 
 
-def _hardsigmoid(x: Array) -> Array:
+def hardsigmoid(x: Array) -> Array:
+    """x/6 + 1/2, clipped to [0, 1]."""
     return np.clip(x / 6.0 + 0.5, 0.0, 1.0)
 
 
-def _hardsigmoid_increment(c: float, h: Array) -> Array:
+def hardsigmoid_increment(c: float, h: Array) -> Array:
+    """Increment of the hard sigmoid from c to c + h."""
     # Clipping the ends first leaves a difference of numbers of at most 3 in size.
     start = min(max(c, -3.0), 3.0)
     inside = np.abs(c + h) < 3.0
     shift = np.where(inside & (start == c), h, np.clip(c + h, -3.0, 3.0) - start)
     return shift / 6.0
-
-
-FUNCTIONS = {
-    f.name: f
-    for f in (
-        Function(
-            name="relu",
-            value=lambda x: np.maximum(x, 0.0),
-            slope=lambda x: (x > 0).astype(float),
-            increment=_relu_increment,
-            features=(0.0,),
-            width=0.0,
-            lipschitz=1.0,
-            span=math.inf,
-            log_slope=0.0,
-            increasing=True,
-        ),
-        # torch's float64 gradient of hardsigmoid uses a float32 sixth; this one does not.
-        Function(
-            name="hardsigmoid",
-            value=_hardsigmoid,
-            slope=lambda x: np.where(np.abs(x) < 3.0, 1.0 / 6.0, 0.0),
-            increment=_hardsigmoid_increment,
-            features=(-3.0, 3.0),
-            width=0.0,
-            lipschitz=1.0 / 6.0,
-            span=1.0,
-            log_slope=0.0,
-            increasing=True,
-        ),
-        Function(
-            name="sigmoid",
-            value=sigmoid,
-            slope=_sigmoid_slope,
-            increment=_sigmoid_increment,
-            features=(0.0,),
-            width=40.0,
-            lipschitz=0.25,
-            span=1.0,
-            log_slope=1.0,
-            increasing=True,
-        ),
-        Function(
-            name="tanh",
-            value=np.tanh,
-            slope=_tanh_slope,
-            increment=_tanh_increment,
-            features=(0.0,),
-            width=20.0,
-            lipschitz=1.0,
-            span=2.0,
-            log_slope=2.0,
-            increasing=True,
-        ),
-    )
-}
-"""Every function that has a name, by that name."""

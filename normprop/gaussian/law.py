@@ -1,9 +1,13 @@
 """Laws of a layer's input: a normal variable, or an activation's image of one."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from normprop.gaussian.functions import Function
+if TYPE_CHECKING:
+    from normprop.gaussian.functions import Function
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ def chi(function: Function, law: Normal) -> Bounded:
 
     .. math:: \chi = s^2 \sigma_b^2 / \sigma_f^2 \ge 1
 
-    with equality for straight lines only (the Gaussian Poincaré inequality).
+    with equality for straight lines only (the Gaussian Poincaré inequality), for functions
+    without jumps: the slope of a jump is not in σ_b.
 
     Raises:
         ValueError: the function does not vary at this law.

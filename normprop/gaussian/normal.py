@@ -76,3 +76,66 @@ def _mills_fractions(t: float) -> tuple[float, float]:
     for j in range(_FRACTION_DEPTH, 1, -1):
         fraction = j / (t + fraction)
     return 1.0 / (t + fraction), fraction
+
+
+TAIL_ORDER = 4
+"""Highest power whose tail moment is computed."""
+
+NOTHING_BEYOND = 38.0
+"""Tails that start farther out hold less than 3e-316, which is nothing in double precision."""
+
+
+def tail_moments(t: float) -> tuple[list[float], list[float]]:
+    r"""Moments of a tail, :math:`I_k(t) = E \max(z - t, 0)^k`, t ≥ 0, k = 0 … 4, and bounds.
+
+    Integration by parts gives :math:`I_k = (k-1) I_{k-2} - t I_{k-1}` from
+    :math:`I_0 = \Phi(-t)` and :math:`I_1 = \varphi(t) - t I_0`.  Far out the terms cancel, and
+    the fractions of Mills' ratio take over: :math:`I_k = I_{k-1} K_k`, all positive.
+
+    Returns:
+        The moments, and bounds on their absolute errors.  The bounds allow for an error of one
+        ulp of t, as in t = (c - m)/s; :math:`I_k' = -k I_{k-1}`.
+    """
+    density, active = pdf(t), cdf(-t)
+    moments = [active]
+    errors = [EPS * ((4.0 + t * t) * active + t * density)]
+    if t < _FAR:
+        moments.append(density - t * active)
+        errors.append(EPS * (4.0 + t * t) * density + t * (errors[0] + EPS * active))
+        for k in range(2, TAIL_ORDER + 1):
+            first, second = (k - 1) * moments[k - 2], t * moments[k - 1]
+            moments.append(first - second)
+            rounding = 3.0 * EPS * (first + second)
+            errors.append((k - 1) * errors[k - 2] + t * errors[k - 1] + rounding)
+    else:
+        for fraction in _fractions(t):
+            moments.append(moments[-1] * fraction)
+        errors += [EPS * (t * t + 12.0 * k + 8.0) * moments[k] for k in range(1, TAIL_ORDER + 1)]
+        # The ulp of t: k t I_{k-1} relative to I_k is t(t + K_{k+1}), at most t² + k + 1.
+        errors = [e + EPS * (t * t + k + 1.0) * moments[k] for k, e in enumerate(errors)]
+    return moments, errors
+
+
+def mills(t: float) -> float:
+    r"""Mills' ratio :math:`R(t) = \Phi(-t)/\varphi(t)` for t ≥ 0, to 16 ulp of itself."""
+    if t < _FAR:
+        return cdf(-t) / pdf(t)
+    return 1.0 / (t + _fractions(t)[0])
+
+
+def mills_defect(t: float) -> float:
+    r"""The small :math:`1 - t R(t) = R K_1`, t ≥ 0, to 32 ulp of itself."""
+    if t < _FAR:
+        return 1.0 - t * mills(t)
+    first = _fractions(t)[0]
+    return first / (t + first)
+
+
+def _fractions(t: float) -> list[float]:
+    """K₁ … K₄ of the continued fraction of Mills' ratio."""
+    fraction, found = 0.0, []
+    for j in range(_FRACTION_DEPTH, 0, -1):
+        fraction = j / (t + fraction)
+        if j <= TAIL_ORDER:
+            found.append(fraction)
+    return found[::-1]

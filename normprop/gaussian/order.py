@@ -102,6 +102,8 @@ def maximum_of(n: int, law: Image) -> Spread:
     ulp = EPS * _density_ulps(n, z)
     x_error = EPS * (2.0 * abs(base.mean) + abs(center) + base.std * np.abs(z))
     steep = np.abs(function.slope(base.mean + base.std * z)) * x_error
+    way = np.abs(base.std * z + (base.mean - center))
+    steep += EPS * (function.looseness * way + function.noise)
     error_g = float(weights @ (np.abs(g) * ulp + steep)) + mesh.truncation[1]
     error_square = (
         float(weights @ (g * g * ulp + 2.0 * np.abs(g) * steep))
@@ -114,7 +116,11 @@ def maximum_of(n: int, law: Image) -> Spread:
     scale = abs(law.scale)
     cut = n * BEYOND * function.farthest(base.std, REACH)
     error_square += cut * function.farthest(base.std, REACH)
-    error = float(max(error_g + cut, std_error(variance, error_square))) / scale
+    error = max(error_g + cut, std_error(variance, error_square))
+    # The largest of n draws is not the image of the largest only where one lies within a fall
+    # behind the jump; the two then differ by less than the fall.
+    chance = min(n * function.falls * pdf(0.0) / base.std, 1.0)
+    error = float(error + function.falls * math.sqrt(chance)) / scale
     error += 4.0 * EPS * ((abs(value) + abs(law.shift)) / scale + abs(mean))
     return mean, math.sqrt(variance) / scale, error, "quadrature"
 

@@ -1,0 +1,337 @@
+"""One builder for every method that the experiments compare.
+
+A network is a chain of layers and a linear head; a layer is a linear map or a 3×3 convolution
+with, in the order of its method, a normalisation and an activation.  Weights are drawn from a
+normal law and biases start at 0, so that the methods differ in their scales alone.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+import normprop
+from normprop.functional import scale_gradient
+
+METHODS = (
+    "he",
+    "batchnorm",
+    "layernorm",
+    "selu",
+    "unit-scaling",
+    "forward",
+    "backward",
+    "separate-layer",
+    "separate-neuron",
+    "separate-bridge",
+    "calibrated",
+)
+ACTIVATIONS = {
+    "relu": (nn.ReLU, normprop.nn.ReLU),
+    "sigmoid": (nn.Sigmoid, normprop.nn.Sigmoid),
+    "tanh": (nn.Tanh, normprop.nn.Tanh),
+    "gelu": (nn.GELU, normprop.nn.GELU),
+}
+"""Name, torch's module and its normalised twin."""
+KINDS = ("dense", "conv")
+
+
+def build(
+    method: str,
+    activation: str,
+    depth: int,
+    width: int,
+    classes: int,
+    in_features: int,
+    kind: str = "dense",
+    residual: bool = False,
+    *,
+    growth: float = math.e,
+    orthogonal: bool = False,
+    ball: str = "normalize",
+) -> nn.Sequential:
+    r"""A network of ``depth`` layers and a linear head.
+
+    - ``"he"``: weights of standard deviation gain/√fan-in with torch's ``calculate_gain``: √2
+      for ReLU, which is He's, 5/3 for tanh, 1 for sigmoid; GELU has no gain there and takes
+      He's √2.
+    - ``"batchnorm"``, ``"layernorm"``: the same weights, the normalisation before the
+      activation; in convolutions LayerNorm is GroupNorm with one group.
+    - ``"selu"``: SELU in place of ``activation``, gain 1 as in its paper.
+    - ``"unit-scaling"``: the rule of Blake et al. (2023), see :class:`UnitLinear` and
+      :class:`UnitActivation`.
+    - ``"forward"``, ``"backward"``: layers of ``normprop.nn`` with that scaling.
+    - ``"separate-layer"``, ``"separate-neuron"``: those with separate scales, the weights' per
+      layer or per neuron.
+    - ``"separate-bridge"``: separate per layer where it is legal, the forward scale elsewhere.
+      On a chain that is everywhere; in a residual network, outside the blocks.
+    - ``"calibrated"``: forward scaling, the activation at the input law where the whole stack
+      multiplies the squared gradient by ``growth``: ReLU moves its mean, the others their
+      standard deviation.
+
+    A residual network has a layer and ``depth`` - 1 blocks of one layer each.  The k-th block,
+    from 1, gives :math:`\sqrt{k/(k+1)}\,x + \sqrt{1/(k+1)}\,\mathrm{layer}(x)`: the usual sum
+    of all branches, at unit variance.
+
+    Args:
+        method: one of ``METHODS``.
+        activation: one of ``ACTIVATIONS``.
+        depth: number of layers, without the head.
+        width: number of neurons or channels of each.
+        classes: number of outputs.
+        in_features: number of elements of an input; for ``"conv"`` the pixels of a square
+            image of one channel.
+        kind: ``"dense"`` for inputs of shape (N, in_features); ``"conv"`` for images of shape
+            (N, 1, side, side), where the first layer has stride 2.
+        residual: whether to build residual blocks.
+        growth: of the squared gradient, for ``"calibrated"``.
+        orthogonal: whether weight matrices of layers begin as orthogonal ones, at the scale
+            that they would have.
+        ball: how weights of ``normprop.nn`` stay on their ball: ``"normalize"`` or
+            ``"project"``, which :func:`normprop.companion.training.train` sees to.
+
+    Returns:
+        Module whose outputs have shape (N, classes).
+
+    Raises:
+        ValueError: a name is unknown, a size is less than 1, or no calibration exists.
+    """
+    _check(method, activation, kind, depth=depth, width=width, classes=classes)
+    side = _side(in_features) if kind == "conv" else None
+    recipe = (method, activation, kind, depth, growth, orthogonal, ball)
+    inner, outer = _Layers(*recipe, bridge=not residual), _Layers(*recipe, bridge=True)
+
+    stem = outer.layer(1 if side else in_features, width, stride=2 if side else 1)
+    body = [inner.layer(width, width) for _ in range(depth - 1)]
+    if residual:
+        unit = method == "unit-scaling"
+        body = [Residual(block, 1 / (k + 1), unit) for k, block in enumerate(body, start=1)]
+    neck = [nn.Flatten()] if side else []
+    features = width * math.ceil(side / 2) ** 2 if side else width
+    return nn.Sequential(stem, *body, *neck, outer.head(features, classes))
+
+
+def rate_unit(method: str, optimizer: str, fan_in: int, samples: int) -> float:
+    """Learning rate that changes a layer's map as much as rate 1 does under He's scale.
+
+    Only unit scaling stores its weights, and their gradients, on another scale: weights √n
+    times larger for fan-in n, whose gradients are divided by the root of the number of samples
+    rather than by √n.  A grid of rates is the same grid for all methods in this unit.
+
+    Args:
+        method: one of ``METHODS``.
+        optimizer: ``"sgd"`` or ``"adam"``.
+        fan_in: of the hidden layers.
+        samples: rows that one weight gradient sums over: batch times positions.
+    """
+    if method != "unit-scaling":
+        return 1.0
+    return math.sqrt(fan_in * samples) if optimizer == "sgd" else math.sqrt(fan_in)
+
+
+class Residual(nn.Module):
+    """√(1 - share)·x + √share·layer(x), which keeps unit variance at initialisation.
+
+    Args:
+        layer: the branch.
+        share: of the branch in the variance, between 0 and 1.
+        unit: whether the branch's √share is moved, in the backward pass, from its end to its
+            beginning, so that a gradient of unit variance arrives inside it (unit scaling).
+    """
+
+    def __init__(self, layer: nn.Module, share: float, unit: bool = False) -> None:
+        super().__init__()
+        self.layer, self.share, self.unit = layer, share, unit
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Add the branch."""
+        weight = math.sqrt(self.share)
+        if self.unit:
+            branch = scale_gradient(self.layer(scale_gradient(input, weight)), 1 / weight)
+        else:
+            branch = self.layer(input)
+        return math.sqrt(1 - self.share) * input + weight * branch
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"share={self.share:.4g}, unit={self.unit}"
+
+
+class _Unit:
+    """Unit scaling of a map that is linear in input and weight (Blake et al. 2023).
+
+    The weight has unit variance.  The output is scaled by fan-in^-½, the gradient of the input
+    by fan-out^-½, and those of weight and bias by n^-½ for the n rows that they sum over.
+    """
+
+    bridge = True
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the map with its three scales."""
+        fan_in, fan_out = _fans(self.weight, getattr(self, "stride", (1,)))
+        forward = fan_in**-0.5
+        # Inside a residual block one scale has to serve both passes.
+        backward = fan_out**-0.5 if self.bridge else forward
+        rows = input[:, 0].numel() / math.prod(getattr(self, "stride", (1,)))
+        weight = scale_gradient(self.weight, rows**-0.5 / forward)
+        bias = scale_gradient(self.bias, rows**-0.5)
+        return self._map(scale_gradient(input, backward / forward), forward * weight, bias)
+
+
+class UnitLinear(_Unit, nn.Linear):
+    """Linear map with the unit scaling of Blake et al. (2023)."""
+
+    def _map(self, input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return nn.functional.linear(input, weight, bias)
+
+
+class UnitConv2d(_Unit, nn.Conv2d):
+    """Convolution with the unit scaling of Blake et al. (2023)."""
+
+    def _map(self, input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return self._conv_forward(input, weight, bias)
+
+
+class UnitActivation(nn.Module):
+    """f(x)/σ_f forward, a gradient divided by σ_b backward, nothing subtracted.
+
+    This is the rule of Blake et al. (2023), with this package's exact constants: their own
+    package has neither ReLU nor tanh.
+
+    Args:
+        activation: one of ``ACTIVATIONS``.
+        bridge: whether the two scales may differ; otherwise σ_f serves both passes.
+    """
+
+    def __init__(self, activation: str, bridge: bool = True) -> None:
+        super().__init__()
+        self.function = ACTIVATIONS[activation][0]()
+        moments = normprop.moments(activation)
+        self.forward_std = moments.fwd_std
+        self.backward_std = moments.bwd_std if bridge else moments.fwd_std
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the activation and divide."""
+        output = self.function(input) / self.forward_std
+        return scale_gradient(output, self.forward_std / self.backward_std)
+
+
+class _Layers:
+    """Makes the layers of one method."""
+
+    def __init__(
+        self, method, activation, kind, depth, growth, orthogonal, ball, *, bridge
+    ) -> None:
+        self.method, self.kind, self.bridge = method, kind, bridge
+        self.orthogonal, self.ball = orthogonal, ball
+        self.gain = _gain(method, activation)
+        # It holds nothing that a layer changes, so that all layers share it.
+        self.activation = self._activation(activation, depth, growth)
+
+    def layer(self, inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+        map_ = self._map(inputs, outputs, self.kind, stride)
+        return nn.Sequential(map_, *self._normalisation(outputs), self.activation)
+
+    def head(self, inputs: int, outputs: int) -> nn.Module:
+        # Nothing follows it: gain 1 gives outputs of unit variance.
+        self.gain = 1.0
+        return self._map(inputs, outputs, "dense", 1)
+
+    def _map(self, inputs: int, outputs: int, kind: str, stride: int) -> nn.Module:
+        dense, convolution = self._types()
+        options = self._options()
+        if kind == "dense":
+            map_ = dense(inputs, outputs, **options)
+        else:
+            map_ = convolution(inputs, outputs, 3, stride=stride, padding=1, **options)
+        if self.method == "unit-scaling":
+            map_.bridge = self.bridge
+        _initialise(map_, self.gain, self.method == "unit-scaling", self.orthogonal)
+        return map_
+
+    def _types(self):
+        if self.method in ("he", "batchnorm", "layernorm", "selu"):
+            return nn.Linear, nn.Conv2d
+        if self.method == "unit-scaling":
+            return UnitLinear, UnitConv2d
+        return normprop.nn.Linear, normprop.nn.Conv2d
+
+    def _options(self) -> dict[str, str]:
+        if self._types()[0] is not normprop.nn.Linear:
+            return {}
+        grain = "layer" if self.method in ("separate-layer", "separate-bridge") else "neuron"
+        return {"scaling": self._scaling(), "per": grain, "method": self.ball}
+
+    def _scaling(self) -> str:
+        if self.method in ("forward", "backward"):
+            return self.method
+        separate = self.method in ("separate-layer", "separate-neuron")
+        separate = separate or (self.method == "separate-bridge" and self.bridge)
+        return "separate" if separate else "forward"
+
+    def _normalisation(self, width: int) -> list[nn.Module]:
+        if self.method == "batchnorm":
+            return [nn.BatchNorm1d(width) if self.kind == "dense" else nn.BatchNorm2d(width)]
+        if self.method == "layernorm":
+            return [nn.LayerNorm(width) if self.kind == "dense" else nn.GroupNorm(1, width)]
+        return []
+
+    def _activation(self, name: str, depth: int, growth: float) -> nn.Module:
+        plain, twin = ACTIVATIONS[name]
+        if self.method == "selu":
+            return nn.SELU()
+        if self.method in ("he", "batchnorm", "layernorm"):
+            return plain()
+        if self.method == "unit-scaling":
+            return UnitActivation(name, self.bridge)
+        if self.method == "calibrated":
+            # χ of ReLU at mean 0 is π/(π - 1) at every scale, so that its mean has to move.
+            vary = "mean" if name == "relu" else "std"
+            return normprop.nn.Calibrated(name, depth=depth, growth=growth, vary=vary)
+        return twin(scaling=self._scaling())
+
+
+@torch.no_grad()
+def _initialise(map_: nn.Module, gain: float, unit: bool, orthogonal: bool) -> None:
+    """Weights of standard deviation gain/√fan-in, or 1 for unit scaling; biases 0."""
+    fan_in = map_.weight[0].numel()
+    std = 1.0 if unit else gain / math.sqrt(fan_in)
+    if orthogonal:
+        nn.init.orthogonal_(map_.weight)
+        map_.weight *= std / map_.weight.square().mean().sqrt()
+    else:
+        nn.init.normal_(map_.weight, std=std)
+    nn.init.zeros_(map_.bias)
+    normprop.nn.project_(map_)
+
+
+def _gain(method: str, activation: str) -> float:
+    if method not in ("he", "batchnorm", "layernorm"):
+        return 1.0
+    return math.sqrt(2) if activation == "gelu" else nn.init.calculate_gain(activation)
+
+
+def _fans(weight: Tensor, stride: tuple[int, ...]) -> tuple[float, float]:
+    """Terms in an output's sum, and in an input's, averaged over a period of the stride."""
+    taps = math.prod(weight.shape[2:])
+    return weight.shape[1] * taps, weight.shape[0] * taps / math.prod(stride)
+
+
+def _side(pixels: int) -> int:
+    side = math.isqrt(pixels)
+    if side * side != pixels:
+        raise ValueError(f"in_features must be a square for kind 'conv'; it was {pixels}")
+    return side
+
+
+def _check(method: str, activation: str, kind: str, **sizes: int) -> None:
+    for name, value, known in (
+        ("method", method, METHODS),
+        ("activation", activation, tuple(ACTIVATIONS)),
+        ("kind", kind, KINDS),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}; it was {value!r}")
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1; it was {value}")

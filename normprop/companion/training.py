@@ -1,0 +1,138 @@
+"""One training loop for every experiment."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from normprop.companion.data import Split
+from normprop.nn import project_
+
+OPTIMIZERS = ("sgd", "adam")
+MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gave.
+
+    Attributes:
+        loss: cross-entropy over the whole training part at the end, in nats; ``None`` after a
+            divergence, as are the accuracies.
+        validation: share of the validation part that is classified rightly.
+        test: the same of the test part, if it was asked for.
+        diverged: whether a loss was not finite.
+        steps: steps of the optimiser that were taken.
+        seconds: wall-clock time of the steps.
+    """
+
+    loss: float | None
+    validation: float | None
+    test: float | None
+    diverged: bool
+    steps: int
+    seconds: float
+
+
+def train(
+    model: nn.Module,
+    split: Split,
+    *,
+    optimizer: str = "sgd",
+    lr: float,
+    steps: int,
+    batch_size: int = 128,
+    seed: int = 0,
+    test: bool = False,
+) -> Result:
+    """Train a classifier, in place.
+
+    The learning rate falls from ``lr`` in a straight line to 0.  On one device and number of
+    threads the same seed gives the same result, bit for bit.
+
+    Args:
+        model: gives one logit a class.
+        split: the data, on the model's device.
+        optimizer: ``"sgd"``, with momentum 0.9, or ``"adam"``.
+        lr: learning rate at the first step.
+        steps: number of steps.
+        batch_size: number of samples in each step.
+        seed: of the order of the samples.
+        test: whether to look at the test part, once, at the end.
+
+    Returns:
+        :class:`Result`.  A loss that is not finite ends the run and is recorded there.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    _check(optimizer, lr, steps, batch_size, len(split.train[1]))
+    chosen = _optimizer(model, optimizer, lr)
+    start = time.perf_counter()
+    model.train()
+    for step, (inputs, labels) in enumerate(_batches(split.train, steps, batch_size, seed)):
+        for group in chosen.param_groups:
+            group["lr"] = lr * (1 - step / steps)
+        loss = nn.functional.cross_entropy(model(inputs), labels)
+        if not math.isfinite(loss.item()):
+            return Result(None, None, None, True, step, time.perf_counter() - start)
+        chosen.zero_grad()
+        loss.backward()
+        chosen.step()
+        project_(model)
+    seconds = time.perf_counter() - start
+
+    loss, _ = evaluate(model, *split.train)
+    if not math.isfinite(loss):
+        return Result(None, None, None, True, steps, seconds)
+    validation = evaluate(model, *split.validation)[1]
+    tested = evaluate(model, *split.test)[1] if test else None
+    return Result(loss, validation, tested, False, steps, seconds)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Cross-entropy in nats, and share classified rightly, in evaluation mode."""
+    model.eval()
+    losses, right = 0.0, 0
+    for part, truth in zip(inputs.split(2048), labels.split(2048), strict=True):
+        logits = model(part)
+        losses += nn.functional.cross_entropy(logits, truth, reduction="sum").item()
+        right += (logits.argmax(1) == truth).sum().item()
+    return losses / len(labels), right / len(labels)
+
+
+def _batches(part: tuple[Tensor, Tensor], steps: int, size: int, seed: int) -> Iterator:
+    """Random batches, epoch by epoch, without what is left of an epoch."""
+    inputs, labels = part
+    generator = torch.Generator().manual_seed(seed)
+    chunks: list[Tensor] = []
+    for _ in range(steps):
+        if not chunks:
+            order = torch.randperm(len(labels), generator=generator).to(labels.device)
+            chunks = list(order[: len(order) // size * size].split(size))
+        chosen = chunks.pop()
+        yield inputs[chosen], labels[chosen]
+
+
+def _optimizer(model: nn.Module, name: str, lr: float) -> torch.optim.Optimizer:
+    # One call for all parameters: a deep, narrow network has thousands of small ones.
+    if name == "sgd":
+        return torch.optim.SGD(model.parameters(), lr, momentum=MOMENTUM, fused=True)
+    return torch.optim.Adam(model.parameters(), lr, fused=True)
+
+
+def _check(optimizer: str, lr: float, steps: int, batch_size: int, samples: int) -> None:
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}; it was {optimizer!r}")
+    if not (math.isfinite(lr) and lr > 0):
+        raise ValueError(f"lr must be finite and greater than 0; it was {lr}")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1; it was {steps}")
+    if not 1 <= batch_size <= samples:
+        raise ValueError(
+            f"batch_size must lie between 1 and the {samples} training samples; it was {batch_size}"
+        )

@@ -1,0 +1,312 @@
+"""Functions with parameters, and with closed forms: made of lines, parabolas, exponentials.
+
+Each factory checks nothing but what its formula needs; the same parameters give the same
+object, whose figures are then remembered.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+
+from normprop.gaussian import closed
+from normprop.gaussian.closed import Spline
+from normprop.gaussian.functions import (
+    Array,
+    Function,
+    hardsigmoid,
+    hardsigmoid_increment,
+    relu_increment,
+)
+from normprop.gaussian.law import Figures, Normal
+from normprop.gaussian.normal import EPS
+
+SELU_ALPHA = 1.6732632423543772848170429916717
+SELU_SCALE = 1.0507009873554804934193349852946
+"""The constants of torch.selu, whose double precision they exceed."""
+
+
+def piecewise_linear(
+    name: str,
+    kinks: Sequence[float],
+    slopes: Sequence[float],
+    jumps: Sequence[float] | None = None,
+    at: float = 0.0,
+    value: float = 0.0,
+) -> Function:
+    r"""A function made of straight lines.
+
+    Args:
+        name: what errors call it.
+        kinks: where the lines meet, strictly increasing and finite; may be empty.
+        slopes: of the lines from left to right, one more than kinks.
+        jumps: f(c+) - f(c-) at each kink; all 0 where not given.
+        at: a point.
+        value: f there; where it is a kink with a jump, on its left.
+
+    Raises:
+        ValueError: the numbers do not fit together.
+    """
+    kinks, slopes = tuple(map(float, kinks)), tuple(map(float, slopes))
+    jumps = (0.0,) * len(kinks) if jumps is None else tuple(map(float, jumps))
+    _check_lines(kinks, slopes, jumps, (at, value))
+    return _lines(name, kinks, slopes, jumps, float(at), float(value))
+
+
+def _check_lines(kinks, slopes, jumps, start) -> None:
+    if len(slopes) != len(kinks) + 1 or len(jumps) != len(kinks):
+        raise ValueError(
+            "there must be one slope more than kinks and as many jumps; there were "
+            f"{len(kinks)} kinks, {len(slopes)} slopes and {len(jumps)} jumps"
+        )
+    if not all(map(math.isfinite, (*kinks, *slopes, *jumps, *start))):
+        raise ValueError(f"kinks, slopes and jumps must be finite; they were {kinks}, {slopes}")
+    if list(kinks) != sorted(set(kinks)):
+        raise ValueError(f"kinks must be strictly increasing; they were {kinks}")
+
+
+@lru_cache(maxsize=1024)
+def _lines(name, kinks, slopes, jumps, at, value) -> Function:
+    pieces = Spline(kinks, slopes, (0.0,) * len(slopes), jumps, at, value)
+    ends, steep = np.array(kinks), np.array(slopes)
+    steepest = max(map(abs, slopes))
+    # At a kink torch takes the slope of the flatter side.
+    at_kinks = np.array([min(pair, key=abs) for pair in pairwise(slopes)])
+
+    def slope(x: Array) -> Array:
+        found = steep[np.searchsorted(ends, x)]
+        for kink, flatter in zip(kinks, at_kinks, strict=True):
+            found = np.where(x == kink, flatter, found)
+        return found
+
+    def increment(c: float, h: Array) -> Array:
+        return _rise(pieces, c, np.asarray(h, dtype=float))
+
+    # Values are counted from f(at), whose rounding stays in those that are smaller.
+    noise = 8.0 * (abs(value) + steepest * abs(at))
+    mixed = any(j > 0 for j in jumps) and any(j < 0 for j in jumps)
+    turning = any(a > 0 for a in slopes) and any(a < 0 for a in slopes)
+    # Where a line rises and a jump falls, the sum of the two may be smaller than both.
+    turning |= any(a * j < 0 for a in slopes for j in jumps)
+    return Function(
+        name=name,
+        value=lambda x: value + increment(at, x - at),
+        slope=slope,
+        increment=increment,
+        features=kinks or (0.0,),
+        width=0.0,
+        lipschitz=steepest,
+        span=_span(pieces) if slopes[0] == slopes[-1] == 0.0 else math.inf,
+        log_slope=0.0,
+        increasing=min(slopes) >= 0 and min(jumps, default=0.0) >= 0,
+        looseness=8.0 * steepest if turning else 0.0,
+        noise=noise + (8.0 * sum(map(abs, jumps)) if mixed else 0.0),
+        jumps=sum(map(abs, jumps)),
+        closed=lambda law: closed.spline(pieces, law),
+    )
+
+
+def _rise(pieces: Spline, c: float, h: Array) -> Array:
+    """f(c + h) - f(c): the rises of all pieces between the two, and the jumps.
+
+    On the piece that holds c the distance is taken from h, so that a tiny h keeps its digits.
+    """
+    x = c + h
+    total = np.zeros_like(x)
+    ends = (-math.inf, *pieces.kinks, math.inf)
+    for i, slope in enumerate(pieces.slopes):
+        low, high = ends[i], ends[i + 1]
+        if slope == 0.0:
+            continue
+        if low <= c <= high:
+            total += slope * np.clip(h, low - c, high - c)
+        else:
+            total += slope * (np.clip(x, low, high) - min(max(c, low), high))
+    for kink, jump in zip(pieces.kinks, pieces.jumps, strict=True):
+        # h decides where c + h is rounded onto the kink.
+        total += jump * ((h > kink - c).astype(float) - (c > kink))
+    return total
+
+
+def _span(pieces: Spline) -> float:
+    """Bound on sup f - inf f where f is flat at both ends."""
+    gaps = np.diff(pieces.kinks)
+    inner = np.abs(np.array(pieces.slopes[1:-1])) @ gaps if len(gaps) else 0.0
+    return float(inner + sum(map(abs, pieces.jumps)))
+
+
+def identity() -> Function:
+    """The function x."""
+    return piecewise_linear("identity", (), (1.0,))
+
+
+def absolute() -> Function:
+    """The function |x|."""
+    return piecewise_linear("abs", (0.0,), (-1.0, 1.0))
+
+
+def leaky_relu(negative_slope: float = 0.01, name: str = "leaky_relu") -> Function:
+    """The function x for x > 0, ``negative_slope`` x for x ≤ 0."""
+    return piecewise_linear(name, (0.0,), (negative_slope, 1.0))
+
+
+def rrelu(lower: float = 1.0 / 8.0, upper: float = 1.0 / 3.0) -> Function:
+    """Randomised leaky ReLU in evaluation, where the slope is the mean of its bounds."""
+    return leaky_relu((lower + upper) / 2.0, "rrelu")
+
+
+def hardtanh(low: float = -1.0, high: float = 1.0, name: str = "hardtanh") -> Function:
+    """The function x, clipped to [low, high]."""
+    # As near to 0 as it goes, where values are as small as they can be.
+    at = min(max(low, 0.0), high)
+    return piecewise_linear(name, (low, high), (0.0, 1.0, 0.0), at=at, value=at)
+
+
+def relu6() -> Function:
+    """The function x, clipped to [0, 6]."""
+    return hardtanh(0.0, 6.0, "relu6")
+
+
+def threshold(limit: float, value: float) -> Function:
+    """The function x for x > ``limit``, the constant ``value`` elsewhere."""
+    limit, value = float(limit), float(value)
+    return piecewise_linear(
+        "threshold", (limit,), (0.0, 1.0), (limit - value,), at=limit, value=value
+    )
+
+
+def hardshrink(limit: float = 0.5) -> Function:
+    """The function x for |x| > ``limit``, 0 elsewhere; ``limit`` ≥ 0."""
+    if limit < 0:
+        raise ValueError(f"lambd must not be negative; it was {limit}")
+    if limit == 0:
+        return identity()
+    return piecewise_linear("hardshrink", (-limit, limit), (1.0, 0.0, 1.0), (limit, limit))
+
+
+def softshrink(limit: float = 0.5) -> Function:
+    """The function x - ``limit`` sign x for |x| > ``limit``, 0 elsewhere; ``limit`` ≥ 0."""
+    if limit < 0:
+        raise ValueError(f"lambd must not be negative; it was {limit}")
+    if limit == 0:
+        return identity()
+    return piecewise_linear("softshrink", (-limit, limit), (1.0, 0.0, 1.0))
+
+
+@lru_cache(maxsize=1024)
+def elu(alpha: float = 1.0, scale: float = 1.0, width: float = 1.0, name: str = "elu") -> Function:
+    r"""The function scale·x for x > 0, scale·α(e^(x/width) - 1) for x ≤ 0; width > 0.
+
+    ELU has scale and width 1, CELU has width α, SELU has its scale.  In units of the width it is
+    the function of :func:`normprop.gaussian.closed.elu` with γ = α/width.
+
+    Raises:
+        ValueError: the width is not positive.
+    """
+    if not (width > 0 and all(map(math.isfinite, (alpha, scale, width)))):
+        raise ValueError(
+            f"alpha and scale must be finite, the width of the exponential greater than 0; "
+            f"they were {alpha}, {scale} and {width}"
+        )
+    ratio, amplitude = alpha / width, scale * width
+    lipschitz = abs(scale) * max(1.0, abs(ratio))
+
+    def increment(c: float, h: Array) -> Array:
+        x, distance = c + h, np.abs(h)
+        top = np.minimum(np.maximum(c, x), 0.0) / width
+        # The way is cut at 0: below it the exponential, above it the line.
+        below = np.where((c <= 0) & (x <= 0), distance, np.maximum(-np.minimum(c, x), 0.0))
+        fall = -ratio * np.exp(top) * np.expm1(-below / width)
+        line = relu_increment(c, h) / width
+        return amplitude * (line + np.sign(h) * fall)
+
+    def figures(law: Normal) -> Figures:
+        unit = Normal(law.mean / width, law.std / width)
+        return _stretched(closed.elu(ratio, unit), amplitude, width, law, lipschitz)
+
+    return Function(
+        name=name,
+        value=lambda x: amplitude * np.where(x > 0, x / width, ratio * _decay(x / width)),
+        slope=lambda x: scale * np.where(x > 0, 1.0, ratio * np.exp(np.minimum(x / width, 0.0))),
+        increment=increment,
+        features=(0.0,),
+        width=40.0 * width,
+        lipschitz=lipschitz,
+        span=math.inf,
+        log_slope=1.0 / width,
+        increasing=scale >= 0 and alpha >= 0,
+        looseness=0.0 if alpha >= 0 else 8.0 * lipschitz,
+        closed=figures,
+    )
+
+
+def _decay(x: Array) -> Array:
+    return np.expm1(np.minimum(x, 0.0))
+
+
+def _stretched(
+    figures: Figures, amplitude: float, width: float, law: Normal, lipschitz: float
+) -> Figures:
+    """Figures of amplitude·f(x/width) from those of f at the law of x/width."""
+    size, steep = abs(amplitude), abs(amplitude / width)
+    slope = steep * figures.slope
+    off, off_slope = size * figures.error, steep * figures.error
+    if width != 1.0:
+        # m/width and s/width are rounded.  Mean and std move by at most f's steepest slope
+        # times that; the slope's mean square as for another ulp of t, which its bound knows.
+        off += 2.0 * EPS * (abs(law.mean) + law.std) * lipschitz
+        off_slope *= 2.0
+    error = max(off, off_slope)
+    error += 4.0 * EPS * max(size * abs(figures.mean), size * figures.std, slope)
+    mean, std = amplitude * figures.mean, abs(amplitude) * figures.std
+    return Figures(mean, std, slope, error, figures.method)
+
+
+def celu(alpha: float = 1.0) -> Function:
+    """The function x for x > 0, α(e^(x/α) - 1) for x ≤ 0; α > 0."""
+    return elu(float(alpha), 1.0, float(alpha), "celu")
+
+
+def selu() -> Function:
+    """Scaled ELU with torch's constants."""
+    return elu(SELU_ALPHA, SELU_SCALE, 1.0, "selu")
+
+
+def gated_increment(gate, gate_increment):
+    """Increments of x·gate(x).
+
+    From a to b: (b - a) g(a) + b (g(b) - g(a)), or the same with a and b swapped, whichever has
+    the smaller factor before the gate's increment.  Both terms are then of the order of b - a,
+    which is what ``looseness`` is about.
+    """
+
+    def increment(c: float, h: Array) -> Array:
+        x = c + h
+        rise = gate_increment(c, h)
+        here = gate(np.array([c], dtype=float))
+        nearer = np.abs(x) < abs(c)
+        return np.where(nearer, h * here + x * rise, h * gate(x) + c * rise)
+
+    return increment
+
+
+@lru_cache(maxsize=1)
+def hardswish() -> Function:
+    """The function x·hardsigmoid(x): 0 up to -3, x(x + 3)/6 up to 3, then x."""
+    return Function(
+        name="hardswish",
+        value=lambda x: x * hardsigmoid(x),
+        slope=lambda x: np.where(np.abs(x) < 3.0, x / 3.0 + 0.5, (x >= 3.0).astype(float)),
+        increment=gated_increment(hardsigmoid, hardsigmoid_increment),
+        features=(-3.0, 3.0),
+        width=0.0,
+        lipschitz=1.5,
+        span=math.inf,
+        log_slope=math.inf,
+        increasing=False,
+        curvature=lambda x: np.where(np.abs(x) < 3.0 + 1e-9, 1.0 / 3.0, 0.0),
+        looseness=12.0,
+        closed=closed.hardswish,
+    )

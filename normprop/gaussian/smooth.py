@@ -1,0 +1,313 @@
+"""Smooth functions that have no closed form here, but for GELU, described exactly.
+
+All are stable in both tails: no exponential is taken of a large positive number.
+"""
+
+import math
+from functools import lru_cache
+
+import numpy as np
+
+from normprop.gaussian import closed
+from normprop.gaussian.families import gated_increment
+from normprop.gaussian.functions import (
+    Array,
+    Function,
+    relu_increment,
+    sigmoid,
+    sigmoid_increment,
+    sigmoid_slope,
+    tanh_increment,
+    tanh_slope,
+)
+from normprop.gaussian.normal import pdf, upper_tail
+
+# Beyond this every gate is 0 or 1; the powers that are taken of x stay in range.
+_GATE_REACH = 1e6
+
+
+def gated(name: str, gate, gate_slope, gate_increment, curvature, width: float, **more) -> Function:
+    """The function x·g(x) with a gate g that rises from 0 to 1.
+
+    Args:
+        name: its name.
+        gate: g.
+        gate_slope: g'.
+        gate_increment: ``(c, h)`` → g(c + h) - g(c), accurate relative to itself.
+        curvature: bound on |2g' + xg''|.
+        width: half width of the neighbourhood of 0 where it is no straight line.
+        more: further fields.
+    """
+
+    def slope(x: Array) -> Array:
+        near = np.clip(x, -_GATE_REACH, _GATE_REACH)
+        return gate(x) + near * gate_slope(near)
+
+    return Function(
+        name=name,
+        value=lambda x: x * gate(x),
+        slope=slope,
+        increment=gated_increment(gate, gate_increment),
+        features=(0.0,),
+        width=width,
+        lipschitz=1.25,
+        span=math.inf,
+        log_slope=math.inf,
+        increasing=False,
+        curvature=curvature,
+        looseness=12.0,
+        **more,
+    )
+
+
+@lru_cache(maxsize=1)
+def silu() -> Function:
+    """The function x·sigmoid(x)."""
+    return gated(
+        "silu",
+        sigmoid,
+        sigmoid_slope,
+        sigmoid_increment,
+        lambda x: sigmoid_slope(x) * (2.0 + np.abs(x)),
+        40.0,
+    )
+
+
+def _cdf(x: Array) -> Array:
+    x = np.asarray(x, dtype=float)
+    return upper_tail(-x.ravel()).reshape(x.shape)
+
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)
+_LONG_NODES, _LONG_WEIGHTS = np.polynomial.legendre.leggauss(16)
+
+
+def _cdf_increment(c: float, h: Array) -> Array:
+    """Φ(c + h) - Φ(c): by the density over short ways, by the smaller tails over long ones."""
+    steps = np.minimum(np.abs(h), 0.5)
+    ways = np.copysign(steps, h)[..., None] * (0.5 + 0.5 * _NODES)
+    short = np.copysign(steps, h) * 0.5 * (pdf(c + ways) @ _WEIGHTS)
+    side = -1.0 if c > 0 else 1.0
+    far = side * (_cdf(side * (c + h)) - _cdf(np.array([side * c])))
+    return np.where(np.abs(h) <= 0.5, short, far)
+
+
+@lru_cache(maxsize=1)
+def gelu() -> Function:
+    """The function x·Φ(x), in closed form."""
+    return gated(
+        "gelu",
+        _cdf,
+        pdf,
+        _cdf_increment,
+        lambda x: pdf(x) * (2.0 + x * x),
+        9.0,
+        closed=closed.gelu,
+    )
+
+
+_TANH_RATE = math.sqrt(2.0 / math.pi)
+_TANH_CUBE = 0.044715
+
+
+def _tanh_gate_argument(x: Array) -> Array:
+    x = np.clip(x, -_GATE_REACH, _GATE_REACH)
+    return 2.0 * _TANH_RATE * x * (1.0 + _TANH_CUBE * x * x)
+
+
+def _tanh_gate_slope(x: Array) -> Array:
+    rate = 2.0 * _TANH_RATE * (1.0 + 3.0 * _TANH_CUBE * x * x)
+    return sigmoid_slope(_tanh_gate_argument(x)) * rate
+
+
+def _tanh_gate_increment(c: float, h: Array) -> Array:
+    start = min(max(c, -_GATE_REACH), _GATE_REACH)
+    end = np.clip(c + h, -_GATE_REACH, _GATE_REACH)
+    way = np.where((end == c + h) & (start == c), h, end - start)
+    squares = start * start + start * end + end * end
+    step = 2.0 * _TANH_RATE * way * (1.0 + _TANH_CUBE * squares)
+    return sigmoid_increment(float(_tanh_gate_argument(np.array(start))), step)
+
+
+@lru_cache(maxsize=1)
+def gelu_tanh() -> Function:
+    """The function x·(1 + tanh(√(2/π)(x + 0.044715x³)))/2, GELU with ``approximate="tanh"``."""
+    return gated(
+        "gelu_tanh",
+        lambda x: sigmoid(_tanh_gate_argument(x)),
+        _tanh_gate_slope,
+        _tanh_gate_increment,
+        lambda x: 3.0 * (1.0 + np.abs(x)) * np.exp(-np.abs(x)),
+        9.0,
+    )
+
+
+def _mish_gate(x: Array) -> Array:
+    """tanh(log(1 + w)) = w(w + 2)/(w(w + 2) + 2) with w = e^x, on the right by v = e^-x."""
+    w = np.exp(-np.abs(x))
+    left, right = w * (w + 2.0), 1.0 + 2.0 * w
+    return np.where(x > 0, right / (right + 2.0 * w * w), left / (left + 2.0))
+
+
+def _mish_gate_slope(x: Array) -> Array:
+    """4w(w + 1)/(w² + 2w + 2)²."""
+    w = np.exp(-np.abs(x))
+    right = 4.0 * w * w * (1.0 + w) / (1.0 + 2.0 * w + 2.0 * w * w) ** 2
+    return np.where(x > 0, right, 4.0 * w * (w + 1.0) / (w * (w + 2.0) + 2.0) ** 2)
+
+
+def _mish_gate_increment(c: float, h: Array) -> Array:
+    """2(D(b) - D(a))/(D(a)D(b)) for D = w² + 2w + 2, by the lower and the higher end."""
+    start, end = np.asarray(c, dtype=float), c + h
+    low, high = np.minimum(start, end), np.maximum(start, end)
+    w = np.exp(np.minimum(low, 300.0))
+    top = np.exp(-np.abs(high))
+    right = (np.exp(-np.abs(h)) + 1.0 + 2.0 * top) / (1.0 + 2.0 * top + 2.0 * top * top)
+    left = top * (w + top + 2.0) / (top * (top + 2.0) + 2.0)
+    rise = -np.expm1(-np.abs(h)) * np.where(high > 0, right, left) * 2.0 / (w * (w + 2.0) + 2.0)
+    return np.copysign(rise, h)
+
+
+@lru_cache(maxsize=1)
+def mish() -> Function:
+    """The function x·tanh(softplus(x))."""
+    return gated(
+        "mish",
+        _mish_gate,
+        _mish_gate_slope,
+        _mish_gate_increment,
+        lambda x: 3.0 * (1.0 + np.abs(x)) * np.exp(-np.abs(x)),
+        45.0,
+    )
+
+
+def _softplus(x: Array) -> Array:
+    return np.maximum(x, 0.0) + np.log1p(np.exp(-np.abs(x)))
+
+
+def _softplus_increment(c: float, h: Array) -> Array:
+    """log(1 + σ(c)(e^h - 1)) over short ways; over long ones ReLU's and what is added to it."""
+    start = np.array([c], dtype=float)
+    short = np.log1p(sigmoid(start) * np.expm1(np.clip(h, -1.0, 1.0)))
+    rest = np.log1p(np.exp(-np.abs(c + h))) - np.log1p(np.exp(-np.abs(start)))
+    return np.where(np.abs(h) <= 1.0, short, relu_increment(c, h) + rest)
+
+
+@lru_cache(maxsize=64)
+def softplus(beta: float = 1.0, threshold: float = 20.0) -> Function:
+    """The function log(1 + e^(βx))/β, but x where βx > ``threshold``, as torch has it; β > 0.
+
+    Raises:
+        ValueError: β is not positive, or the threshold not finite.
+    """
+    if not (0 < beta < math.inf and math.isfinite(threshold)):
+        raise ValueError(
+            f"beta must be greater than 0, and it and threshold finite; "
+            f"they were {beta} and {threshold}"
+        )
+    limit = threshold / beta
+    jump = -float(np.log1p(np.exp(-np.abs(threshold))) + max(-threshold, 0.0)) / beta
+
+    def value(x: Array) -> Array:
+        return np.where(beta * x > threshold, x, _softplus(beta * x) / beta)
+
+    def increment(c: float, h: Array) -> Array:
+        smooth = _softplus_increment(beta * c, beta * h) / beta
+        # Beyond the threshold the rest of f above x is missing.
+        excess = _above_line(beta * (c + h)) / beta
+        if beta * c > threshold:
+            return np.where(c + h > limit, h, h + excess)
+        missing = np.where(beta * (c + h) > threshold, excess, 0.0)
+        return smooth - missing
+
+    return Function(
+        name="softplus",
+        value=value,
+        slope=lambda x: np.where(beta * x > threshold, 1.0, sigmoid(beta * x)),
+        increment=increment,
+        features=(0.0, limit) if limit else (0.0,),
+        width=40.0 / beta,
+        lipschitz=1.0,
+        span=math.inf,
+        log_slope=beta,
+        # At the threshold f falls by a little, 2e-9 for torch's defaults.
+        increasing=jump > -1e-6,
+        looseness=8.0,
+        jumps=abs(jump),
+        falls=abs(jump),
+    )
+
+
+def _above_line(x: Array) -> Array:
+    """softplus(x) - x = softplus(-x)."""
+    return _softplus(-x)
+
+
+@lru_cache(maxsize=1)
+def logsigmoid() -> Function:
+    """The function log sigmoid(x) = -log(1 + e^-x)."""
+    return Function(
+        name="logsigmoid",
+        value=lambda x: -_softplus(-x),
+        slope=lambda x: sigmoid(-x),
+        increment=lambda c, h: -_softplus_increment(-c, -h),
+        features=(0.0,),
+        width=40.0,
+        lipschitz=1.0,
+        span=math.inf,
+        log_slope=1.0,
+        increasing=True,
+    )
+
+
+def _softsign_increment(c: float, h: Array) -> Array:
+    x = c + h
+    product = (1.0 + abs(c)) * (1.0 + np.abs(x))
+    # On both sides of 0 the two values add up.
+    across = x / (1.0 + np.abs(x)) - c / (1.0 + abs(c))
+    return np.where(x * np.sign(c) >= 0, h / product, across) if c else x / product
+
+
+@lru_cache(maxsize=1)
+def softsign() -> Function:
+    """The function x/(1 + |x|)."""
+    return Function(
+        name="softsign",
+        value=lambda x: x / (1.0 + np.abs(x)),
+        slope=lambda x: (1.0 + np.abs(x)) ** -2.0,
+        increment=_softsign_increment,
+        features=(0.0,),
+        # It is nowhere straight; panels of this size are a start.
+        width=10.0,
+        lipschitz=1.0,
+        span=2.0,
+        log_slope=2.0,
+        increasing=True,
+    )
+
+
+def _tanhshrink_increment(c: float, h: Array) -> Array:
+    """By the mean slope tanh² over short ways, as h - Δtanh over long ones."""
+    steps = np.clip(h, -1.0, 1.0)
+    ways = c + steps[..., None] * (0.5 + 0.5 * _LONG_NODES)
+    short = steps * 0.5 * (np.tanh(ways) ** 2 @ _LONG_WEIGHTS)
+    return np.where(np.abs(h) <= 1.0, short, h - tanh_increment(c, h))
+
+
+@lru_cache(maxsize=1)
+def tanhshrink() -> Function:
+    """The function x - tanh x."""
+    return Function(
+        name="tanhshrink",
+        value=lambda x: _tanhshrink_increment(0.0, x),
+        slope=lambda x: np.tanh(x) ** 2,
+        increment=_tanhshrink_increment,
+        features=(0.0,),
+        width=20.0,
+        lipschitz=1.0,
+        span=math.inf,
+        log_slope=math.inf,
+        increasing=True,
+        curvature=lambda x: 2.0 * tanh_slope(x),
+        looseness=8.0,
+    )

@@ -1,0 +1,268 @@
+"""Enclose the standard constants in balls and write the digits that are proved.
+
+    python scripts/certify.py            writes normprop/gaussian/certified.json
+    python scripts/certify.py relu 9     prints the constants of ReLU and of the maximum of 9
+
+For x ~ N(0, 1): the mean, the standard deviation, the root mean square slope σ_b and
+χ = σ_b²/σ_f² of every function that has a name, and the mean and the standard deviation of the
+largest of n.  Arithmetic and integrals are those of FLINT's ball arithmetic: every operation, and
+every integral over a finite interval, returns a ball that contains the true value.  Functions are
+written here from their definitions; nothing comes from the package.
+
+What the balls do not know is the tail.  Every function here has |f(x)| ≤ G(1 + |x|) and
+|f'(x)| ≤ G with G = 2.  For x = m + sz and |z| ≥ 1 the integrands f, f² and f'² are then at most
+g z² with g = G²(1 + |m| + s)².  With ∫_L^∞ z²φ = Lφ(L) + Φ(-L) and Φ(-L) ≤ φ(L)/L,
+
+    ∫_{|z|>L} g z² φ ≤ 2g (L + 1/L) φ(L),    6e-54 for N(0, 1) and L = 16,
+
+which is added to the radius; for the largest of n, whose density is at most nφ, n times as much.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from flint import acb, arb, ctx
+
+TARGET = Path(__file__).resolve().parent.parent / "normprop" / "gaussian" / "certified.json"
+PLACES = 40
+"""Decimal places that are written; the radius is one unit of the last of them."""
+
+WORKING_DIGITS = 60
+TAIL_START = 16
+SIZES = (2, 3, 4, 5, 6, 7, 8, 9, 16, 25, 27, 49)
+
+Map = Callable[[acb, bool], acb]
+Piece = tuple[Map, Map]
+"""f and f' on an interval, as functions that are analytic around it."""
+
+
+def _line(slope, intercept=0) -> Piece:
+    return (lambda z, _: _exact(slope) * z + _exact(intercept)), (lambda z, _: acb(_exact(slope)))
+
+
+def _exact(number) -> arb:
+    """An integer, or a decimal as a string, which arb encloses."""
+    return arb(number)
+
+
+def _sigmoid(z: acb) -> acb:
+    return 1 / (1 + (-z).exp())
+
+
+def _softplus(z: acb, analytic: bool) -> acb:
+    return (1 + z.exp()).log(analytic=analytic)
+
+
+def _normal_cdf(z: acb) -> acb:
+    return (-z / acb(2).sqrt()).erfc() / 2
+
+
+def _normal_pdf(z: acb) -> acb:
+    return (-z * z / 2).exp() / (2 * acb.pi()).sqrt()
+
+
+def _mish_gate(z: acb) -> acb:
+    w = z.exp()
+    return 1 - 2 / (w * w + 2 * w + 2)
+
+
+def _mish_slope(z: acb) -> acb:
+    w = z.exp()
+    return _mish_gate(z) + 4 * z * w * (w + 1) / (w * w + 2 * w + 2) ** 2
+
+
+def _exponential(alpha, scale) -> Piece:
+    # Decimals are enclosed when they are used, at the precision that holds then.
+    def factor() -> arb:
+        return _exact(alpha) * _exact(scale)
+
+    return (lambda z, _: factor() * (z.exp() - 1)), (lambda z, _: factor() * z.exp())
+
+
+def _smooth(f: Callable[[acb], acb], slope: Callable[[acb], acb]) -> tuple:
+    return (), [((lambda z, _: f(z)), (lambda z, _: slope(z)))]
+
+
+SELU_ALPHA = "1.6732632423543772848170429916717"
+SELU_SCALE = "1.0507009873554804934193349852946"
+
+# Kinks from left to right, and the pieces between them, with torch's default parameters.
+FUNCTIONS: dict[str, tuple[tuple, list[Piece]]] = {
+    "celu": ((0,), [_exponential(1, 1), _line(1)]),
+    "elu": ((0,), [_exponential(1, 1), _line(1)]),
+    "gelu": _smooth(lambda z: z * _normal_cdf(z), lambda z: _normal_cdf(z) + z * _normal_pdf(z)),
+    "hardshrink": (("-0.5", "0.5"), [_line(1), _line(0), _line(1)]),
+    "hardsigmoid": (
+        (-3, 3),
+        [
+            _line(0),
+            ((lambda z, _: z / 6 + acb(1) / 2), (lambda z, _: acb(1) / 6)),
+            _line(0, 1),
+        ],
+    ),
+    "hardswish": (
+        (-3, 3),
+        [
+            _line(0),
+            ((lambda z, _: z * (z + 3) / 6), (lambda z, _: (2 * z + 3) / 6)),
+            _line(1),
+        ],
+    ),
+    "hardtanh": ((-1, 1), [_line(0, -1), _line(1), _line(0, 1)]),
+    "leaky_relu": ((0,), [_line("0.01"), _line(1)]),
+    "logsigmoid": (
+        (),
+        [((lambda z, analytic: -_softplus(-z, analytic)), (lambda z, _: _sigmoid(-z)))],
+    ),
+    "mish": _smooth(lambda z: z * _mish_gate(z), _mish_slope),
+    "relu": ((0,), [_line(0), _line(1)]),
+    "relu6": ((0, 6), [_line(0), _line(1), _line(0, 6)]),
+    "selu": ((0,), [_exponential(SELU_ALPHA, SELU_SCALE), _line(SELU_SCALE)]),
+    "sigmoid": _smooth(_sigmoid, lambda z: _sigmoid(z) * _sigmoid(-z)),
+    "silu": _smooth(lambda z: z * _sigmoid(z), lambda z: _sigmoid(z) * (1 + z * _sigmoid(-z))),
+    # Torch's turns into the straight line at 20.
+    "softplus": ((20,), [(_softplus, lambda z, _: _sigmoid(z)), _line(1)]),
+    "softshrink": (("-0.5", "0.5"), [_line(1, "0.5"), _line(0), _line(1, "-0.5")]),
+    "softsign": (
+        (0,),
+        [
+            ((lambda z, _: z / (1 - z)), (lambda z, _: 1 / (1 - z) ** 2)),
+            ((lambda z, _: z / (1 + z)), (lambda z, _: 1 / (1 + z) ** 2)),
+        ],
+    ),
+    "tanh": _smooth(lambda z: z.tanh(), lambda z: 1 / z.cosh() ** 2),
+    "tanhshrink": _smooth(lambda z: z - z.tanh(), lambda z: z.tanh() ** 2),
+}
+
+
+def elementwise(name: str) -> dict[str, arb]:
+    """Balls around the figures of a function at N(0, 1)."""
+    mean, std, slope = figures(*FUNCTIONS[name])
+    return {"bwd_std": slope, "chi": _square(slope / std), "fwd_mean": mean, "fwd_std": std}
+
+
+def figures(
+    kinks: Sequence, pieces: Sequence[Piece], mean: float = 0.0, std: float = 1.0, growth: int = 2
+) -> tuple[arb, arb, arb]:
+    """Balls around mean, standard deviation and root mean square slope at N(mean, std²).
+
+    Args:
+        kinks: from left to right.
+        pieces: f and f' between them.
+        mean: m, taken for the binary number that it is.
+        std: s, likewise.
+        growth: G with |f(x)| ≤ G(1 + |x|) and |f'(x)| ≤ G.
+    """
+    m, s = arb(mean), arb(std)
+    inside = [(_exact(kink) - m) / s for kink in kinks]
+    ends = [_clipped(end) for end in (-TAIL_START, *inside, TAIL_START)]
+    tail = _tail(growth * growth * (1 + abs(m) + s) ** 2)
+
+    def expectation(integrand: Callable[[Piece, acb, bool], acb]) -> arb:
+        total = arb(0)
+        for piece, (start, end) in zip(pieces, pairwise(ends), strict=True):
+            # Pieces that lie beyond the tail's start have been clipped to nothing.
+            if start == end:
+                continue
+            total += _integral(
+                lambda z, analytic, piece=piece: (
+                    integrand(piece, m + s * z, analytic) * _normal_pdf(z)
+                ),
+                start,
+                end,
+            )
+        return total + tail
+
+    first = expectation(lambda piece, x, analytic: piece[0](x, analytic))
+    middle = first.mid()
+    second = expectation(lambda piece, x, analytic: _square(piece[0](x, analytic) - middle))
+    slope = expectation(lambda piece, x, analytic: _square(piece[1](x, analytic)))
+    return first, (second - _square(first - middle)).sqrt(), slope.sqrt()
+
+
+def _square(value):
+    # Not value ** 2, which is no number where a ball holds 0.
+    return value * value
+
+
+def _clipped(end) -> arb:
+    return arb(end).max(arb(-TAIL_START)).min(arb(TAIL_START))
+
+
+def maximum(n: int) -> dict[str, arb]:
+    """Balls around mean and standard deviation of the largest of n draws of N(0, 1)."""
+
+    def expectation(power: int) -> arb:
+        integral = _integral(
+            lambda z, _: n * z**power * _normal_pdf(z) * _normal_cdf(z) ** (n - 1),
+            arb(-TAIL_START),
+            arb(TAIL_START),
+        )
+        return integral + _tail(4 * n)
+
+    mean = expectation(1)
+    return {"mean": mean, "std": (expectation(2) - mean * mean).sqrt()}
+
+
+def _integral(integrand: Map, start: arb, end: arb) -> arb:
+    tolerance = arb(10) ** -(PLACES + 10)
+    return acb.integral(integrand, acb(start), acb(end), abs_tol=tolerance, rel_tol=tolerance).real
+
+
+def _tail(size) -> arb:
+    """The ball around 0 that holds what ``size`` z² φ has beyond TAIL_START."""
+    start = arb(TAIL_START)
+    bound = 2 * size * (start + 1 / start) * _normal_pdf(acb(start)).real
+    return arb(0, bound.upper())
+
+
+def proved(ball: arb) -> dict[str, str]:
+    """A decimal number and the radius within which the ball lies around it.
+
+    Raises:
+        ArithmeticError: the ball is too wide.
+    """
+    scaled = ball * arb(10**PLACES)
+    digits = int(scaled.mid().floor().unique_fmpz())
+    # The nearer of the two neighbours, and the ball has to lie within one unit of it.
+    digits += bool(scaled.mid() - digits > arb("0.5"))
+    if not abs(scaled - digits) < 1:
+        raise ArithmeticError(f"{PLACES} places must be proved; the ball was {ball}")
+    sign, whole = "-" if digits < 0 else "", str(abs(digits)).rjust(PLACES + 1, "0")
+    return {
+        "digits": f"{sign}{whole[:-PLACES]}.{whole[-PLACES:]}",
+        "radius": f"1e-{PLACES}",
+    }
+
+
+def certificates(names=tuple(FUNCTIONS), sizes=SIZES) -> dict:
+    """The proved digits of functions and maxima, for JSON."""
+    before, ctx.dps = ctx.dps, WORKING_DIGITS
+    try:
+        return {
+            "elementwise": {name: _written(elementwise(name)) for name in names},
+            "maximum": {str(n): _written(maximum(n)) for n in sizes},
+        }
+    finally:
+        ctx.dps = before
+
+
+def _written(balls: dict[str, arb]) -> dict[str, dict[str, str]]:
+    return {figure: proved(ball) for figure, ball in balls.items()}
+
+
+def text(found: dict) -> str:
+    """The file's text: the same bytes for the same digits."""
+    return json.dumps(found, indent=1, sort_keys=True) + "\n"
+
+
+if __name__ == "__main__":
+    asked = sys.argv[1:]
+    if asked:
+        numbers = [int(word) for word in asked if word.isdigit()]
+        print(text(certificates([word for word in asked if not word.isdigit()], numbers)), end="")
+    else:
+        TARGET.write_text(text(certificates()), encoding="utf-8")
