@@ -34,18 +34,19 @@ class Function:
         features: points where f bends or has a kink; integration panels end there.
         width: half width of the neighbourhood of a feature outside of which f is a straight
             line to double precision (0 for a kink).
-        lipschitz: bound on |f'|.
+        lipschitz: bound on the absolute slope.
         span: sup f - inf f.
-        log_slope: bound on |f''/f'|, which turns a rounding error of x into one of f'.
+        log_slope: bound on the absolute value of f''/f', which turns a rounding error of x
+            into one of f'.
         increasing: whether f never decreases, so that the maximum of f is f of the maximum.
         exact_increments: whether ``increment`` is accurate relative to itself; if not, it is
             a difference of values, with their rounding.
-        curvature: bound on |f''(x)| for an array x, for a function whose slope has zeros, so
-            that ``log_slope`` does not exist.
+        curvature: bound on the absolute f''(x) for an array x, for a function whose slope has
+            zeros, so that ``log_slope`` does not exist.
         looseness: how many ulp of h an increment, and how many ulp of 1 a slope, may be off
             beside the usual few of themselves; where f' changes its sign.
         noise: how many ulp of 1 an increment may be off; where jumps cancel.
-        jumps: sum of the heights |f(c+) - f(c-)| of f's jumps.
+        jumps: sum of the absolute heights f(c+) - f(c-) of f's jumps.
         falls: height of a jump downwards, beyond which the slope is at least 1, of a function
             that counts as increasing all the same; order statistics have it in their bound.
         closed: the figures under a normal law, where there is a closed form.

@@ -45,6 +45,7 @@ def unkilled(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_continues_and_loses_nothing(tmp_path, root, unkilled):
     sweeping = subprocess.Popen(
         command(tmp_path, "--processes", "2"), cwd=root, stdout=subprocess.DEVNULL
@@ -83,6 +84,7 @@ def test_a_finished_sweep_runs_nothing_again(unkilled):
     assert (lines(unkilled), cells(unkilled / "sweep_core.json")) == before
 
 
+@pytest.mark.slow
 def test_torchrun_shares_the_cells(tmp_path, root, unkilled):
     # --standalone finds a port of its own.
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -137,6 +139,15 @@ def test_the_best_rate_wins(figures, best):
     assert {run.lr for run in final} == {best}
     assert [run.seed for run in final] == [1, 2]
     assert all(run.test for run in final)
+
+
+def test_a_diverged_final_run_has_a_test_accuracy_of_none():
+    figures = results(*[(None, None)] * 3)
+    last = runs.finals(CELL, PLAN, figures)
+    figures |= {run.key: Result(None, None, None, True, 1, 0.0) for run in last}
+    (entry,) = runs.summary([CELL], PLAN, figures)
+    assert [run["test"] for run in entry["runs"]] == [None, None]
+    assert all("test" not in run for run in entry["trials"])
 
 
 def test_trials_may_be_shorter():
@@ -200,7 +211,7 @@ def test_the_deep_network_runs(tmp_path):
     sizes = ["--depth", "12", "--width", "8", "--steps", "3", "--tuning-steps", "2"]
     chosen = ["--methods", "calibrated", "he", "--rates", "0.01", "--seeds", "1"]
     thousand.main([*sizes, *chosen, *places])
-    document = json.loads((tmp_path / "depth_12.json").read_text())
+    document = json.loads((tmp_path / "depth_12_sgd.json").read_text())
     assert [cell["method"] for cell in document["cells"]] == ["calibrated", "he"]
     assert all(cell["runs"][0]["steps"] == 3 for cell in document["cells"])
 

@@ -14,15 +14,6 @@ def split():
     return data.digits()
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small products wait longer for a second thread than it saves."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def network(method="forward", activation="tanh", **options):
     torch.manual_seed(0)
     return build(method, activation, 4, 32, 10, 64, **options)
