@@ -81,6 +81,16 @@ RUNS = [run for cell in SWEEP["cells"] for run in cell["trials"] + cell["runs"]]
 SECONDS = sum(run["seconds"] for run in RUNS) / 60
 ENDS = {name: (min(rates), max(rates)) for name, rates in SWEEP["plan"]["rates"].items()}
 
+VARIATIONS = json.loads(
+    (Path(__file__).parents[3] / "book" / "results" / "sweep_variations.json").read_text("utf-8")
+)
+
+
+def _variation_key(cell):
+    kind = cell["kind"] + ("_skips" if cell["residual"] else "")
+    return f"{kind}_{cell['method'].replace('-', '_')}_{cell['depth']}_{cell['activation']}"
+
+
 # The relative rounding of 40 factors, each good to 1e-13.
 EXPECTED = {
     f"growth_{name}_{depth}": Exact(value := _growth(name, depth), 1e-11 * value)
@@ -138,4 +148,15 @@ EXPECTED |= {
     "c17_apart_relu": Equals(2),
     "c17_apart_tanh": Equals(0),
     "exercise_apart": Exact(1 / 126, 1e-17),
+}
+EXPECTED |= {_variation_key(cell): Equals(_text(cell)) for cell in VARIATIONS["cells"]}
+EXPECTED |= {
+    # The text and the takeaways say so: read them again where another sweep changes it.
+    "skips_best_relu": Equals("backward"),
+    "variations_date": Equals(VARIATIONS["date"].partition("T")[0]),
+    "variations_commit": Equals(VARIATIONS["commit"][:10]),
+    # Ten methods with a first activation and nine with a second, SELU being one; at ten layers
+    # with other activations and as convolutions, at depths 4 and 20, and with skips, where
+    # separate scales at bridges are a method of their own.
+    "variations_total": Equals(19 * 4 + 11 + 10),
 }
