@@ -67,7 +67,7 @@ class Bridge:
 
 @dataclass(frozen=True)
 class Legality:
-    """What :func:`check` found; prints as a table.
+    """What ``check`` found; prints as a table.
 
     Attributes:
         factors: by name of the parameter.
@@ -138,7 +138,7 @@ def separate_on_bridges_(model: nn.Module, *inputs: Tensor) -> Legality:
     """Keep separate scales where they are legal; elsewhere take the forward scale, in place.
 
     Returns:
-        What :func:`check` finds afterwards.
+        What ``check`` finds afterwards.
 
     Raises:
         ValueError: a layer that is not legal cannot change its scaling.
