@@ -71,7 +71,7 @@ class Function:
     closed: Callable[[Normal], Figures] | None = None
 
     def farthest(self, std: float, reach: float) -> float:
-        """Bound on |f(x) - f(c)| over the outskirts that integration leaves out."""
+        """Bound on the distance of f from f(c) over the outskirts that integration leaves out."""
         return min(self.span, 2.0 * reach * std * self.lipschitz + self.jumps)
 
     @property
