@@ -99,7 +99,7 @@ def _tanh_mean(law: Normal) -> tuple[float, float]:
 
     # The integrand bends where s|z| = m, over a width of 20/s.
     marks = [side * (m + o) / s for side in (-1, 1) for o in (-20.0, -2.0, 0.0, 2.0, 20.0)]
-    mesh = converged_mesh(integrand, _breaks(0.0, marks))
+    mesh = converged_mesh(integrand, panel_ends(0.0, marks))
     mean = math.tanh(2.0 * m) * float(mesh.integrals()[0])
     z = np.abs(mesh.nodes)
     weights = mesh.values[0] * mesh.weights
@@ -234,10 +234,10 @@ def _mesh(function: Function, law: Normal) -> tuple[Mesh, float]:
         for c in function.features
         for offset in {0.0, function.width, -function.width, 0.1 * function.width}
     ]
-    return converged_mesh(integrand, _breaks(center, marks)), anchor
+    return converged_mesh(integrand, panel_ends(center, marks)), anchor
 
 
-def _breaks(center: float, marks: list[float]) -> np.ndarray:
+def panel_ends(center: float, marks: list[float]) -> np.ndarray:
     """Ends of the first panels: the bulk of the normal law, and the marks that fall in it."""
     grid = center + np.array([-REACH, -6.0, -3.0, 0.0, 3.0, 6.0, REACH])
     inside = [v for v in marks if grid[0] < v < grid[-1]]

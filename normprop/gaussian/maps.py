@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from normprop.gaussian.elementwise import elementwise
+from normprop.gaussian.elementwise import elementwise, panel_ends
 from normprop.gaussian.functions import Function
 from normprop.gaussian.law import Normal
 from normprop.gaussian.normal import BEYOND, EPS, REACH, pdf
@@ -99,12 +99,11 @@ def scale_slope(
         for c in function.features
         for offset in {0.0, function.width, -function.width}
     ]
-    grid = np.array([-REACH, -6.0, -3.0, 0.0, 3.0, 6.0, REACH])
-    mesh = converged_mesh(integrand, np.unique([*grid, *(v for v in marks if abs(v) < REACH)]))
+    mesh = converged_mesh(integrand, panel_ends(0.0, marks))
     scale = 0.5 / (second_moment * divisor**2)
     value = float(mesh.integrals()[0]) * scale
     size = np.abs(mesh.values[0]) * mesh.weights
-    edge = abs(float(np.abs(function.value(law.mean + s * np.array([-REACH, REACH]))).max()))
+    edge = float(np.abs(function.value(law.mean + s * np.array([-REACH, REACH]))).max())
     cut = BEYOND * REACH**2 * (edge + abs(shift)) ** 2 * 4.0
     rounding = EPS * float(size @ (32.0 + mesh.nodes**2))
     error = (float(mesh.truncation[0]) + rounding + cut) * scale
@@ -134,9 +133,9 @@ def fixed_points(
 ) -> list[FixedPoint]:
     """Where Q(q) = q between ``low`` and ``high``, in rising order.
 
-    A point where Q touches the diagonal without crossing it, such as ReLU's q = 1, is found
-    as a point of the logarithmic grid of 400 that q = 1 belongs to, or as a minimum of the
-    distance between its neighbours.
+    A crossing is found between two points of a logarithmic grid and bisected.  A point where
+    Q touches the diagonal without crossing it is found only where the grid has it: at q = 1,
+    which belongs to the grid, as for ReLU under the forward scale.
     """
 
     def distance(log_q: float) -> float:
