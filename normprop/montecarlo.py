@@ -360,7 +360,10 @@ def _measure(function, before, block: _Block, plan: _Plan) -> np.ndarray:
     with torch.enable_grad():
         # A layer may write on its input, but not on a leaf.
         y = _tensor(function(x.clone()))
-    (dx,) = torch.autograd.grad(y, x, block.dy, materialize_grads=True)
+        # The gradient of Σ y·dy at y is dy itself.  Handing dy over instead would make torch
+        # import SymPy, half a second, to compare two shapes.
+        paired = (y * block.dy).sum()
+    (dx,) = torch.autograd.grad(paired, x, materialize_grads=True)
     figures = np.zeros((2, 3, plan.channels))
     for row, (tensor, inside) in enumerate(((y.detach(), plan.inside_y), (dx, plan.inside_x))):
         tensor = tensor[(slice(None), slice(None), *inside)] if inside else tensor
