@@ -1,0 +1,173 @@
+"""Elementwise functions: by name, by module, by callable."""
+
+import difflib
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from normprop.callables import from_callable
+from normprop.gaussian import (
+    FUNCTIONS,
+    Function,
+    Image,
+    Law,
+    Normal,
+    elementwise,
+    families,
+    smooth,
+)
+from normprop.rules.arguments import array
+from normprop.rules.registry import Moments, describe, lookup, register
+
+
+def activation(function: Function, law: Law) -> Moments:
+    """Moments of an elementwise function.
+
+    Raises:
+        ValueError: its integrals do not converge, or the law is an activation's output.
+    """
+    if isinstance(law, Image):
+        raise ValueError(
+            "after= takes a pooling, dropout or parametric layer behind it: an activation of "
+            f"an activation's output has no constants here; layer was {function.name!r}"
+        )
+    try:
+        figures = elementwise(function, law)
+    except ArithmeticError as problem:
+        raise ValueError(f"{function.name} has no constants here: {problem}") from problem
+    return Moments(figures.mean, figures.std, figures.slope, figures.error, figures.method)
+
+
+def image_of(after: str | nn.Module | Callable, base: Normal) -> Image:
+    """Law of the output of the activation ``after`` for a normal input."""
+    found = resolve(after, "after")
+    if isinstance(found, Function):
+        return Image(found, base)
+    entry = lookup(found)
+    if entry is None or entry.image is None:
+        raise TypeError(
+            "after must be an activation: a name, an elementwise function or a module such as "
+            f"nn.ReLU(); it was {describe(found)}"
+        )
+    return entry.image(found, base)
+
+
+def function_of(layer: str | Callable) -> Function:
+    """The elementwise function of a name, or that a callable computes.
+
+    Raises:
+        TypeError: it is no elementwise function.
+        ValueError: the name is unknown.
+    """
+    found = resolve(layer, "activation")
+    if isinstance(found, Function):
+        return found
+    for parent in type(found).__mro__:
+        if parent in _FAMILIES and type(found).forward is parent.forward:
+            return _FAMILIES[parent](found)
+    raise TypeError(f"activation must be a name or an elementwise function; it was {found!r}")
+
+
+def resolve(layer, argument: str = "layer"):
+    """A function for a name or a callable; a module for a module."""
+    if isinstance(layer, str):
+        if layer in FUNCTIONS:
+            return FUNCTIONS[layer]
+        near = difflib.get_close_matches(layer.lower(), FUNCTIONS, n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ValueError(
+            f"{argument} must be one of the names {', '.join(sorted(FUNCTIONS))}, a module or a "
+            f"function on tensors; it was {layer!r}{hint}"
+        )
+    if isinstance(layer, type) and issubclass(layer, nn.Module):
+        raise TypeError(
+            f"{argument} must be an instance, such as {layer.__name__}(…); "
+            f"it was the class {layer.__name__}"
+        )
+    if isinstance(layer, nn.Module):
+        return layer
+    if layer is torch.abs:
+        return families.absolute()
+    known = next((name for function, name in _CALLABLES if layer is function), None)
+    if known is not None:
+        return FUNCTIONS[known]
+    if callable(layer) and not isinstance(layer, type):
+        return from_callable(layer, getattr(layer, "__name__", repr(layer)))
+    raise TypeError(
+        f"{argument} must be a name, a module or an elementwise function on tensors; "
+        f"it was {layer!r} of type {type(layer).__name__}"
+    )
+
+
+# Callables that are known by identity, with torch's default parameters.
+_CALLABLES = (
+    (torch.relu, "relu"),
+    (torch.sigmoid, "sigmoid"),
+    (torch.special.expit, "sigmoid"),
+    (torch.tanh, "tanh"),
+    (torch.celu, "celu"),
+    (torch.selu, "selu"),
+    (torch.hardshrink, "hardshrink"),
+    *((getattr(nn.functional, name), name) for name in FUNCTIONS),
+)
+
+
+def _prelu(layer: nn.PReLU) -> Function:
+    slopes = array(layer.weight, "weight")
+    if len(slopes) != 1:
+        raise ValueError(
+            "PReLU must have one slope, so that all elements have the same law; it has "
+            f"{len(slopes)}: measure nn.LeakyReLU(slope) for each channel"
+        )
+    return families.leaky_relu(float(slopes[0]), "prelu")
+
+
+def _rrelu(layer: nn.RReLU) -> Function:
+    if layer.training:
+        raise ValueError(
+            "RReLU must be in evaluation, layer.eval(): in training its slope is drawn anew for "
+            "each element, so that it is no function of its input"
+        )
+    return families.rrelu(layer.lower, layer.upper)
+
+
+def _gelu(layer: nn.GELU) -> Function:
+    return smooth.gelu_tanh() if layer.approximate == "tanh" else smooth.gelu()
+
+
+# The function that a module with these parameters computes.
+_FAMILIES: dict[type, Callable[[nn.Module], Function]] = {
+    nn.CELU: lambda layer: families.celu(layer.alpha),
+    nn.ELU: lambda layer: families.elu(float(layer.alpha)),
+    nn.GELU: _gelu,
+    nn.Hardshrink: lambda layer: families.hardshrink(layer.lambd),
+    nn.Hardsigmoid: lambda _: FUNCTIONS["hardsigmoid"],
+    nn.Hardswish: lambda _: families.hardswish(),
+    nn.Hardtanh: lambda layer: families.hardtanh(layer.min_val, layer.max_val),
+    nn.Identity: lambda _: families.identity(),
+    nn.LeakyReLU: lambda layer: families.leaky_relu(layer.negative_slope),
+    nn.LogSigmoid: lambda _: smooth.logsigmoid(),
+    nn.Mish: lambda _: smooth.mish(),
+    nn.PReLU: _prelu,
+    nn.ReLU: lambda _: FUNCTIONS["relu"],
+    nn.ReLU6: lambda _: families.relu6(),
+    nn.RReLU: _rrelu,
+    nn.SELU: lambda _: families.selu(),
+    nn.Sigmoid: lambda _: FUNCTIONS["sigmoid"],
+    nn.SiLU: lambda _: smooth.silu(),
+    nn.Softplus: lambda layer: smooth.softplus(float(layer.beta), float(layer.threshold)),
+    nn.Softshrink: lambda layer: families.softshrink(layer.lambd),
+    nn.Softsign: lambda _: smooth.softsign(),
+    nn.Tanh: lambda _: FUNCTIONS["tanh"],
+    nn.Tanhshrink: lambda _: smooth.tanhshrink(),
+    nn.Threshold: lambda layer: families.threshold(layer.threshold, layer.value),
+}
+
+
+for _type, _describe in _FAMILIES.items():
+    register(
+        _type,
+        lambda layer, law, describe=_describe: activation(describe(layer), law),
+        lambda layer, base, describe=_describe: Image(describe(layer), base),
+    )

@@ -1,0 +1,66 @@
+"""Arguments, checked once at the public edge."""
+
+import math
+import numbers
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from normprop.gaussian import Normal
+
+
+def check_probability(p: float) -> None:
+    """Refuse a drop probability outside [0, 1]."""
+    check_number("p", p)
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"p, the probability of dropping, must lie in [0, 1]; it was {p}")
+
+
+def check_law(mean: float, std: float) -> Normal:
+    """The normal law with this mean and standard deviation, which must be finite and > 0."""
+    check_number("mean", mean)
+    check_number("std", std)
+    if not math.isfinite(mean):
+        raise ValueError(f"mean must be finite; it was {mean}")
+    if not (math.isfinite(std) and std > 0):
+        raise ValueError(f"std must be finite and greater than 0; it was {std}")
+    return Normal(float(mean), float(std))
+
+
+def window_of(kernel_size: int | Sequence[int], dims: int, name: str) -> tuple[int, ...]:
+    """``kernel_size`` or ``stride`` with one entry a dimension, each at least 1."""
+    sizes = kernel_size if isinstance(kernel_size, Sequence) else (kernel_size,) * dims
+    if len(sizes) == 1:
+        sizes = tuple(sizes) * dims
+    if len(sizes) != dims:
+        raise ValueError(f"{name} must have 1 or {dims} entries; it was {kernel_size}")
+    for size in sizes:
+        whole = isinstance(size, numbers.Integral) and not isinstance(size, bool)
+        if not whole or size < 1:
+            raise ValueError(f"{name} must be made of integers of at least 1; it was {kernel_size}")
+    return tuple(int(size) for size in sizes)
+
+
+def count(name: str, sizes: Sequence[int]) -> int:
+    """Product of sizes that must be integers of at least 1."""
+    return math.prod(window_of(tuple(sizes), len(sizes), name)) if len(sizes) else 1
+
+
+def check_number(name: str, value) -> None:
+    """Refuse what is no real number."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a real number; it was {value!r}")
+
+
+def array(tensor: torch.Tensor, name: str) -> np.ndarray:
+    """A parameter's values in float64."""
+    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        raise ValueError(f"{name} must have values; the lazy module has not seen an input yet")
+    if tensor.is_meta or not tensor.is_floating_point():
+        raise ValueError(f"{name} must hold real numbers; it was {tensor.dtype} on {tensor.device}")
+    array = tensor.detach().to("cpu", torch.float64).numpy()
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite; it holds NaN or infinities")
+    return array

@@ -1,0 +1,79 @@
+"""The public entrance: what a layer's figures are."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from normprop.gaussian import Function
+from normprop.rules.activation import activation, image_of, resolve
+from normprop.rules.arguments import check_law
+from normprop.rules.dropout import dropout, dropout_rule
+from normprop.rules.registry import Moments, describe, lookup, rule_of
+
+
+def moments(
+    layer: str | nn.Module | Callable,
+    mean: float = 0.0,
+    std: float = 1.0,
+    *,
+    inverted: bool = True,
+    after: str | nn.Module | Callable | None = None,
+) -> Moments:
+    r"""Exact mean and standard deviation of a layer, forward and backward.
+
+    For an elementwise function f and :math:`x \sim N(m, s^2)`,
+
+    .. math::
+        \mu = E f(x), \qquad \sigma_f = \mathrm{Std}\, f(x), \qquad
+        \sigma_b = \sqrt{E f'(x)^2}.
+
+    For pooling over windows of K = ∏k elements with strides t, T = ∏t: the maximum has the
+    order statistics of K draws and :math:`\sigma_b = T^{-1/2}`; the average has
+    :math:`\sigma_f = s K^{-1/2}` and :math:`\sigma_b = (KT)^{-1/2}`.  For weights W:
+    :math:`\mu_i = m \sum_j W_{ij} + b_i`, :math:`\sigma_{f,i} = s\,\|W_{i\cdot}\|` over
+    fan-in, and :math:`\sigma_{b,j} = \|W_{\cdot j}\| / \sqrt{T}` over the outputs and taps
+    that input channel j feeds.  For dropout with keep probability q = 1 - p:
+    :math:`\sigma_f^2 = (s^2 + p m^2)/q` and :math:`\sigma_b = q^{-1/2}` where the kept
+    values are divided by q, :math:`\sigma_f^2 = q(s^2 + p m^2)` and
+    :math:`\sigma_b = q^{1/2}` where they are not.
+
+    Args:
+        layer: a name (``"relu"``), a module of ``torch.nn`` or ``normprop.nn``, which is
+            measured as it is, or any elementwise function on tensors that autograd can
+            differentiate.  Of a function that the package does not know, the error bound takes
+            torch's values and slopes for correctly rounded.
+        mean: mean m of the input.
+        std: standard deviation s of the input, greater than 0.
+        inverted: whether dropout divides the kept values by the keep probability, as
+            PyTorch does; ``False`` gives the figures of the raw mask.  Only for dropout.
+        after: the activation that stands before the layer.  The layer's input is then that
+            activation's output, and ``mean`` and ``std`` are those of the activation's
+            input.  A ``normprop.nn`` activation counts as it is, normalised.
+
+    Returns:
+        :class:`Moments`.
+
+    Raises:
+        TypeError: ``layer`` is nothing that has constants here, or an argument has the
+            wrong type.
+        ValueError: an argument is out of its range.
+
+    Example:
+        >>> moments("relu").fwd_std
+        0.5838193701035489
+    """
+    base = check_law(mean, std)
+    law = base if after is None else image_of(after, base)
+    layer = resolve(layer)
+    if not inverted:
+        entry = lookup(layer) if isinstance(layer, nn.Module) else None
+        plain = entry is not None and entry.rule is dropout_rule
+        if not (plain and layer.training):
+            raise ValueError(
+                "inverted=False is for dropout of torch.nn in training, whose raw mask it "
+                f"measures; it came with {describe(layer)}"
+            )
+        return dropout(layer.p, law, inverted=False)
+    if isinstance(layer, Function):
+        return activation(layer, law)
+    return rule_of(layer)(layer, law)
