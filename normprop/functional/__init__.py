@@ -3,6 +3,7 @@
 from normprop.functional.activation import gelu, relu, sigmoid, silu, tanh
 from normprop.functional.conv import conv1d, conv2d, conv3d
 from normprop.functional.dropout import dropout, dropout1d, dropout2d, dropout3d
+from normprop.functional.elementwise import elementwise
 from normprop.functional.linear import linear
 from normprop.functional.pool import (
     avg_pool1d,
@@ -27,6 +28,7 @@ __all__ = [
     "dropout1d",
     "dropout2d",
     "dropout3d",
+    "elementwise",
     "gelu",
     "linear",
     "max_pool1d",

@@ -9,6 +9,7 @@ from normprop.nn.activation import GELU, ReLU, Sigmoid, SiLU, Tanh
 from normprop.nn.calibrated import Calibrated
 from normprop.nn.conv import Conv1d, Conv2d, Conv3d
 from normprop.nn.dropout import Dropout, Dropout1d, Dropout2d, Dropout3d
+from normprop.nn.elementwise import Elementwise
 from normprop.nn.linear import Linear
 from normprop.nn.parametric import project_
 from normprop.nn.pool import AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d
@@ -26,6 +27,7 @@ __all__ = [
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
+    "Elementwise",
     "Linear",
     "MaxPool1d",
     "MaxPool2d",
