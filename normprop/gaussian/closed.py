@@ -20,6 +20,7 @@ import numpy as np
 from normprop.gaussian.law import Figures, Normal, std_error
 from normprop.gaussian.normal import (
     EPS,
+    FAR,
     NOTHING_BEYOND,
     cdf,
     mills,
@@ -49,6 +50,15 @@ def relu(law: Normal) -> Figures:
     # An ulp of t = |m|/s is a relative error of t² ulp in the density and what hangs on it;
     # t²·exp(-t²/4) < 1.5, so it never counts for more than a few ulp of s.
     error = 16.0 * EPS * (abs(m) + s * (1.0 + std) + slope)
+    if m <= 0:
+        # Left of the kink all three figures are as small as the density, and so is their error:
+        # t² ulp each, and where they are differences as much again for each power of 1/t² that
+        # the difference is smaller than its terms.
+        t = abs(m) / s
+        lost = (1.0 + t * t) * (1.0 + min(t, FAR) ** 2)
+        # The floor is for squares that underflow.
+        floor = 1e-153 * (s + 1.0)
+        error = min(error, 16.0 * EPS * lost * (s * mean + s * std + slope) + floor)
     return Figures(max(m, 0.0) + s * mean, s * std, slope, error, _CLOSED)
 
 

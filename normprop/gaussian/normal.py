@@ -20,7 +20,7 @@ _SQRT_HALF = math.sqrt(0.5)
 _SQRT_2PI = math.sqrt(2.0 * math.pi)
 # Beyond this, the closed forms in terms of the density and the distribution function lose
 # digits to cancellation, and the continued fraction already converges fast.
-_FAR = 2.0
+FAR = 2.0
 _FRACTION_DEPTH = 160
 
 
@@ -60,7 +60,7 @@ def rectified(t: float) -> tuple[float, float, float]:
     :math:`M = \Phi(-t) K_1` and :math:`E\max(z-t, 0)^2 = M K_2`.
     """
     active = cdf(-t)
-    if t < _FAR:
+    if t < FAR:
         mean = pdf(t) - t * active
         second = (1.0 + t * t) * active - t * pdf(t)
     else:
@@ -99,7 +99,7 @@ def tail_moments(t: float) -> tuple[list[float], list[float]]:
     density, active = pdf(t), cdf(-t)
     moments = [active]
     errors = [EPS * ((4.0 + t * t) * active + t * density)]
-    if t < _FAR:
+    if t < FAR:
         moments.append(density - t * active)
         errors.append(EPS * (4.0 + t * t) * density + t * (errors[0] + EPS * active))
         for k in range(2, TAIL_ORDER + 1):
@@ -118,14 +118,14 @@ def tail_moments(t: float) -> tuple[list[float], list[float]]:
 
 def mills(t: float) -> float:
     r"""Mills' ratio :math:`R(t) = \Phi(-t)/\varphi(t)` for t ≥ 0, to 16 ulp of itself."""
-    if t < _FAR:
+    if t < FAR:
         return cdf(-t) / pdf(t)
     return 1.0 / (t + _fractions(t)[0])
 
 
 def mills_defect(t: float) -> float:
     r"""The small :math:`1 - t R(t) = R K_1`, t ≥ 0, to 32 ulp of itself."""
-    if t < _FAR:
+    if t < FAR:
         return 1.0 - t * mills(t)
     first = _fractions(t)[0]
     return first / (t + first)

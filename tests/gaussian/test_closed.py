@@ -6,8 +6,9 @@ import pytest
 from flint import arb, ctx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mpmath import mp
+from mpmath import mp, mpf
 
+from normprop import moments
 from normprop.gaussian import FUNCTIONS, Normal, closed, elementwise, families
 from normprop.gaussian.elementwise import integrate
 from normprop.gaussian.normal import mills, mills_defect, tail_moments
@@ -174,3 +175,20 @@ def test_a_wrong_figure_is_seen():
     )
     with pytest.raises(AssertionError):
         holds(wrong, enclosure)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.5, 1.9, 2.1, 8.0, 20.0, 37.0])
+@pytest.mark.parametrize("std", [1e-3, 1.0, 1e3])
+def test_relu_keeps_its_digits_left_of_the_kink(t, std):
+    # However small the figures are, they are not rounded to nothing: t² ulp each.
+    found = moments("relu", mean=-t * std, std=std)
+    with mp.workdps(400):
+        u = mpf(t * std) / mpf(std)
+        density = mp.exp(-u * u / 2) / mp.sqrt(2 * mp.pi)
+        active = mp.erfc(u / mp.sqrt(2)) / 2
+        mean = density - u * active
+        std_ = mp.sqrt((1 + u * u) * active - u * density - mean**2)
+        figures = (mpf(std) * mean, mpf(std) * std_, mp.sqrt(active))
+    for got, wanted in zip((found.fwd_mean, found.fwd_std, found.bwd_std), figures, strict=True):
+        assert abs(got - wanted) <= found.error
+        assert abs(got / wanted - 1) <= 1e-14 * (1 + t * t)
