@@ -50,26 +50,112 @@ def normalize_weight(
     Raises:
         ValueError: ``ball`` or ``per`` is unknown, or ``groups`` does not divide.
     """
+    return scaled_weight(weight, ball, per, stride, groups)
+
+
+def scaled_weight(
+    weight: Tensor,
+    ball: Ball,
+    per: Per,
+    stride: int | tuple[int, ...],
+    groups: int,
+    gain: float = 1.0,
+) -> Tensor:
+    """``gain`` times :func:`normalize_weight`, without another pass over the weight."""
     check_ball(ball, per)
     if weight.shape[0] % groups:
         raise ValueError(f"groups must divide {weight.shape[0]} outputs; it was {groups}")
-    wide = upcast(weight)
     period = stride_period(stride, weight.ndim - 2)
     if per == "layer":
-        neurons = weight.shape[0] if ball == "forward" else weight.shape[1] * groups * period
-        scaled = wide * (math.sqrt(neurons) * _inverse_norm(wide, tuple(range(wide.ndim))))
-    elif ball == "forward":
-        scaled = wide * _inverse_norm(wide, tuple(range(1, wide.ndim)))
+        over, size = "all", _neurons(weight, ball, groups, period)
     else:
-        split = wide.unflatten(0, (groups, weight.shape[0] // groups))
-        inverse = _inverse_norm(split, (1, *range(3, split.ndim)))
-        scaled = (split * (math.sqrt(period) * inverse)).flatten(0, 1)
+        over, size = ("fan-in", 1) if ball == "forward" else ("fan-out", period)
+    size = gain * math.sqrt(size)
+    wide = upcast(weight)
+    if torch.compiler.is_compiling() or not wide.is_contiguous():
+        # A compiler fuses the passes by itself, and must not meet a custom backward where
+        # torch.func may differentiate it (pytorch issue 193279).
+        scaled = wide * (size * _inverse_norm(wide, over, groups))
+    else:
+        scaled, _ = _Scaled.apply(wide, over, groups, size)
     return scaled.to(weight.dtype)
 
 
-def _inverse_norm(weight: Tensor, dims: tuple[int, ...]) -> Tensor:
-    squares = weight.square().sum(dims, keepdim=True)
+def _neurons(weight: Tensor, ball: Ball, groups: int, period: int) -> int:
+    return weight.shape[0] if ball == "forward" else weight.shape[1] * groups * period
+
+
+class _Scaled(torch.autograd.Function):
+    r"""size·W/n with n = ‖W‖ per neuron or in all, in as few passes as there are.
+
+    .. math:: dW = \frac{size}{n}\left(G - \frac{\langle W, G\rangle}{n^2} W\right)
+
+    for the gradient G that arrives.  The Jacobian is symmetric, so forward mode is the same.
+    Where n is 0 it counts as 1.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weight, over, groups, size):
+        inverse = _inverse_norm(weight, over, groups)
+        return _times(weight, size * inverse), inverse
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        weight, *ctx.arguments = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(weight, output[1])
+        ctx.save_for_forward(weight, output[1])
+
+    @staticmethod
+    def backward(ctx, gradient, _):
+        weight, inverse = ctx.saved_tensors
+        over, groups, size = ctx.arguments
+        if torch.is_grad_enabled():
+            # Somebody differentiates this backward pass, of which the norm is a part.
+            inverse = _inverse_norm(weight, over, groups)
+        return _tangent(weight, inverse, gradient, over, groups, size), None, None, None
+
+    @staticmethod
+    def jvp(ctx, tangent, *_):
+        weight, _ = ctx.saved_tensors
+        over, groups, size = ctx.arguments
+        inverse = _inverse_norm(weight, over, groups)
+        return _tangent(weight, inverse, tangent, over, groups, size), None
+
+
+def _tangent(weight, inverse, gradient, over, groups, size):
+    factor = size * inverse
+    along = factor * inverse.square() * _sums(weight * gradient, over, groups)
+    return _times(gradient, factor) - _times(weight, along)
+
+
+def _inverse_norm(weight: Tensor, over: str, groups: int) -> Tensor:
+    squares = _sums(weight * weight, over, groups)
     return torch.where(squares == 0, 1.0, squares).rsqrt()
+
+
+def _sums(products: Tensor, over: str, groups: int) -> Tensor:
+    """Sums of a tensor of the weight's shape, in a shape that broadcasts against it."""
+    ones = [1] * (products.ndim - 2)
+    if over == "all":
+        return products.sum().reshape(1, 1, *ones)
+    if over == "fan-in":
+        return products.flatten(1).sum(1).reshape(-1, 1, *ones)
+    # Whole rows first: they are long, and the taps of one input are few.
+    outputs, inputs = products.shape[0] // groups, products.shape[1]
+    rows = products.unflatten(0, (groups, outputs)).sum(1)
+    sums = rows.reshape(groups, inputs, -1).sum(2).reshape(groups, inputs, *ones)
+    return sums if groups == 1 else sums.repeat_interleave(outputs, 0)
+
+
+def _times(weight: Tensor, factor: Tensor) -> Tensor:
+    """The product with what :func:`_sums` gives, in long rows where memory has them."""
+    if weight.ndim == 2 or factor.shape[1] == 1 or not weight.is_contiguous():
+        return weight * factor
+    rows = factor.flatten(1).repeat_interleave(weight[0, 0].numel(), 1)
+    return (weight.flatten(1) * rows).view_as(weight)
 
 
 def stride_period(stride: int | tuple[int, ...], dims: int) -> int:
