@@ -1,9 +1,9 @@
 """Normalised layers as functions on tensors: eager PyTorch, which is the specification."""
 
 from normprop.functional.activation import gelu, relu, sigmoid, silu, tanh
+from normprop.functional.callables import elementwise
 from normprop.functional.conv import conv1d, conv2d, conv3d
 from normprop.functional.dropout import dropout, dropout1d, dropout2d, dropout3d
-from normprop.functional.elementwise import elementwise
 from normprop.functional.linear import linear
 from normprop.functional.pool import (
     avg_pool1d,

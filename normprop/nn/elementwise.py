@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from normprop import functional, rules
-from normprop.functional.elementwise import elementwise_constants
+from normprop.functional.callables import elementwise_constants
 from normprop.functional.scale import Scaling
 from normprop.gaussian import Image, Law, Normal
 from normprop.nn.law import law_repr

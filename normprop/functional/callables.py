@@ -1,0 +1,61 @@
+"""Any elementwise function, normalised."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from normprop import rules
+from normprop.functional.scale import (
+    Constants,
+    Scaling,
+    constant_when_compiled,
+    literal,
+    normalized,
+)
+
+
+def elementwise(
+    input: Tensor,
+    function: Callable[[Tensor], Tensor],
+    scaling: Scaling = "backward",
+    mean: float = 0.0,
+    std: float = 1.0,
+    *,
+    constants: Constants | None = None,
+) -> Tensor:
+    r"""An elementwise function of your own, normalised.
+
+    .. math:: y = \frac{f(x) - \mu}{\sigma}
+
+    with the figures that :func:`normprop.moments` integrates for f at N(mean, std²).  They are
+    found anew at each call; :class:`normprop.nn.Elementwise` finds them once.
+
+    Args:
+        input: any shape.
+        function: maps a tensor to one of the same shape, each element on its own, the same
+            result each time; differentiable by autograd.
+        scaling: which standard deviation divides in which pass, as in :func:`relu`.
+        mean: mean of the input.
+        std: standard deviation of the input, greater than 0.
+        constants: the constants, where they are at hand; then scaling, mean and std have no
+            say.
+
+    Returns:
+        Tensor of the shape and type of ``input``.
+
+    Raises:
+        TypeError: the function does not take or return one tensor of real numbers.
+        ValueError: it is not elementwise, not finite or not differentiable, its integrals do
+            not converge, or an argument is out of its range.
+    """
+    if constants is None:
+        constants = elementwise_constants(function, scaling, literal(mean), literal(std))
+    return normalized(function, input, constants)
+
+
+@constant_when_compiled
+def elementwise_constants(
+    function: Callable[[Tensor], Tensor], scaling: Scaling, mean: float, std: float
+) -> Constants:
+    """Constants of an elementwise function at this input law."""
+    return Constants.of(rules.moments(function, mean, std), scaling)
