@@ -1,0 +1,185 @@
+r"""Scaled dot-product attention of independent normal queries, keys and values.
+
+Given a query q, the logits of its row are κ q·k_j: independent normals of standard deviation
+τ = κ s_k \|q\|, whose common mean drops out of the softmax.  So every figure is one of softmax,
+averaged over the length of q.  With P = Σ p_j², B the mean square length of p∘(dy - ⟨p, dy⟩) and
+T that of its product with z (:class:`normprop.gaussian.softmax.Rows`), for n keys, L queries,
+widths d of queries and keys and d_v of values, and do ~ N(0, 1),
+
+.. math::
+    \mathrm{Var}\,o &= s_v^2\,E P(\tau), \\
+    \mathrm{Var}\,dv &= \tfrac{L}{n}\,E P(\tau), \\
+    \mathrm{Var}\,dq &= \tfrac1d\,\kappa^2 s_k^2 s_v^2 d_v\,
+        E\bigl((d - 1) B(\tau) + T(\tau)\bigr), \\
+    \mathrm{Var}\,dk &= \tfrac{L}{nd}\,\kappa^2 s_v^2 d_v\,E \|q\|^2 B(\tau).
+
+For dp_j = do·v_j is normal given do, with a mean in common that B does not see; the keys split
+into the part along q, which is the logit z_j, and the rest, which the softmax does not see; and
+the rows' shares of a key's gradient are uncorrelated, because their do are independent of mean 0.
+No limit is taken.  Under a causal mask row i has i keys: average over the rows.  Dropout of the
+probabilities with keep probability r adds the factor 1/r and turns s_v² into s_v² + (1 - r)m_v².
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from normprop.gaussian.chi import gamma_rule
+from normprop.gaussian.law import Normal, std_error
+from normprop.gaussian.normal import EPS, REACH
+from normprop.gaussian.softmax import WIDEST, rows_of
+
+# Two meshes that agree to this are as good as the rows themselves.
+_AGREEMENT = 4e-14
+# A share of rows too rare to spoil ten digits.
+_RARE = 1e-10
+# Nearer to 0 the rows of shorter queries are the same to the square of this.
+_SHORTEST = 1e-7
+
+
+_STANDARD = Normal(0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class AttentionFigures:
+    """Figures of scaled dot-product attention.
+
+    Attributes:
+        mean: mean of an output element.
+        std: standard deviation of an output element.
+        query: standard deviation of the gradient at an element of the queries.
+        key: the same at the keys.
+        value: the same at the values.
+        error: bound on the absolute error of each of the five.
+        method: "closed form" or "quadrature".
+    """
+
+    mean: float
+    std: float
+    query: float
+    key: float
+    value: float
+    error: float
+    method: str
+
+
+@lru_cache(maxsize=512)
+def attention(
+    width: int,
+    queries: int,
+    keys: int,
+    value_width: int | None = None,
+    *,
+    query_law: Normal = _STANDARD,
+    key_law: Normal = _STANDARD,
+    value_law: Normal = _STANDARD,
+    scale: float | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
+) -> AttentionFigures:
+    """Figures of one head.
+
+    Args:
+        width: d, of queries and keys.
+        queries: L, rows of the attention matrix.
+        keys: n, its columns.
+        value_width: d_v, by default d.
+        query_law: law of the elements of the queries.
+        key_law: law of the elements of the keys; its mean has no effect.
+        value_law: law of the elements of the values.
+        scale: κ, by default 1/√d.
+        causal: whether row i sees the first i keys; then L = n.
+        dropout: probability of dropping a probability, which PyTorch divides by what is kept.
+
+    Raises:
+        ValueError: an argument is out of its range, or the logits spread too far.
+    """
+    value_width = width if value_width is None else value_width
+    for name, size in (
+        ("width", width),
+        ("queries", queries),
+        ("keys", keys),
+        ("value_width", value_width),
+    ):
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"{name} must be an integer of at least 1; it was {size!r}")
+    if causal and queries != keys:
+        raise ValueError(
+            "a causal mask must have as many queries as keys for its figures; "
+            f"there were {queries} and {keys}"
+        )
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout must lie in [0, 1); it was {dropout}")
+    scale = 1.0 / math.sqrt(width) if scale is None else float(scale)
+    if not (math.isfinite(scale) and scale > 0):
+        raise ValueError(f"scale must be finite and greater than 0; it was {scale}")
+    # Lengths of q in units of its own std.
+    spread = scale * key_law.std * query_law.std
+    offset = 0.5 * width * (query_law.mean / query_law.std) ** 2
+    (flat, bent, tilted, weighted), errors = _averages(width, keys, spread, offset, causal)
+    keep = 1.0 - dropout
+    values = (value_law.std**2 + dropout * value_law.mean**2) / keep
+    back = scale**2 * value_width * values / width
+    # Averaged over a column of the rows that see it, L rows of n entries each.
+    column = queries / keys
+    squares = {
+        "std": (values * flat, values * errors[0]),
+        "value": (column * flat / keep, column * errors[0] / keep),
+        "query": (
+            back * key_law.std**2 * ((width - 1) * bent + tilted),
+            back * key_law.std**2 * ((width - 1) * errors[1] + errors[2]),
+        ),
+        "key": (
+            back * column * query_law.std**2 * weighted,
+            back * column * query_law.std**2 * errors[3],
+        ),
+    }
+    roots = {name: math.sqrt(square) for name, (square, _) in squares.items()}
+    error = max(std_error(square, bound) for square, bound in squares.values())
+    error += 8.0 * EPS * max(abs(value_law.mean), *roots.values())
+    method = "closed form" if keys == 1 else "quadrature"
+    return AttentionFigures(value_law.mean, **roots, error=error, method=method)
+
+
+@lru_cache(maxsize=512)
+def _averages(width: int, n: int, spread: float, offset: float, causal: bool):
+    r"""E P, E B, E T and E \|q\|²B, q of unit variances, and bounds on their errors.
+
+    The step is halved until two sums agree; their difference is then the bound on the error of
+    the coarser one.
+    """
+    if n == 1:
+        return (1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0)
+    finer, errors = _sums(width, n, spread, offset, causal, 1)
+    for refine in (2, 4, 8):
+        coarser = finer
+        finer, errors = _sums(width, n, spread, offset, causal, refine)
+        difference = np.abs(finer - coarser)
+        if (difference <= _AGREEMENT * finer).all():
+            break
+    return tuple(map(float, finer)), tuple(map(float, errors + difference))
+
+
+def _sums(width: int, n: int, spread: float, offset: float, causal: bool, refine: int):
+    """The four averages on a mesh, and bounds on their rounding."""
+    rule = gamma_rule(0.5 * width, refine, offset)
+    lengths = np.sqrt(2.0 * rule.nodes)
+    widths = spread * np.maximum(lengths, _SHORTEST)
+    over = float(rule.weights[widths > WIDEST].sum())
+    if over > _RARE:
+        raise ValueError(
+            f"the logits must rarely spread by more than {WIDEST:g}; of this width, scale and "
+            f"law, a share of {over:.1g} of the rows does"
+        )
+    rows = [rows_of(n, float(min(width, WIDEST)), causal) for width in widths]
+    values = np.array([(r.concentration, r.gradient, r.tilted) for r in rows]).T
+    errors = np.array([r.errors for r in rows]).T
+    # Where the spread was cut, P and B are at most 1, and T the square of z's range.
+    errors[:, widths > WIDEST] += np.array([[1.0], [1.0], [(2.0 * REACH) ** 2]])
+    values = np.stack([*values, values[1] * lengths**2])
+    errors = np.stack([*errors, errors[1] * lengths**2])
+    sums = values @ rule.weights
+    bounds = errors @ rule.weights + values @ (rule.weights * rule.rounding)
+    return sums, bounds + sums * (4.0 * rule.truncation + 64.0 * EPS)
