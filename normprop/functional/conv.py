@@ -5,7 +5,7 @@ from functools import partial
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
-from normprop.functional.parametric import apply
+from normprop.functional.parametric import Absorbed, apply
 from normprop.functional.scale import Scaling
 from normprop.functional.weight import Method, Per
 
@@ -24,6 +24,7 @@ def conv1d(
     scaling: Scaling = "backward",
     per: Per = "neuron",
     method: Method = "normalize",
+    absorbed: Absorbed | None = None,
 ) -> Tensor:
     r"""Convolution whose weights are on the unit ℓ2 ball.
 
@@ -48,17 +49,19 @@ def conv1d(
         scaling: which ball the weights are on in which pass.
         per: ``"neuron"`` for one norm a channel, ``"layer"`` for one factor.
         method: as in :func:`linear`.
+        absorbed: as in :func:`linear`; a shift of the input does not go with zero padding.
 
     Returns:
         Tensor of the shape that torch's convolution gives.
 
     Raises:
-        ValueError: an option is unknown.
+        ValueError: an option is unknown, or a shift is to be absorbed under zero padding.
     """
+    _check_shift(absorbed, padding)
     function = partial(
         torch_functional.conv1d, stride=stride, padding=padding, dilation=dilation, groups=groups
     )
-    return apply(function, input, weight, bias, scaling, per, method, stride, groups)
+    return apply(function, input, weight, bias, scaling, per, method, stride, groups, absorbed)
 
 
 def conv2d(
@@ -73,16 +76,18 @@ def conv2d(
     scaling: Scaling = "backward",
     per: Per = "neuron",
     method: Method = "normalize",
+    absorbed: Absorbed | None = None,
 ) -> Tensor:
     """Convolution in two dimensions whose weights are on the unit ℓ2 ball.
 
     ``input`` has shape (N, in, H, W) or (in, H, W), ``weight`` (out, in/groups, kH, kW);
     everything else is as in :func:`conv1d`.
     """
+    _check_shift(absorbed, padding)
     function = partial(
         torch_functional.conv2d, stride=stride, padding=padding, dilation=dilation, groups=groups
     )
-    return apply(function, input, weight, bias, scaling, per, method, stride, groups)
+    return apply(function, input, weight, bias, scaling, per, method, stride, groups, absorbed)
 
 
 def conv3d(
@@ -97,13 +102,25 @@ def conv3d(
     scaling: Scaling = "backward",
     per: Per = "neuron",
     method: Method = "normalize",
+    absorbed: Absorbed | None = None,
 ) -> Tensor:
     """Convolution in three dimensions whose weights are on the unit ℓ2 ball.
 
     ``input`` has shape (N, in, D, H, W) or (in, D, H, W), ``weight``
     (out, in/groups, kD, kH, kW); everything else is as in :func:`conv1d`.
     """
+    _check_shift(absorbed, padding)
     function = partial(
         torch_functional.conv3d, stride=stride, padding=padding, dilation=dilation, groups=groups
     )
-    return apply(function, input, weight, bias, scaling, per, method, stride, groups)
+    return apply(function, input, weight, bias, scaling, per, method, stride, groups, absorbed)
+
+
+def _check_shift(absorbed: Absorbed | None, padding: Size | str) -> None:
+    if absorbed is None or not absorbed.before.shift:
+        return
+    if padding != "valid" and any((padding,) if isinstance(padding, int | str) else padding):
+        raise ValueError(
+            "padding must be 0 where a shift of the input is absorbed: the border holds zeros, "
+            f"not the shift; it was {padding!r} with a shift of {absorbed.before.shift}"
+        )

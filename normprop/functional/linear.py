@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
-from normprop.functional.parametric import apply
+from normprop.functional.parametric import Absorbed, apply
 from normprop.functional.scale import Scaling
 from normprop.functional.weight import Method, Per
 
@@ -16,6 +16,7 @@ def linear(
     scaling: Scaling = "backward",
     per: Per = "neuron",
     method: Method = "normalize",
+    absorbed: Absorbed | None = None,
 ) -> Tensor:
     r"""Linear map whose weights are on the unit ℓ2 ball.
 
@@ -37,6 +38,8 @@ def linear(
         method: ``"normalize"`` puts the weight on the ball here, so that its gradient is
             projected; ``"project"`` takes the weight as it is, put on the ball by
             :func:`normalize_weight` after each step of the optimiser.
+        absorbed: what the input stands for and what the output is to stand for; it goes into
+            weight and bias.
 
     Returns:
         Tensor of shape (…, out).
@@ -44,4 +47,6 @@ def linear(
     Raises:
         ValueError: an option is unknown.
     """
-    return apply(torch_functional.linear, input, weight, bias, scaling, per, method)
+    return apply(
+        torch_functional.linear, input, weight, bias, scaling, per, method, absorbed=absorbed
+    )

@@ -1,12 +1,34 @@
-"""What linear maps and convolutions share: which weight serves which pass."""
+"""What linear maps and convolutions share: which weight serves which pass, and what they absorb."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as torch_functional
 
-from normprop.functional.scale import Scaling, check_scaling, scale_gradient
-from normprop.functional.weight import Method, Per, normalize_weight, separate_factor
+from normprop.functional.scale import Scaling, check_scaling, scale_gradient, transforms_active
+from normprop.functional.weight import Method, Per, normalize_weight, scaled_weight, separate_factor
+
+
+class Affine(NamedTuple):
+    """What a tensor stands for: scale·tensor + shift, with ``scale`` greater than 0.
+
+    ``gradient`` is the factor by which the gradient that arrives at the tensor is to exceed
+    the derivative: the ratio of the two scales of a layer with ``scaling="separate"``.
+    """
+
+    scale: float = 1.0
+    shift: float = 0.0
+    gradient: float = 1.0
+
+
+class Absorbed(NamedTuple):
+    """What the input stands for, and what the output is to stand for."""
+
+    before: Affine = Affine()
+    after: Affine = Affine()
 
 
 def apply(
@@ -19,21 +41,35 @@ def apply(
     method: Method,
     stride: int | tuple[int, ...] = 1,
     groups: int = 1,
+    absorbed: Absorbed | None = None,
 ) -> Tensor:
-    """Run ``function(input, weight, bias)``, bilinear but for the bias, with scaled weights."""
+    """Run ``function(input, weight, bias)``, bilinear but for the bias, with scaled weights.
+
+    What is absorbed goes into weight and bias, at no pass over input or output.  A shift of
+    the input needs a ``function`` that adds up a whole row of the weight for every output.
+    """
     check_scaling(scaling)
     check_method(method, per)
+    before, after = absorbed or Absorbed()
+    gain, factor = before.scale / after.scale, before.gradient / after.gradient
     ball = "backward" if scaling == "backward" else "forward"
-    used = weight
     if method == "normalize":
-        used = normalize_weight(weight, ball, per, stride=stride, groups=groups)
-    if scaling != "separate":
+        used = scaled_weight(weight, ball, per, stride, groups, gain)
+    else:
+        used = weight if gain == 1.0 else weight * gain
+    bias = _absorbing(bias, used, before, after, _outputs(function, weight))
+    if after.gradient != 1.0:
+        used, bias = _unscaled(used, after.gradient), _unscaled(bias, after.gradient)
+    if scaling == "separate" and per == "neuron":
+        back = normalize_weight(weight.detach(), "backward", stride=stride, groups=groups)
+        if gain * factor != 1.0:
+            back = back * (gain * factor)
+        return _with_backward_weight(function, input, used, back, bias)
+    if scaling == "separate":
+        factor *= separate_factor(weight, stride, groups)
+    if factor == 1.0:
         return function(input, used, bias)
-    if per == "layer":
-        factor = separate_factor(weight, stride, groups)
-        return function(scale_gradient(input, factor), used, bias)
-    back = normalize_weight(weight.detach(), "backward", stride=stride, groups=groups)
-    return _with_backward_weight(function, input, used, back, bias)
+    return _with_factor(function, input, used, bias, factor)
 
 
 def check_method(method: str, per: str) -> None:
@@ -44,39 +80,152 @@ def check_method(method: str, per: str) -> None:
         raise ValueError(f"per must be 'neuron' or 'layer'; it was {per!r}")
 
 
+def _absorbing(bias, used, before, after, outputs):
+    """(bias + before.shift·ΣW - after.shift)/after.scale; ``used`` has its scales already."""
+    if bias is not None and (after.scale != 1.0 or after.shift):
+        bias = (bias - after.shift) / after.scale
+    elif after.shift:
+        bias = used.new_full((outputs,), -after.shift / after.scale)
+    if before.shift:
+        rows = used.flatten(1).sum(1)
+        by = before.shift / before.scale
+        bias = rows * by if bias is None else torch.add(bias, rows, alpha=by)
+    return bias
+
+
+def _unscaled(tensor, gradient):
+    return None if tensor is None else scale_gradient(tensor, 1.0 / gradient)
+
+
+def _with_factor(function, input, weight, bias, factor):
+    """``function(input, weight, bias)`` whose input gradient is ``factor`` times the true one."""
+    if torch.compiler.is_compiling() and transforms_active():
+        return function(scale_gradient(input, factor), weight, bias)
+    return _TwoWeights.apply(input, weight, bias, weight.detach(), factor, function)
+
+
 def _with_backward_weight(function, input, weight, back, bias):
     """``function(input, weight, bias)`` whose input gradient is that of ``back``."""
-    output = function(input.detach(), weight, bias)
-    if torch.compiler.is_compiling():
-        # The same in plain operations, at the price of a second product forward: compiled
-        # code must not hold a custom backward (pytorch issue 193279).
+    if torch.compiler.is_compiling() and transforms_active():
+        # The same in plain operations, at the price of a second product forward: Dynamo would
+        # drop a custom backward here without a word (pytorch issue 193279).
+        output = function(input.detach(), weight, bias)
         road = function(input, back, None)
         return output + (road - road.detach())
-    return _InputGradient.apply(output, input, back, function)
+    return _TwoWeights.apply(input, weight, bias, back, None, function)
 
 
-class _InputGradient(torch.autograd.Function):
-    """Passes ``output`` on, and its gradient to ``input`` through the weight ``back``."""
+class _TwoWeights(torch.autograd.Function):
+    """A bilinear map that takes the gradient to ``input`` through the weight ``back``.
+
+    With a ``factor``, ``back`` is the weight of the forward pass, and the factor multiplies
+    it where it is small, in the backward pass.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(output, input, back, function):
-        return output.view_as(output)
+    def forward(input, weight, bias, back, factor, function):
+        return function(input, weight, bias)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        _, input, back, ctx.function = inputs
-        ctx.save_for_backward(back)
-        ctx.shape, ctx.dtype = input.shape, input.dtype
+        input, weight, bias, back, ctx.factor, ctx.function = inputs
+        ctx.save_for_backward(input, back)
+        ctx.weight_type, ctx.has_bias = weight.dtype, bias is not None
+        ctx.bias_type = bias.dtype if ctx.has_bias else None
 
     @staticmethod
-    def backward(ctx, grad_output):
-        (back,) = ctx.saved_tensors
-        back = back.to(grad_output.dtype)
+    def backward(ctx, gradient):
+        input, back = ctx.saved_tensors
+        back = back.detach().to(gradient.dtype)
+        if ctx.factor is not None:
+            back = back * ctx.factor
+        wanted = (*ctx.needs_input_grad[:2], ctx.has_bias and ctx.needs_input_grad[2])
+        found = _transposed(ctx.function, gradient, input.to(gradient.dtype), back, wanted)
+        types = (input.dtype, ctx.weight_type, ctx.bias_type)
+        cast = (None if g is None else g.to(t) for g, t in zip(found, types, strict=True))
+        return *cast, None, None, None
 
-        # The map is linear in its input, so any point serves to transpose it.
-        point = grad_output.new_zeros(ctx.shape)
-        _, transpose = torch.func.vjp(lambda x: ctx.function(x, back, None), point)
-        (grad_input,) = transpose(grad_output)
-        return grad_output, grad_input.to(ctx.dtype), None, None
+
+def _transposed(function, gradient, input, weight, wanted):
+    """Gradients of input, weight and bias of a bilinear map, of those that are wanted."""
+    if function is torch_functional.linear:
+        return _linear_backward(gradient, input, weight, wanted)
+    options = _convolution_of(function, weight)
+    if options is None:
+        return _any_backward(function, gradient, input, weight, wanted)
+    batched = input.ndim == weight.ndim
+    if not batched:
+        gradient, input = gradient.unsqueeze(0), input.unsqueeze(0)
+    stride, padding, dilation, transposed, output_padding, groups = options
+    found = torch.ops.aten.convolution_backward(
+        gradient, input, weight, [gradient.shape[1]],
+        stride, padding, dilation, transposed, output_padding, groups, wanted,
+    )  # fmt: skip
+    found = [g if want else None for g, want in zip(found, wanted, strict=True)]
+    if not batched and wanted[0]:
+        found[0] = found[0].squeeze(0)
+    return found
+
+
+def _linear_backward(gradient, input, weight, wanted):
+    rows, points = gradient.reshape(-1, gradient.shape[-1]), input.reshape(-1, input.shape[-1])
+    return (
+        gradient @ weight if wanted[0] else None,
+        rows.T @ points if wanted[1] else None,
+        rows.sum(0) if wanted[2] else None,
+    )
+
+
+_CONVOLUTIONS = {
+    torch_functional.conv1d: False,
+    torch_functional.conv2d: False,
+    torch_functional.conv3d: False,
+    torch_functional.conv_transpose1d: True,
+    torch_functional.conv_transpose2d: True,
+    torch_functional.conv_transpose3d: True,
+}
+
+
+def _convolution_of(function, weight):
+    """What ATen calls the arguments of a partial convolution; None where it has no words."""
+    if not isinstance(function, partial) or function.args or function.func not in _CONVOLUTIONS:
+        return None
+    transposed = _CONVOLUTIONS[function.func]
+    window = weight.shape[2:]
+    given = function.keywords
+    stride, dilation, output_padding = (
+        _each(given.get(name, default), window)
+        for name, default in (("stride", 1), ("dilation", 1), ("output_padding", 0))
+    )
+    padding = given.get("padding", 0)
+    if padding == "same":
+        spans = [d * (k - 1) for d, k in zip(dilation, window, strict=True)]
+        if any(span % 2 for span in spans):
+            return None
+        padding = [span // 2 for span in spans]
+    padding = _each(0 if padding == "valid" else padding, window)
+    return stride, padding, dilation, transposed, output_padding, given.get("groups", 1)
+
+
+def _outputs(function, weight) -> int:
+    """Number of output channels."""
+    if isinstance(function, partial) and _CONVOLUTIONS.get(function.func, False):
+        return weight.shape[1] * function.keywords.get("groups", 1)
+    return weight.shape[0]
+
+
+def _each(value, window) -> list[int]:
+    entries = [value] if isinstance(value, int) else list(value)
+    return entries * len(window) if len(entries) == 1 else entries
+
+
+def _any_backward(function, gradient, input, weight, wanted):
+    """By transposing the map twice, which runs it twice."""
+    # It is linear in the input and in the weight, so that any point serves to transpose it.
+    bias = gradient.new_zeros(_outputs(function, weight))
+    _, to_input = torch.func.vjp(lambda x: function(x, weight, None), torch.zeros_like(input))
+    _, to_rest = torch.func.vjp(lambda w, b: function(input, w, b), torch.zeros_like(weight), bias)
+    found = (*to_input(gradient), *to_rest(gradient))
+    return [g if want else None for g, want in zip(found, wanted, strict=True)]

@@ -57,6 +57,16 @@ def constant_when_compiled(function: Callable) -> Callable:
     return function
 
 
+@constant_when_compiled
+def transforms_active() -> bool:
+    """Whether a transform of ``torch.func`` is at work.
+
+    Compiled code asks while it is traced: there Dynamo would drop the backward pass of a custom
+    function without a word (pytorch issue 193279).
+    """
+    return torch._C._are_functorch_transforms_active()
+
+
 def literal(value: float) -> float:
     """The same float, as a constant under ``torch.compile``.
 

@@ -192,14 +192,20 @@ def _recorder(nodes: list):
 
 
 def _is_scale(node) -> bool:
-    return type(node).__name__ in ("_ScaleGradientBackward", "_InputGradientBackward")
+    return _factor_of(node) != 1.0
 
 
 def _factor_of(node) -> float:
-    """The constant that a node multiplies by; NaN where it is no constant."""
-    if type(node).__name__ == "_InputGradientBackward":
-        return math.nan
-    return node.factor if type(node).__name__ == "_ScaleGradientBackward" else 1.0
+    """What a node multiplies its first input's gradient by; NaN where it is no constant."""
+    kind = type(node).__name__
+    if kind == "_ScaleGradientBackward":
+        return node.factor
+    if kind == "_TwoWeightsBackward":
+        # Without a factor the backward weight is a weight of its own.
+        return math.nan if node.factor is None else node.factor
+    if kind == "_ElementwiseBackward":
+        return node.constants.forward / node.constants.backward
+    return 1.0
 
 
 def _topological(roots, stop=frozenset()) -> list:
@@ -231,15 +237,14 @@ def _products(roots, order, factor_of) -> dict[int, Factor]:
             leaves[id(node.variable)] = Factor(low[node], high[node], node in asymmetric)
             continue
         factor = factor_of(node)
-        turned = node in asymmetric or math.isnan(factor)
         for position, (child, _) in enumerate(node.next_functions):
             if child is None:
                 continue
-            # The layer with asymmetric weights passes its output on as it came, and its
-            # input's gradient, the second one, through other weights.
-            through = 1.0 if math.isnan(factor) else factor
-            if turned and not (math.isnan(factor) and position == 0 and node not in asymmetric):
+            # Weight and bias get the gradient as it came; the input comes first.
+            through = factor if position == 0 else 1.0
+            if node in asymmetric or math.isnan(through):
                 asymmetric.add(child)
+                through = 1.0 if math.isnan(through) else through
             low[child] = min(low.get(child, math.inf), low[node] * through)
             high[child] = max(high.get(child, 0.0), high[node] * through)
     return leaves

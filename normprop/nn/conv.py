@@ -64,6 +64,7 @@ class _Conv(Parametric):
             scaling=self.scaling,
             per=self.per,
             method=self.method,
+            absorbed=self.absorbed,
         )
 
 

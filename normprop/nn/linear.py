@@ -47,6 +47,7 @@ class Linear(Parametric, nn.Linear):
             scaling=self.scaling,
             per=self.per,
             method=self.method,
+            absorbed=self.absorbed,
         )
 
 

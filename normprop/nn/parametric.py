@@ -4,13 +4,19 @@ import torch
 from torch import nn
 
 from normprop import rules
-from normprop.functional.parametric import check_method
+from normprop.functional.parametric import Absorbed, check_method
 from normprop.functional.scale import Scaling, check_scaling
 from normprop.functional.weight import Method, Per, normalize_weight, separate_factor
 
 
 class Parametric:
-    """Options, projection, printing and moments of a layer with weights."""
+    """Options, projection, printing and moments of a layer with weights.
+
+    Attributes:
+        absorbed: what its neighbours left to it, see :func:`normprop.fuse`.
+    """
+
+    absorbed: Absorbed | None = None
 
     def _declare(self, scaling: Scaling, per: Per, method: Method) -> None:
         check_scaling(scaling)
@@ -38,6 +44,8 @@ class Parametric:
     def extra_repr(self) -> str:
         """The arguments."""
         own = f"scaling={self.scaling!r}, per={self.per!r}, method={self.method!r}"
+        if self.absorbed is not None:
+            own += f", absorbed={self.absorbed}"
         return f"{super().extra_repr()}, {own}"
 
 

@@ -413,11 +413,14 @@ def compiler():
     torch.compiler.reset()
 
 
+# Dynamo makes an instance of torch.autograd.Function to trace one, which torch warns of.
+traced_functions = pytest.mark.filterwarnings("ignore:.*should not be instantiated")
 compiled_variants = pytest.mark.parametrize(
     "variant", [v for v in VARIANTS if v.row.kind != "dropout" and v.row.dims != 3], ids=str
 )
 
 
+@traced_functions
 @compiled_variants
 def test_compiled_is_eager(variant, compiler):
     layer, x = variant.layer(), variant.row.input()
@@ -465,6 +468,7 @@ def test_compiled_dropout_drops_and_scales(variant, compiler):
 
 # What Inductor imports of torch is written in torch's own deprecated TorchScript.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
+@traced_functions
 @pytest.mark.parametrize("name", ["ReLU", "MaxPool2d", "Linear", "Conv2d"])
 def test_inductor_is_eager(name, compiler):
     variant = next(v for v in VARIANTS if v.row.name == name and v.separate)
