@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from normprop.gaussian import Normal
+from normprop.gaussian import Image, Law, Normal
 
 
 def check_probability(p: float) -> None:
@@ -41,6 +41,32 @@ def window_of(kernel_size: int | Sequence[int], dims: int, name: str) -> tuple[i
         if not whole or size < 1:
             raise ValueError(f"{name} must be made of integers of at least 1; it was {kernel_size}")
     return tuple(int(size) for size in sizes)
+
+
+def shape_of(shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of a sample, whose sizes must be at least 1."""
+    if not isinstance(shape, Sequence) or isinstance(shape, str):
+        raise TypeError(f"shape must be a sequence of integers; it was {shape!r}")
+    return window_of(shape, len(shape), "shape") if len(shape) else ()
+
+
+def need_shape(layer: nn.Module, shape: tuple[int, ...] | None, what: str) -> tuple[int, ...]:
+    """The shape, which must have been given; ``what`` says what depends on it."""
+    if shape is None:
+        raise ValueError(
+            f"shape must be given for {type(layer).__name__}: its figures depend on {what}"
+        )
+    return shape
+
+
+def need_normal(layer: nn.Module, law: Law) -> Normal:
+    """The law, which must be normal: ``after`` is not for every layer."""
+    if isinstance(law, Image):
+        raise ValueError(
+            "after= takes a pooling, dropout or parametric layer behind it; "
+            f"layer was {type(layer).__name__}"
+        )
+    return law
 
 
 def count(name: str, sizes: Sequence[int]) -> int:

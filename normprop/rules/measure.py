@@ -1,12 +1,12 @@
 """The public entrance: what a layer's figures are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
 from normprop.gaussian import Function
 from normprop.rules.activation import activation, image_of, resolve
-from normprop.rules.arguments import check_law
+from normprop.rules.arguments import check_law, shape_of
 from normprop.rules.dropout import dropout, dropout_rule
 from normprop.rules.registry import Moments, describe, lookup, rule_of
 
@@ -18,6 +18,7 @@ def moments(
     *,
     inverted: bool = True,
     after: str | nn.Module | Callable | None = None,
+    shape: Sequence[int] | None = None,
 ) -> Moments:
     r"""Exact mean and standard deviation of a layer, forward and backward.
 
@@ -49,6 +50,9 @@ def moments(
         after: the activation that stands before the layer.  The layer's input is then that
             activation's output, and ``mean`` and ``std`` are those of the activation's
             input.  A ``normprop.nn`` activation counts as it is, normalised.
+        shape: shape of one sample, without the batch dimension, as for
+            :func:`normprop.simulate`; needed for layers whose figures depend on it, such as
+            softmax.  For losses, which reduce the batch too, that of the whole input.
 
     Returns:
         :class:`Moments`.
@@ -75,5 +79,19 @@ def moments(
             )
         return dropout(layer.p, law, inverted=False)
     if isinstance(layer, Function):
+        refuse_shape(layer, shape)
         return activation(layer, law)
-    return rule_of(layer)(layer, law)
+    rule = rule_of(layer)
+    if lookup(layer).shaped:
+        return rule(layer, law, None if shape is None else shape_of(shape))
+    refuse_shape(layer, shape)
+    return rule(layer, law)
+
+
+def refuse_shape(layer, shape: Sequence[int] | None) -> None:
+    """Refuse a shape that would have no say."""
+    if shape is not None:
+        raise ValueError(
+            f"shape is for layers whose figures depend on it; those of {describe(layer)} do not, "
+            f"and it was {tuple(shape)}"
+        )

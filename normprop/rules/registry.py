@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from torch import nn
 
-from normprop.gaussian import Function, Image, Law, Normal
+from normprop.gaussian import Function, Image, Normal
 
 CLOSED = "closed form"
 
@@ -21,8 +21,10 @@ class Moments:
         fwd_std: standard deviation of an output element.
         bwd_std: standard deviation of the gradient at an input element, for an arriving
             gradient of standard deviation 1.
-        error: bound on the absolute error of every one of these figures, rounding included.
-        method: ``"closed form"`` or ``"quadrature"``.
+        error: bound on the absolute error of every one of these figures, rounding included;
+            ``math.inf`` where no bound is known.
+        method: ``"closed form"``, ``"quadrature"``, or ``"asymptotic, O(1/n)"`` with the order
+            of the relative error in the number that is taken for large.
 
     The figures are floats; for layers with weights they are float64 arrays, one entry for
     each output channel (forward) or input channel (backward).
@@ -35,7 +37,9 @@ class Moments:
     method: str
 
 
-Rule = Callable[[nn.Module, Law], Moments]
+Rule = Callable[..., Moments]
+"""From the module and the law of its input, and the shape of a sample where the entry says so."""
+
 ImageRule = Callable[[nn.Module, Normal], Image]
 Grade = Literal["exact", "asymptotic"]
 
@@ -50,6 +54,8 @@ class Entry:
         image: for activations, from the module and the normal law of its input to the law of
             its output.
         grade: ``"exact"``, or ``"asymptotic"`` where the figures hold in a limit.
+        shaped: whether the rule has a third argument, the shape of a sample, or ``None`` where
+            it was not given.
         note: what a reader of the table of all layers should know: the order of an asymptotic
             figure, or why there is none.
     """
@@ -58,6 +64,7 @@ class Entry:
     image: ImageRule | None = None
     grade: Grade = "exact"
     note: str = ""
+    shaped: bool = False
 
 
 _entries: dict[type, Entry] = {}
@@ -70,6 +77,7 @@ def register(
     *,
     grade: Grade = "exact",
     note: str = "",
+    shaped: bool = False,
 ) -> None:
     """Tell :func:`moments` how to measure a type of module.
 
@@ -80,10 +88,11 @@ def register(
             of its output, so that the module may stand in ``after``.
         grade: whether the figures are exact or hold in a limit.
         note: the order of an asymptotic figure, or another remark.
+        shaped: whether the rule also takes the shape of a sample.
     """
     if grade not in ("exact", "asymptotic"):
         raise ValueError(f"grade must be 'exact' or 'asymptotic'; it was {grade!r}")
-    _entries[module_type] = Entry(rule, image, grade, note)
+    _entries[module_type] = Entry(rule, image, grade, note, shaped)
 
 
 def refuse(module_type: type, reason: str) -> None:
