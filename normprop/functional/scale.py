@@ -92,6 +92,12 @@ def normalized(function: Callable[[Tensor], Tensor], input: Tensor, constants: C
     return output.to(input.dtype)
 
 
+def refuse_inplace(inplace: bool) -> None:
+    """Refuse what would overwrite a tensor that the backward pass needs."""
+    if inplace:
+        raise ValueError("inplace must be False: a normalised layer keeps its input; it was True")
+
+
 def check_real(input: Tensor) -> None:
     """Refuse integers, which could not hold the output, and complex numbers."""
     if not input.is_floating_point():

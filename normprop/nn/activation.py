@@ -1,180 +1,153 @@
-"""Normalised activations."""
+"""Normalised activations: each a row, its twin's arguments and one functional call."""
+
+import inspect
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from normprop import functional, rules
-from normprop.functional.activation import activation_constants
-from normprop.functional.scale import Scaling
-from normprop.gaussian import Image, Normal
-from normprop.nn.law import joined, law_repr, refuse_inplace
+from normprop import functional
+from normprop.functional.fused import BACKENDS, Backend
+from normprop.nn.law import joined
+from normprop.nn.twin import Twin
 
 
-class ReLU(nn.ReLU):
-    """Normalised ReLU: see :func:`normprop.functional.relu`.
+class Activation(Twin):
+    r"""What the normalised activations share.
+
+    .. math:: y = \frac{f(x) - \mu}{\sigma}
+
+    Every one has its twin's arguments, in its order, and these keywords; the function of the same
+    name in :mod:`normprop.functional` says the rest.
 
     Args:
-        inplace: must be ``False``; there so that the twin's arguments fit.
+        inplace: where the twin has it, must be ``False``.
         scaling: which standard deviation divides in which pass.
         mean: mean of the input.
         std: standard deviation of the input, greater than 0.
+        backend: who computes, ``"eager"``, ``"triton"`` or ``"auto"``.
+
+    Attributes:
+        constants: shift and divisors, Python floats.
     """
 
-    def __init__(
-        self,
-        inplace: bool = False,
-        *,
-        scaling: Scaling = "backward",
-        mean: float = 0.0,
-        std: float = 1.0,
-    ) -> None:
-        super().__init__()
-        refuse_inplace(inplace)
-        _declare(self, "relu", scaling, mean, std)
+    _function: Callable[..., Tensor]
+    # The attributes that the function takes after its input.
+    _names: tuple[str, ...]
+
+    def __init_subclass__(cls, function: Callable[..., Tensor], **keywords) -> None:
+        super().__init_subclass__(**keywords)
+        cls._function = staticmethod(function)
+        cls._names = tuple(
+            name
+            for name, p in list(inspect.signature(function).parameters.items())[1:]
+            if p.kind is p.POSITIONAL_OR_KEYWORD and name != "inplace"
+        )
+        backend = inspect.Parameter(
+            "backend", inspect.Parameter.KEYWORD_ONLY, default="auto", annotation=Backend
+        )
+        signature = cls.__signature__
+        cls.__signature__ = signature.replace(parameters=[*signature.parameters.values(), backend])
+
+    def __init__(self, *args, backend: Backend = "auto", **keywords) -> None:
+        super().__init__(*args, **keywords)
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; it was {backend!r}")
+        self.backend = backend
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise max(x, 0)."""
-        return functional.relu(input, constants=self.constants)
+        """Apply the function and normalise."""
+        own = [getattr(self, name) for name in self._names]
+        return self._function(input, *own, constants=self.constants, backend=self.backend)
 
     def extra_repr(self) -> str:
-        """The arguments."""
-        return joined(super().extra_repr(), law_repr(self))
+        """The arguments; the backend where one was chosen."""
+        chosen = "" if self.backend == "auto" else f"backend={self.backend!r}"
+        return joined(super().extra_repr(), chosen)
 
 
-class Sigmoid(nn.Sigmoid):
-    """Normalised sigmoid: see :func:`normprop.functional.sigmoid`.
-
-    Args:
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
-    """
-
-    def __init__(
-        self, *, scaling: Scaling = "backward", mean: float = 0.0, std: float = 1.0
-    ) -> None:
-        super().__init__()
-        _declare(self, "sigmoid", scaling, mean, std)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise 1/(1 + exp(-x))."""
-        return functional.sigmoid(input, constants=self.constants)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return law_repr(self)
+class CELU(Activation, nn.CELU, function=functional.celu):
+    """Normalised CELU: see :func:`normprop.functional.celu`."""
 
 
-class Tanh(nn.Tanh):
-    """Normalised tanh: see :func:`normprop.functional.tanh`.
-
-    Args:
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
-    """
-
-    def __init__(
-        self, *, scaling: Scaling = "backward", mean: float = 0.0, std: float = 1.0
-    ) -> None:
-        super().__init__()
-        _declare(self, "tanh", scaling, mean, std)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise tanh x."""
-        return functional.tanh(input, constants=self.constants)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return law_repr(self)
+class ELU(Activation, nn.ELU, function=functional.elu):
+    """Normalised ELU: see :func:`normprop.functional.elu`."""
 
 
-class GELU(nn.GELU):
-    """Normalised GELU: see :func:`normprop.functional.gelu`.
-
-    Args:
-        approximate: must be ``"none"``: the constants are those of the exact function.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
-    """
-
-    def __init__(
-        self,
-        approximate: str = "none",
-        *,
-        scaling: Scaling = "backward",
-        mean: float = 0.0,
-        std: float = 1.0,
-    ) -> None:
-        super().__init__()
-        if approximate != "none":
-            raise ValueError(
-                f"approximate must be 'none', the exact function; it was {approximate!r}"
-            )
-        _declare(self, "gelu", scaling, mean, std)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise xΦ(x)."""
-        return functional.gelu(input, constants=self.constants)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return joined(super().extra_repr(), law_repr(self))
+class GELU(Activation, nn.GELU, function=functional.gelu):
+    """Normalised GELU: see :func:`normprop.functional.gelu`."""
 
 
-class SiLU(nn.SiLU):
-    """Normalised SiLU: see :func:`normprop.functional.silu`.
-
-    Args:
-        inplace: must be ``False``; there so that the twin's arguments fit.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
-    """
-
-    def __init__(
-        self,
-        inplace: bool = False,
-        *,
-        scaling: Scaling = "backward",
-        mean: float = 0.0,
-        std: float = 1.0,
-    ) -> None:
-        super().__init__()
-        refuse_inplace(inplace)
-        _declare(self, "silu", scaling, mean, std)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise x/(1 + exp(-x))."""
-        return functional.silu(input, constants=self.constants)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return law_repr(self)
+class Hardshrink(Activation, nn.Hardshrink, function=functional.hardshrink):
+    """Normalised Hardshrink: see :func:`normprop.functional.hardshrink`."""
 
 
-def _declare(layer: nn.Module, name: str, scaling: Scaling, mean: float, std: float) -> None:
-    law = rules.check_law(mean, std)
-    layer.scaling, layer.mean, layer.std = scaling, law.mean, law.std
-    layer.constants = activation_constants(name, scaling, law.mean, law.std)
+class Hardsigmoid(Activation, nn.Hardsigmoid, function=functional.hardsigmoid):
+    """Normalised Hardsigmoid: see :func:`normprop.functional.hardsigmoid`."""
 
 
-def _register(module_type: type, name: str) -> None:
-    def image(layer, base: Normal) -> Image:
-        function = rules.function_of(name)
-        return Image(function, base, layer.constants.shift, layer.constants.forward)
-
-    def measure(layer, law) -> rules.Moments:
-        return rules.affine(rules.activation(rules.function_of(name), law), *layer.constants)
-
-    rules.register(module_type, measure, image)
+class Hardswish(Activation, nn.Hardswish, function=functional.hardswish):
+    """Normalised Hardswish: see :func:`normprop.functional.hardswish`."""
 
 
-for _type, _name in (
-    (GELU, "gelu"),
-    (ReLU, "relu"),
-    (Sigmoid, "sigmoid"),
-    (SiLU, "silu"),
-    (Tanh, "tanh"),
-):
-    _register(_type, _name)
+class Hardtanh(Activation, nn.Hardtanh, function=functional.hardtanh):
+    """Normalised Hardtanh: see :func:`normprop.functional.hardtanh`."""
+
+
+class Identity(Activation, nn.Identity, function=functional.identity):
+    """Normalised Identity: see :func:`normprop.functional.identity`."""
+
+
+class LeakyReLU(Activation, nn.LeakyReLU, function=functional.leaky_relu):
+    """Normalised LeakyReLU: see :func:`normprop.functional.leaky_relu`."""
+
+
+class LogSigmoid(Activation, nn.LogSigmoid, function=functional.logsigmoid):
+    """Normalised LogSigmoid: see :func:`normprop.functional.logsigmoid`."""
+
+
+class Mish(Activation, nn.Mish, function=functional.mish):
+    """Normalised Mish: see :func:`normprop.functional.mish`."""
+
+
+class ReLU(Activation, nn.ReLU, function=functional.relu):
+    """Normalised ReLU: see :func:`normprop.functional.relu`."""
+
+
+class ReLU6(Activation, nn.ReLU6, function=functional.relu6):
+    """Normalised ReLU6: see :func:`normprop.functional.relu6`."""
+
+
+class SELU(Activation, nn.SELU, function=functional.selu):
+    """Normalised SELU: see :func:`normprop.functional.selu`."""
+
+
+class Sigmoid(Activation, nn.Sigmoid, function=functional.sigmoid):
+    """Normalised Sigmoid: see :func:`normprop.functional.sigmoid`."""
+
+
+class SiLU(Activation, nn.SiLU, function=functional.silu):
+    """Normalised SiLU: see :func:`normprop.functional.silu`."""
+
+
+class Softplus(Activation, nn.Softplus, function=functional.softplus):
+    """Normalised Softplus: see :func:`normprop.functional.softplus`."""
+
+
+class Softshrink(Activation, nn.Softshrink, function=functional.softshrink):
+    """Normalised Softshrink: see :func:`normprop.functional.softshrink`."""
+
+
+class Softsign(Activation, nn.Softsign, function=functional.softsign):
+    """Normalised Softsign: see :func:`normprop.functional.softsign`."""
+
+
+class Tanh(Activation, nn.Tanh, function=functional.tanh):
+    """Normalised Tanh: see :func:`normprop.functional.tanh`."""
+
+
+class Tanhshrink(Activation, nn.Tanhshrink, function=functional.tanhshrink):
+    """Normalised Tanhshrink: see :func:`normprop.functional.tanhshrink`."""
+
+
+class Threshold(Activation, nn.Threshold, function=functional.threshold):
+    """Normalised Threshold: see :func:`normprop.functional.threshold`."""

@@ -2,6 +2,10 @@
 
 from torch import nn
 
+from normprop.functional.scale import refuse_inplace
+
+__all__ = ["joined", "law_repr", "refuse_inplace"]
+
 
 def law_repr(layer: nn.Module) -> str:
     """The arguments that torch's twin does not have, as ``extra_repr`` prints them."""
@@ -13,9 +17,3 @@ def law_repr(layer: nn.Module) -> str:
 def joined(*parts: str) -> str:
     """Parts of an ``extra_repr``, without the empty ones."""
     return ", ".join(part for part in parts if part)
-
-
-def refuse_inplace(inplace: bool) -> None:
-    """Refuse what would overwrite a tensor that the backward pass needs."""
-    if inplace:
-        raise ValueError("inplace must be False: a normalised layer keeps its input; it was True")

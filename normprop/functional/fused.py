@@ -1,0 +1,551 @@
+r"""Elementwise functions, normalised in as few passes over memory as ATen allows.
+
+.. math:: y = a f(x) + c, \qquad dx = b\, f'(x)\, dy, \qquad
+    a = 1/\sigma_\mathrm{forward}, \quad c = -\mu/\sigma_\mathrm{forward}, \quad
+    b = 1/\sigma_\mathrm{backward}
+
+A row of ``MAPS`` says how a function runs forward, how backward, and what it keeps in between.
+Where f' is a function of f, that is y, which the next layer keeps anyway; elsewhere it is x;
+never both, and never a mask.  A slope from y has an absolute error of a few units of rounding of
+the steepest slope, where one from x would have a relative one.
+
+Where f consists of lines, y decides on which of them x lies: on the middle one where
+y(lower kink) < y < y(upper kink).  Hence this rule, for every implementation of it:
+
+- float64 and float32: an x so near a kink that its y is rounded onto the kink's counts as lying on
+  the kink, and has torch's slope there, that of the flatter side.  At a kink of 0, where y is the
+  constant c, that is exact; at any other, two units of rounding of y or c belong to the kink.
+- float16 and bfloat16: y is computed in float32 and rounded once, except that an x strictly between
+  the kinks never gets the y of a kink: it gets the neighbouring number inside.  ReLU at N(0, 1)
+  moves about 0.1 % of its bfloat16 outputs so, by one unit in the last place, and without it those
+  would lose their gradient.  Every other function, whose slope would be that of a neighbour, keeps
+  x in these types, and its slope is computed from x in float32.
+
+Compiled code runs the same rows, where a step is written without a comparison: Inductor would
+keep the outcome of a comparison as a mask of its own, which on a CPU costs twenty times the time.
+Under functional transforms, and for tensors of other classes, plain operations say the same.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as torch_functional
+
+from normprop.functional.scale import (
+    Constants,
+    check_real,
+    constant_when_compiled,
+    normalized,
+    scale_gradient,
+    transforms_active,
+    upcast,
+)
+from normprop.gaussian.families import SELU_ALPHA, SELU_SCALE
+
+Backend = Literal["auto", "eager", "triton"]
+BACKENDS = ("auto", "eager", "triton")
+Kept = Literal["nothing", "input", "output"]
+Params = tuple[float | str, ...]
+
+_aten = torch.ops.aten
+_PLAIN = (Tensor, nn.Parameter)
+
+
+class Line(NamedTuple):
+    """The factors a, c and b above; the way back, f = std·y + mean; the y of the kinks."""
+
+    scale: float
+    shift: float
+    slope: float
+    mean: float
+    std: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Map:
+    """How a function runs.
+
+    Attributes:
+        plain: f, from the input and the parameters.
+        backward: dx from dy, what was kept, the line and the parameters.  Its operations can be
+            differentiated again; it works in place only on what it made itself.
+        forward: y from x, the line and the parameters; by default ``plain`` and a line in place.
+        keeps: what ``backward`` wants, by the parameters.
+        kinks: of functions of lines that keep y, the values of f at the ends of the steepest.
+        stepped: ``backward`` for compiled code, where that compares and needs nothing else.
+    """
+
+    plain: Callable[..., Tensor]
+    backward: Callable[..., Tensor]
+    forward: Callable[..., Tensor] | None = None
+    keeps: Callable[..., Kept] = lambda *_: "output"
+    kinks: Callable[..., tuple[float, float]] | None = None
+    stepped: Callable[..., Tensor] | None = None
+
+    def kept(self, params: Params, dtype: torch.dtype) -> Kept:
+        """What the backward pass gets for an input of this type."""
+        kept = self.keeps(*params)
+        return "input" if kept == "output" and half(dtype) and self.kinks is None else kept
+
+    def run(self, x: Tensor, line: Line, params: Params) -> Tensor:
+        """The forward pass, where no gradient is recorded."""
+        if self.forward is not None and not torch.compiler.is_compiling():
+            return self.forward(x, line, *params)
+        return affine_(self.plain(x, *params), line.scale, line.shift)
+
+    def run_half(self, x: Tensor, line: Line, params: Params) -> Tensor:
+        """The forward pass in float32, rounded once, kinks kept apart."""
+        wide = x.float()
+        if self.kinks is None or self.keeps(*params) != "output":
+            return self.run(wide, line, params).to(x.dtype)
+        f = self.plain(wide, *params)
+        low, high = self.kinks(*params)
+        inside = (f > low) & (f < high)
+        y = affine_(f, line.scale, line.shift).to(x.dtype)
+        least, most = _between(line.low, line.high, x.dtype)
+        return torch.where(inside, y.clamp(least, most), y)
+
+
+def fused(
+    name: str, input: Tensor, params: Params, constants: Constants, backend: Backend = "auto"
+) -> Tensor:
+    """The function of that name with these parameters, normalised.
+
+    Args:
+        name: a row of ``MAPS``.
+        input: any shape.
+        params: what the function of ``torch.nn.functional`` takes after its input, in its order.
+        constants: shift and divisors.
+        backend: ``"eager"`` for PyTorch's operations, ``"triton"`` for one kernel each way,
+            ``"auto"`` for the second wherever it can run.
+
+    Raises:
+        TypeError: the input does not hold real numbers.
+        ValueError: the backend is unknown.
+        RuntimeError: ``"triton"`` was asked for where it cannot run.
+    """
+    check_real(input)
+    row = MAPS[name]
+    transformed = is_transformed(input)
+    triton = wants_triton(input, backend, transformed)
+    if transformed:
+        return normalized(lambda x: row.plain(x, *params), input, constants)
+    return _Fused.apply(input, name, params, constants, triton)
+
+
+def is_transformed(input: Tensor) -> bool:
+    """Whether the tensor stands for others, so that only plain operations work on it."""
+    if type(input) not in _PLAIN or transforms_active():
+        return True
+    # What torch.autograd.grad(..., is_grads_batched=True) sends backward.
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(input)
+
+
+def wants_triton(input: Tensor, backend: Backend, transformed: bool) -> bool:
+    """Whether a kernel does the work; an error where it was asked for and cannot."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; it was {backend!r}")
+    if backend == "eager" or (backend == "auto" and not input.is_cuda):
+        return False
+    # Compiled code is fused as it is.
+    if transformed or torch.compiler.is_compiling():
+        if backend == "auto":
+            return False
+        raise RuntimeError(
+            "backend='triton' does not run under torch.compile or torch.func, nor on tensors of "
+            "other classes; backend='auto' does"
+        )
+    from normprop import kernels
+
+    if kernels.usable(input):
+        return True
+    if backend == "auto":
+        return False
+    raise RuntimeError(
+        "backend='triton' must be able to run on its input; "
+        f"it was a tensor of {input.dtype} on {input.device}"
+    )
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, input, name, params, constants, triton):
+        row = MAPS[name]
+        kept = row.kept(params, input.dtype)
+        line = line_of(name, params, *constants, input.dtype)
+        if triton:
+            from normprop.kernels import activation as kernel
+
+            shift, forward = constants.shift, constants.forward
+            output = kernel.forward(
+                name, params, input, shift, forward, save_output=kept == "output"
+            )
+        elif half(input.dtype):
+            output = row.run_half(input, line, params)
+        else:
+            output = row.run(input, line, params)
+        ctx.call = name, params, constants, kept
+        ctx.triton = triton
+        ctx.set_materialize_grads(False)
+        if kept != "nothing":
+            saved = output if kept == "output" else input
+            ctx.save_for_backward(saved)
+            ctx.save_for_forward(saved)
+        return output
+
+    @staticmethod
+    def backward(ctx, grad):
+        if grad is None:
+            return None, None, None, None, None
+        name, params, constants, kept = ctx.call
+        saved = ctx.saved_tensors[0] if kept != "nothing" else None
+        # Whoever differentiates once more differentiates PyTorch's operations.
+        if ctx.triton and not torch.is_grad_enabled() and not is_transformed(grad):
+            from normprop.kernels import activation as kernel
+
+            from_output = kept == "output"
+            dx = kernel.backward(name, params, saved, grad, *constants, from_output=from_output)
+        else:
+            dx = _backward(name, params, constants, kept, saved, grad)
+        return dx, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx, tangent, *_):
+        name, params, constants, kept = ctx.call
+        if constants.forward != constants.backward:
+            raise RuntimeError(
+                "scaling='separate' has no derivative in forward mode: its gradient is none"
+            )
+        saved = ctx.saved_tensors[0] if kept != "nothing" else None
+        # f' is the factor both ways.
+        return _backward(name, params, constants, kept, saved, tangent)
+
+
+def _backward(name, params, constants, kept, saved, grad) -> Tensor:
+    row, dtype = MAPS[name], grad.dtype
+    line = line_of(name, params, *constants, dtype)
+    grad = upcast(grad)
+    if kept == "nothing":
+        return (grad * line.slope).to(dtype)
+    saved = upcast(saved)
+    if kept != row.keeps(*params):
+        # A slope that takes y, and an x in half precision: y once more, in float32.
+        if torch.is_grad_enabled():
+            saved = _Fused.apply(saved, name, params, constants, False)
+        else:
+            saved = row.run(saved, line, params)
+        kept = "output"
+    if kept == "output" and constants.forward != constants.backward and torch.is_grad_enabled():
+        # dy/dx is b f' where y gives its gradient back, and a f' where its slope is meant.
+        saved = scale_gradient(saved, constants.backward / constants.forward)
+    stepped = row.stepped if torch.compiler.is_compiling() else None
+    return (stepped or row.backward)(grad, saved, line, *params).to(dtype)
+
+
+@constant_when_compiled
+@lru_cache(maxsize=1024)
+def line_of(
+    name: str, params: Params, mean: float, std: float, divisor: float, dtype: torch.dtype
+) -> Line:
+    """The factors of these constants, and the kinks as that type shows them."""
+    scale, shift = 1.0 / std, -mean / std
+    kinks = MAPS[name].kinks if name in MAPS else None
+    low, high = (-math.inf, math.inf) if kinks is None else kinks(*params)
+    ends = []
+    for value, inwards in ((low, 1.0), (high, -1.0)):
+        end = scale * value + shift if math.isfinite(value) else value
+        if half(dtype) and math.isfinite(value):
+            end = _round(_round(end, torch.float32), dtype)
+        elif value and math.isfinite(value):
+            unit = torch.finfo(dtype).eps * max(abs(scale * value), abs(shift))
+            end += inwards * 2.0 * unit
+        ends.append(end)
+    return Line(scale, shift, 1.0 / divisor, mean, std, *ends)
+
+
+def half(dtype: torch.dtype) -> bool:
+    """Whether numbers of this type are computed in float32."""
+    return dtype in (torch.float16, torch.bfloat16)
+
+
+def _round(value: float, dtype: torch.dtype) -> float:
+    return torch.tensor(value, dtype=torch.float64).to(dtype).item()
+
+
+@constant_when_compiled
+@lru_cache(maxsize=1024)
+def _between(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
+    """The least number above low and the greatest below high."""
+    ends = torch.tensor([low, high], dtype=dtype)
+    inside = torch.nextafter(ends, ends.flip(0)).tolist()
+    return tuple(
+        near if math.isfinite(end) else end for near, end in zip(inside, (low, high), strict=True)
+    )
+
+
+# Passes over memory
+
+
+def affine_(t: Tensor, scale: float, shift: float) -> Tensor:
+    """scale·t + shift, in place: one pass."""
+    if torch.compiler.is_compiling():
+        return t * scale + shift
+    return torch.add(_scalar(shift, t), t, alpha=scale, out=t)
+
+
+def affine(t: Tensor, scale: float, shift: float) -> Tensor:
+    """scale·t + shift in one pass, for ever more derivatives."""
+    return torch.add(_scalar(shift, t), t, alpha=scale)
+
+
+def _scalar(value: float, like: Tensor) -> Tensor:
+    # On the CPU whatever the device: kernels take such a number as an argument.
+    return torch.tensor(value, dtype=like.dtype)
+
+
+def product(grad: Tensor, slope: Tensor, factor: float) -> Tensor:
+    """factor·slope·grad in one pass; the slope was made for it."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or is_transformed(grad):
+        return factor * (slope * grad)
+    return torch.addcmul(_scalar(0.0, slope), slope, grad, value=factor, out=slope)
+
+
+def _step(t: Tensor) -> Tensor:
+    """1 where t > 0, else 0, without a comparison that a compiler could keep."""
+    return torch.sign(torch.relu(t))
+
+
+# Slopes from y
+
+
+def _between_kinks(grad, y, line, factor=1.0):
+    return _aten.hardtanh_backward(grad, y, line.low, line.high).mul_(factor * line.slope)
+
+
+def _between_kinks_stepped(grad, y, line, factor=1.0):
+    return grad * (_step(y - line.low) * _step(line.high - y) * (factor * line.slope))
+
+
+def _relu(grad, y, line):
+    return _aten.threshold_backward(grad, y, line.low).mul_(line.slope)
+
+
+def _relu_stepped(grad, y, line):
+    return grad * (_step(y - line.low) * line.slope)
+
+
+def _leaky_relu(grad, saved, line, negative_slope):
+    from_y = negative_slope >= 0
+    # Has the sign of f, and so of x.
+    t = saved - line.low if from_y else saved
+    return _aten.leaky_relu_backward(grad, t, negative_slope, from_y).mul_(line.slope)
+
+
+def _leaky_relu_stepped(grad, saved, line, negative_slope):
+    step = _step(saved - line.low if negative_slope >= 0 else saved)
+    return grad * ((negative_slope + (1.0 - negative_slope) * step) * line.slope)
+
+
+def _exponential(grad, saved, line, alpha, scale, input_scale):
+    if alpha < 0:
+        slope = scale * line.slope
+        return _aten.elu_backward(grad, alpha, slope, input_scale, False, saved)
+    # t = f/std has the sign of x, and f' = input_scale·std·(t + alpha·scale/std) where it is not
+    # positive: b goes into ATen's three factors.
+    t = saved - line.shift
+    return _aten.elu_backward(
+        grad,
+        alpha / (line.std * line.slope),
+        scale * line.slope,
+        input_scale * line.std * line.slope,
+        True,
+        t,
+    )
+
+
+def _elu(grad, saved, line, alpha):
+    return _exponential(grad, saved, line, alpha, 1.0, 1.0)
+
+
+def _celu(grad, saved, line, alpha):
+    return _exponential(grad, saved, line, alpha, 1.0, 1.0 / alpha)
+
+
+def _selu(grad, saved, line):
+    return _exponential(grad, saved, line, SELU_ALPHA, SELU_SCALE, 1.0)
+
+
+def _parabola(grad, y, line, height, middle):
+    # f' = height - (f - middle)², the slope of tanh and of the logistic function.
+    centre = (middle - line.mean) / line.std
+    t = y if centre == 0.0 else y - centre
+    curve = -line.slope * line.std**2
+    return product(grad, torch.addcmul(_scalar(line.slope * height, t), t, t, value=curve), 1.0)
+
+
+def _softplus(grad, saved, line, beta, threshold):
+    if threshold < _SOFTPLUS_THRESHOLD:
+        return _aten.softplus_backward(grad, saved, beta, threshold).mul_(line.slope)
+    # f' = 1 - e^(-beta f), and 1 beyond the threshold, which other types round it to anyway.
+    t = affine(saved, -beta * line.std, -beta * line.mean)
+    if t.dtype == torch.float64:
+        t = torch_functional.threshold(t, -threshold, -math.inf)
+    return product(grad, torch.expm1(t) if torch.is_grad_enabled() else t.expm1_(), -line.slope)
+
+
+# Below it f falls where it becomes a line, and is no longer a function of y.
+_SOFTPLUS_THRESHOLD = 20.0
+
+
+def _logsigmoid(grad, y, line):
+    # f' = 1 - e^f.
+    t = affine(y, line.std, line.mean)
+    return product(grad, torch.expm1(t) if torch.is_grad_enabled() else t.expm1_(), -line.slope)
+
+
+def _softsign(grad, y, line):
+    # f' = (1 - |f|)².
+    t = affine(y, line.std, line.mean)
+    if torch.is_grad_enabled():
+        return product(grad, (t.abs() - 1.0).square(), line.slope)
+    return product(grad, t.abs_().sub_(1.0).square_(), line.slope)
+
+
+# Slopes from x
+
+
+def _tanhshrink(grad, x, line):
+    t = torch.tanh(x)
+    return product(grad, t.square() if torch.is_grad_enabled() else t.square_(), line.slope)
+
+
+def _by_aten(backward):
+    def run(grad, x, line, *params):
+        return backward(grad, x, *params).mul_(line.slope)
+
+    return run
+
+
+def _mish(grad, x, line):
+    if not torch.is_grad_enabled():
+        return _aten.mish_backward(grad, x).mul_(line.slope)
+    # ATen's backward pass has no derivative of its own.
+    t = torch.tanh(torch_functional.softplus(x))
+    return product(grad, t + x * torch.sigmoid(x) * (1.0 - t * t), line.slope)
+
+
+def _silu(grad, x, line):
+    if not torch.is_grad_enabled():
+        return _aten.silu_backward(grad, x).mul_(line.slope)
+    s = torch.sigmoid(x)
+    return product(grad, s * (1.0 + x * (1.0 - s)), line.slope)
+
+
+def _beyond_stepped(grad, x, line, limit):
+    return grad * (_step(x.abs() - limit) * line.slope)
+
+
+def _above_stepped(grad, x, line, limit, _):
+    return grad * (_step(x - limit) * line.slope)
+
+
+# Forward passes that take one fewer than a function and a line do
+
+
+def _identity_forward(x, line):
+    return affine(x, line.scale, line.shift)
+
+
+def _softsign_forward(x, line):
+    d = x.abs().add_(1.0)
+    return torch.addcdiv(_scalar(line.shift, x), x, d, value=line.scale, out=d)
+
+
+def _tanhshrink_forward(x, line):
+    t = torch.tanh(x)
+    return affine_(torch.sub(x, t, out=t), line.scale, line.shift)
+
+
+_fn = torch_functional
+
+MAPS = {
+    "celu": Map(_fn.celu, _celu, keeps=lambda alpha: "output" if alpha >= 0 else "input"),
+    "elu": Map(_fn.elu, _elu, keeps=lambda alpha: "output" if alpha >= 0 else "input"),
+    "gelu": Map(
+        lambda x, approximate: _fn.gelu(x, approximate=approximate),
+        lambda grad, x, line, approximate: _aten.gelu_backward(
+            grad, x, approximate=approximate
+        ).mul_(line.slope),
+        keeps=lambda _: "input",
+    ),
+    "hardshrink": Map(
+        _fn.hardshrink,
+        _by_aten(_aten.hardshrink_backward),
+        keeps=lambda _: "input",
+        stepped=_beyond_stepped,
+    ),
+    # torch's own float64 slope is a float32 sixth.
+    "hardsigmoid": Map(
+        _fn.hardsigmoid,
+        lambda grad, y, line: _between_kinks(grad, y, line, 1.0 / 6.0),
+        kinks=lambda: (0.0, 1.0),
+        stepped=lambda grad, y, line: _between_kinks_stepped(grad, y, line, 1.0 / 6.0),
+    ),
+    "hardswish": Map(_fn.hardswish, _by_aten(_aten.hardswish_backward), keeps=lambda: "input"),
+    "hardtanh": Map(
+        _fn.hardtanh,
+        lambda grad, y, line, *_: _between_kinks(grad, y, line),
+        kinks=lambda low, high: (low, high),
+        stepped=lambda grad, y, line, *_: _between_kinks_stepped(grad, y, line),
+    ),
+    "identity": Map(
+        lambda x: x,
+        lambda grad, _, line: grad * line.slope,
+        _identity_forward,
+        keeps=lambda: "nothing",
+    ),
+    "leaky_relu": Map(
+        _fn.leaky_relu,
+        _leaky_relu,
+        keeps=lambda slope: "output" if slope >= 0 else "input",
+        kinks=lambda _: (0.0, math.inf),
+        stepped=_leaky_relu_stepped,
+    ),
+    "logsigmoid": Map(_fn.logsigmoid, _logsigmoid),
+    "mish": Map(_fn.mish, _mish, keeps=lambda: "input"),
+    "relu": Map(torch.relu, _relu, kinks=lambda: (0.0, math.inf), stepped=_relu_stepped),
+    "relu6": Map(
+        _fn.relu6, _between_kinks, kinks=lambda: (0.0, 6.0), stepped=_between_kinks_stepped
+    ),
+    "selu": Map(_fn.selu, _selu),
+    "sigmoid": Map(torch.sigmoid, lambda grad, y, line: _parabola(grad, y, line, 0.25, 0.5)),
+    "silu": Map(_fn.silu, _silu, keeps=lambda: "input"),
+    "softplus": Map(
+        _fn.softplus,
+        _softplus,
+        keeps=lambda _, threshold: "output" if threshold >= _SOFTPLUS_THRESHOLD else "input",
+    ),
+    "softshrink": Map(
+        _fn.softshrink,
+        _by_aten(_aten.softshrink_backward),
+        keeps=lambda _: "input",
+        stepped=_beyond_stepped,
+    ),
+    "softsign": Map(_fn.softsign, _softsign, _softsign_forward),
+    "tanh": Map(torch.tanh, lambda grad, y, line: _parabola(grad, y, line, 1.0, 0.0)),
+    "tanhshrink": Map(_fn.tanhshrink, _tanhshrink, _tanhshrink_forward, keeps=lambda: "input"),
+    "threshold": Map(
+        _fn.threshold,
+        lambda grad, x, line, limit, _: _aten.threshold_backward(grad, x, limit).mul_(line.slope),
+        keeps=lambda *_: "input",
+        stepped=_above_stepped,
+    ),
+}
+"""Every elementwise function without parameters to learn or numbers to draw."""
