@@ -111,3 +111,52 @@ def _inverse(free: int, n: int, std: float, epsilon: float):
     lost = rule.weights * (offset / total)
     variance = 1.0 - math.fsum(lost)
     return moments, errors, variance, float(lost @ rough) + EPS, "quadrature"
+
+
+@lru_cache(maxsize=1024)
+def local_response(
+    size: int, std: float, alpha: float, beta: float, bias: float
+) -> tuple[float, float, float]:
+    r"""Local response normalisation: y_i = x_i/(k + α q/n)^β, q the sum of n squares, k the bias.
+
+    For x ~ N(0, s²), independent, with D = k + αq/n and q = 2s² g, g ~ Γ(n/2):
+
+    .. math::
+        \sigma_f^2 &= \tfrac1n E\,q D^{-2\beta}, \\
+        \sigma_b^2 &= E\,D^{-2\beta} - \frac{4\alpha\beta}{n^2} E\,q D^{-2\beta-1}
+            + \frac{4\alpha^2\beta^2}{n^3} E\,q^2 D^{-2\beta-2}.
+
+    The last are E(∂y_i/∂x_i)² and the n - 1 of its neighbours, where E θ_i⁴ = 3/(n(n+2)) and
+    E θ_i²θ_j² = 1/(n(n+2)) for a direction θ.
+
+    Returns:
+        σ_f, σ_b and a bound on the error of both; the mean is 0.
+
+    Raises:
+        ValueError: a parameter is out of its range.
+    """
+    if size < 1:
+        raise ValueError(f"size must be at least 1; it was {size}")
+    if not (bias > 0 and alpha >= 0 and beta >= 0):
+        raise ValueError(
+            "k must be greater than 0, and alpha and beta at least 0; "
+            f"they were {bias}, {alpha} and {beta}"
+        )
+    rule = gamma_rule(0.5 * size)
+    total = 2.0 * std * std * rule.nodes
+    divisor = bias + alpha * total / size
+    power = divisor ** (-2.0 * beta)
+    # αβq/(nD) lies between 0 and β, so that the terms stay comparable.
+    share = alpha * beta * total / (size * divisor)
+    # On the strip |D| is at least its real counterpart over √2.
+    rough = rule.rounding + EPS * (32.0 + 8.0 * beta) + rule.truncation * 2.0 ** (beta + 2.0)
+    terms = rule.weights * total / size * power
+    forward, forward_error = math.fsum(terms), float(terms @ rough)
+    # 1 - 4a/n + 4a²/n with a the share.
+    pieces = (1.0, -4.0 * share / size, 4.0 * share**2 / size)
+    terms = rule.weights * power
+    backward = math.fsum(terms * sum(pieces))
+    backward_error = float((terms * sum(map(abs, pieces))) @ rough)
+    error = max(std_error(forward, forward_error), std_error(backward, backward_error))
+    forward, backward = math.sqrt(forward), math.sqrt(backward)
+    return forward, backward, error + EPS * max(forward, backward)

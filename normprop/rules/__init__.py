@@ -13,24 +13,35 @@ no constants why.
 from normprop.rules.activation import activation, function_of, image_of
 from normprop.rules.affine import affine
 from normprop.rules.arguments import check_law, check_probability, window_of
+from normprop.rules.attention import attention, attention_slope
 from normprop.rules.dropout import dropout
+from normprop.rules.gated import gated_linear
+from normprop.rules.loss import class_count
 from normprop.rules.measure import moments
+from normprop.rules.normalization import group_normalization
 from normprop.rules.parametric import parametric, weights_of
 from normprop.rules.pool import avg_pool, max_pool, pool_geometry
 from normprop.rules.registry import Entry, Moments, entry_of_type, lookup, refuse, register
+from normprop.rules.softmax import log_softmax, softmax, softmax_classes
 
 __all__ = [
     "Entry",
     "Moments",
     "activation",
     "affine",
+    "attention",
+    "attention_slope",
     "avg_pool",
     "check_law",
     "check_probability",
+    "class_count",
     "dropout",
     "entry_of_type",
     "function_of",
+    "gated_linear",
+    "group_normalization",
     "image_of",
+    "log_softmax",
     "lookup",
     "max_pool",
     "moments",
@@ -38,6 +49,8 @@ __all__ = [
     "pool_geometry",
     "refuse",
     "register",
+    "softmax",
+    "softmax_classes",
     "weights_of",
     "window_of",
 ]

@@ -1,0 +1,125 @@
+r"""Losses of a normal prediction: of the distance to a normal target, of two labels, of a class.
+
+With independent x ~ N(m, s²) and t ~ N(m_t, s_t²) a loss of the distance is an elementwise
+function of x - t ~ N(m - m_t, s² + s_t²), whose slope is the gradient at x.  A loss with labels
+is a different function of x for each of them: figures of the mixture.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from normprop.gaussian import closed
+from normprop.gaussian.closed import Spline
+from normprop.gaussian.elementwise import elementwise
+from normprop.gaussian.families import absolute
+from normprop.gaussian.functions import Array, Function
+from normprop.gaussian.law import Figures, Normal, std_error
+from normprop.gaussian.named import FUNCTIONS
+from normprop.gaussian.normal import EPS
+
+
+def distance(prediction: Normal, target: Normal) -> Normal:
+    """The law of x - t."""
+    return Normal(prediction.mean - target.mean, math.hypot(prediction.std, target.std))
+
+
+def square(law: Normal) -> Figures:
+    r"""Figures of x²: m² + s², :math:`s\sqrt{2s^2 + 4m^2}` and :math:`2\sqrt{m^2 + s^2}`."""
+    m, s = abs(law.mean), law.std
+    figures = (m * m + s * s, s * math.hypot(math.sqrt(2.0) * s, 2.0 * m), 2.0 * math.hypot(m, s))
+    return Figures(*figures, 8.0 * EPS * max(figures), "closed form")
+
+
+@lru_cache(maxsize=64)
+def huber(delta: float = 1.0, scale: float = 1.0) -> Function:
+    r"""The function scale·x²/2 up to \|x\| = ``delta``, then scale·delta·(\|x\| - delta/2).
+
+    Raises:
+        ValueError: delta or scale is not finite and greater than 0.
+    """
+    if not (0 < delta < math.inf and 0 < scale < math.inf):
+        raise ValueError(
+            f"delta and scale must be finite and greater than 0; they were {delta} and {scale}"
+        )
+    steepest = scale * delta
+    pieces = Spline(
+        (-delta, delta), (-steepest, 0.0, steepest), (0.0, 0.5 * scale, 0.0), (0.0, 0.0), 0.0, 0.0
+    )
+
+    def increment(c: float, h: Array) -> Array:
+        # The mean slope over the middle piece is that of the middle of the way over it.
+        x = c + h
+        start, end = min(max(c, -delta), delta), np.clip(x, -delta, delta)
+        way = np.where((end == x) & (start == c), h, end - start)
+        outside = np.maximum(np.abs(x) - delta, 0.0) - max(abs(c) - delta, 0.0)
+        far = (np.abs(x) > delta) & (np.sign(x) * c > delta)
+        return scale * np.where(
+            far, delta * np.sign(c) * h, way * 0.5 * (start + end) + delta * outside
+        )
+
+    return Function(
+        name="huber",
+        value=lambda x: increment(0.0, x),
+        slope=lambda x: scale * np.clip(x, -delta, delta),
+        increment=increment,
+        features=(-delta, delta),
+        width=0.0,
+        lipschitz=steepest,
+        span=math.inf,
+        log_slope=math.inf,
+        increasing=False,
+        curvature=lambda x: np.where(np.abs(x) < delta * (1.0 + 1e-9), scale, 0.0),
+        looseness=8.0 * steepest,
+        closed=lambda law: closed.spline(pieces, law),
+    )
+
+
+def smooth_l1(beta: float = 1.0) -> Function:
+    r"""The function x²/(2 beta) up to \|x\| = ``beta``, then \|x\| - beta/2; \|x\| for 0."""
+    return absolute() if beta == 0 else huber(float(beta), 1.0 / beta)
+
+
+def cross_entropy_of_two(law: Normal, chance: float = 0.5) -> Figures:
+    r"""Figures of -t log σ(x) - (1 - t) log σ(-x), t = 1 with probability ``chance``, else 0."""
+    log = FUNCTIONS["logsigmoid"]
+    here, there = (elementwise(log, Normal(sign * law.mean, law.std)) for sign in (1.0, -1.0))
+    return mixture([negative(here), negative(there)], [chance, 1.0 - chance])
+
+
+def hinge_embedding(law: Normal, margin: float, chance: float = 0.5) -> Figures:
+    """Figures of x for the label 1, of max(margin - x, 0) for the label -1."""
+    near = Figures(law.mean, law.std, 1.0, EPS * (abs(law.mean) + law.std), "closed form")
+    far = elementwise(FUNCTIONS["relu"], Normal(margin - law.mean, law.std))
+    return mixture([near, far], [chance, 1.0 - chance])
+
+
+def negative(figures: Figures) -> Figures:
+    """Figures of -f."""
+    return Figures(-figures.mean, figures.std, figures.slope, figures.error, figures.method)
+
+
+def mixture(parts: Sequence[Figures], chances: Sequence[float]) -> Figures:
+    """Figures where one of several functions is drawn, independently of its argument."""
+    mean = math.fsum(c * part.mean for c, part in zip(chances, parts, strict=True))
+    error = max(part.error for part in parts)
+    variance = slope = variance_error = slope_error = 0.0
+    for c, part in zip(chances, parts, strict=True):
+        gap = part.mean - mean
+        variance += c * (part.std**2 + gap**2)
+        slope += c * part.slope**2
+        variance_error += c * part.error * (2.0 * part.std + 4.0 * abs(gap) + 5.0 * part.error)
+        variance_error += 8.0 * EPS * c * abs(gap) * (abs(part.mean) + abs(mean))
+        slope_error += c * part.error * (2.0 * part.slope + part.error)
+    variance_error += 8.0 * EPS * variance
+    slope_error += 8.0 * EPS * slope
+    bound = max(
+        error + 4.0 * EPS * max(abs(part.mean) for part in parts),
+        std_error(variance, variance_error),
+        std_error(slope, slope_error),
+    )
+    methods = {part.method for part, c in zip(parts, chances, strict=True) if c > 0}
+    method = "quadrature" if "quadrature" in methods else "closed form"
+    return Figures(mean, math.sqrt(variance), math.sqrt(slope), bound, method)

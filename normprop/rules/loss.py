@@ -1,0 +1,186 @@
+"""Losses, of a normal prediction and a target that is independent of it.
+
+A regression's target is N(0, 1) unless the layer says otherwise by ``target_mean`` and
+``target_std``; a class, or a label of two, is uniform.  ``reduction`` is in the figures: the mean
+of N losses has the standard deviation σ_f/√N and the gradient σ_b/N, the sum √N σ_f and σ_b, for a
+gradient of 1 that arrives at the one number.
+"""
+
+import math
+from collections.abc import Callable
+
+from torch import nn
+
+from normprop.gaussian import FUNCTIONS, Figures, Law, Normal, elementwise, families, losses
+from normprop.gaussian.softmax import cross_entropy as cross_entropy_figures
+from normprop.rules.arguments import need_normal, need_shape
+from normprop.rules.registry import Moments, refuse, register
+
+_EPS = 2.0**-52
+
+
+def reduced(figures: Figures, reduction: str, count: int) -> Moments:
+    """Moments of the mean or the sum of ``count`` independent losses, or of one by itself.
+
+    Raises:
+        ValueError: the reduction is unknown.
+    """
+    mean, std, slope = figures.mean, figures.std, figures.slope
+    error = figures.error
+    if reduction == "mean":
+        std, slope = std / math.sqrt(count), slope / count
+    elif reduction == "sum":
+        mean, std = mean * count, std * math.sqrt(count)
+        error *= count
+    elif reduction != "none":
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none'; it was {reduction!r}")
+    error += 4.0 * _EPS * max(abs(mean), std, slope)
+    return Moments(mean, std, slope, error, figures.method)
+
+
+def target_of(layer: nn.Module) -> Normal:
+    """The law of a regression's target."""
+    return Normal(getattr(layer, "target_mean", 0.0), getattr(layer, "target_std", 1.0))
+
+
+def cross_entropy(classes: int, law: Normal, smoothing: float = 0.0) -> Figures:
+    """Figures of one sample's cross-entropy."""
+    return cross_entropy_figures(classes, law.std, float(smoothing))
+
+
+def negative_log_likelihood(classes: int, law: Normal) -> Figures:
+    """Figures of -x_t for a uniform class t, the gradient over all ``classes`` elements."""
+    error = 2.0 * _EPS * (abs(law.mean) + law.std + 1.0)
+    return Figures(-law.mean, law.std, 1.0 / math.sqrt(classes), error, "closed form")
+
+
+def class_count(layer: nn.Module, shape: tuple[int, ...] | None) -> tuple[int, int]:
+    """How many classes an input of this shape has, and how many samples."""
+    shape = need_shape(layer, shape, "how many classes and samples there are")
+    if not shape:
+        raise ValueError(f"shape must have a dimension of classes for {type(layer).__name__}")
+    classes = shape[1] if len(shape) > 1 else shape[0]
+    return classes, math.prod(shape) // classes
+
+
+def _count(layer: nn.Module, shape: tuple[int, ...] | None) -> int:
+    if layer.reduction == "none":
+        return 1
+    return math.prod(need_shape(layer, shape, "how many elements it reduces"))
+
+
+def _refuse_weights(layer: nn.Module, *names: str) -> None:
+    for name in names:
+        if getattr(layer, name, None) is not None:
+            raise ValueError(
+                f"{name} must be None for {type(layer).__name__}: with it not all elements have "
+                "the same law"
+            )
+
+
+def _of_classes(figures: Callable[[nn.Module, int, Normal], Figures]):
+    def rule(layer: nn.Module, law: Law, shape: tuple[int, ...] | None) -> Moments:
+        _refuse_weights(layer, "weight")
+        classes, samples = class_count(layer, shape)
+        if 0 <= layer.ignore_index < classes:
+            raise ValueError(
+                "ignore_index must not be a class, or the count of samples is random; "
+                f"it was {layer.ignore_index} of {classes} classes"
+            )
+        figures_of_one = figures(layer, classes, need_normal(layer, law))
+        return reduced(figures_of_one, layer.reduction, samples)
+
+    return rule
+
+
+def _of_elements(figures: Callable[[nn.Module, Normal], Figures], *weights: str):
+    def rule(layer: nn.Module, law: Law, shape: tuple[int, ...] | None) -> Moments:
+        _refuse_weights(layer, *weights)
+        law = need_normal(layer, law)
+        return reduced(figures(layer, law), layer.reduction, _count(layer, shape))
+
+    return rule
+
+
+def _of_distance(function: Callable[[nn.Module], object]):
+    def figures(layer: nn.Module, law: Normal) -> Figures:
+        return elementwise(function(layer), losses.distance(law, target_of(layer)))
+
+    return _of_elements(figures)
+
+
+def _ranking(layer: nn.MarginRankingLoss, law: Normal) -> Figures:
+    # -y(x₁ - x₂) + margin, whichever the sign of y.
+    difference = Normal(float(layer.margin), math.sqrt(2.0) * law.std)
+    return elementwise(FUNCTIONS["relu"], difference)
+
+
+def _many_labels(layer: nn.Module, law: Law, shape: tuple[int, ...] | None) -> Moments:
+    _refuse_weights(layer, "weight")
+    classes, samples = class_count(layer, shape)
+    one = losses.cross_entropy_of_two(need_normal(layer, law))
+    averaged = Figures(
+        one.mean, one.std / math.sqrt(classes), one.slope / classes, one.error, one.method
+    )
+    return reduced(averaged, layer.reduction, samples)
+
+
+register(
+    nn.CrossEntropyLoss,
+    _of_classes(lambda layer, c, law: cross_entropy(c, law, layer.label_smoothing)),
+    shaped=True,
+    note="for a uniform class",
+)
+register(
+    nn.NLLLoss,
+    _of_classes(lambda _, c, law: negative_log_likelihood(c, law)),
+    shaped=True,
+    note="for a uniform class",
+)
+register(
+    nn.MSELoss,
+    _of_elements(
+        lambda layer, law: losses.square(losses.distance(law, target_of(layer))),
+    ),
+    shaped=True,
+    note="for an independent normal target",
+)
+for _type, _function in (
+    (nn.L1Loss, lambda _: families.absolute()),
+    (nn.SmoothL1Loss, lambda layer: losses.smooth_l1(float(layer.beta))),
+    (nn.HuberLoss, lambda layer: losses.huber(float(layer.delta))),
+):
+    register(_type, _of_distance(_function), shaped=True, note="for an independent normal target")
+for _type, _figures, _weights in (
+    (
+        nn.BCEWithLogitsLoss,
+        lambda _, law: losses.cross_entropy_of_two(law),
+        ("weight", "pos_weight"),
+    ),
+    (nn.SoftMarginLoss, lambda _, law: losses.cross_entropy_of_two(law), ()),
+    (
+        nn.HingeEmbeddingLoss,
+        lambda layer, law: losses.hinge_embedding(law, float(layer.margin)),
+        (),
+    ),
+    (nn.MarginRankingLoss, _ranking, ()),
+):
+    register(
+        _type, _of_elements(_figures, *_weights), shaped=True, note="for labels of even chances"
+    )
+register(nn.MultiLabelSoftMarginLoss, _many_labels, shaped=True, note="for labels of even chances")
+
+for _type, _reason in (
+    (nn.LinearCrossEntropyLoss, "its logits are its own weights' doing, and dependent"),
+    (nn.BCELoss, "its input is a probability, which no normal variable is"),
+    (nn.KLDivLoss, "its input is the logarithm of a distribution, which no normal variable is"),
+    (nn.PoissonNLLLoss, "its target is a count, whose law is not given"),
+    (nn.GaussianNLLLoss, "its second input is a variance, which no normal variable is"),
+    (nn.CTCLoss, "its input is the logarithm of a distribution, and it sums over alignments"),
+    (nn.CosineEmbeddingLoss, "its gradient depends on the directions of two whole vectors"),
+    (nn.TripletMarginLoss, "its two distances share the anchor, so that they are dependent"),
+    (nn.TripletMarginWithDistanceLoss, "its distance is a function of the user's"),
+    (nn.MultiMarginLoss, "its hinges share the score of the target, so that they are dependent"),
+    (nn.MultiLabelMarginLoss, "its hinges share scores, so that they are dependent"),
+):
+    refuse(_type, _reason)

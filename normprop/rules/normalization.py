@@ -1,0 +1,214 @@
+"""Layers that measure what they normalise: exact over a group of n, asymptotic over a batch."""
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+from normprop.gaussian import Law, Normal, maximum
+from normprop.gaussian.law import std_error
+from normprop.gaussian.normalization import local_response, normalization
+from normprop.rules.arguments import array, need_normal, need_shape
+from normprop.rules.registry import CLOSED, Moments, register
+
+_EPS = float(np.finfo(np.float64).eps)
+
+
+def group_normalization(
+    law: Normal,
+    channels: int,
+    groups: int,
+    positions: int,
+    eps: float,
+    weight: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
+    *,
+    centered: bool = True,
+) -> Moments:
+    """Moments of a normalisation over groups of channels and all their positions.
+
+    Args:
+        law: of the input; where nothing is centred its mean must be 0.
+        channels: how many there are.
+        groups: how many groups they are split into, in order.
+        positions: elements of a channel.
+        eps: what is added to the variance.
+        weight: what each channel is multiplied by afterwards; with it the figures have one
+            entry a channel.
+        bias: what is added to each channel.
+        centered: whether the group's mean is subtracted.
+
+    Raises:
+        ValueError: the groups do not divide the channels, or the mean must be 0.
+    """
+    if channels % groups:
+        raise ValueError(f"the groups must divide the channels; there were {groups} of {channels}")
+    if not centered and law.mean != 0:
+        raise ValueError(
+            "mean must be 0 where the mean square is what normalises, so that the direction of "
+            f"the input is uniform; it was {law.mean}"
+        )
+    n = channels // groups * positions
+    found = normalization(n, law.std, float(eps), centered)
+    variance, own, other = found.variance, found.own, found.other
+    errors = found.errors
+    if weight is None and bias is None:
+        slope, error = found.slope(n)
+        std = math.sqrt(variance)
+        return Moments(0.0, std, slope, max(error, std_error(variance, errors[0])), found.method)
+    gain = np.ones(channels) if weight is None else weight
+    shift = np.zeros(channels) if bias is None else bias
+    squares = gain**2
+    whole = positions * np.repeat(squares.reshape(groups, -1).sum(1), channels // groups)
+    slopes = own * squares + other * (whole - squares)
+    slope_error = errors[1] * squares + errors[2] * whole + 8.0 * _EPS * (slopes + other * whole)
+    largest = float(np.abs(gain).max())
+    error = max(
+        largest * std_error(variance, errors[0]),
+        max(map(std_error, slopes.tolist(), slope_error.tolist())),
+    )
+    return Moments(
+        shift.copy(),
+        np.abs(gain) * math.sqrt(variance),
+        np.sqrt(slopes),
+        error + 4.0 * _EPS * largest,
+        found.method,
+    )
+
+
+def fixed_normalization(
+    law: Law,
+    mean: np.ndarray,
+    variance: np.ndarray,
+    eps: float,
+    weight: np.ndarray | None,
+    bias: np.ndarray | None,
+) -> Moments:
+    """Moments of a normalisation with statistics that are at hand, one entry a channel."""
+    m, s, error, _ = maximum(1, law)
+    factor = 1.0 / np.sqrt(variance + eps)
+    factor = factor if weight is None else weight * factor
+    shift = 0.0 if bias is None else bias
+    means = (m - mean) * factor + shift
+    size = np.abs(factor)
+    slack = (abs(m) + np.abs(mean) + s + 1.0) * size + np.abs(shift)
+    bound = float((error * size + 8.0 * _EPS * slack).max())
+    return Moments(means, s * size, size, bound, CLOSED)
+
+
+def _affine(layer: nn.Module) -> tuple[np.ndarray | None, np.ndarray | None]:
+    parameters = (getattr(layer, "weight", None), getattr(layer, "bias", None))
+    names = ("weight", "bias")
+    weight, bias = (
+        None if p is None else array(p, name).ravel()
+        for p, name in zip(parameters, names, strict=True)
+    )
+    return weight, bias
+
+
+def _by_statistics(layer: nn.Module, law: Law) -> Moments:
+    mean, variance = (array(getattr(layer, name), name) for name in ("running_mean", "running_var"))
+    return fixed_normalization(law, mean, variance, layer.eps, *_affine(layer))
+
+
+def batch_norm(layer: nn.Module, law: Law) -> Moments:
+    """Moments of batch normalisation: by its statistics, or as the batch grows in training."""
+    if not layer.training and layer.running_mean is not None:
+        return _by_statistics(layer, law)
+    law = need_normal(layer, law)
+    weight, bias = _affine(layer)
+    root = math.hypot(law.std, math.sqrt(layer.eps))
+    gain = np.ones(layer.num_features) if weight is None else np.abs(weight)
+    shift = np.zeros(layer.num_features) if bias is None else bias
+    figures = shift.copy(), gain * (law.std / root), gain / root
+    return Moments(*figures, math.inf, "asymptotic, O(1/n)")
+
+
+def instance_norm(layer: nn.Module, law: Law, shape: tuple[int, ...] | None) -> Moments:
+    """Moments of instance normalisation, every channel a group of its own."""
+    if not layer.training and layer.running_mean is not None:
+        return _by_statistics(layer, law)
+    shape = need_shape(layer, shape, "how many elements a channel has")
+    weight, bias = _affine(layer)
+    channels, *positions = shape
+    if channels != layer.num_features:
+        raise ValueError(
+            f"shape must have {layer.num_features} channels first, as num_features says; "
+            f"it was {shape}"
+        )
+    law = need_normal(layer, law)
+    return group_normalization(
+        law, channels, channels, math.prod(positions), layer.eps, weight, bias
+    )
+
+
+def group_norm(layer: nn.GroupNorm, law: Law, shape: tuple[int, ...] | None) -> Moments:
+    """Moments of group normalisation."""
+    shape = need_shape(layer, shape, "how many elements a group has")
+    channels, *positions = shape
+    if channels != layer.num_channels:
+        raise ValueError(
+            f"shape must have {layer.num_channels} channels first, as num_channels says; "
+            f"it was {shape}"
+        )
+    law, affine = need_normal(layer, law), _affine(layer)
+    return group_normalization(
+        law, channels, layer.num_groups, math.prod(positions), layer.eps, *affine
+    )
+
+
+def layer_norm(layer: nn.LayerNorm, law: Law) -> Moments:
+    """Moments of layer normalisation; with weights one entry for each."""
+    size = math.prod(layer.normalized_shape)
+    law, affine = need_normal(layer, law), _affine(layer)
+    return group_normalization(law, size, 1, 1, layer.eps, *affine)
+
+
+def rms_norm(layer: nn.RMSNorm, law: Law) -> Moments:
+    """Moments of normalisation by the root mean square; the mean of the input must be 0."""
+    size = math.prod(layer.normalized_shape)
+    weight, _ = _affine(layer)
+    eps = layer.eps
+    if eps is None:
+        # torch takes that of the input's type, which is the weight's.
+        kind = torch.get_default_dtype() if layer.weight is None else layer.weight.dtype
+        eps = torch.finfo(kind).eps
+    law = need_normal(layer, law)
+    return group_normalization(law, size, 1, 1, eps, weight, centered=False)
+
+
+def local_response_norm(layer: nn.LocalResponseNorm, law: Law) -> Moments:
+    """Moments of local response normalisation in the interior; the mean must be 0."""
+    law = need_normal(layer, law)
+    if law.mean != 0:
+        raise ValueError(
+            "mean must be 0 for LocalResponseNorm, so that the direction of a window is "
+            f"uniform; it was {law.mean}"
+        )
+    forward, backward, error = local_response(
+        layer.size, law.std, float(layer.alpha), float(layer.beta), float(layer.k)
+    )
+    return Moments(0.0, forward, backward, error, "quadrature")
+
+
+_NO_TWIN = "it normalises already, by statistics of its own, so that a twin has nothing to add"
+
+for _type in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
+    register(
+        _type,
+        batch_norm,
+        grade="asymptotic",
+        note="in training O(1/n) in the n values of a channel in the batch; in evaluation exact; "
+        + _NO_TWIN,
+    )
+for _type in (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d):
+    register(_type, instance_norm, shaped=True, note=_NO_TWIN)
+register(nn.GroupNorm, group_norm, shaped=True, note=_NO_TWIN)
+register(nn.LayerNorm, layer_norm, note=_NO_TWIN)
+register(nn.RMSNorm, rms_norm, note="for an input of mean 0; " + _NO_TWIN)
+register(
+    nn.LocalResponseNorm,
+    local_response_norm,
+    note="for an input of mean 0, in the interior of the channels; " + _NO_TWIN,
+)
