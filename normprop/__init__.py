@@ -6,7 +6,7 @@
 """
 
 from normprop import functional, nn
-from normprop.graph import Legality, check
+from normprop.graph import Legality, Report, check, fold, fuse
 from normprop.montecarlo import Simulation, simulate
 from normprop.post import Cell, Table, table
 from normprop.rules import Moments, moments
@@ -15,10 +15,13 @@ __all__ = [
     "Cell",
     "Legality",
     "Moments",
+    "Report",
     "Simulation",
     "Table",
     "check",
+    "fold",
     "functional",
+    "fuse",
     "moments",
     "nn",
     "simulate",

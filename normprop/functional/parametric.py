@@ -57,7 +57,7 @@ def apply(
         used = scaled_weight(weight, ball, per, stride, groups, gain)
     else:
         used = weight if gain == 1.0 else weight * gain
-    bias = _absorbing(bias, used, before, after, _outputs(function, weight))
+    bias = absorbing_bias(bias, used, before, after, _outputs(function, weight))
     if after.gradient != 1.0:
         used, bias = _unscaled(used, after.gradient), _unscaled(bias, after.gradient)
     if scaling == "separate" and per == "neuron":
@@ -80,8 +80,8 @@ def check_method(method: str, per: str) -> None:
         raise ValueError(f"per must be 'neuron' or 'layer'; it was {per!r}")
 
 
-def _absorbing(bias, used, before, after, outputs):
-    """(bias + before.shift·ΣW - after.shift)/after.scale; ``used`` has its scales already."""
+def absorbing_bias(bias, used, before, after, outputs):
+    """(bias + before.shift·ΣW - after.shift)/after.scale; ``used`` is W·before.scale/after.scale."""
     if bias is not None and (after.scale != 1.0 or after.shift):
         bias = (bias - after.shift) / after.scale
     elif after.shift:

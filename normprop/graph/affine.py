@@ -1,0 +1,87 @@
+"""Layers for what could not be moved into weights, or moved only halfway."""
+
+import torch
+from torch import Tensor, nn
+
+from normprop.functional.scale import transforms_active
+
+
+class Affine(nn.Module):
+    """scale·x + shift.
+
+    Args:
+        scale: a float.
+        shift: a float.
+        inplace: whether to overwrite the input, which the layer in front must not need.
+    """
+
+    def __init__(self, scale: float = 1.0, shift: float = 0.0, inplace: bool = False) -> None:
+        super().__init__()
+        self.scale, self.shift, self.inplace = scale, shift, inplace
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Scale and shift."""
+        if self.scale == 1.0:
+            return input.add_(self.shift) if self.inplace else input + self.shift
+        scaled = input.mul_(self.scale) if self.inplace else input * self.scale
+        return scaled.add_(self.shift) if self.shift else scaled
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"scale={self.scale:.6g}, shift={self.shift:.6g}"
+
+
+class Clamp(nn.Module):
+    r"""min(max(x, low), high), which keeps its output for the backward pass.
+
+    With x = z - c it is max(z, 0) - c for low = -c: a rectifier whose input and output have
+    been shifted alike, so that a convolution behind it pads with true zeros.  It costs what a
+    ReLU costs, and keeps what a ReLU keeps.  In half precision an input closer to ``low`` than
+    a unit of rounding of ``low`` counts as lying on it.
+
+    Args:
+        low: the smallest output.
+        high: the largest output.
+    """
+
+    def __init__(self, low: float, high: float = float("inf")) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Clamp."""
+        if torch.compiler.is_compiling() and transforms_active():
+            return torch.clamp(input, self.low, self.high)
+        return _Clamp.apply(input, self.low, self.high)
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"low={self.low:.6g}, high={self.high:.6g}"
+
+
+class _Clamp(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(input, low, high):
+        return torch.clamp_min(input, low) if high == float("inf") else input.clamp(low, high)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, ctx.low, ctx.high = inputs
+        ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _inside(gradient, *ctx.saved_tensors, ctx.low, ctx.high), None, None
+
+    @staticmethod
+    def jvp(ctx, tangent, *_):
+        return _inside(tangent, *ctx.saved_tensors, ctx.low, ctx.high)
+
+
+def _inside(gradient, output, low, high):
+    if high == float("inf"):
+        return torch.ops.aten.threshold_backward(gradient, output, low)
+    return torch.ops.aten.hardtanh_backward(gradient, output, low, high)

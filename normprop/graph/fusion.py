@@ -1,0 +1,111 @@
+"""Constants kept in neighbours while a network trains: a block runs the plain activation."""
+
+import torch
+from torch import nn
+
+from normprop.functional.parametric import Absorbed, Affine
+from normprop.graph import affine
+from normprop.graph.kinds import Kind
+from normprop.graph.plan import Choice, Plan, kinds_of
+from normprop.graph.rewrite import (
+    Report,
+    check_arguments,
+    limits_behind,
+    plain_of,
+    replace,
+    report_of,
+    separated,
+)
+from normprop.graph.trace import trace
+from normprop.nn.parametric import Parametric
+
+
+def fuse(
+    model: nn.Module, *example_inputs, report: bool = False
+) -> nn.Module | tuple[nn.Module, Report]:
+    r"""The same normalised network, to be trained, at the cost of the plain one.
+
+    Activations become torch's own, at their paths; their shift and scale are kept by the
+    normalised maps around them, which put them into their weights in every forward pass, at a
+    cost of O(parameters):
+
+    .. math:: \hat W \frac{f(x) - \mu}{\sigma} + b
+        = \frac{\hat W}{\sigma} f(x) + \left(b - \frac{\mu}{\sigma} \hat W 1\right).
+
+    Parameters, their balls and the keys of the ``state_dict`` stay what they are; outputs and
+    gradients are the same but for rounding, under every scaling: with separate scales the map
+    takes the gradient to its input through a weight of its own, which has the factor.  Where a
+    convolution pads with zeros, a ReLU becomes a :class:`normprop.graph.affine.Clamp`, whose
+    output is shifted already, and the map in front of it gives a shifted input; GELU and others
+    that keep their input for the backward pass are followed by their shift, one pass more; the
+    rest stay normalised.  What else cannot be moved, and how the model is watched, is as in
+    :func:`normprop.fold`; layers of torch with weights take no constants here.
+
+    Args:
+        model: is not changed.  It is watched in training and in evaluation.
+        example_inputs: what it is called with.
+        report: whether to return also where the constants went.
+
+    Returns:
+        A copy, in the mode of the model; with ``report=True`` also a :class:`Report`.
+
+    Raises:
+        ValueError: no example is given, the model decides by a value that it computes, or it is
+            fused already.
+        TypeError: the model is no module, or returns no tensor.
+    """
+    check_arguments(model, example_inputs)
+    if any(getattr(module, "absorbed", None) is not None for module in model.modules()):
+        raise ValueError("model must not be fused already; it was")
+    seen, split = separated(model)
+    kinds = {p: k for p, k in kinds_of(seen).items() if _takes_part(seen.get_submodule(p), k)}
+    learning = trace(seen.train(), example_inputs, kinds)
+    runs = [learning, trace(seen.eval(), example_inputs, kinds, learning.next)]
+    plan = Plan(seen, runs, training=True, kinds=kinds, can_shift=_keep_their_input(kinds))
+
+    fused = separated(model)[0]
+    for path, choice in plan.choices.items():
+        layer = fused.get_submodule(path)
+        fused = replace(fused, path, layer, _made(layer, kinds[path], choice, plan))
+    return (fused, report_of(plan, split)) if report else fused
+
+
+def _takes_part(layer: nn.Module, kind: Kind) -> bool:
+    if kind.name == "map":
+        return isinstance(layer, Parametric)
+    # Their constants are others in evaluation.
+    return not (kind.name == "commuting" and kind.plain.__name__.startswith("Dropout"))
+
+
+def _keep_their_input(kinds: dict[str, Kind]) -> set[str]:
+    """Paths of the curves whose output autograd does not need."""
+    found = set()
+    for path, kind in kinds.items():
+        if kind.name == "curve" and kind.normalised:
+            with torch.enable_grad():
+                output = kind.plain()(torch.zeros(1, requires_grad=True))
+            if not hasattr(output.grad_fn, "_saved_result"):
+                found.add(path)
+    return found
+
+
+def _made(layer: nn.Module, kind: Kind, choice: Choice, plan: Plan) -> nn.Module:
+    if kind.name == "map":
+        absorbed = Absorbed(choice.before, choice.after)
+        layer.absorbed = None if absorbed == Absorbed() else absorbed
+        return layer
+    if kind.name == "norm" and choice.before != Affine():
+        layer.eps /= choice.before.scale**2
+    if kind.name not in ("clamp", "homogeneous", "curve", "commuting"):
+        return layer
+    if choice.mode == "explicit":
+        return layer
+    if kind.name == "clamp":
+        limits = limits_behind(kind, choice.before)
+        if limits != kind.limits:
+            return affine.Clamp(*limits)
+    plain = kind.plain() if kind.before != (1.0, 0.0) else plain_of(layer, kind.plain)
+    if choice.mode == "shifted":
+        out = plan.after(kind, layer, choice.before)
+        return nn.Sequential(plain, affine.Affine(1.0, out.shift / out.scale, inplace=True))
+    return plain

@@ -1,0 +1,127 @@
+"""What folding and fusing share: looking at a model, and taking its layers out and in."""
+
+import copy
+import inspect
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from normprop.functional.parametric import Affine
+from normprop.graph.kinds import Kind
+from normprop.graph.plan import Choice, Plan
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where the constants of every layer went; prints as a table.
+
+    Attributes:
+        moved: paths of the layers whose constants all moved into a neighbour.
+        kept: by path, the layers that still shift or scale, and why.
+        split: groups of paths that shared a layer or a parameter and no longer do.
+    """
+
+    moved: tuple[str, ...]
+    kept: dict[str, str]
+    split: tuple[tuple[str, ...], ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"constants moved out of {len(self.moved)} of {self._total()} normalised layers"]
+        lines += [f"kept  {path:<32}  {reason}" for path, reason in self.kept.items()]
+        lines += [f"split {', '.join(paths)}" for paths in self.split]
+        return "\n".join(lines)
+
+    def _total(self) -> int:
+        return len(self.moved) + len(self.kept)
+
+
+def check_arguments(model: nn.Module, inputs: tuple) -> None:
+    """Refuse what cannot be traced."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module; it was {type(model).__name__}")
+    if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(inputs)):
+        raise ValueError("example inputs must be given, among them a tensor; none was")
+
+
+def separated(model: nn.Module) -> tuple[nn.Module, list[tuple[str, ...]]]:
+    """A copy in which each normalised layer without parameters has one path.
+
+    A network may use one activation object everywhere, as it holds nothing; what becomes of
+    it need not be the same everywhere.
+    """
+    model = copy.deepcopy(model)
+    paths: dict[int, list[str]] = {}
+    for path, parent in list(model.named_modules()):
+        for name, child in list(parent._modules.items()):
+            if child is None or not hasattr(child, "constants") or list(child.parameters()):
+                continue
+            known = paths.setdefault(id(child), [])
+            if known:
+                parent._modules[name] = copy.copy(child)
+            known.append(f"{path}.{name}" if path else name)
+    return model, [tuple(p) for p in paths.values() if len(p) > 1]
+
+
+def replace(model: nn.Module, path: str, old: nn.Module, new: nn.Module) -> nn.Module:
+    """Put a layer in the place of another, wherever that stands; returns the model."""
+    if new is old:
+        return model
+    new.train(old.training)
+    if not path:
+        return new
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
+    return model
+
+
+def plain_of(layer: nn.Module, plain: type[nn.Module], **changes) -> nn.Module:
+    """A layer of torch with the arguments of ``layer``, which is of a subclass of its class.
+
+    Parameters and buffers are those of ``layer`` itself.
+    """
+    arguments = {}
+    for name, parameter in inspect.signature(plain.__init__).parameters.items():
+        if name in ("self", "device", "dtype") or parameter.kind in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+        ):
+            continue
+        if name == "bias":
+            arguments[name] = layer.bias is not None
+        elif hasattr(layer, name):
+            arguments[name] = getattr(layer, name)
+        elif parameter.default is parameter.empty:
+            raise TypeError(f"{plain.__name__} takes {name}, which {layer} does not have")
+    arguments.update(changes)
+    if any(True for _ in layer.parameters()):
+        arguments["device"] = "meta"
+    made = plain(**arguments)
+    for name, value in layer._parameters.items():
+        made._parameters[name] = value
+    for name, value in layer._buffers.items():
+        made._buffers[name] = value
+    made.training = layer.training
+    return made
+
+
+def limits_behind(kind: Kind, before: Affine) -> tuple[float, float]:
+    """Limits of a clamp whose input stands for ``before``."""
+    scale, moved = kind.before
+    scale, shift = before.scale * scale, before.shift * scale + moved
+    return tuple((limit - shift) / scale for limit in kind.limits)
+
+
+def report_of(plan: Plan, split) -> Report:
+    """What became of the normalised layers."""
+    layers = {p: c for p, c in plan.choices.items() if plan.kinds[p].normalised}
+    moved = tuple(p for p, c in layers.items() if c.mode == "moved")
+    kept = {p: c.reason or "it is not in front of a map" for p, c in plan.choices.items()
+            if _kept(plan.kinds[p], c)}  # fmt: skip
+    return Report(moved, kept, tuple(split))
+
+
+def _kept(kind: Kind, choice: Choice) -> bool:
+    return choice.mode != "moved" and (kind.normalised or kind.name == "map")
