@@ -81,7 +81,7 @@ def check_method(method: str, per: str) -> None:
 
 
 def absorbing_bias(bias, used, before, after, outputs):
-    """(bias + before.shift·ΣW - after.shift)/after.scale; ``used`` is W·before.scale/after.scale."""
+    """(bias + before.shift·ΣW - after.shift)/after.scale; ``used`` has its scales already."""
     if bias is not None and (after.scale != 1.0 or after.shift):
         bias = (bias - after.shift) / after.scale
     elif after.shift:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from normprop.functional.fused import affine
 from normprop.functional.scale import transforms_active
 
 
@@ -12,7 +13,8 @@ class Affine(nn.Module):
     Args:
         scale: a float.
         shift: a float.
-        inplace: whether to overwrite the input, which the layer in front must not need.
+        inplace: whether to overwrite the input where the scale is 1; the layer in front must
+            not need it.
     """
 
     def __init__(self, scale: float = 1.0, shift: float = 0.0, inplace: bool = False) -> None:
@@ -23,8 +25,7 @@ class Affine(nn.Module):
         """Scale and shift."""
         if self.scale == 1.0:
             return input.add_(self.shift) if self.inplace else input + self.shift
-        scaled = input.mul_(self.scale) if self.inplace else input * self.scale
-        return scaled.add_(self.shift) if self.shift else scaled
+        return affine(input, self.scale, self.shift)
 
     def extra_repr(self) -> str:
         """The arguments."""
@@ -52,14 +53,15 @@ class Clamp(nn.Module):
         """Clamp."""
         if torch.compiler.is_compiling() and transforms_active():
             return torch.clamp(input, self.low, self.high)
-        return _Clamp.apply(input, self.low, self.high)
+        function = _Plain if torch.compiler.is_compiling() else _Clamp
+        return function.apply(input, self.low, self.high)
 
     def extra_repr(self) -> str:
         """The arguments."""
         return f"low={self.low:.6g}, high={self.high:.6g}"
 
 
-class _Clamp(torch.autograd.Function):
+class _Plain(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
@@ -76,6 +78,9 @@ class _Clamp(torch.autograd.Function):
     def backward(ctx, gradient):
         return _inside(gradient, *ctx.saved_tensors, ctx.low, ctx.high), None, None
 
+
+class _Clamp(_Plain):
+    # Dynamo traces no Function that has one.
     @staticmethod
     def jvp(ctx, tangent, *_):
         return _inside(tangent, *ctx.saved_tensors, ctx.low, ctx.high)

@@ -203,8 +203,9 @@ def _factor_of(node) -> float:
     if kind == "_TwoWeightsBackward":
         # Without a factor the backward weight is a weight of its own.
         return math.nan if node.factor is None else node.factor
-    if kind == "_ElementwiseBackward":
-        return node.constants.forward / node.constants.backward
+    if kind in ("_FusedBackward", "_TracedBackward"):
+        _, _, constants, _ = node.call
+        return constants.forward / constants.backward
     return 1.0
 
 

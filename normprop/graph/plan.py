@@ -19,8 +19,8 @@ from normprop.graph.trace import Node, Trace
 _ONE = Affine()
 _RANGE = 2.0**24
 """Scales beyond this are not left pending: float32 holds 2^127, and half precision 2^15."""
-_CLOSE = 2.0**-40
-"""Scales that meet at a sum count as equal where products of the same constants would."""
+_CLOSE = 2.0**-46
+"""Products of the same constants in another order, and a shift that has cancelled, are as close."""
 _PATIENCE = 6
 """How often what a map gives may be asked anew."""
 
@@ -164,7 +164,7 @@ class Plan:
             for position, value in enumerate(node.outputs):
                 # What comes beside the first output of a pooling are indices.
                 indices = position and node.module is not None
-                self.pending[value] = _ONE if indices else out
+                self.pending[value] = _ONE if indices else _tidy(out)
 
     def _through(self, node: Node) -> Affine:
         if node.opaque or not node.inputs:
@@ -516,6 +516,11 @@ def kinds_of(model: nn.Module) -> dict[str, Kind]:
     """The kind of every layer whose kind is known, by its path."""
     found = ((path, kind_of(module)) for path, module in model.named_modules())
     return {path: kind for path, kind in found if kind is not None}
+
+
+def _tidy(affine: Affine) -> Affine:
+    """Without what rounding left of a shift."""
+    return affine._replace(shift=0.0) if abs(affine.shift) <= _CLOSE else affine
 
 
 def _is_plain_relu(kind: Kind) -> bool:
