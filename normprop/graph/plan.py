@@ -422,8 +422,9 @@ class Plan:
                 return False
             if target.shift is None:
                 return True
-        # One of them takes the whole shift: the later one first, which is the branch.
-        order = sorted(range(2), key=lambda i: node.inputs[i], reverse=True)
+        # One of them takes the whole shift: the one whose map is nearer, which is the branch;
+        # the other may have come through many a sum.
+        order = sorted(range(2), key=lambda i: self._distance(node.inputs[i]))
         saved = {p: Choice(**vars(c)) for p, c in self.choices.items()}
         for i in order:
             other = pending[1 - i].shift * (1 if i == 1 else sign)
@@ -432,6 +433,17 @@ class Plan:
                 return True
             self.choices = {p: Choice(**vars(c)) for p, c in saved.items()}
         return False
+
+    def _distance(self, value: int) -> float:
+        """Number of calls between a value and the next map in front that can be asked."""
+        steps = 0
+        while True:
+            node = self.producer.get(value)
+            if node is None or node.opaque or not node.inputs:
+                return math.inf
+            if node.module is not None and self.kinds[node.name].name == "map":
+                return steps if not self.choices[node.name].pinned else math.inf
+            value, steps = node.inputs[0], steps + 1
 
     def _agree(self, conflict: _JoinError) -> bool:
         """Take what one of the joined stands for, if the others can give it."""
@@ -506,9 +518,10 @@ class Plan:
             return False
         if choice.mode == "explicit":
             return False
-        choice.reason = f"{self.current.name} cannot take them"
         shiftable = half and choice.mode == "moved" and node.name in self.can_shift
         choice.mode = "shifted" if shiftable else "explicit"
+        what = "the shift alone" if shiftable else "shift and scale"
+        choice.reason = f"{what}, for {self.current.name}"
         return True
 
 
