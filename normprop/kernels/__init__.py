@@ -1,0 +1,61 @@
+"""Triton kernels: every normalised layer in one pass over its tensors each way.
+
+The only part of the package that imports triton, and only once a kernel is used: importing
+this package loads nothing.  The eager functions of :mod:`normprop.functional` are the
+specification; a kernel computes the same to the rounding of the type.
+
+==============================  =========================================================
+:mod:`~.activation`             shift and both scales fused with any activation of torch
+:mod:`~.dropout`                the mask recomputed from its seed in the backward pass
+:mod:`~.weight`                 weights on the unit ball and their projected gradient
+:mod:`~.montecarlo`             normals drawn, mapped and summed without leaving registers
+:mod:`~.kinks`                  what a stored output must keep apart; needs no triton
+:mod:`~.ops`                    the kernels as operators of torch, for ``torch.compile``
+==============================  =========================================================
+
+Pooling has no kernel of its own.  Its normalisation is an affine map of its output, and
+affine maps with a positive slope commute with the maximum and the average of a window: so
+torch's pooling runs as it is, and the map is either folded into what precedes or follows,
+or done in place on the pooled output, the smaller tensor, by the activation kernel of the
+identity: ``activation.forward("identity", (), pooled, shift, forward, out=pooled)``.  The
+backward pass multiplies by a constant, in place likewise.
+"""
+
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+__all__ = ["DTYPES", "check_usable", "usable"]
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""What a kernel reads and writes.  The first three are computed in float32."""
+
+
+def usable(tensor: Tensor) -> bool:
+    """Whether the kernels can serve this tensor: on CUDA, of a type they know, with triton."""
+    return tensor.is_cuda and tensor.dtype in DTYPES and find_spec("triton") is not None
+
+
+def check_usable(tensor: Tensor) -> None:
+    """Refuse a tensor that the kernels were asked by name to serve, and cannot.
+
+    Under ``TRITON_INTERPRET=1``, set before triton is imported, tensors on the CPU are
+    served too, slowly: for tests.
+
+    Raises:
+        ImportError: triton is not installed.
+        TypeError: the tensor's type is none of :data:`DTYPES`.
+        ValueError: the tensor is not on CUDA.
+    """
+    if tensor.dtype not in DTYPES:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+        raise TypeError(f"a Triton kernel takes a tensor of {names}; it was {tensor.dtype}")
+    if find_spec("triton") is None:
+        raise ImportError("a Triton kernel needs triton, which CUDA builds of torch bring along")
+    if tensor.is_cuda:
+        return
+    from normprop.kernels.scalar import INTERPRETED
+
+    if not (INTERPRETED and tensor.device.type == "cpu"):
+        raise ValueError(f"a Triton kernel takes a tensor on CUDA; it was on {tensor.device}")

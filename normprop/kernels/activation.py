@@ -1,0 +1,471 @@
+r"""Normalised activations in one pass each way.
+
+One forward and one backward kernel serve every activation; the scalar function is a
+compile-time argument.
+
+.. math:: y = \frac{f(x) - \mu}{\sigma_{fwd}}, \qquad dx = \frac{dy\, f'(x)}{\sigma_{bwd}}
+
+The forward kernel reads x and writes y; the backward kernel reads dy and either x or, where
+f' is a function of f, the stored y, from which f = σ_fwd y + μ.  Nothing else is stored.
+Divisions by the constants are products with their reciprocals.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from normprop.kernels import check_usable, scalar
+from normprop.kernels.kinks import Bounds, bounds, kinks
+
+_BLOCK = 1 << 11
+# The interpreter pays for programs, not for elements.
+_BLOCK_INTERPRETED = 1 << 16
+_WIDE = 1 << 31
+
+
+class _Function(NamedTuple):
+    """f, f', f' read from f (None where it cannot be), and the defaults of the parameters.
+
+    ``slots`` turns parameters into the two slots of the kernels, where these differ.
+    """
+
+    value: Callable
+    slope: Callable
+    read: Callable | None = None
+    defaults: tuple[float, ...] = ()
+    slots: Callable[..., tuple[float, ...]] = lambda *params: params
+
+
+FUNCTIONS = {
+    "celu": _Function(scalar.celu, scalar.celu_slope, scalar.celu_read, (1.0,)),
+    "elu": _Function(scalar.elu, scalar.elu_slope, scalar.elu_read, (1.0,)),
+    "gelu": _Function(scalar.gelu, scalar.gelu_slope),
+    "gelu_tanh": _Function(scalar.gelu_tanh, scalar.gelu_tanh_slope),
+    "hardshrink": _Function(scalar.hardshrink, scalar.hardshrink_slope, scalar.shrink_read, (0.5,)),
+    "hardsigmoid": _Function(scalar.hardsigmoid, scalar.hardsigmoid_slope, scalar.hardsigmoid_read),
+    "hardswish": _Function(scalar.hardswish, scalar.hardswish_slope),
+    "hardtanh": _Function(
+        scalar.hardtanh, scalar.hardtanh_slope, scalar.hardtanh_read, (-1.0, 1.0)
+    ),
+    "identity": _Function(scalar.identity, scalar.identity_slope, scalar.identity_read),
+    "leaky_relu": _Function(
+        scalar.leaky_relu, scalar.leaky_relu_slope, scalar.leaky_relu_read, (0.01,)
+    ),
+    "logsigmoid": _Function(scalar.logsigmoid, scalar.logsigmoid_slope, scalar.logsigmoid_read),
+    "mish": _Function(scalar.mish, scalar.mish_slope),
+    "prelu": _Function(scalar.leaky_relu, scalar.leaky_relu_slope, scalar.leaky_relu_read, (0.25,)),
+    "relu": _Function(scalar.relu, scalar.relu_slope, scalar.relu_read),
+    "relu6": _Function(
+        scalar.hardtanh, scalar.hardtanh_slope, scalar.hardtanh_read, slots=lambda: (0.0, 6.0)
+    ),
+    "rrelu": _Function(
+        scalar.leaky_relu,
+        scalar.leaky_relu_slope,
+        scalar.leaky_relu_read,
+        (1.0 / 8.0, 1.0 / 3.0),
+        slots=lambda lower, upper: ((lower + upper) / 2,),
+    ),
+    "selu": _Function(scalar.selu, scalar.selu_slope, scalar.selu_read),
+    "sigmoid": _Function(scalar.sigmoid, scalar.sigmoid_slope, scalar.sigmoid_read),
+    "silu": _Function(scalar.silu, scalar.silu_slope),
+    "softplus": _Function(
+        scalar.softplus, scalar.softplus_slope, scalar.softplus_read, (1.0, 20.0)
+    ),
+    "softshrink": _Function(scalar.softshrink, scalar.softshrink_slope, scalar.shrink_read, (0.5,)),
+    "softsign": _Function(scalar.softsign, scalar.softsign_slope, scalar.softsign_read),
+    "tanh": _Function(scalar.tanh, scalar.tanh_slope, scalar.tanh_read),
+    "tanhshrink": _Function(scalar.tanhshrink, scalar.tanhshrink_slope),
+    "threshold": _Function(scalar.threshold, scalar.threshold_slope, scalar.relu_read, (0.0, 0.0)),
+}
+"""Activations by torch's name; parameters are torch's, in torch's order.
+
+``rrelu`` is that of evaluation; GELU's two forms are ``gelu`` and ``gelu_tanh``.
+"""
+
+
+def forward(
+    name: str,
+    params: tuple[float, ...] | Tensor,
+    input: Tensor,
+    shift: float,
+    forward: float,
+    *,
+    save_output: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:
+    r"""Forward pass, y = (f(x) - shift)/forward.
+
+    Args:
+        name: the activation, a key of :data:`FUNCTIONS`.
+        params: its parameters, none for torch's defaults.  For ``"prelu"`` also a tensor of
+            one element on the input's device, so that the slope need not be known here.
+        input: any shape, on CUDA, of float16, bfloat16, float32 or float64.
+        shift: what is subtracted.
+        forward: what divides, greater than 0.
+        save_output: whether the backward pass will read the output.  Then elements on the
+            rising side of a kink are kept apart from those on the flat one:
+            :mod:`~normprop.kernels.kinks` says how and why.
+        out: where to write, by default a new tensor; ``input`` itself for work in place.
+
+    Returns:
+        Tensor of the shape and type of ``input``, and of its memory format where the input
+        is dense.
+
+    Raises:
+        ValueError: an argument is out of its range, or the tensor is not on CUDA.
+        TypeError: the tensor's type is not served.
+        ImportError: there is no triton.
+    """
+    function, slots, slope = _function(name, params, input)
+    _check_divisor("forward", forward)
+    limits = _limits(name, params, shift, forward, input.dtype) if save_output else Bounds()
+    x = as_dense(input)
+    y = torch.empty_like(x) if out is None else out
+    if y.shape != x.shape or y.stride() != x.stride() or y.dtype != x.dtype:
+        raise ValueError(
+            "out must have the shape, strides and type of the input, which must be dense; it was "
+            f"{y.dtype} {tuple(y.shape)} with strides {y.stride()} beside {x.dtype} "
+            f"{tuple(x.shape)} with strides {x.stride()}"
+        )
+    launch(
+        _forward_kernel,
+        x,
+        (x, y, slope, x.numel()),
+        {
+            "F": function.value,
+            "A": slots[0],
+            "B": slots[1],
+            "SHIFT": float(shift),
+            "SCALE": 1.0 / forward,
+            "LOW": _literal(limits.low),
+            "AT_LOW": _literal(limits.at_low),
+            "ABOVE": _literal(limits.above),
+            "HIGH": _literal(limits.high),
+            "AT_HIGH": _literal(limits.at_high),
+            "BELOW": _literal(limits.below),
+            "HAS_LOW": limits.low != Bounds().low,
+            "HAS_HIGH": limits.high != Bounds().high,
+            "HAS_SLOPE": slope is not None,
+        },
+    )
+    return y
+
+
+def backward(
+    name: str,
+    params: tuple[float, ...] | Tensor,
+    saved: Tensor,
+    grad: Tensor,
+    shift: float,
+    forward: float,
+    backward: float,
+    *,
+    from_output: bool,
+) -> Tensor:
+    r"""Backward pass, dx = dy f'(x)/backward.
+
+    With ``from_output`` f' is read from the stored output: f = forward·y + shift.  Where f
+    saturates, f' is then known to the rounding of y alone: its absolute error is at most
+    that of y times forward times \|f''/f'\|, as where torch reads a sigmoid's derivative
+    from its output.
+
+    Args:
+        name: as in :func:`forward`.
+        params: as in :func:`forward`.
+        saved: the input, or with ``from_output`` what :func:`forward` returned under
+            ``save_output=True``.
+        grad: dy, of the shape of ``saved``; a scalar that was expanded is not written out.
+        shift: as in :func:`forward`.
+        forward: as in :func:`forward`.
+        backward: what divides the gradient, greater than 0.
+        from_output: what ``saved`` is.
+
+    Returns:
+        dx, of the shape, type and memory format of ``saved``.
+
+    Raises:
+        ValueError: an argument is out of its range, or ``from_output`` is asked of a
+            function whose derivative is no function of its value.
+    """
+    dx, _ = _backward(
+        name, params, saved, grad, shift, forward, backward, from_output, slope_gradient=False
+    )
+    return dx
+
+
+def backward_prelu(
+    slope: Tensor,
+    saved: Tensor,
+    grad: Tensor,
+    shift: float,
+    forward: float,
+    backward: float,
+    *,
+    from_output: bool,
+) -> tuple[Tensor, Tensor]:
+    r"""Backward pass with the slope's gradient Σ dy·min(x, 0)/backward beside dx.
+
+    The sum is taken in the same pass, in float32 or float64, block by block in a fixed
+    order: the same numbers give the same sum.  With ``from_output`` min(x, 0) is
+    min(f, 0)/slope, so the slope must be greater than 0.
+    """
+    if not isinstance(slope, Tensor) or slope.numel() != 1:
+        raise ValueError(f"slope must be a tensor of one element; it was {slope}")
+    return _backward(
+        "prelu", slope, saved, grad, shift, forward, backward, from_output, slope_gradient=True
+    )
+
+
+def _backward(name, params, saved, grad, shift, forward, backward, from_output, slope_gradient):
+    function, slots, slope = _function(name, params, saved)
+    _check_divisor("forward", forward)
+    _check_divisor("backward", backward)
+    if grad.shape != saved.shape or grad.device != saved.device:
+        raise ValueError(
+            f"grad must have the shape and device of what was saved, {tuple(saved.shape)} on "
+            f"{saved.device}; it has {tuple(grad.shape)} on {grad.device}"
+        )
+    limits = _limits(name, params, shift, forward, saved.dtype) if from_output else Bounds()
+    x = as_dense(saved)
+    step = 0 if grad.numel() and not any(grad.stride()) else 1
+    dy = grad if step == 0 else like(grad, x)
+    dx = torch.empty_like(x)
+    parts = None
+    if slope_gradient:
+        compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+        parts = torch.empty(triton.cdiv(x.numel(), block_size()), dtype=compute, device=x.device)
+    launch(
+        _backward_kernel,
+        x,
+        (x, dy, dx, slope, parts, x.numel()),
+        {
+            "F": function.read if from_output else function.slope,
+            "A": slots[0],
+            "B": slots[1],
+            "SHIFT": float(shift),
+            "FORWARD": float(forward),
+            "SCALE": 1.0 / backward,
+            "AT_LOW": _literal(limits.at_low),
+            "AT_HIGH": _literal(limits.at_high),
+            "FROM_OUTPUT": from_output,
+            "HAS_SLOPE": slope is not None,
+            "SLOPE_GRADIENT": slope_gradient,
+            "GRAD_STEP": step,
+        },
+    )
+    if not slope_gradient:
+        return dx, None
+    return dx, parts.sum().to(slope.dtype).reshape(slope.shape)
+
+
+def reads_output(name: str, params: tuple[float, ...] = ()) -> bool:
+    """Whether the backward pass of a function of these parameters can read the output.
+
+    A slope that is a tensor is not looked at, which would wait for the device: then True
+    promises nothing, and it must be at least 0.
+    """
+    return FUNCTIONS[name].read is not None and kinks(name, _filled(name, params)) is not None
+
+
+@triton.jit
+def _forward_kernel(
+    x_ptr,
+    y_ptr,
+    slope_ptr,
+    numel,
+    F: tl.constexpr,
+    A: tl.constexpr,
+    B: tl.constexpr,
+    SHIFT: tl.constexpr,
+    SCALE: tl.constexpr,
+    LOW: tl.constexpr,
+    AT_LOW: tl.constexpr,
+    ABOVE: tl.constexpr,
+    HIGH: tl.constexpr,
+    AT_HIGH: tl.constexpr,
+    BELOW: tl.constexpr,
+    HAS_LOW: tl.constexpr,
+    HAS_HIGH: tl.constexpr,
+    HAS_SLOPE: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    offsets = _offsets(BLOCK, WIDE)
+    mask = offsets < numel
+    # Cast after the load: arithmetic is in float32 at least.
+    x = _upcast(tl.load(x_ptr + offsets, mask=mask, other=0.0))
+    f = F(x, tl.load(slope_ptr).to(x.dtype), B) if HAS_SLOPE else F(x, A, B)
+    y = (f - SHIFT) * SCALE
+    if HAS_LOW:
+        rising = tl.where(y < scalar.full(y, ABOVE), ABOVE, y)
+        flat = tl.where(y > scalar.full(y, AT_LOW), AT_LOW, y)
+        y = tl.where(x > scalar.full(x, LOW), rising, flat)
+    if HAS_HIGH:
+        rising = tl.where(y > scalar.full(y, BELOW), BELOW, y)
+        flat = tl.where(y < scalar.full(y, AT_HIGH), AT_HIGH, y)
+        y = tl.where(x < scalar.full(x, HIGH), rising, flat)
+    tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _backward_kernel(
+    saved_ptr,
+    dy_ptr,
+    dx_ptr,
+    slope_ptr,
+    parts_ptr,
+    numel,
+    F: tl.constexpr,
+    A: tl.constexpr,
+    B: tl.constexpr,
+    SHIFT: tl.constexpr,
+    FORWARD: tl.constexpr,
+    SCALE: tl.constexpr,
+    AT_LOW: tl.constexpr,
+    AT_HIGH: tl.constexpr,
+    FROM_OUTPUT: tl.constexpr,
+    HAS_SLOPE: tl.constexpr,
+    SLOPE_GRADIENT: tl.constexpr,
+    GRAD_STEP: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    offsets = _offsets(BLOCK, WIDE)
+    mask = offsets < numel
+    saved = _upcast(tl.load(saved_ptr + offsets, mask=mask, other=0.0))
+    dy = tl.load(dy_ptr + offsets * GRAD_STEP, mask=mask, other=0.0).to(saved.dtype)
+    # A constant that is assigned to a variable becomes a float32: hence the calls in pairs.
+    if HAS_SLOPE:
+        a = tl.load(slope_ptr).to(saved.dtype)
+    if FROM_OUTPUT:
+        # Negated, so that NaN passes its gradient on, as in torch.
+        above = ~(saved <= scalar.full(saved, AT_LOW))
+        below = ~(saved >= scalar.full(saved, AT_HIGH))
+        x = saved * FORWARD + SHIFT
+        slope = F(x, above, below, a, B) if HAS_SLOPE else F(x, above, below, A, B)
+    else:
+        x = saved
+        slope = F(x, a, B) if HAS_SLOPE else F(x, A, B)
+    dx = dy * (slope * SCALE)
+    tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), mask=mask)
+    if SLOPE_GRADIENT:
+        rest = tl.where(x < 0, x, 0.0)
+        if FROM_OUTPUT:
+            rest = tl.where(above, 0.0, rest / a)
+        part = tl.sum(tl.where(mask, dy * rest * SCALE, 0.0), axis=0)
+        tl.store(parts_ptr + tl.program_id(0), part)
+
+
+@triton.jit
+def _offsets(BLOCK: tl.constexpr, WIDE: tl.constexpr):
+    """Indices of this program's elements, in 64 bits where 32 do not reach."""
+    start = tl.program_id(0)
+    if WIDE:
+        start = start.to(tl.int64)
+    return start * BLOCK + tl.arange(0, BLOCK)
+
+
+@triton.jit
+def _upcast(x):
+    if x.dtype != tl.float64:
+        x = x.to(tl.float32)
+    return x
+
+
+def launch(kernel, like: Tensor, arguments: tuple, constants: dict) -> None:
+    """Run a flat kernel over the elements of a dense tensor."""
+    numel, block = like.numel(), block_size()
+    if numel == 0:
+        return
+    # The last program reaches past the end, and its indices must not overflow either.
+    wide = numel + block > _WIDE
+    grid = (triton.cdiv(numel, block),)
+    with on_device(like):
+        kernel[grid](*arguments, **constants, WIDE=wide, BLOCK=block)
+
+
+def block_size() -> int:
+    """Elements of a program."""
+    return _BLOCK_INTERPRETED if scalar.INTERPRETED else _BLOCK
+
+
+def on_device(tensor: Tensor):
+    """Triton launches on the current device, which need not be the tensor's."""
+    return torch.cuda.device_of(tensor)
+
+
+def as_dense(tensor: Tensor) -> Tensor:
+    """The tensor itself where its elements fill a range of memory in some order, else a copy.
+
+    Then an index into that range serves, whatever the memory format.  A tensor with gaps
+    costs one more pass, the copy.
+    """
+    return tensor if is_dense(tensor) else tensor.contiguous()
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill a range of memory without gap or overlap."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size == 1:
+            continue
+        if stride != expected:
+            return tensor.numel() == 0
+        expected *= size
+    return True
+
+
+def like(tensor: Tensor, layout: Tensor) -> Tensor:
+    """The tensor in the memory order of another of its shape: itself, or a copy."""
+    if tensor.stride() == layout.stride():
+        return tensor
+    return torch.empty_like(layout, dtype=tensor.dtype).copy_(tensor)
+
+
+def _literal(value: float) -> float:
+    """A bound as a compile-time float; one that does not bind is never read."""
+    return value if abs(value) != float("inf") else 0.0
+
+
+@lru_cache(maxsize=1024)
+def _filled(name: str, params: tuple[float, ...]) -> tuple[float, ...]:
+    """The parameters, torch's defaults for none."""
+    if name not in FUNCTIONS:
+        raise ValueError(f"name must be one of {', '.join(FUNCTIONS)}; it was {name!r}")
+    defaults = FUNCTIONS[name].defaults
+    if params and len(params) != len(defaults):
+        raise ValueError(f"{name} takes {len(defaults)} parameters; params was {params}")
+    return tuple(float(value) for value in params or defaults)
+
+
+def _function(name, params, tensor):
+    """The function, its two slots, and the slope where that is a tensor."""
+    check_usable(tensor)
+    slope = None
+    if isinstance(params, Tensor):
+        if name != "prelu" or params.numel() != 1 or params.device != tensor.device:
+            raise ValueError(
+                "params must be floats, or for prelu a tensor of one element on the input's "
+                f"device; it was a tensor of shape {tuple(params.shape)} on {params.device} for "
+                f"{name} on {tensor.device}"
+            )
+        slope, params = params, ()
+    filled = _filled(name, params)
+    slots = FUNCTIONS[name].slots(*filled)
+    return FUNCTIONS[name], (*slots, 0.0, 0.0)[:2], slope
+
+
+def _limits(name, params, shift, forward, dtype) -> Bounds:
+    if isinstance(params, Tensor):
+        params = ()
+    return bounds(name, _filled(name, params), float(shift), float(forward), dtype)
+
+
+def _check_divisor(argument: str, value: float) -> None:
+    if not 0.0 < value < float("inf"):
+        raise ValueError(f"{argument} must be finite and greater than 0; it was {value}")

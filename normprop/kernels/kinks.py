@@ -1,0 +1,136 @@
+r"""What a stored output must keep apart.
+
+Where f' is a function of f, the backward pass reads the stored output
+y = (f(x) - shift)/forward, which the next layer keeps anyway, and the input is not kept.  At
+a kink of f that needs care: y is rounded, and near the shifted value of the kink its steps
+are far coarser than those of x near 0.  A ReLU's y in bfloat16 is the same for x = 0 and
+for all 0 < x ≲ 0.0026, which is one normal input in a thousand; all of these would lose
+their gradient.
+
+The decision: an element on the rising side of a kink is stored at the next representable
+number above the stored value of the kink at least, one on the far side at that value at
+most.  So an element is moved by one unit in the last place at most, in the half of it that
+would have been rounded away, and the derivative of every element is exact.  The kernels do
+this in every type, in the same pass.  In float32 the elements at stake are one in 10⁸,
+and in float64 one in 10¹⁶: eager code may leave them, as torch leaves x² = 0 where x² is
+too small for the type.
+"""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class Kinks(NamedTuple):
+    """Where f has a kink, and its value there.
+
+    ``low`` separates x ≤ low from x > low, ``high`` x ≥ high from x < high; None where there
+    is no such kink.
+    """
+
+    low: tuple[float, float] | None = None
+    high: tuple[float, float] | None = None
+
+
+class Bounds(NamedTuple):
+    """What an output may be on each side of a kink, in numbers of the stored type.
+
+    x > low goes with y ≥ above, x ≤ low with y ≤ at_low; x < high with y ≤ below, x ≥ high
+    with y ≥ at_high.  Where a kink is missing, its bounds do not bind.
+    """
+
+    low: float = -math.inf
+    at_low: float = -math.inf
+    above: float = -math.inf
+    high: float = math.inf
+    at_high: float = math.inf
+    below: float = math.inf
+
+
+def _shrink(lambd: float) -> Kinks | None:
+    return Kinks((lambd, 0.0), (-lambd, 0.0)) if lambd >= 0 else None
+
+
+def _rising(negative_slope: float) -> Kinks | None:
+    return Kinks((0.0, 0.0)) if negative_slope >= 0 else None
+
+
+_KINKS: dict[str, Callable[..., Kinks | None]] = {
+    "celu": lambda alpha: Kinks() if alpha > 0 else None,
+    "elu": lambda alpha: Kinks((0.0, 0.0)) if alpha >= 0 else None,
+    "hardshrink": _shrink,
+    "hardsigmoid": lambda: Kinks((-3.0, 0.0), (3.0, 1.0)),
+    "hardtanh": lambda low, high: Kinks((low, low), (high, high)) if low < high else None,
+    "identity": lambda: Kinks(),
+    "leaky_relu": _rising,
+    "logsigmoid": lambda: Kinks(),
+    "prelu": _rising,
+    "relu": lambda: Kinks((0.0, 0.0)),
+    "relu6": lambda: Kinks((0.0, 0.0), (6.0, 6.0)),
+    "rrelu": lambda lower, upper: _rising((lower + upper) / 2),
+    "selu": lambda: Kinks((0.0, 0.0)),
+    "sigmoid": lambda: Kinks(),
+    "softplus": lambda beta, threshold: Kinks() if beta > 0 else None,
+    "softshrink": _shrink,
+    "softsign": lambda: Kinks(),
+    "tanh": lambda: Kinks(),
+    # The plateau must not reach above the rising part.
+    "threshold": lambda at, value: Kinks((at, value)) if value <= at else None,
+}
+"""The kinks of a function of these parameters, None where f' is no function of f."""
+
+
+def kinks(name: str, params: tuple[float, ...]) -> Kinks | None:
+    """Kinks of a function whose derivative can be read from its value, else None."""
+    found = _KINKS.get(name)
+    return None if found is None else found(*params)
+
+
+@lru_cache(maxsize=1024)
+def bounds(
+    name: str, params: tuple[float, ...], shift: float, forward: float, dtype: torch.dtype
+) -> Bounds:
+    """Bounds of the stored output of a function.
+
+    Raises:
+        ValueError: the derivative is no function of the output.
+    """
+    found = kinks(name, params)
+    if found is None:
+        raise ValueError(
+            "from_output must be False where the derivative is no function of the output; it was "
+            f"True for {name}{params}"
+        )
+    fields = {}
+    if found.low is not None:
+        low, value = found.low
+        at = stored(value, shift, forward, dtype)
+        fields.update(low=low, at_low=at, above=neighbour(at, dtype, up=True))
+    if found.high is not None:
+        high, value = found.high
+        at = stored(value, shift, forward, dtype)
+        fields.update(high=high, at_high=at, below=neighbour(at, dtype, up=False))
+    return Bounds(**fields)
+
+
+def stored(value: float, shift: float, forward: float, dtype: torch.dtype) -> float:
+    """(value - shift)/forward as a kernel computes and rounds it."""
+    compute = dtype if dtype == torch.float64 else torch.float32
+    numbers = torch.tensor([value, shift, 1.0 / forward], dtype=compute, device="cpu")
+    return ((numbers[0] - numbers[1]) * numbers[2]).to(dtype).item()
+
+
+def neighbour(value: float, dtype: torch.dtype, *, up: bool) -> float:
+    """The next number of the type above a number of the type, or below it."""
+    number = torch.tensor([value], dtype=dtype, device="cpu")
+    bits = number.view(_BITS[number.element_size()])
+    if value == 0:
+        smallest = torch.ones_like(bits).view(dtype).item()
+        return smallest if up else -smallest
+    bits += 1 if up == (value > 0) else -1
+    return number.item()

@@ -1,0 +1,36 @@
+"""Kernels run on the GPU where there is one, else in Triton's interpreter, on the CPU.
+
+Whether a kernel is interpreted is decided when triton and the kernel are imported.  So both are
+imported here, and the environment is changed for these tests alone: the rest of the suite, and
+the processes that it starts, know nothing of the interpreter.
+"""
+
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+GPU = torch.cuda.is_available()
+
+if find_spec("triton") is not None and not GPU:
+    if "triton" in sys.modules:
+        raise pytest.UsageError(
+            "triton must not be imported before the tests of the kernels are collected: without a "
+            "GPU they need its interpreter, which is chosen at the first import"
+        )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        import normprop.kernels.activation  # noqa: F401
+
+
+@pytest.fixture(autouse=True)
+def interpreted(monkeypatch):
+    """Triton asks once more as it runs."""
+    if not GPU:
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture
+def device() -> str:
+    return "cuda" if GPU else "cpu"
