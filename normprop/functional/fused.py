@@ -540,10 +540,11 @@ MAPS = {
         keeps=lambda _: "input",
         stepped=_beyond_stepped,
     ),
-    # torch's own float64 slope is a float32 sixth.
+    # The float64 slope of torch's own is a float32 sixth.
     "hardsigmoid": Map(
-        _fn.hardsigmoid,
+        lambda x: _fn.hardtanh(x + 3.0, 0.0, 6.0) / 6.0,
         lambda grad, y, line: _between_kinks(grad, y, line, 1.0 / 6.0),
+        lambda x, line: affine_(_fn.hardsigmoid(x), line.scale, line.shift),
         kinks=lambda: (0.0, 1.0),
         stepped=lambda grad, y, line: _between_kinks_stepped(grad, y, line, 1.0 / 6.0),
     ),

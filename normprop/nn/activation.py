@@ -6,7 +6,10 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from normprop import functional
+from normprop.functional.activation import activation_constants
 from normprop.functional.fused import BACKENDS, Backend
+from normprop.functional.scale import Constants
+from normprop.gaussian import Normal
 from normprop.nn.law import joined
 from normprop.nn.twin import Twin
 
@@ -107,6 +110,25 @@ class LogSigmoid(Activation, nn.LogSigmoid, function=functional.logsigmoid):
 
 class Mish(Activation, nn.Mish, function=functional.mish):
     """Normalised Mish: see :func:`normprop.functional.mish`."""
+
+
+class PReLU(Activation, nn.PReLU, function=functional.prelu):
+    """Normalised PReLU: see :func:`normprop.functional.prelu`.
+
+    The constants stay those of ``init`` while the slopes are learnt; :func:`normprop.moments`
+    measures the layer as it has become, and :meth:`declare_` makes the slopes that it has then
+    those of its constants.
+    """
+
+    def _declared_constants(self, law: Normal) -> Constants:
+        return activation_constants(
+            "leaky_relu", (float(self.init),), self.scaling, law.mean, law.std
+        )
+
+    def declare_(self) -> None:
+        """Take the constants of the slope as it is now; it must be one, or the same for all."""
+        law = Normal(self.mean, self.std)
+        self.constants = Constants.of(self._plain_moments(law), self.scaling)
 
 
 class ReLU(Activation, nn.ReLU, function=functional.relu):

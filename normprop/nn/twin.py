@@ -43,7 +43,7 @@ class Twin:
         if torch_type is None:
             return
         cls.torch_type = torch_type
-        cls.__signature__ = _signature(torch_type)
+        cls.__signature__ = signature_of(torch_type)
         entry = rules.entry_of_type(torch_type)
         if entry is None or entry.rule is None:
             raise TypeError(f"rules must know {torch_type.__name__} before it has a twin")
@@ -62,7 +62,11 @@ class Twin:
         refuse_inplace(getattr(self, "inplace", False))
         law = rules.check_law(mean, std)
         self.scaling, self.mean, self.std = scaling, law.mean, law.std
-        self.constants = Constants.of(self._plain_moments(law), scaling)
+        self.constants = self._declared_constants(law)
+
+    def _declared_constants(self, law: Normal) -> Constants:
+        """The constants that the layer keeps from its construction on."""
+        return Constants.of(self._plain_moments(law), self.scaling)
 
     def _plain_moments(self, law: Law) -> rules.Moments:
         """Moments of the twin with this layer's arguments."""
@@ -77,7 +81,10 @@ class Twin:
         return joined(super().extra_repr(), law_repr(self))
 
 
-def _signature(torch_type: type) -> inspect.Signature:
+def signature_of(
+    torch_type: type, more: dict[str, tuple[object, object]] | None = None
+) -> inspect.Signature:
+    """The arguments of a layer of torch and the keywords of its twin, with ``more`` of them."""
     own = [
         p
         for p in inspect.signature(torch_type).parameters.values()
@@ -85,7 +92,7 @@ def _signature(torch_type: type) -> inspect.Signature:
     ]
     keywords = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-        for name, (default, kind) in _OPTIONS.items()
+        for name, (default, kind) in {**_OPTIONS, **(more or {})}.items()
     ]
     return inspect.Signature([*own, *keywords])
 

@@ -114,13 +114,13 @@ _CALLABLES = (
 
 
 def _prelu(layer: nn.PReLU) -> Function:
-    slopes = array(layer.weight, "weight")
+    slopes = set(array(layer.weight, "weight").tolist())
     if len(slopes) != 1:
         raise ValueError(
             "PReLU must have one slope, so that all elements have the same law; it has "
             f"{len(slopes)}: measure nn.LeakyReLU(slope) for each channel"
         )
-    return families.leaky_relu(float(slopes[0]), "prelu")
+    return families.leaky_relu(slopes.pop(), "prelu")
 
 
 def _rrelu(layer: nn.RReLU) -> Function:

@@ -235,8 +235,11 @@ def test_random_leaky_relu_is_refused_in_training():
 
 
 def test_slopes_by_channel_are_refused():
-    with pytest.raises(ValueError, match="PReLU must have one slope"):
-        moments(nn.PReLU(3))
+    layer = nn.PReLU(3)
+    assert moments(layer) == moments(nn.PReLU())
+    layer.weight.data[1] = 0.5
+    with pytest.raises(ValueError, match="PReLU must have one slope.*it has 2"):
+        moments(layer)
 
 
 @pytest.mark.parametrize(

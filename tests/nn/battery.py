@@ -74,6 +74,28 @@ def _convolution(dims):
     )
 
 
+def _transposed(dims):
+    return Row(
+        f"ConvTranspose{dims}d",
+        (2, 4, *(5, 4, 3)[:dims]),
+        {"in_channels": 4, "out_channels": 6, "kernel_size": 3},
+        (
+            {"out_channels": 8},
+            {"kernel_size": 2},
+            {"kernel_size": (2, 3, 1)[:dims]},
+            {"stride": 2},
+            {"stride": (2, 1, 3)[:dims]},
+            {"padding": 1},
+            {"stride": 2, "output_padding": 1},
+            {"dilation": 2},
+            {"groups": 2},
+            {"groups": 2, "stride": 2, "padding": 1, "dilation": (1, 3, 2)[:dims]},
+            {"bias": False},
+        ),
+        "weights",
+    )
+
+
 def _max_pool(dims):
     return Row(
         f"MaxPool{dims}d",
@@ -117,11 +139,37 @@ def _dropout(name, shape):
 
 
 ROWS = [
+    Row("CELU", (4, 7), {}, ({"alpha": 2.0},)),
+    Row("ELU", (4, 7), {}, ({"alpha": 0.5}, {"alpha": -0.5})),
+    Row("GELU", (4, 7), {}, ({"approximate": "tanh"},)),
+    Row("Hardshrink", (4, 7), {}, ({"lambd": 1.0},)),
+    Row("Hardsigmoid", (4, 7)),
+    Row("Hardswish", (4, 7)),
+    Row("Hardtanh", (4, 7), {}, ({"min_val": -0.5}, {"max_val": 0.5})),
+    Row("Identity", (4, 7)),
+    Row("LeakyReLU", (4, 7), {}, ({"negative_slope": 0.3}, {"negative_slope": -0.2})),
+    Row("LogSigmoid", (4, 7)),
+    Row("Mish", (4, 7)),
+    Row("PReLU", (4, 7), {}, ({"init": 0.5}, {"init": -0.5}, {"num_parameters": 7, "init": 0.75})),
     Row("ReLU", (4, 7)),
-    Row("GELU", (4, 7)),
+    Row("ReLU6", (4, 7)),
+    Row("SELU", (4, 7)),
     Row("SiLU", (4, 7)),
     Row("Sigmoid", (4, 7)),
+    Row("Softplus", (4, 7), {}, ({"beta": 2.0}, {"threshold": 1.0})),
+    Row("Softshrink", (4, 7), {}, ({"lambd": 1.0},)),
+    Row("Softsign", (4, 7)),
     Row("Tanh", (4, 7)),
+    Row("Tanhshrink", (4, 7)),
+    Row(
+        "Threshold",
+        (4, 7),
+        {"threshold": 0.25, "value": -1.0},
+        (
+            {"threshold": -0.5},
+            {"value": 2.0},
+        ),
+    ),
     *(_max_pool(dims) for dims in (1, 2, 3)),
     *(_avg_pool(dims) for dims in (1, 2, 3)),
     _dropout("Dropout", (4, 7)),
@@ -136,6 +184,7 @@ ROWS = [
         "weights",
     ),
     *(_convolution(dims) for dims in (1, 2, 3)),
+    *(_transposed(dims) for dims in (1, 2, 3)),
 ]
 
 
@@ -161,7 +210,8 @@ class Variant:
 
     def layer(self, **arguments) -> nn.Module:
         layer = self.row.layer(**{**self.options, **arguments})
-        fill(layer)
+        if self.row.kind == "weights":
+            fill(layer)
         if self.options.get("method") == "project":
             layer.project_()
         return layer
@@ -173,7 +223,8 @@ class Variant:
             plain = self.row.plain()
             outs, width = plain.weight.shape[:2]
             period = math.prod(getattr(plain, "stride", ()))
-            return math.sqrt(width * getattr(plain, "groups", 1) * period / outs)
+            ratio = width * getattr(plain, "groups", 1) * period / outs
+            return math.sqrt(1 / ratio if getattr(plain, "transposed", False) else ratio)
         figures = self.figures()
         return figures.fwd_std / figures.bwd_std
 
@@ -190,8 +241,7 @@ class Variant:
         plain = self.row.plain(**arguments)
         if self.row.kind == "weights":
             ball = "backward" if self.options["scaling"] == "backward" else "forward"
-            stride, groups = getattr(plain, "stride", ()), getattr(plain, "groups", 1)
-            weight = on_ball(layer.weight, ball, self.options["per"], stride, groups)
+            weight = on_ball(layer.weight, ball, self.options["per"], *geometry(plain))
             plain.load_state_dict({**layer.state_dict(), "weight": weight})
             y = plain(x)
             for parameter in plain.parameters():
@@ -208,8 +258,16 @@ class Variant:
         return (y - figures.fwd_mean) / sigma, bound / sigma
 
 
-def on_ball(weight: Tensor, ball: str, per: str, stride, groups: int) -> Tensor:
+def geometry(layer: nn.Module) -> tuple:
+    """Stride, groups, and whether the weight is that of a transposed convolution."""
+    defaults = {"stride": (), "groups": 1, "transposed": False}
+    return tuple(getattr(layer, name, value) for name, value in defaults.items())
+
+
+def on_ball(weight: Tensor, ball: str, per: str, stride, groups: int, transposed=False) -> Tensor:
     """The weight on its unit ball, one neuron after the other."""
+    if transposed:
+        ball = {"forward": "backward", "backward": "forward"}[ball]
     result = weight.detach().double().clone()
     period = math.prod(stride)
     outs, width = result.shape[0] // groups, result.shape[1]

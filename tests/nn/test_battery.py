@@ -16,6 +16,7 @@ from tests.nn.battery import (
     ROWS,
     VARIANTS,
     first,
+    geometry,
     on_ball,
     run,
     same_up_to_order,
@@ -114,7 +115,13 @@ OWN = {
 
 @pytest.mark.parametrize(
     ("row", "option"),
-    [(row, option) for row in ROWS for option in OWN[row.kind]],
+    # The slope of a line is the same whatever the law.
+    [
+        (row, option)
+        for row in ROWS
+        for option in OWN[row.kind]
+        if (row.name, option) != ("Identity", {"std": 1.0})
+    ],
     ids=lambda value: getattr(value, "name", None) or str(value),
 )
 def test_every_argument_of_the_layer_has_an_effect(row, option):
@@ -237,11 +244,11 @@ def test_channels_last(variant):
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v.row.kind != "weights"], ids=str)
 def test_half_precision_is_rounded_once(variant, dtype):
     layer, x = variant.layer(), variant.row.input(dtype=dtype)
-    y, dx = run(layer, x)
+    y, dx, *_ = run(layer, x)
     assert y.dtype == dx.dtype == dtype
     generator = torch.Generator().manual_seed(11)
     dy = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(dtype)
-    wide_y, wide_dx = run(layer, x.float(), dy.float())
+    wide_y, wide_dx, *_ = run(layer, x.float(), dy.float())
     assert torch.equal(y, wide_y.to(dtype))
     assert torch.equal(dx, wide_dx.to(dtype))
 
@@ -258,8 +265,7 @@ def test_half_precision_weights_are_normalised_in_single(variant, dtype):
     # float32 norms differ from float64 ones by less than the rounding to half precision, so
     # that a weight is the wanted one or a neighbour: one ulp.
     ball = "backward" if variant.options["scaling"] == "backward" else "forward"
-    stride, groups = getattr(layer, "stride", ()), getattr(layer, "groups", 1)
-    wanted = on_ball(layer.weight, ball, variant.options["per"], stride, groups)
+    wanted = on_ball(layer.weight, ball, variant.options["per"], *geometry(layer))
     used = layer._on_ball(layer.weight, ball)
     assert used.dtype == dtype
     assert ((used.double() - wanted).abs() <= torch.finfo(dtype).eps * wanted.abs()).all()
@@ -553,7 +559,7 @@ def test_an_unknown_option_of_weights_is_refused(row, option, message):
 
 @pytest.mark.parametrize(
     "row",
-    [r for r in ROWS if r.name in ("ReLU", "SiLU") or r.kind == "dropout"],
+    [r for r in ROWS if "inplace" in inspect.signature(getattr(nn, r.name)).parameters],
     ids=lambda r: r.name,
 )
 def test_working_in_place_is_refused(row):

@@ -1,0 +1,151 @@
+r"""Normalised rectifiers whose slope is learnt or drawn.
+
+.. math:: f(x) = \max(x, 0) + a \min(x, 0)
+
+The gradient of a learnt slope needs min(x, 0), so PReLU keeps its input, as torch does.  A drawn
+slope is all that its layer's gradient needs: kept is the factor of each element, in the type that
+it is computed in, where torch keeps the input beside it.
+"""
+
+import torch
+from torch import Tensor
+
+from normprop.functional.activation import activation_constants
+from normprop.functional.fused import (
+    Backend,
+    affine_,
+    is_transformed,
+    line_of,
+    wants_triton,
+)
+from normprop.functional.scale import (
+    Constants,
+    Scaling,
+    check_real,
+    literal,
+    normalized,
+    scale_gradient,
+    upcast,
+)
+
+_aten = torch.ops.aten
+
+
+def prelu(
+    input: Tensor,
+    weight: Tensor,
+    *,
+    init: float = 0.25,
+    scaling: Scaling = "backward",
+    mean: float = 0.0,
+    std: float = 1.0,
+    constants: Constants | None = None,
+    backend: Backend = "auto",
+) -> Tensor:
+    r"""Normalised PReLU, :math:`y = (\max(x, 0) + a\min(x, 0) - \mu)/\sigma`.
+
+    The slope is learnt, and the constants are those of the slope ``init`` that it starts from:
+    to follow it would take a transfer from the device at every call.
+
+    Under ``"separate"`` dx is the true one times σ_f/σ_b, and the slope has the true gradient of
+    the forward-normalised function for the dy that arrives.
+
+    Args:
+        input: any shape; with more than one slope, (N, C, …).
+        weight: the slopes a, one, or one for each of the C channels.
+        init: the slope whose constants are used.
+        scaling: as all that follow, and what is returned and raised, as in :func:`relu`.
+        mean: mean of the input.
+        std: standard deviation of the input.
+        constants: the constants, where they are at hand; then init has no say either.
+        backend: who computes.  A kernel takes one slope.
+
+    Raises:
+        ValueError: the slopes are neither one nor one for each channel, or as in :func:`relu`.
+    """
+    check_real(input)
+    channels = input.shape[1] if input.dim() > 1 else 1
+    if weight.dim() > 1 or weight.numel() not in (1, channels):
+        raise ValueError(
+            f"weight must hold one slope, or one for each of the {channels} channels; "
+            f"it had the shape {tuple(weight.shape)}"
+        )
+    if constants is None:
+        law = literal(mean), literal(std)
+        constants = activation_constants("leaky_relu", (literal(init),), scaling, *law)
+    device = input.device.type
+    if torch.is_autocast_enabled(device) and input.dtype != torch.float64:
+        # As torch's own, which autocast runs in half precision.
+        dtype = torch.get_autocast_dtype(device)
+        input, weight = input.to(dtype), weight.to(dtype)
+    transformed = is_transformed(input) or is_transformed(weight)
+    triton = wants_triton(input, backend, transformed)
+    if triton and weight.numel() != 1:
+        if backend == "triton":
+            raise ValueError(f"backend='triton' takes one slope; there were {weight.numel()}")
+        triton = False
+    if transformed or torch.compiler.is_compiling():
+        shift, forward, backward = constants
+        if forward != backward:
+            input = scale_gradient(input, forward / backward)
+        plain = Constants(shift, forward, forward)
+        return normalized(lambda x: _aten._prelu_kernel(x, _aligned(weight, x)), input, plain)
+    return _PReLU.apply(input, weight, constants, triton)
+
+
+class _PReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, input, weight, constants, triton):
+        ctx.constants, ctx.triton = constants, triton
+        ctx.save_for_backward(input, weight)
+        ctx.save_for_forward(input, weight)
+        if triton:
+            from normprop.kernels import activation as kernel
+
+            return kernel.forward("prelu", weight, input, constants.shift, constants.forward)
+        line = line_of("prelu", (), *constants, input.dtype)
+        x = upcast(input)
+        # torch.prelu under autocast would round here.
+        f = _aten._prelu_kernel(x, _aligned(weight, x))
+        return affine_(f, line.scale, line.shift).to(input.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        input, weight = ctx.saved_tensors
+        shift, forward, backward = ctx.constants
+        if ctx.triton and not (torch.is_grad_enabled() or is_transformed(grad)):
+            from normprop.kernels import activation as kernel
+
+            dx, slope = kernel.backward_prelu(
+                weight, input, grad, shift, forward, backward, from_output=False
+            )
+            # The kernel divides both by the same number.
+            return dx, slope * (backward / forward), None, None
+        x, dy = upcast(input), upcast(grad)
+        slopes = _aligned(weight, x)
+        dx, each = _aten._prelu_kernel_backward(dy, x, slopes)
+        slope = each.sum_to_size(slopes.shape).reshape(weight.shape) / forward
+        return dx.mul_(1.0 / backward).to(input.dtype), slope.to(weight.dtype), None, None
+
+    @staticmethod
+    def jvp(ctx, tangent, slope_tangent, *_):
+        input, weight = ctx.saved_tensors
+        _, forward, backward = ctx.constants
+        if forward != backward:
+            raise RuntimeError(
+                "scaling='separate' has no derivative in forward mode: its gradient is none"
+            )
+        x = upcast(input)
+        total = torch.zeros_like(x)
+        if tangent is not None:
+            slopes = _aligned(weight, x)
+            total = total + _aten._prelu_kernel_backward(upcast(tangent), x, slopes)[0]
+        if slope_tangent is not None:
+            total = total + x.clamp(max=0.0) * _aligned(slope_tangent, x)
+        return (total / forward).to(input.dtype)
+
+
+def _aligned(weight: Tensor, x: Tensor) -> Tensor:
+    """Slopes that broadcast over (N, C, …)."""
+    shape = (1, -1, *[1] * (x.dim() - 2)) if x.dim() > 1 else (-1,) * x.dim()
+    return weight.to(x.dtype).reshape(shape)
