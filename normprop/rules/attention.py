@@ -17,18 +17,18 @@ def attention(
     query: Sequence[int],
     key: Sequence[int],
     value: Sequence[int],
-    law: Normal,
+    law: Normal | tuple[Normal, Normal, Normal],
     scale: float | None = None,
     causal: bool = False,
     dropout: float = 0.0,
 ) -> AttentionFigures:
-    """Figures of scaled dot-product attention of independent inputs of one law.
+    """Figures of scaled dot-product attention of independent inputs.
 
     Args:
         query: shape (…, L, d).
         key: shape (…, n, d).
         value: shape (…, n, d_v).
-        law: of the elements of all three.
+        law: of the elements of all three, or one for each.
         scale: what the products are multiplied by, by default d^(-1/2).
         causal: whether query i sees the first i keys.
         dropout: probability of dropping a probability.
@@ -46,14 +46,15 @@ def attention(
             "query and key must have one width, key and value one length; they had shapes "
             f"{tuple(query)}, {tuple(key)} and {tuple(value)}"
         )
+    laws = (law,) * 3 if isinstance(law, Normal) else law
     return ground(
         int(query[-1]),
         int(query[-2]),
         int(key[-2]),
         int(value[-1]),
-        query_law=law,
-        key_law=law,
-        value_law=law,
+        query_law=laws[0],
+        key_law=laws[1],
+        value_law=laws[2],
         scale=scale,
         causal=causal,
         dropout=dropout,
@@ -77,6 +78,20 @@ def multihead_attention(
     and, backwards, the three sums over W_q, W_k and W_v are those of linear maps.  What is left
     out is the overlap of the rows of W_v with those of W_k, of the order n/E.
     """
+    length, law = self_attention(layer, law, shape)
+    weights, shifts = projections(layer)
+    dropout = layer.dropout if layer.training else 0.0
+    return projected_attention(length, layer.head_dim, law.std, weights, shifts, dropout)
+
+
+def self_attention(
+    layer: nn.MultiheadAttention, law: Law, shape: tuple[int, ...] | None
+) -> tuple[int, Normal]:
+    """Length and law of an input of self-attention.
+
+    Raises:
+        ValueError: the input or the layer is not one that there are figures for.
+    """
     shape = need_shape(layer, shape, "the length of the sequence")
     law = need_normal(layer, law)
     width = layer.embed_dim
@@ -91,40 +106,73 @@ def multihead_attention(
         raise ValueError("kdim and vdim must be embed_dim for self-attention")
     if layer.bias_k is not None or layer.add_zero_attn:
         raise ValueError("add_bias_kv and add_zero_attn must be off: such keys are no normals")
-    query, key, value = np.split(array(layer.in_proj_weight, "in_proj_weight"), 3)
-    out = array(layer.out_proj.weight, "out_proj.weight")
-    shifts = np.zeros((3, width))
-    shift = np.zeros(width)
+    return shape[0], law
+
+
+def projections(layer: nn.MultiheadAttention) -> tuple[list[np.ndarray], np.ndarray]:
+    """Weights of queries, keys, values and output, and their biases, (4, E)."""
+    width = layer.embed_dim
+    weights = np.split(array(layer.in_proj_weight, "in_proj_weight"), 3)
+    weights.append(array(layer.out_proj.weight, "out_proj.weight"))
+    shifts = np.zeros((4, width))
     if layer.in_proj_bias is not None:
-        shifts = array(layer.in_proj_bias, "in_proj_bias").reshape(3, width)
-        shift = array(layer.out_proj.bias, "out_proj.bias")
+        shifts[:3] = array(layer.in_proj_bias, "in_proj_bias").reshape(3, width)
+        shifts[3] = array(layer.out_proj.bias, "out_proj.bias")
+    return weights, shifts
 
-    def spread(weight):
-        return law.std * math.sqrt((weight**2).sum() / width)
 
-    def rms(values):
-        return math.sqrt((values**2).mean())
+def projected_attention(
+    length: int,
+    head: int,
+    std: float,
+    weights: Sequence[np.ndarray],
+    shifts: np.ndarray,
+    dropout: float = 0.0,
+    divisors: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+    back: Sequence[np.ndarray] | None = None,
+) -> Moments:
+    """Moments of self-attention between projections.
 
-    length, head = shape[0], layer.head_dim
+    Args:
+        length: of the sequence.
+        head: width of a head.
+        std: of the input, whose mean is 0.
+        weights: of queries, keys, values and output, each (E, E).
+        shifts: their biases, (4, E).
+        dropout: probability of dropping a probability.
+        divisors: what attention is divided by, and the gradients of its three inputs.
+        back: the weights of the backward pass, where they are others.
+    """
+    width = len(shifts[0])
+    query, key, value, out = weights
+    # A bias of the keys shifts all logits of a row alike.
+    laws = [
+        Normal(math.sqrt((shift**2).mean()), std * math.sqrt((weight**2).sum() / width))
+        for weight, shift in zip((query, key, value), shifts, strict=False)
+    ]
     figures = ground(
         head,
         length,
         length,
-        # A bias of the keys shifts all logits of a row alike.
-        query_law=Normal(rms(shifts[0]), spread(query)),
-        key_law=Normal(0.0, spread(key)),
-        value_law=Normal(rms(shifts[2]), spread(value)),
-        dropout=layer.dropout if layer.training else 0.0,
+        query_law=laws[0],
+        key_law=Normal(0.0, laws[1].std),
+        value_law=laws[2],
+        dropout=dropout,
     )
-    rows = law.std**2 * (value**2).sum(1)
-    averaging = figures.std**2 / rows.mean()
-    arriving = (out**2).sum(0)
-    back = (arriving * rows).mean() / rows.mean()
-    squares = back * (
-        figures.query**2 * (query**2).sum(0) + figures.key**2 * (key**2).sum(0)
-    ) + figures.value**2 * (arriving @ value**2)
+    forward, *backward = divisors
+    rows = std**2 * (value**2).sum(1)
+    averaging = (figures.std / forward) ** 2 / rows.mean()
+    back_query, back_key, back_value, back_out = weights if back is None else back
+    # The gradient that arrives at attention; that of the values in v's own direction counts.
+    arriving = (back_out**2).sum(0)
+    share = (arriving * rows).mean() / rows.mean()
+    squares = (
+        share * (figures.query / backward[0]) ** 2 * (back_query**2).sum(0)
+        + share * (figures.key / backward[1]) ** 2 * (back_key**2).sum(0)
+        + (figures.value / backward[2]) ** 2 * (arriving @ back_value**2)
+    )
     return Moments(
-        out @ shifts[2] + shift,
+        out @ (shifts[2] / forward) + shifts[3],
         np.sqrt(averaging * (out**2 @ rows)),
         np.sqrt(squares),
         math.inf,

@@ -1,0 +1,183 @@
+"""Normalised multi-head attention."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from normprop import functional, rules
+from normprop.functional.attention import multi_head_constants
+from normprop.functional.parametric import check_method
+from normprop.functional.scale import Scaling, check_scaling
+from normprop.functional.weight import Per
+
+
+class MultiheadAttention(nn.MultiheadAttention):
+    """Multi-head attention on the unit ball: see :func:`normprop.functional.multi_head_attention`.
+
+    The three projections usually share one input, where their gradients meet: only factors that
+    are the same in both passes leave the gradient's direction alone there.  So the default is
+    ``"forward"``.
+
+    Args:
+        embed_dim: as in torch; likewise num_heads, dropout, bias, kdim, vdim, batch_first,
+            device and dtype.
+        num_heads: as in torch.
+        dropout: as in torch.
+        bias: as in torch.
+        add_bias_kv: must be ``False``: such a key is no normal variable; likewise add_zero_attn.
+        add_zero_attn: must be ``False``.
+        kdim: as in torch.
+        vdim: as in torch.
+        batch_first: as in torch.
+        device: as in torch.
+        dtype: as in torch.
+        scaling: which ball the weights are on, and which figures of attention divide, in which
+            pass.
+        per: ``"neuron"`` for one norm a neuron, ``"layer"`` for one factor.
+        std: standard deviation of the inputs, whose mean is taken for 0.
+    """
+
+    def __init__(
+        self,
+        embed_dim,
+        num_heads,
+        dropout=0.0,
+        bias=True,
+        add_bias_kv=False,
+        add_zero_attn=False,
+        kdim=None,
+        vdim=None,
+        batch_first=False,
+        device=None,
+        dtype=None,
+        *,
+        scaling: Scaling = "forward",
+        per: Per = "neuron",
+        std: float = 1.0,
+    ) -> None:
+        if add_bias_kv or add_zero_attn:
+            raise ValueError(
+                "add_bias_kv and add_zero_attn must be False: such keys are no normal variables; "
+                f"they were {add_bias_kv} and {add_zero_attn}"
+            )
+        super().__init__(
+            embed_dim,
+            num_heads,
+            dropout,
+            bias,
+            add_bias_kv,
+            add_zero_attn,
+            kdim,
+            vdim,
+            batch_first,
+            device,
+            dtype,
+        )
+        check_scaling(scaling)
+        check_method("normalize", per)
+        self.scaling, self.per, self.std = scaling, per, rules.check_law(0.0, std).std
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend; arguments and results as in torch."""
+        if is_causal and attn_mask is None:
+            raise ValueError("attn_mask must be given where is_causal says what it is")
+        batched = query.ndim == 3
+        if not batched:
+            query, key, value = (x.unsqueeze(0) for x in (query, key, value))
+        elif not self.batch_first:
+            query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        # is_causal is a promise about the mask, which then is not needed, but for padding.
+        causal = is_causal and key_padding_mask is None
+        mask = self._mask(query, None if causal else attn_mask, key_padding_mask, batched)
+        if self._qkv_same_embed_dim:
+            weights = self.in_proj_weight.chunk(3)
+        else:
+            weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        output, probabilities = functional.multi_head_attention(
+            query,
+            key,
+            value,
+            self.num_heads,
+            tuple(weights),
+            tuple(biases),
+            self.out_proj.weight,
+            self.out_proj.bias,
+            mask,
+            self.dropout if self.training else 0.0,
+            causal,
+            need_weights,
+            scaling=self.scaling,
+            per=self.per,
+            std=self.std,
+        )
+        if probabilities is not None and average_attn_weights:
+            probabilities = probabilities.mean(1)
+        if not batched:
+            return output[0], None if probabilities is None else probabilities[0]
+        return output if self.batch_first else output.transpose(0, 1), probabilities
+
+    def _mask(self, query, attn_mask, key_padding_mask, batched) -> Tensor | None:
+        """One mask to add to the logits, shape (L, n) or (N, heads or 1, L, n)."""
+        total = None
+        if attn_mask is not None:
+            total = _added(attn_mask, query.dtype)
+            if total.ndim == 3:
+                total = total.unflatten(0, (-1, self.num_heads))
+        if key_padding_mask is not None:
+            padding = _added(key_padding_mask, query.dtype)
+            padding = padding[:, None, None, :] if batched else padding[None, None, None, :]
+            total = padding if total is None else total + padding
+        return total
+
+    def extra_repr(self) -> str:
+        """The arguments that torch's twin does not have."""
+        return f"scaling={self.scaling!r}, per={self.per!r}, std={self.std:g}"
+
+
+def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask to add, from one that is true where nothing may be seen."""
+    if mask.dtype == torch.bool:
+        return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -math.inf)
+    return mask.to(dtype)
+
+
+def _moments(layer: MultiheadAttention, law, shape) -> rules.Moments:
+    length, law = rules.self_attention(layer, law, shape)
+    weights, shifts = rules.projections(layer)
+    ball = "backward" if layer.scaling == "backward" else "forward"
+    used = [_on_ball(weight, ball, layer.per) for weight in weights]
+    back = used
+    if layer.scaling == "separate":
+        back = [_on_ball(weight, "backward", layer.per) for weight in weights]
+    head, dropout = layer.head_dim, layer.dropout if layer.training else 0.0
+    constants = multi_head_constants(
+        ((length, head),) * 3,
+        ((layer.embed_dim, layer.embed_dim),) * 3,
+        layer.scaling,
+        layer.std,
+        False,
+        dropout,
+    )
+    divisors = constants[1:]
+    return rules.projected_attention(length, head, law.std, used, shifts, dropout, divisors, back)
+
+
+def _on_ball(weight: np.ndarray, ball: str, per: Per) -> np.ndarray:
+    return functional.normalize_weight(torch.from_numpy(weight), ball, per).numpy()
+
+
+_plain = rules.entry_of_type(nn.MultiheadAttention)
+rules.register(MultiheadAttention, _moments, grade=_plain.grade, note=_plain.note, shaped=True)
