@@ -61,6 +61,7 @@ _WINDOWS = {
     3: (nn.MaxPool3d, nn.AvgPool3d, nn.Conv3d),
 }
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _FEATURE_DROPOUT = {nn.Dropout1d: 1, nn.Dropout2d: 2, nn.Dropout3d: 3}
 # How many windows a side of a sample has beyond those that an overlap spoils.
 _WINDOWS_A_SIDE = {1: 64, 2: 12, 3: 6}
@@ -132,7 +133,7 @@ def simulate(
     Draws :math:`x \sim N(m, s^2)`, runs ``layer`` on it, draws :math:`dy \sim N(0, 1)`, lets
     autograd find dx, and accumulates both in constant memory.
 
-    For pooling and convolution only the interior counts: outputs that see no padding, and
+    For pooling and convolution, transposed too, only the interior counts: outputs that see no padding, and
     whole stride periods of inputs all of whose windows exist.  With ``shape`` everything
     counts, borders too.
 
@@ -272,6 +273,11 @@ def _geometry(function, shape):
                 tuple(side[2] for side in sides),
                 isinstance(function, _CONVOLUTIONS),
             )
+    for dims, module_type in _TRANSPOSED.items():
+        if isinstance(function, module_type):
+            sides = [_transposed_side(function, axis, dims) for axis in range(dims)]
+            lengths, inside_x, inside_y = zip(*sides, strict=True)
+            return (function.in_channels, *lengths), inside_x, inside_y, True
     for module_type, dims in _FEATURE_DROPOUT.items():
         if isinstance(function, module_type):
             return (8,) + (4,) * dims, (), (), False
@@ -310,6 +316,27 @@ def _side(layer, axis: int, dims: int) -> tuple[int, slice, slice]:
     periods = (highest - lowest) // stride
     first = (start + padding) // stride
     return length, slice(lowest, lowest + periods * stride), slice(first, first + windows)
+
+
+def _transposed_side(layer, axis: int, dims: int) -> tuple[int, slice, slice]:
+    """As :func:`_side`, for a transposed convolution: input and output change places.
+
+    Input i reaches the ``extent`` places from i·stride - padding on.  An output is interior if
+    every input that would reach it exists, whole periods of them; an input is interior if all
+    that it reaches does.
+    """
+    stride, padding, more, gap, kernel = (
+        getattr(layer, name)[axis]
+        for name in ("stride", "padding", "output_padding", "dilation", "kernel_size")
+    )
+    extent = gap * (kernel - 1) + 1
+    length = _WINDOWS_A_SIDE[dims] + math.ceil((extent + 2 * padding) / stride)
+    output = (length - 1) * stride - 2 * padding + extent + more
+    lowest = max(0, extent - stride - padding)
+    highest = min(output, length * stride - padding)
+    periods = (highest - lowest) // stride
+    first, last = -(-padding // stride), (output + padding - extent) // stride
+    return length, slice(first, last + 1), slice(lowest, lowest + periods * stride)
 
 
 def _is_tuple(value) -> bool:

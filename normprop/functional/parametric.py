@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as torch_functional
 
 from normprop.functional.scale import Scaling, check_scaling, scale_gradient, transforms_active
-from normprop.functional.weight import Method, Per, normalize_weight, scaled_weight, separate_factor
+from normprop.functional.weight import Method, Per, scaled_weight, separate_factor
 
 
 class Affine(NamedTuple):
@@ -42,6 +42,7 @@ def apply(
     stride: int | tuple[int, ...] = 1,
     groups: int = 1,
     absorbed: Absorbed | None = None,
+    transposed: bool = False,
 ) -> Tensor:
     """Run ``function(input, weight, bias)``, bilinear but for the bias, with scaled weights.
 
@@ -54,19 +55,21 @@ def apply(
     gain, factor = before.scale / after.scale, before.gradient / after.gradient
     ball = "backward" if scaling == "backward" else "forward"
     if method == "normalize":
-        used = scaled_weight(weight, ball, per, stride, groups, gain)
+        used = scaled_weight(weight, ball, per, stride, groups, gain, transposed)
     else:
         used = weight if gain == 1.0 else weight * gain
     bias = absorbing_bias(bias, used, before, after, _outputs(function, weight))
     if after.gradient != 1.0:
         used, bias = _unscaled(used, after.gradient), _unscaled(bias, after.gradient)
     if scaling == "separate" and per == "neuron":
-        back = normalize_weight(weight.detach(), "backward", stride=stride, groups=groups)
+        back = scaled_weight(
+            weight.detach(), "backward", "neuron", stride, groups, transposed=transposed
+        )
         if gain * factor != 1.0:
             back = back * (gain * factor)
         return _with_backward_weight(function, input, used, back, bias)
     if scaling == "separate":
-        factor *= separate_factor(weight, stride, groups)
+        factor *= separate_factor(weight, stride, groups, transposed)
     if factor == 1.0:
         return function(input, used, bias)
     return _with_factor(function, input, used, bias, factor)

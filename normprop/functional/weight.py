@@ -4,6 +4,11 @@ For a weight of shape (out, in/groups, k…) with T = ∏stride, the forward bal
 :math:`\sum W_{i\cdot}^2 = 1` for every output neuron i, over its fan-in; the backward ball
 has :math:`\sum W_{\cdot j}^2 = T` for every input channel j, over the group's outputs and
 taps, because a stride lets only one position in T pass a gradient.
+
+A transposed convolution stores (in, out/groups, k…) and swaps the roles: the forward ball has
+Σ W² = T for every output channel, over the group's inputs and taps, because only one position
+in T of what the stride spreads out holds a value; the backward ball has Σ W² = 1 for every
+input channel.
 """
 
 import math
@@ -12,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from normprop.functional.scale import upcast
+from normprop.functional.scale import transforms_active, upcast
 
 Ball = Literal["forward", "backward"]
 Per = Literal["neuron", "layer"]
@@ -26,6 +31,7 @@ def normalize_weight(
     *,
     stride: int | tuple[int, ...] = 1,
     groups: int = 1,
+    transposed: bool = False,
 ) -> Tensor:
     r"""A weight scaled onto the unit ball of one pass.
 
@@ -43,6 +49,8 @@ def normalize_weight(
         per: one factor a neuron, or one for the layer.
         stride: of the convolution, an integer for all dimensions or one entry for each.
         groups: of the convolution.
+        transposed: whether the weight is that of a transposed convolution, of the shape
+            (in, out/groups, k…), of which the two passes change places.
 
     Returns:
         Tensor of the shape and type of ``weight``; norms are taken in float32 at least.
@@ -50,7 +58,7 @@ def normalize_weight(
     Raises:
         ValueError: ``ball`` or ``per`` is unknown, or ``groups`` does not divide.
     """
-    return scaled_weight(weight, ball, per, stride, groups)
+    return scaled_weight(weight, ball, per, stride, groups, transposed=transposed)
 
 
 def scaled_weight(
@@ -60,11 +68,16 @@ def scaled_weight(
     stride: int | tuple[int, ...],
     groups: int,
     gain: float = 1.0,
+    transposed: bool = False,
 ) -> Tensor:
     """``gain`` times :func:`normalize_weight`, without another pass over the weight."""
     check_ball(ball, per)
     if weight.shape[0] % groups:
-        raise ValueError(f"groups must divide {weight.shape[0]} outputs; it was {groups}")
+        channels = f"{weight.shape[0]} {'inputs' if transposed else 'outputs'}"
+        raise ValueError(f"groups must divide {channels}; it was {groups}")
+    if transposed:
+        # The transposed map is the convolution's own backward pass.
+        ball = "backward" if ball == "forward" else "forward"
     period = stride_period(stride, weight.ndim - 2)
     if per == "layer":
         over, size = "all", _neurons(weight, ball, groups, period)
@@ -127,35 +140,55 @@ class _Scaled(torch.autograd.Function):
 
 def _tangent(weight, inverse, gradient, over, groups, size):
     factor = size * inverse
-    along = factor * inverse.square() * _sums(weight * gradient, over, groups)
-    return _times(gradient, factor) - _times(weight, along)
+    along = factor * inverse.square() * _sums(weight, gradient, over, groups)
+    if torch.is_grad_enabled() or transforms_active():
+        return _times(gradient, factor) - _times(weight, along)
+    rows, factor, along = weight.flatten(1), _row(factor, weight), _row(along, weight)
+    return torch.mul(gradient.flatten(1), factor).addcmul_(rows, along, value=-1).view_as(weight)
 
 
 def _inverse_norm(weight: Tensor, over: str, groups: int) -> Tensor:
-    squares = _sums(weight * weight, over, groups)
+    squares = _sums(weight, weight, over, groups)
     return torch.where(squares == 0, 1.0, squares).rsqrt()
 
 
-def _sums(products: Tensor, over: str, groups: int) -> Tensor:
-    """Sums of a tensor of the weight's shape, in a shape that broadcasts against it."""
-    ones = [1] * (products.ndim - 2)
-    if over == "all":
-        return products.sum().reshape(1, 1, *ones)
-    if over == "fan-in":
-        return products.flatten(1).sum(1).reshape(-1, 1, *ones)
-    # Whole rows first: they are long, and the taps of one input are few.
-    outputs, inputs = products.shape[0] // groups, products.shape[1]
-    rows = products.unflatten(0, (groups, outputs)).sum(1)
-    sums = rows.reshape(groups, inputs, -1).sum(2).reshape(groups, inputs, *ones)
-    return sums if groups == 1 else sums.repeat_interleave(outputs, 0)
+def _sums(left: Tensor, right: Tensor, over: str, groups: int) -> Tensor:
+    """Sums of left·right, of the weight's shape, in a shape that broadcasts against it."""
+    ones = [1] * (left.ndim - 2)
+    outputs, inputs = left.shape[0] // groups, left.shape[1]
+    if over == "fan-out" and groups > 1:
+        rows = (left * right).unflatten(0, (groups, outputs)).sum(1)
+        sums = rows.reshape(groups, inputs, -1).sum(2).reshape(groups, inputs, *ones)
+        return sums.repeat_interleave(outputs, 0)
+    left, right = left.flatten(1), right.flatten(1)
+    # Products that stay in the cache: in memory they would cost more than all the rest.
+    blocks = [(left, right)]
+    if left.numel() > _BLOCK and left.device.type == "cpu" and not torch.compiler.is_compiling():
+        step = max(1, _BLOCK // left.shape[1])
+        blocks = zip(left.split(step), right.split(step), strict=True)
+    if over == "fan-out":
+        # Whole rows first: they are long, and the taps of one input are few.
+        rows = sum((a * b).sum(0) for a, b in blocks)
+        return rows.reshape(1, inputs, -1).sum(2).reshape(1, inputs, *ones)
+    sums = torch.cat([(a * b).sum(1) for a, b in blocks])
+    return sums.sum().reshape(1, 1, *ones) if over == "all" else sums.reshape(-1, 1, *ones)
+
+
+_BLOCK = 2**17
+
+
+def _row(factor: Tensor, weight: Tensor) -> Tensor:
+    """What :func:`_sums` gives, in a shape that broadcasts against rows of the weight."""
+    taps = weight[0, 0].numel()
+    factor = factor.flatten(1)
+    return factor if factor.shape[1] == 1 or taps == 1 else factor.repeat_interleave(taps, 1)
 
 
 def _times(weight: Tensor, factor: Tensor) -> Tensor:
     """The product with what :func:`_sums` gives, in long rows where memory has them."""
     if weight.ndim == 2 or factor.shape[1] == 1 or not weight.is_contiguous():
         return weight * factor
-    rows = factor.flatten(1).repeat_interleave(weight[0, 0].numel(), 1)
-    return (weight.flatten(1) * rows).view_as(weight)
+    return (weight.flatten(1) * _row(factor, weight)).view_as(weight)
 
 
 def stride_period(stride: int | tuple[int, ...], dims: int) -> int:
@@ -164,10 +197,16 @@ def stride_period(stride: int | tuple[int, ...], dims: int) -> int:
     return steps[0] ** dims if len(steps) == 1 else math.prod(steps)
 
 
-def separate_factor(weight: Tensor, stride: int | tuple[int, ...], groups: int) -> float:
-    r"""Backward weight over forward weight, per layer: :math:`\sqrt{in \cdot T/out}`."""
+def separate_factor(
+    weight: Tensor, stride: int | tuple[int, ...], groups: int, transposed: bool = False
+) -> float:
+    r"""Backward weight over forward weight, per layer: :math:`\sqrt{in \cdot T/out}`.
+
+    Transposed: :math:`\sqrt{in/(out \cdot T)}`.
+    """
     period = stride_period(stride, weight.ndim - 2)
-    return math.sqrt(weight.shape[1] * groups * period / weight.shape[0])
+    ratio = weight.shape[1] * groups * period / weight.shape[0]
+    return math.sqrt(1.0 / ratio if transposed else ratio)
 
 
 def check_ball(ball: str, per: str) -> None:

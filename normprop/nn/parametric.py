@@ -39,7 +39,10 @@ class Parametric:
 
     def _on_ball(self, weight: torch.Tensor, ball: str) -> torch.Tensor:
         stride, groups = getattr(self, "stride", 1), getattr(self, "groups", 1)
-        return normalize_weight(weight, ball, self.per, stride=stride, groups=groups)
+        transposed = getattr(self, "transposed", False)
+        return normalize_weight(
+            weight, ball, self.per, stride=stride, groups=groups, transposed=transposed
+        )
 
     def extra_repr(self) -> str:
         """The arguments."""
@@ -61,8 +64,8 @@ def project_(module: nn.Module) -> int:
     return len(layers)
 
 
-def parametric_moments(layer: nn.Module, law) -> rules.Moments:
-    """Moments of a twin with weights, as it is."""
+def weights_that_run(layer: nn.Module):
+    """Forward weight, bias and backward weight of a twin, as it is, as float64 arrays."""
     weight, bias = rules.weights_of(layer)
     plain = torch.from_numpy(weight)
     forward = plain
@@ -72,14 +75,21 @@ def parametric_moments(layer: nn.Module, law) -> rules.Moments:
     if layer.scaling == "separate" and layer.per == "layer":
         # What runs is a multiple of the forward weight, on its ball or not.
         stride, groups = getattr(layer, "stride", 1), getattr(layer, "groups", 1)
-        backward = forward * separate_factor(plain, stride, groups)
+        transposed = getattr(layer, "transposed", False)
+        backward = forward * separate_factor(plain, stride, groups, transposed)
     elif layer.scaling == "separate":
         backward = layer._on_ball(plain, "backward")
+    return forward.numpy(), bias, backward.numpy()
+
+
+def parametric_moments(layer: nn.Module, law) -> rules.Moments:
+    """Moments of a twin of a linear map or a convolution, as it is."""
+    forward, bias, backward = weights_that_run(layer)
     return rules.parametric(
-        forward.numpy(),
+        forward,
         bias,
         law,
         stride=getattr(layer, "stride", ()),
         groups=getattr(layer, "groups", 1),
-        backward_weight=backward.numpy(),
+        backward_weight=backward,
     )

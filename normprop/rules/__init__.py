@@ -13,7 +13,13 @@ no constants why.
 from normprop.rules.activation import activation, function_of, image_of
 from normprop.rules.affine import affine
 from normprop.rules.arguments import check_law, check_probability, window_of
-from normprop.rules.attention import attention, attention_slope
+from normprop.rules.attention import (
+    attention,
+    attention_slope,
+    projected_attention,
+    projections,
+    self_attention,
+)
 from normprop.rules.dropout import dropout
 from normprop.rules.gated import gated_linear
 from normprop.rules.loss import class_count
@@ -23,6 +29,7 @@ from normprop.rules.parametric import parametric, weights_of
 from normprop.rules.pool import avg_pool, max_pool, pool_geometry
 from normprop.rules.registry import Entry, Moments, entry_of_type, lookup, refuse, register
 from normprop.rules.softmax import log_softmax, softmax, softmax_classes
+from normprop.rules.transposed import conv_transpose
 
 __all__ = [
     "Entry",
@@ -35,6 +42,7 @@ __all__ = [
     "check_law",
     "check_probability",
     "class_count",
+    "conv_transpose",
     "dropout",
     "entry_of_type",
     "function_of",
@@ -47,8 +55,11 @@ __all__ = [
     "moments",
     "parametric",
     "pool_geometry",
+    "projected_attention",
+    "projections",
     "refuse",
     "register",
+    "self_attention",
     "softmax",
     "softmax_classes",
     "weights_of",
