@@ -24,7 +24,8 @@ class Row:
         shape: of an input, batch first.
         arguments: of both constructors.
         changes: other arguments of both constructors, every one of which changes the output.
-        kind: "map" for elementwise functions, "pool", "dropout" or "weights".
+        kind: "map" for elementwise functions, "pool", "dropout" or "weights"; "group" for
+            functions of several elements, whose figures follow from the shape of a sample.
     """
 
     name: str
@@ -170,6 +171,11 @@ ROWS = [
             {"value": 2.0},
         ),
     ),
+    Row("GLU", (3, 6, 4), {"dim": 1}, ({"dim": 2}, {"dim": -1})),
+    Row("Softmax", (3, 5, 4), {"dim": 1}, ({"dim": -1},), "group"),
+    Row("Softmin", (4, 7), {"dim": -1}, (), "group"),
+    Row("LogSoftmax", (3, 5, 4), {"dim": 1}, ({"dim": 2},), "group"),
+    Row("Softmax2d", (2, 5, 3, 2), kind="group"),
     *(_max_pool(dims) for dims in (1, 2, 3)),
     *(_avg_pool(dims) for dims in (1, 2, 3)),
     _dropout("Dropout", (4, 7)),
@@ -228,12 +234,20 @@ class Variant:
         figures = self.figures()
         return figures.fwd_std / figures.bwd_std
 
-    def figures(self, **arguments):
-        """Moments of the plain layer at the law of this variant."""
+    def simulated(self) -> dict[str, tuple[int, ...]]:
+        """The shape of a sample, where a simulation cannot guess one that the layer takes."""
+        return {"shape": self.row.shape[1:]} if self.row.name == "GLU" else self.sample()
+
+    def sample(self, shape=None) -> dict[str, tuple[int, ...]]:
+        """The shape of a sample, where the figures follow from it."""
+        return {"shape": (shape or self.row.shape)[1:]} if self.row.kind == "group" else {}
+
+    def figures(self, shape=None, **arguments):
+        """Moments of the plain layer at the law of this variant, for inputs of that shape."""
         known = ("mean", "std", "after")
         law = {k: v for k, v in {**self.options, **arguments}.items() if k in known}
         own = {k: v for k, v in arguments.items() if k not in known}
-        return normprop.moments(self.row.plain(**own), **law)
+        return normprop.moments(self.row.plain(**own), **law, **self.sample(shape))
 
     def formula(self, x: Tensor, layer: nn.Module, **arguments) -> tuple[Tensor, Tensor]:
         """What the layer must put out, by its documented formula, and a bound on the rounding."""
@@ -252,7 +266,7 @@ class Variant:
         torch.manual_seed(0)
         output = plain(x)
         y, *_ = output if isinstance(output, tuple) else (output,)
-        figures = self.figures(**arguments)
+        figures = self.figures(tuple(x.shape), **arguments)
         sigma = figures.bwd_std if self.options["scaling"] == "backward" else figures.fwd_std
         bound = 8 * eps * (y.abs() + abs(figures.fwd_mean)) + 2 * figures.error
         return (y - figures.fwd_mean) / sigma, bound / sigma
