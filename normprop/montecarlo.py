@@ -133,9 +133,9 @@ def simulate(
     Draws :math:`x \sim N(m, s^2)`, runs ``layer`` on it, draws :math:`dy \sim N(0, 1)`, lets
     autograd find dx, and accumulates both in constant memory.
 
-    For pooling and convolution, transposed too, only the interior counts: outputs that see no padding, and
-    whole stride periods of inputs all of whose windows exist.  With ``shape`` everything
-    counts, borders too.
+    For pooling and convolution, transposed ones too, only the interior counts: outputs that
+    see no padding, and whole stride periods of inputs all of whose windows exist.  With
+    ``shape`` everything counts, borders too.
 
     Under ``torch.distributed``, once initialised, the processes share the replicates and
     all return the same result.

@@ -10,6 +10,7 @@ One file a family; each registers its layers when it is imported, and says of th
 no constants why.
 """
 
+from normprop.rules import containers, lazy, recurrent  # noqa: F401
 from normprop.rules.activation import activation, function_of, image_of
 from normprop.rules.affine import affine
 from normprop.rules.arguments import check_law, check_probability, window_of
@@ -20,14 +21,24 @@ from normprop.rules.attention import (
     projections,
     self_attention,
 )
+from normprop.rules.bilinear import bilinear
 from normprop.rules.dropout import dropout
+from normprop.rules.embedding import embedding
 from normprop.rules.gated import gated_linear
 from normprop.rules.loss import class_count
 from normprop.rules.measure import moments
 from normprop.rules.normalization import group_normalization
 from normprop.rules.parametric import parametric, weights_of
 from normprop.rules.pool import avg_pool, max_pool, pool_geometry
-from normprop.rules.registry import Entry, Moments, entry_of_type, lookup, refuse, register
+from normprop.rules.registry import (
+    Entry,
+    Moments,
+    entry_of_type,
+    entry_that_applies,
+    lookup,
+    refuse,
+    register,
+)
 from normprop.rules.softmax import log_softmax, softmax, softmax_classes
 from normprop.rules.transposed import conv_transpose
 
@@ -39,12 +50,15 @@ __all__ = [
     "attention",
     "attention_slope",
     "avg_pool",
+    "bilinear",
     "check_law",
     "check_probability",
     "class_count",
     "conv_transpose",
     "dropout",
+    "embedding",
     "entry_of_type",
+    "entry_that_applies",
     "function_of",
     "gated_linear",
     "group_normalization",

@@ -110,10 +110,15 @@ def entry_of_type(module_type: type) -> Entry | None:
 
 def lookup(layer: nn.Module) -> Entry | None:
     """What is known of a module, by its type or a parent whose ``forward`` it keeps."""
-    for parent in type(layer).__mro__:
+    return entry_that_applies(type(layer))
+
+
+def entry_that_applies(module_type: type) -> Entry | None:
+    """What is known of a type, or of a parent whose ``forward`` it keeps."""
+    for parent in module_type.__mro__:
         if parent in _entries:
             # A subclass with a forward of its own computes something else.
-            kept = type(layer).forward is parent.forward
+            kept = module_type.forward is parent.forward
             return _entries[parent] if kept else None
     return None
 
