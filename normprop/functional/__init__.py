@@ -25,6 +25,7 @@ from normprop.functional.activation import (
     threshold,
 )
 from normprop.functional.attention import multi_head_attention, scaled_dot_product_attention
+from normprop.functional.bilinear import bilinear
 from normprop.functional.callables import elementwise
 from normprop.functional.conv import conv1d, conv2d, conv3d
 from normprop.functional.conv_transpose import (
@@ -33,6 +34,7 @@ from normprop.functional.conv_transpose import (
     conv_transpose3d,
 )
 from normprop.functional.dropout import dropout, dropout1d, dropout2d, dropout3d
+from normprop.functional.embedding import embedding, normalize_rows
 from normprop.functional.gated import gated_linear, glu
 from normprop.functional.linear import linear
 from normprop.functional.loss import (
@@ -64,6 +66,7 @@ __all__ = [
     "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",
+    "bilinear",
     "binary_cross_entropy_with_logits",
     "celu",
     "conv1d",
@@ -79,6 +82,7 @@ __all__ = [
     "dropout3d",
     "elementwise",
     "elu",
+    "embedding",
     "gated_linear",
     "gelu",
     "glu",
@@ -101,6 +105,7 @@ __all__ = [
     "mse_loss",
     "multi_head_attention",
     "nll_loss",
+    "normalize_rows",
     "normalize_weight",
     "prelu",
     "relu",

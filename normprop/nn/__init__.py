@@ -31,11 +31,13 @@ from normprop.nn.activation import (
     Threshold,
 )
 from normprop.nn.attention import MultiheadAttention
+from normprop.nn.bilinear import Bilinear
 from normprop.nn.calibrated import Calibrated
 from normprop.nn.conv import Conv1d, Conv2d, Conv3d
 from normprop.nn.conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from normprop.nn.dropout import Dropout, Dropout1d, Dropout2d, Dropout3d
 from normprop.nn.elementwise import Elementwise
+from normprop.nn.embedding import Embedding
 from normprop.nn.glu import GLU, GatedLinear
 from normprop.nn.linear import Linear
 from normprop.nn.loss import (
@@ -63,6 +65,7 @@ __all__ = [
     "AvgPool2d",
     "AvgPool3d",
     "BCEWithLogitsLoss",
+    "Bilinear",
     "Calibrated",
     "Conv1d",
     "Conv2d",
@@ -76,6 +79,7 @@ __all__ = [
     "Dropout2d",
     "Dropout3d",
     "Elementwise",
+    "Embedding",
     "GatedLinear",
     "Hardshrink",
     "Hardsigmoid",

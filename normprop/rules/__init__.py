@@ -23,7 +23,7 @@ from normprop.rules.attention import (
 )
 from normprop.rules.bilinear import bilinear
 from normprop.rules.dropout import dropout
-from normprop.rules.embedding import embedding
+from normprop.rules.embedding import check_no_law, embedding, rows_of
 from normprop.rules.gated import gated_linear
 from normprop.rules.loss import class_count
 from normprop.rules.measure import moments
@@ -52,6 +52,7 @@ __all__ = [
     "avg_pool",
     "bilinear",
     "check_law",
+    "check_no_law",
     "check_probability",
     "class_count",
     "conv_transpose",
@@ -73,6 +74,7 @@ __all__ = [
     "projections",
     "refuse",
     "register",
+    "rows_of",
     "self_attention",
     "softmax",
     "softmax_classes",

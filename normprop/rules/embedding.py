@@ -72,9 +72,9 @@ def _rounding(rows: np.ndarray, std: np.ndarray) -> float:
     return float((len(rows) + 16.0) * _EPS * largest)
 
 
-def rows_of(layer: nn.Embedding | nn.EmbeddingBag, weight: np.ndarray | None = None) -> np.ndarray:
+def rows_of(layer: nn.Embedding | nn.EmbeddingBag) -> np.ndarray:
     """The rows as they are looked up, without that of ``padding_idx``, which stands for nothing."""
-    rows = array(layer.weight, "weight") if weight is None else weight
+    rows = array(layer.weight, "weight")
     if layer.max_norm is not None:
         norms = np.linalg.norm(rows, ord=float(layer.norm_type), axis=1, keepdims=True)
         factor = layer.max_norm / (norms + _RENORM_EPS)

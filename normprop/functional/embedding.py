@@ -1,0 +1,60 @@
+"""Normalised embeddings."""
+
+import math
+
+from torch import Tensor
+from torch.nn import functional as torch_functional
+
+from normprop.functional.parametric import check_method
+from normprop.functional.weight import Method, scaled_weight
+
+
+def embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+    *,
+    method: Method = "normalize",
+) -> Tensor:
+    r"""Rows that tokens look up, each on the ball of radius √dim.
+
+    .. math:: y = \sqrt{dim}\, \frac{w}{\|w\|}
+
+    for the row w of a token, so that what is looked up has unit mean square.  Only the rows
+    that are looked up are normalised.  A row of zeros, such as that of ``padding_idx``, stays
+    zero.  There is no other pass to normalise: no gradient reaches a token.
+
+    torch's ``max_norm``, which changes the weight as it is looked up, has no place here: the
+    norms are given.
+
+    Args:
+        input: integers, any shape.
+        weight: shape (tokens, dim).
+        padding_idx: as in torch.
+        scale_grad_by_freq: as in torch.
+        sparse: as in torch.
+        method: ``"normalize"`` normalises what is looked up, so that the gradient of a row is
+            projected; ``"project"`` takes the weight as it is, put on the ball by
+            :func:`normalize_rows` after each step of the optimiser.
+
+    Returns:
+        Tensor of the shape of ``input`` with one more dimension, of size dim.
+
+    Raises:
+        ValueError: ``method`` is unknown.
+    """
+    check_method(method, "neuron")
+    rows = torch_functional.embedding(
+        input, weight, padding_idx, None, 2.0, scale_grad_by_freq, sparse
+    )
+    return normalize_rows(rows) if method == "normalize" else rows
+
+
+def normalize_rows(weight: Tensor) -> Tensor:
+    """Rows, along the last dimension, scaled to the norm √dim; rows of zeros stay."""
+    dim = weight.shape[-1]
+    return scaled_weight(
+        weight.reshape(-1, dim), "forward", "neuron", 1, 1, math.sqrt(dim)
+    ).reshape(weight.shape)
