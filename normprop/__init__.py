@@ -6,6 +6,7 @@
 """
 
 from normprop import functional, nn
+from normprop.catalogue import Coverage, coverage
 from normprop.graph import Legality, Report, check, fold, fuse
 from normprop.montecarlo import Simulation, simulate
 from normprop.post import Cell, Table, table
@@ -13,12 +14,14 @@ from normprop.rules import Moments, moments
 
 __all__ = [
     "Cell",
+    "Coverage",
     "Legality",
     "Moments",
     "Report",
     "Simulation",
     "Table",
     "check",
+    "coverage",
     "fold",
     "functional",
     "fuse",

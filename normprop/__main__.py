@@ -1,4 +1,7 @@
-"""``python -m normprop`` prints the post's table; ``torchrun -m normprop`` shares the work."""
+"""``python -m normprop`` prints the post's table; ``torchrun -m normprop`` shares the work.
+
+``python -m normprop --coverage`` prints the table of all layers.
+"""
 
 import argparse
 import os
@@ -7,6 +10,7 @@ import sys
 import torch
 import torch.distributed as dist
 
+from normprop.catalogue import coverage
 from normprop.post import table
 
 
@@ -19,10 +23,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=300_000, help="numbers a layer (300000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the simulation (0)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:k (cpu)")
+    parser.add_argument(
+        "--coverage",
+        action="store_true",
+        help="print the table of all layers instead, for which nothing is simulated",
+    )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print the cells as JSON")
     form.add_argument("--csv", action="store_true", help="print the cells as CSV")
     options = parser.parse_args(arguments)
+    if options.coverage:
+        simulation = ("samples", "seed", "device")
+        if any(getattr(options, name) != parser.get_default(name) for name in simulation):
+            parser.error("--coverage simulates nothing: it takes --json or --csv alone")
+        print(_text(coverage(), options))
+        return 0
     if options.samples < 1:
         parser.error(f"--samples must be at least 1; it was {options.samples}")
     if options.seed < 0:
@@ -45,13 +60,17 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         result = table(options.samples, options.seed, device)
         if not several or dist.get_rank() == 0:
-            text = result.to_json() if options.json else None
-            text = result.to_csv().rstrip("\n") if options.csv else text
-            print(str(result) if text is None else text)
+            print(_text(result, options))
     finally:
         if several:
             dist.destroy_process_group()
     return 0
+
+
+def _text(result, options) -> str:
+    if options.json:
+        return result.to_json()
+    return result.to_csv().rstrip("\n") if options.csv else str(result)
 
 
 if __name__ == "__main__":

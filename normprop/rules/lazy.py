@@ -30,6 +30,6 @@ for _name in dir(nn):
         _type,
         _without_weights,
         grade=_entry.grade,
-        note=f"once its first input has made it {_plain.__name__}",
+        note="once its first input has made a plain layer of it",
         shaped=_entry.shaped,
     )

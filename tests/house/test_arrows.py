@@ -18,8 +18,9 @@ ALLOWED = {
     "nn": {"gaussian", "rules", "functional"},
     "graph": {"gaussian", "rules", "functional", "nn"},
     "post": {"gaussian", "rules", "montecarlo", "functional", "nn"},
-    "": {"gaussian", "rules", "montecarlo", "functional", "nn", "graph", "post"},
-    "__main__": {"", "gaussian", "rules", "montecarlo", "functional", "nn", "post"},
+    "catalogue": {"rules", "nn"},
+    "": {"gaussian", "rules", "montecarlo", "functional", "nn", "graph", "post", "catalogue"},
+    "__main__": {"", "gaussian", "rules", "montecarlo", "functional", "nn", "post", "catalogue"},
     "companion": {"", "gaussian", "rules", "montecarlo", "functional", "nn", "graph", "post"},
 }
 
