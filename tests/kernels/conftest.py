@@ -21,7 +21,8 @@ if find_spec("triton") is not None and not GPU:
         )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        import normprop.kernels.activation  # noqa: F401
+        import normprop.kernels.activation
+        import normprop.kernels.weight  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

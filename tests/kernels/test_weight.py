@@ -1,0 +1,145 @@
+"""Weights on the ball: what the eager reference gives, forward and backward."""
+
+import math
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from normprop import functional
+from normprop.kernels import weight as kernel
+from tests.kernels.functions import DTYPES, compute, stored_unit, unit
+
+CASES = [
+    # shape, groups
+    ((6, 4), 1),
+    ((1, 1), 1),
+    ((70, 130), 1),
+    ((6, 4, 3), 2),
+    ((6, 2, 3, 3), 3),
+    ((8, 5, 2, 1, 2), 2),
+    ((3, 20_000), 1),
+    ((42, 2), 14),
+]
+BALLS = {
+    "fan-in": ("forward", "neuron"),
+    "fan-out": ("backward", "neuron"),
+    "all": ("forward", "layer"),
+}
+
+
+def eager(weight, grad, over, groups, stride=2):
+    """The reference in float64, its gradient, and the size it gives a neuron."""
+    wide = weight.double().cpu().requires_grad_()
+    ball, per = BALLS[over]
+    out = functional.normalize_weight(wide, ball, per, stride=stride, groups=groups)
+    (gradient,) = torch.autograd.grad(out, wide, grad.double().cpu())
+    period = stride ** (weight.ndim - 2)
+    size = {"fan-in": 1, "fan-out": period, "all": weight.shape[0]}[over]
+    return out.detach(), gradient, math.sqrt(size)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("over", list(BALLS))
+@pytest.mark.parametrize(("shape", "groups"), CASES)
+def test_the_reference_is_met(shape, groups, over, dtype, device):
+    w, g = (torch.randn(shape, dtype=torch.float64).to(dtype) for _ in range(2))
+    wanted, gradient, size = eager(w, g, over, groups)
+    got, inverse = kernel.forward(w.to(device), over, groups, size)
+    assert got.dtype == dtype
+    # A sum of n squares is right to n roundings, its root to half of that.
+    slack = 2 * unit(compute(dtype)) * (w.numel() + 16)
+    error = (slack + stored_unit(dtype)) * wanted.abs()
+    assert ((got.cpu().double() - wanted).abs() <= error + torch.finfo(dtype).tiny).all()
+
+    got = kernel.backward(w.to(device), inverse, g.to(device), over, groups, size)
+    assert got.dtype == dtype
+    # The projection is a difference: its terms are no larger than |G| and its norm over the neuron.
+    terms = size * inverse.max().item() * (g.double().abs() + g.double().norm())
+    error = slack * terms + stored_unit(dtype) * gradient.abs()
+    assert ((got.cpu().double() - gradient).abs() <= error + torch.finfo(dtype).tiny).all()
+
+
+@pytest.mark.parametrize("over", list(BALLS))
+def test_long_sums_are_taken_in_parts_of_many_tiles(over, device, monkeypatch):
+    # Sizes of which a weight of millions of elements would have to be, made small.
+    monkeypatch.setattr(kernel, "_TILE", 64)
+    monkeypatch.setattr(kernel, "_ROW", 16)
+    monkeypatch.setattr(kernel, "_PARTS", 2)
+    w, g = torch.randn(2, 70, 5, 3, dtype=torch.float64, device=device)
+    wanted, gradient, size = eager(w, g, over, 2)
+    got, inverse = kernel.forward(w, over, 2, size)
+    assert torch.allclose(got.cpu(), wanted, rtol=1e-13, atol=0)
+    got = kernel.backward(w, inverse, g, over, 2, size)
+    assert torch.allclose(got.cpu(), gradient, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("over", list(BALLS))
+@pytest.mark.parametrize(("shape", "groups"), [((3, 4), 1), ((4, 2, 3), 2)])
+def test_gradcheck(shape, groups, over, device):
+    class Scaled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, w):
+            out, inverse = kernel.forward(w, over, groups, 1.5)
+            ctx.save_for_backward(w, inverse)
+            return out
+
+        @staticmethod
+        def backward(ctx, grad):
+            return kernel.backward(*ctx.saved_tensors, grad, over, groups, 1.5)
+
+    w = torch.randn(shape, dtype=torch.float64, device=device, requires_grad=True)
+    assert torch.autograd.gradcheck(Scaled.apply, (w,))
+
+
+@pytest.mark.parametrize(
+    ("over", "index"), [("fan-in", (1,)), ("fan-out", (slice(None), 1)), ("all", ())]
+)
+def test_a_neuron_of_zeros_stays_and_its_gradient_passes(over, index, device):
+    w = torch.randn(6, 4, 3, dtype=torch.float64, device=device)
+    w[index] = 0
+    g = torch.randn_like(w)
+    out, inverse = kernel.forward(w, over, 1, 1.5)
+    assert (out[index] == 0).all()
+    gradient = kernel.backward(w, inverse, g, over, 1, 1.5)
+    assert torch.equal(gradient[index], 1.5 * g[index])
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("over", list(BALLS))
+def test_memory_formats_and_strides(over, device):
+    w = torch.randn(6, 4, 3, 3, device=device)
+    wanted, inverse = kernel.forward(w, over, 2, 1.0)
+    g = torch.randn_like(w)
+    gradient = kernel.backward(w, inverse, g, over, 2, 1.0)
+    last = w.to(memory_format=torch.channels_last)
+    strided = torch.randn(6, 8, 3, 3, device=device)[:, ::2].copy_(w)
+    for view in (last, strided):
+        out, inverse = kernel.forward(view, over, 2, 1.0)
+        assert torch.equal(out, wanted)
+        assert torch.equal(kernel.backward(view, inverse, g, over, 2, 1.0), gradient)
+    assert kernel.forward(last, over, 2, 1.0)[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("over", list(BALLS))
+def test_an_empty_weight(over, device):
+    w = torch.empty(4, 0, device=device)
+    out, inverse = kernel.forward(w, over, 1, 1.0)
+    assert out.shape == w.shape
+    assert kernel.backward(w, inverse, w, over, 1, 1.0).shape == w.shape
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda w: kernel.forward(w, "rows", 1, 1.0), "over must be .*; it was 'rows'"),
+        (lambda w: kernel.forward(w, "all", 4, 1.0), r"\(6, 4\) with groups = 4"),
+        (lambda w: kernel.forward(w[0], "all", 1, 1.0), "must have the shape"),
+        (lambda w: kernel.backward(w, w[0], w[:2], "all", 1, 1.0), "grad must have the shape"),
+        (lambda w: kernel.backward(w, w[0], w, "all", 1, 1.0), r"inverse must have .* \(1,\)"),
+    ],
+)
+def test_what_is_out_of_range_is_refused(call, message, device):
+    with pytest.raises(ValueError, match=message):
+        call(torch.ones(6, 4, device=device))
