@@ -12,6 +12,13 @@ no constants why.
 
 from normprop.rules import containers, lazy, recurrent  # noqa: F401
 from normprop.rules.activation import activation, function_of, image_of
+from normprop.rules.adaptive import (
+    adaptive_avg_pool,
+    adaptive_max_pool,
+    adaptive_sizes,
+    fractional_growth,
+    fractional_max_pool,
+)
 from normprop.rules.affine import affine
 from normprop.rules.arguments import check_law, check_probability, window_of
 from normprop.rules.attention import (
@@ -22,14 +29,16 @@ from normprop.rules.attention import (
     self_attention,
 )
 from normprop.rules.bilinear import bilinear
-from normprop.rules.dropout import dropout
+from normprop.rules.dropout import alpha_dropout, dropout
 from normprop.rules.embedding import check_no_law, embedding, rows_of
 from normprop.rules.gated import gated_linear
+from normprop.rules.join import check_weight, concatenation, residual
 from normprop.rules.loss import class_count
 from normprop.rules.measure import moments
 from normprop.rules.normalization import group_normalization
+from normprop.rules.padding import pad
 from normprop.rules.parametric import parametric, weights_of
-from normprop.rules.pool import avg_pool, max_pool, pool_geometry
+from normprop.rules.pool import avg_pool, lp_pool, max_pool, pool_geometry
 from normprop.rules.registry import (
     Entry,
     Moments,
@@ -39,14 +48,21 @@ from normprop.rules.registry import (
     refuse,
     register,
 )
+from normprop.rules.shape import fold, unfold, windows_of
 from normprop.rules.softmax import log_softmax, softmax, softmax_classes
 from normprop.rules.transposed import conv_transpose
+from normprop.rules.unpool import max_unpool, unpool_geometry
+from normprop.rules.upsampling import has_interior, interpolate
 
 __all__ = [
     "Entry",
     "Moments",
     "activation",
+    "adaptive_avg_pool",
+    "adaptive_max_pool",
+    "adaptive_sizes",
     "affine",
+    "alpha_dropout",
     "attention",
     "attention_slope",
     "avg_pool",
@@ -54,30 +70,44 @@ __all__ = [
     "check_law",
     "check_no_law",
     "check_probability",
+    "check_weight",
     "class_count",
+    "concatenation",
     "conv_transpose",
     "dropout",
     "embedding",
     "entry_of_type",
     "entry_that_applies",
+    "fold",
+    "fractional_growth",
+    "fractional_max_pool",
     "function_of",
     "gated_linear",
     "group_normalization",
+    "has_interior",
     "image_of",
+    "interpolate",
     "log_softmax",
     "lookup",
+    "lp_pool",
     "max_pool",
+    "max_unpool",
     "moments",
+    "pad",
     "parametric",
     "pool_geometry",
     "projected_attention",
     "projections",
     "refuse",
     "register",
+    "residual",
     "rows_of",
     "self_attention",
     "softmax",
     "softmax_classes",
+    "unfold",
+    "unpool_geometry",
     "weights_of",
     "window_of",
+    "windows_of",
 ]

@@ -1,4 +1,4 @@
-"""Maxima and averages over windows."""
+"""Maxima, averages and norms over windows."""
 
 import math
 from collections.abc import Sequence
@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 from torch import nn
 
-from normprop.gaussian import Law, maximum
-from normprop.rules.arguments import count, window_of
-from normprop.rules.registry import Moments, register
+from normprop.gaussian import Law, Normal, maximum
+from normprop.gaussian.lengths import length
+from normprop.rules.arguments import check_number, count, window_of
+from normprop.rules.registry import CLOSED, Moments, register
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -39,6 +40,39 @@ def avg_pool(
     return Moments(*figures, error, method)
 
 
+def lp_pool(norm_type: float, window: Sequence[int], stride: Sequence[int], law: Law) -> Moments:
+    r"""Moments of :math:`(\sum x^p)^{1/p}` over windows of K elements, p = 1 or 2.
+
+    For p = 2 and x ~ N(m, s²) the length of a normal vector, whose square over s² is noncentral
+    χ² with K degrees of freedom, and since :math:`E x_i^2/\sum x^2 = 1/K`,
+    :math:`\sigma_b = (\prod\mathrm{stride})^{-1/2}`, as for a maximum.  For p = 1 torch adds up,
+    without absolute values.
+
+    Raises:
+        ValueError: p is another number, or p = 2 and the law is not normal.
+    """
+    size, period = count("kernel_size", window), count("stride", stride)
+    check_number("norm_type", norm_type)
+    if norm_type == 1:
+        return avg_pool(window, stride, law, 1)
+    if norm_type != 2:
+        raise ValueError(
+            "norm_type must be 1 or 2: torch raises to the power without absolute values, and the "
+            f"sum of other powers of normal variables has no law of its own; it was {norm_type}"
+        )
+    if not isinstance(law, Normal):
+        raise ValueError(
+            "after= does not go with norm_type 2: where an activation puts out a window of zeros, "
+            "torch's gradient is 0/0"
+        )
+    mean, std, error = length(size, law.mean / law.std)
+    slope = 1.0 / math.sqrt(period)
+    method = CLOSED if size == 1 and law.mean == 0 else "quadrature"
+    return Moments(
+        law.std * mean, law.std * std, slope, law.std * error + 4.0 * _EPS * slope, method
+    )
+
+
 def pool_geometry(layer: nn.Module, dims: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Window and stride of a pooling module, one entry a dimension."""
     window = window_of(layer.kernel_size, dims, "kernel_size")
@@ -57,4 +91,9 @@ for _dims, (_max, _average) in {
         lambda layer, law, d=_dims: avg_pool(
             *pool_geometry(layer, d), law, getattr(layer, "divisor_override", None)
         ),
+    )
+    register(
+        getattr(nn, f"LPPool{_dims}d"),
+        lambda layer, law, d=_dims: lp_pool(layer.norm_type, *pool_geometry(layer, d), law),
+        note="for norm_type 1 and 2",
     )

@@ -1,0 +1,272 @@
+r"""Interpolation: linear maps whose weights follow from where an output falls among the inputs.
+
+Their weights add up to 1, so that the mean stays; :math:`\sigma_f^2 = s^2\,\overline{\sum w^2}`
+and :math:`\sigma_b^2 = \overline{\sum w^2}\cdot\text{outputs}/\text{inputs}`, averaged over the
+phases.  Twice as many outputs have 5/8 an axis for linear interpolation; r times as many
+2/3 - 1/(6r²) for even and 2/3 + 1/(3r²) for odd r.
+"""
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import lru_cache
+
+import numpy as np
+from torch import nn
+
+from normprop.gaussian import Law
+from normprop.rules.adaptive import lengths
+from normprop.rules.arguments import check_number, need_shape, window_of
+from normprop.rules.axis import Axis, averages, copies, grid
+from normprop.rules.registry import Moments, register
+
+NEAREST = ("nearest", "nearest-exact")
+LINEAR = ("linear", "bilinear", "trilinear")
+MODES = (*NEAREST, *LINEAR, "bicubic", "area")
+_DIMS = {"linear": 1, "bilinear": 2, "bicubic": 2, "trilinear": 3}
+# The longest period of phases that is looked for behind a factor.
+_PERIOD = 64
+
+
+def interpolate(
+    dims: int,
+    law: Law,
+    sizes: tuple[int, ...] | None = None,
+    size: int | Sequence[int] | None = None,
+    scale_factor: float | Sequence[float] | None = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Moments:
+    """Moments of :func:`torch.nn.functional.interpolate`.
+
+    Args:
+        dims: how many axes are interpolated.
+        law: of the input.
+        sizes: of the input's axes; without them the figures are those of the interior, which
+            are those of a period of phases.
+        size: as in torch; likewise the others.
+        scale_factor: as in torch.
+        mode: as in torch.
+        align_corners: as in torch.
+        recompute_scale_factor: as in torch.
+        antialias: as in torch.
+
+    Raises:
+        ValueError: an argument does not fit, or the sizes are needed and not given.
+    """
+    _check(dims, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
+    factors = _per_axis(scale_factor, dims)
+    if sizes is None:
+        axes = [_interior(mode, factor, bool(align_corners), antialias) for factor in factors]
+        if size is not None or None in axes:
+            raise ValueError(
+                "the size of the input must be known, unless scale_factor is a ratio of small "
+                "integers and align_corners is not set"
+            )
+        return grid(axes, law)
+    if size is not None:
+        outputs = window_of(size, dims, "size")
+    else:
+        outputs = tuple(math.floor(n * f) for n, f in zip(sizes, factors, strict=True))
+        if min(outputs) < 1:
+            raise ValueError(f"scale_factor must leave something of {sizes}; it was {scale_factor}")
+    used = factors if size is None and not recompute_scale_factor else (None,) * dims
+    corners = bool(align_corners)
+    axes = [
+        _whole(mode, n, o, f, corners, antialias)
+        for n, o, f in zip(sizes, outputs, used, strict=True)
+    ]
+    return grid(axes, law)
+
+
+def has_interior(
+    dims: int,
+    size: int | Sequence[int] | None,
+    scale_factor: float | Sequence[float] | None,
+    mode: str,
+    align_corners: bool | None,
+    antialias: bool = False,
+) -> bool:
+    """Whether the figures of the interior exist without the size of the input."""
+    if size is not None or scale_factor is None:
+        return False
+    factors = _per_axis(scale_factor, dims)
+    return None not in [_interior(mode, f, bool(align_corners), antialias) for f in factors]
+
+
+def _check(dims, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias):
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}; it was {mode!r}")
+    if mode in _DIMS and _DIMS[mode] != dims:
+        raise ValueError(
+            f"mode {mode} is for {_DIMS[mode]} axes behind the channels; there were {dims}"
+        )
+    if (size is None) == (scale_factor is None):
+        raise ValueError(
+            f"one of size and scale_factor must be given; they were {size} and {scale_factor}"
+        )
+    if size is not None and recompute_scale_factor:
+        raise ValueError("recompute_scale_factor must not be set where size is given")
+    if align_corners is not None and mode not in _DIMS:
+        raise ValueError(f"align_corners must be None for mode {mode}; it was {align_corners}")
+    if antialias and mode not in ("bilinear", "bicubic"):
+        raise ValueError(f"antialias is for bilinear and bicubic; mode was {mode}")
+
+
+def _per_axis(scale_factor, dims: int) -> tuple[float | None, ...]:
+    if scale_factor is None:
+        return (None,) * dims
+    factors = scale_factor if isinstance(scale_factor, Sequence) else (scale_factor,) * dims
+    if len(factors) != dims:
+        raise ValueError(f"scale_factor must have 1 or {dims} entries; it was {scale_factor}")
+    for factor in factors:
+        check_number("scale_factor", factor)
+        if not (math.isfinite(factor) and factor > 0):
+            raise ValueError(f"scale_factor must be finite and above 0; it was {scale_factor}")
+    return tuple(float(factor) for factor in factors)
+
+
+@lru_cache(maxsize=1024)
+def _interior(mode: str, factor: float | None, corners: bool, antialias: bool) -> Axis | None:
+    """One period of an axis far from its ends, or ``None`` where there is none."""
+    if factor is None or corners:
+        return None
+    if mode in NEAREST:
+        return Axis(1.0, 1.0, 1.0, factor)
+    ratio = Fraction(factor).limit_denominator(_PERIOD)
+    if ratio.numerator > _PERIOD or float(ratio) != factor:
+        return None
+    if mode == "area":
+        return averages(lengths(ratio.denominator, ratio.numerator), ratio.denominator)
+    outputs = np.arange(ratio.numerator)
+    _, weights = _taps(mode, outputs, 1.0 / factor, antialias, None)
+    return _squared(weights, outputs.size / ratio.denominator)
+
+
+@lru_cache(maxsize=1024)
+def _whole(
+    mode: str, size: int, outputs: int, factor: float | None, corners: bool, antialias: bool
+) -> Axis:
+    """All of an axis with its ends."""
+    if mode in NEAREST:
+        return copies(outputs, size)
+    if mode == "area":
+        return averages(lengths(size, outputs), size)
+    if corners:
+        scale = (size - 1) / (outputs - 1) if outputs > 1 else 0.0
+    else:
+        scale = size / outputs if factor is None else 1.0 / factor
+    places, weights = _taps(mode, np.arange(outputs), scale, antialias, size, corners)
+    # At the ends torch takes the last element for those beyond: their weights add up.
+    merged = np.zeros_like(weights)
+    for tap in range(places.shape[1]):
+        first = (places[:, : tap + 1] == places[:, [tap]]).argmax(1)
+        merged[np.arange(len(merged)), first] += weights[:, tap]
+    return _squared(merged, outputs / size)
+
+
+def _squared(weights: np.ndarray, growth: float) -> Axis:
+    return Axis(1.0, 1.0, math.fsum((weights**2).ravel()) / len(weights), growth)
+
+
+def _taps(mode, outputs, scale, antialias, size, corners=False) -> tuple[np.ndarray, np.ndarray]:
+    """Which inputs an output is made of, and their weights, as torch chooses them.
+
+    Without a size the axis has no ends.
+    """
+    if antialias:
+        return _smoothed(mode, outputs, scale, size)
+    place = outputs * scale if corners else (outputs + 0.5) * scale - 0.5
+    if mode in LINEAR:
+        if size is not None:
+            place = np.maximum(place, 0.0)
+        base = np.floor(place)
+        part = place - base
+        offsets, weights = (0, 1), (1.0 - part, part)
+    else:
+        base = np.floor(place)
+        part = place - base
+        offsets = (-1, 0, 1, 2)
+        weights = tuple(_cubic(np.abs(part - k), -0.75) for k in offsets)
+    places = np.stack([base + k for k in offsets], 1)
+    if size is not None:
+        places = np.clip(places, 0, size - 1)
+    return places, np.stack(weights, 1)
+
+
+def _cubic(x: np.ndarray, a: float) -> np.ndarray:
+    """Keys' kernel."""
+    near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
+    far = ((a * x - 5.0 * a) * x + 8.0 * a) * x - 4.0 * a
+    return np.where(x <= 1.0, near, np.where(x < 2.0, far, 0.0))
+
+
+def _smoothed(mode, outputs, scale, size) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of a kernel that is stretched by the scale where the output is coarser."""
+    reach = 1.0 if mode in LINEAR else 2.0
+    stretch = max(scale, 1.0)
+    support = reach * stretch
+    center = scale * (outputs + 0.5)
+    low, high = np.trunc(center - support + 0.5), np.trunc(center + support + 0.5)
+    if size is None:
+        # Far from the ends, where truncation and the floor are the same.
+        low, high = np.floor(center - support + 0.5), np.floor(center + support + 0.5)
+    else:
+        low, high = np.maximum(low, 0.0), np.minimum(high, size)
+    taps = np.arange(int((high - low).max()))
+    places = low[:, None] + taps
+    distance = np.abs((places - center[:, None] + 0.5) / stretch)
+    raw = np.maximum(1.0 - distance, 0.0) if mode in LINEAR else _cubic(distance, -0.5)
+    raw = np.where(places < high[:, None], raw, 0.0)
+    return places, raw / raw.sum(1, keepdims=True)
+
+
+def _rule(layer: nn.Upsample, law: Law, shape: tuple[int, ...] | None) -> Moments:
+    if shape is None:
+        dims = _dims_of(layer)
+        if dims is None:
+            shape = need_shape(layer, shape, "how many axes its input has")
+        elif not has_interior(
+            dims, layer.size, layer.scale_factor, layer.mode, layer.align_corners
+        ):
+            shape = need_shape(layer, shape, "how large its input is")
+    if shape is not None:
+        if len(shape) not in (2, 3, 4):
+            raise ValueError(
+                f"shape must be (C, L), (C, H, W) or (C, D, H, W) for {type(layer).__name__}; "
+                f"it was {shape}"
+            )
+        dims = len(shape) - 1
+    return interpolate(
+        dims,
+        law,
+        None if shape is None else shape[1:],
+        layer.size,
+        layer.scale_factor,
+        layer.mode,
+        layer.align_corners,
+        layer.recompute_scale_factor,
+    )
+
+
+def _dims_of(layer: nn.Upsample) -> int | None:
+    """How many axes a module interpolates, where its arguments tell."""
+    if layer.mode in _DIMS:
+        return _DIMS[layer.mode]
+    if isinstance(layer, nn.UpsamplingNearest2d):
+        return 2
+    if isinstance(layer.scale_factor, Sequence):
+        return len(layer.scale_factor)
+    return None
+
+
+for _type in (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d):
+    register(
+        _type,
+        _rule,
+        shaped=True,
+        note="of the interior for factors that are ratios of small integers; with a shape, over "
+        "all outputs and inputs",
+    )
