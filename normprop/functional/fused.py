@@ -40,6 +40,7 @@ from normprop.functional.scale import (
     Constants,
     check_real,
     constant_when_compiled,
+    literal,
     normalized,
     scale_gradient,
     transforms_active,
@@ -139,8 +140,11 @@ def fused(
     triton = wants_triton(input, backend, transformed)
     if transformed:
         return normalized(lambda x: row.plain(x, *params), input, constants)
-    function = _Traced if torch.compiler.is_compiling() else _Fused
-    return function.apply(input, name, params, constants, triton)
+    if torch.compiler.is_compiling():
+        # Dynamo makes variables of floats that it has seen change from layer to layer.
+        constants = Constants(*[literal(value) for value in constants])
+        return _Traced.apply(input, name, params, constants, triton)
+    return _Fused.apply(input, name, params, constants, triton)
 
 
 def is_transformed(input: Tensor) -> bool:

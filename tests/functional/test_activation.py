@@ -1,14 +1,68 @@
 """Activations as functions: the documented constants, by name and by argument."""
 
+import inspect
 import math
 
 import pytest
 import torch
+from torch import nn
 
+import normprop
 from normprop import functional
 from normprop.functional import Constants
+from normprop.functional.fused import MAPS
 
 NAMES = ["relu", "sigmoid", "tanh", "gelu", "silu"]
+OPTIONS = ["scaling", "mean", "std", "constants", "backend"]
+# Arguments of those that have no defaults, and of those written in C, whose signatures Python
+# does not know.
+OWN = {"threshold": (0.1, 0.3)}
+IN_C = {
+    "gelu": ["approximate"], "hardshrink": ["lambd"], "logsigmoid": [],
+    "softplus": ["beta", "threshold"], "softshrink": ["lambd"],
+}  # fmt: skip
+
+
+def parameters(function):
+    return list(inspect.signature(function).parameters.values())
+
+
+@pytest.mark.parametrize("name", sorted(MAPS))
+def test_arguments_are_those_of_torch_and_then_keywords(name):
+    ours = parameters(getattr(functional, name))
+    shared = [p for p in ours if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert [p.name for p in ours if p.kind is p.KEYWORD_ONLY] == OPTIONS
+    if name == "identity":
+        assert [p.name for p in shared] == ["input"]
+        return
+    theirs = getattr(nn.functional, name)
+    if name in IN_C:
+        assert [p.name for p in shared[1:]] == IN_C[name]
+        return
+    assert [(p.name, p.default) for p in shared] == [
+        (p.name, p.default) for p in parameters(theirs)
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(MAPS))
+@pytest.mark.parametrize("scaling", ["forward", "backward", "separate"])
+def test_a_function_is_its_layer(name, scaling, x):
+    own = OWN.get(name, ())
+    law = {"scaling": scaling, "mean": 0.5, "std": 2.0}
+    layer = next(
+        t for n, t in vars(normprop.nn).items()
+        if getattr(t, "_function", None) is getattr(functional, name)
+    )  # fmt: skip
+    assert torch.equal(getattr(functional, name)(x, *own, **law), layer(*own, **law)(x))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n for n in sorted(MAPS) if "inplace" in inspect.signature(getattr(functional, n)).parameters],
+)
+def test_working_in_place_is_refused(name, x):
+    with pytest.raises(ValueError, match="inplace must be False"):
+        getattr(functional, name)(x, *OWN.get(name, ()), inplace=True)
 
 
 @pytest.fixture
@@ -22,7 +76,7 @@ def test_relu_at_the_standard_normal(x):
         wanted = (x.clamp(min=0) - mean) / sigma
         # The shift, the difference and the quotient are rounded; so is the reference.
         assert (
-            (functional.relu(x, scaling) - wanted).abs() <= 8 * 2**-52 * (1 + wanted.abs())
+            (functional.relu(x, scaling=scaling) - wanted).abs() <= 8 * 2**-52 * (1 + wanted.abs())
         ).all()
 
 
@@ -36,20 +90,22 @@ def test_documented_decimals(name, mean, forward, backward, x):
         # The docstring's eight decimals: half a unit in the last.
         bound = 0.5e-8 / sigma
         wanted = (plain - mean) / sigma
-        assert ((function(x, scaling) - wanted).abs() <= bound * wanted.abs() + 1e-15).all()
+        assert ((function(x, scaling=scaling) - wanted).abs() <= bound * wanted.abs() + 1e-15).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_default_is_backward(name, x):
     function = getattr(functional, name)
-    assert torch.equal(function(x), function(x, "backward", 0.0, 1.0))
+    assert torch.equal(function(x), function(x, scaling="backward", mean=0.0, std=1.0))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_constants_at_hand_have_the_say(name, x):
     function = getattr(functional, name)
     plain = getattr(torch.nn.functional, name)(x)
-    assert torch.equal(function(x, "both", constants=Constants(0.25, 2.0, 2.0)), (plain - 0.25) / 2)
+    assert torch.equal(
+        function(x, scaling="both", constants=Constants(0.25, 2.0, 2.0)), (plain - 0.25) / 2
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -71,9 +127,12 @@ def test_a_law_that_lets_nothing_through_is_refused(x):
         functional.relu(x, mean=-100.0, std=1.0)
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")
 def test_the_law_is_a_constant_of_compiled_code(x):
     torch.compiler.reset()
     compiled = torch.compile(functional.relu, backend="aot_eager", fullgraph=True)
     for mean in (0.0, 0.5, 0.7):
-        got, wanted = compiled(x, "separate", mean), functional.relu(x, "separate", mean)
+        got, wanted = (
+            function(x, scaling="separate", mean=mean) for function in (compiled, functional.relu)
+        )
         assert torch.allclose(got, wanted, rtol=1e-15, atol=1e-15)

@@ -238,7 +238,7 @@ def test_slopes_by_channel_are_refused():
     layer = nn.PReLU(3)
     assert moments(layer) == moments(nn.PReLU())
     layer.weight.data[1] = 0.5
-    with pytest.raises(ValueError, match="PReLU must have one slope.*it has 2"):
+    with pytest.raises(ValueError, match=r"PReLU must have one slope.*it has 2"):
         moments(layer)
 
 
