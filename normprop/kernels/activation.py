@@ -122,7 +122,7 @@ def forward(
         ImportError: there is no triton.
     """
     function, slots, slope = _function(name, params, input)
-    _check_divisor("forward", forward)
+    check_divisor("forward", forward)
     limits = _limits(name, params, shift, forward, input.dtype) if save_output else Bounds()
     x = as_dense(input)
     y = torch.empty_like(x) if out is None else out
@@ -223,8 +223,8 @@ def backward_prelu(
 
 def _backward(name, params, saved, grad, shift, forward, backward, from_output, slope_gradient):
     function, slots, slope = _function(name, params, saved)
-    _check_divisor("forward", forward)
-    _check_divisor("backward", backward)
+    check_divisor("forward", forward)
+    check_divisor("backward", backward)
     if grad.shape != saved.shape or grad.device != saved.device:
         raise ValueError(
             f"grad must have the shape and device of what was saved, {tuple(saved.shape)} on "
@@ -295,10 +295,10 @@ def _forward_kernel(
     WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    offsets = _offsets(BLOCK, WIDE)
+    offsets = offsets_of(BLOCK, WIDE)
     mask = offsets < numel
     # Cast after the load: arithmetic is in float32 at least.
-    x = _upcast(tl.load(x_ptr + offsets, mask=mask, other=0.0))
+    x = upcast(tl.load(x_ptr + offsets, mask=mask, other=0.0))
     f = F(x, tl.load(slope_ptr).to(x.dtype), B) if HAS_SLOPE else F(x, A, B)
     y = (f - SHIFT) * SCALE
     if HAS_LOW:
@@ -335,9 +335,9 @@ def _backward_kernel(
     WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    offsets = _offsets(BLOCK, WIDE)
+    offsets = offsets_of(BLOCK, WIDE)
     mask = offsets < numel
-    saved = _upcast(tl.load(saved_ptr + offsets, mask=mask, other=0.0))
+    saved = upcast(tl.load(saved_ptr + offsets, mask=mask, other=0.0))
     dy = tl.load(dy_ptr + offsets * GRAD_STEP, mask=mask, other=0.0).to(saved.dtype)
     # A constant that is assigned to a variable becomes a float32: hence the calls in pairs.
     if HAS_SLOPE:
@@ -362,7 +362,7 @@ def _backward_kernel(
 
 
 @triton.jit
-def _offsets(BLOCK: tl.constexpr, WIDE: tl.constexpr):
+def offsets_of(BLOCK: tl.constexpr, WIDE: tl.constexpr):
     """Indices of this program's elements, in 64 bits where 32 do not reach."""
     start = tl.program_id(0)
     if WIDE:
@@ -371,15 +371,18 @@ def _offsets(BLOCK: tl.constexpr, WIDE: tl.constexpr):
 
 
 @triton.jit
-def _upcast(x):
+def upcast(x):
+    """A block in the type that it is computed in."""
     if x.dtype != tl.float64:
         x = x.to(tl.float32)
     return x
 
 
-def launch(kernel, like: Tensor, arguments: tuple, constants: dict) -> None:
+def launch(
+    kernel, like: Tensor, arguments: tuple, constants: dict, block: int | None = None
+) -> None:
     """Run a flat kernel over the elements of a dense tensor."""
-    numel, block = like.numel(), block_size()
+    numel, block = like.numel(), block or block_size()
     if numel == 0:
         return
     # The last program reaches past the end, and its indices must not overflow either.
@@ -466,6 +469,7 @@ def _limits(name, params, shift, forward, dtype) -> Bounds:
     return bounds(name, _filled(name, params), float(shift), float(forward), dtype)
 
 
-def _check_divisor(argument: str, value: float) -> None:
+def check_divisor(argument: str, value: float) -> None:
+    """Refuse a divisor that is not positive and finite."""
     if not 0.0 < value < float("inf"):
         raise ValueError(f"{argument} must be finite and greater than 0; it was {value}")

@@ -22,6 +22,7 @@ if find_spec("triton") is not None and not GPU:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         import normprop.kernels.activation
+        import normprop.kernels.dropout
         import normprop.kernels.weight  # noqa: F401
 
 

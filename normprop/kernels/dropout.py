@@ -1,0 +1,234 @@
+r"""Normalised dropout in one pass each way, without a stored mask.
+
+.. math:: y = \frac{x \cdot \mathrm{mask}/q - \mu}{\sigma_{fwd}}, \qquad
+    dx = \frac{dy \cdot \mathrm{mask}/q}{\sigma_{bwd}}
+
+An element is kept where a 32-bit number of Philox4x32-10 lies below q·2³², so the rate is right
+to 2⁻³².  The number is a function of the seed and of the element's place in memory; the
+backward pass draws it again.
+
+The seed is a 64-bit number in the device's memory, drawn by torch's own generator: so
+``torch.manual_seed`` governs it, it costs no wait, and a captured CUDA graph draws a new one at
+each replay.  The numbers are Triton's, not those of ``torch.nn.functional.dropout``.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from normprop.kernels import check_usable
+from normprop.kernels.activation import (
+    as_dense,
+    check_divisor,
+    launch,
+    offsets_of,
+    on_device,
+    upcast,
+)
+
+# One call of Philox gives four numbers, for four elements this far apart.  Part of what a seed
+# means, so it is the same for both passes and wherever the kernel runs.
+_QUARTER = 512
+
+
+def forward(
+    input: Tensor,
+    p: float,
+    shift: float,
+    forward: float,
+    *,
+    leading: int = 0,
+    seed: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Drop, shift and scale.
+
+    Args:
+        input: any shape, on CUDA.
+        p: probability of dropping, 0 ≤ p < 1.
+        shift: what is subtracted from x·mask/q.
+        forward: what divides then, greater than 0.
+        leading: 0 drops element by element; 2 drops whole channels of (N, C, …), and 1 those
+            of (C, …): as many dimensions as tell channels apart.
+        seed: one int64 on the input's device, by default drawn from torch's generator there.
+
+    Returns:
+        y, in the input's type, and in its memory format where that is dense; and the seed.
+        :func:`backward` wants the seed and ``y.stride()``.
+
+    Raises:
+        ValueError: an argument is out of its range, or the tensor is not on CUDA.
+        TypeError: the tensor's type is not served.
+    """
+    check_usable(input)
+    _check(p, leading, input.ndim)
+    check_divisor("forward", forward)
+    if seed is None:
+        seed = draw_seed(input.device)
+    x = as_dense(input)
+    y = torch.empty_like(x)
+    _run(x, y, seed, p, leading, float(shift), 1.0 / forward)
+    return y, seed
+
+
+def backward(
+    grad: Tensor,
+    seed: Tensor,
+    p: float,
+    backward: float,
+    stride: tuple[int, ...],
+    *,
+    leading: int = 0,
+) -> Tensor:
+    """Drop and scale the gradient where the forward pass dropped.
+
+    Args:
+        grad: dy.
+        seed: that of the forward pass.
+        p: as in :func:`forward`.
+        backward: what divides, greater than 0.
+        stride: strides of the forward pass's result, in whose order its numbers were drawn.
+        leading: as in :func:`forward`.
+
+    Returns:
+        dx, with those strides.
+    """
+    check_usable(grad)
+    _check(p, leading, grad.ndim)
+    check_divisor("backward", backward)
+    if grad.stride() != tuple(stride):
+        grad = torch.empty_strided(grad.shape, stride, dtype=grad.dtype, device=grad.device).copy_(
+            grad
+        )
+    dx = torch.empty_like(grad)
+    _run(grad, dx, seed, p, leading, 0.0, 1.0 / backward)
+    return dx
+
+
+def draw_seed(device: torch.device) -> Tensor:
+    """A seed from torch's generator of the device, in the device's memory."""
+    return torch.randint(0, 2**63 - 1, (1,), dtype=torch.int64, device=device)
+
+
+def _run(x, y, seed, p, leading, shift, scale):
+    if not x.numel():
+        return
+    constants = {"KEEP": 1.0 / (1.0 - p), "SHIFT": shift, "SCALE": scale}
+    # The least number that is dropped; 2³², which none reaches, does not fit.
+    limit = round((1.0 - p) * 2**32)
+    drops = {"LIMIT": min(limit, 2**32 - 1), "DROPS": limit < 2**32}
+    if not leading:
+        launch(_element_kernel, x, (x, y, seed, x.numel()), constants | drops, 4 * _QUARTER)
+        return
+    batch, channels = (1, *x.shape)[:2] if leading == 1 else x.shape[:2]
+    batch_stride, channel_stride = (1, *x.stride())[:2] if leading == 1 else x.stride()[:2]
+    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+    factors = torch.empty(batch * channels, dtype=compute, device=x.device)
+    with on_device(x):
+        _factor_kernel[(triton.cdiv(factors.numel(), 1024),)](
+            factors, seed, factors.numel(), KEEP=constants.pop("KEEP"), **drops, BLOCK=1024
+        )
+    launch(
+        _channel_kernel,
+        x,
+        (x, y, factors, x.numel(), batch, channels, batch_stride, channel_stride),
+        constants,
+    )
+
+
+@triton.jit
+def _kept(numbers, LIMIT: tl.constexpr, DROPS: tl.constexpr):
+    numbers = numbers.to(tl.uint32, bitcast=True)
+    if DROPS:
+        return numbers < tl.full(numbers.shape, LIMIT, tl.uint32)
+    return numbers == numbers
+
+
+@triton.jit
+def _element(
+    x_ptr, y_ptr, offsets, numel, numbers,
+    KEEP: tl.constexpr, SHIFT: tl.constexpr, SCALE: tl.constexpr,
+    LIMIT: tl.constexpr, DROPS: tl.constexpr,
+):  # fmt: skip
+    mask = offsets < numel
+    x = upcast(tl.load(x_ptr + offsets, mask=mask, other=0.0))
+    y = (tl.where(_kept(numbers, LIMIT, DROPS), x * KEEP, 0.0) - SHIFT) * SCALE
+    tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _element_kernel(
+    x_ptr,
+    y_ptr,
+    seed_ptr,
+    numel,
+    KEEP: tl.constexpr,
+    SHIFT: tl.constexpr,
+    SCALE: tl.constexpr,
+    LIMIT: tl.constexpr,
+    DROPS: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    QUARTER: tl.constexpr = BLOCK // 4
+    seed = tl.load(seed_ptr)
+    counter = offsets_of(QUARTER, WIDE)
+    a, b, c, d = tl.randint4x(seed, counter)
+    # Where this program's elements begin: a quarter of them has a counter each.
+    first = counter + tl.program_id(0).to(counter.dtype) * (BLOCK - QUARTER)
+    _element(x_ptr, y_ptr, first, numel, a, KEEP, SHIFT, SCALE, LIMIT, DROPS)
+    _element(x_ptr, y_ptr, first + QUARTER, numel, b, KEEP, SHIFT, SCALE, LIMIT, DROPS)
+    _element(x_ptr, y_ptr, first + 2 * QUARTER, numel, c, KEEP, SHIFT, SCALE, LIMIT, DROPS)
+    _element(x_ptr, y_ptr, first + 3 * QUARTER, numel, d, KEEP, SHIFT, SCALE, LIMIT, DROPS)
+
+
+@triton.jit
+def _factor_kernel(
+    factors_ptr,
+    seed_ptr,
+    count,
+    KEEP: tl.constexpr,
+    LIMIT: tl.constexpr,
+    DROPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """A factor for each channel: 1/q or 0."""
+    offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    kept = _kept(tl.randint(tl.load(seed_ptr), offsets), LIMIT, DROPS)
+    one = tl.full((BLOCK,), KEEP, factors_ptr.dtype.element_ty)
+    tl.store(factors_ptr + offsets, tl.where(kept, one, 0.0), mask=offsets < count)
+
+
+@triton.jit
+def _channel_kernel(
+    x_ptr,
+    y_ptr,
+    factors_ptr,
+    numel,
+    batch,
+    channels,
+    batch_stride,
+    channel_stride,
+    SHIFT: tl.constexpr,
+    SCALE: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    offsets = offsets_of(BLOCK, WIDE)
+    mask = offsets < numel
+    # In a dense layout an index is a number whose digits are the coordinates.
+    channel = (offsets // batch_stride) % batch * channels + (offsets // channel_stride) % channels
+    factor = tl.load(factors_ptr + channel, mask=mask, other=0.0)
+    x = upcast(tl.load(x_ptr + offsets, mask=mask, other=0.0))
+    y = (tl.where(factor == 0.0, 0.0, x * factor) - SHIFT) * SCALE
+    tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+def _check(p: float, leading: int, dims: int) -> None:
+    if not 0.0 <= p < 1.0:
+        raise ValueError(f"p must be at least 0 and less than 1; it was {p}")
+    if leading not in (0, 1, 2) or leading > dims:
+        raise ValueError(
+            f"leading must be 0, 1 or 2, and no more than the tensor's {dims} dimensions; it was "
+            f"{leading}"
+        )
