@@ -273,10 +273,14 @@ def log_sum(classes: int, std: float) -> tuple[float, float, float, float]:
     # Outside the mesh: above, the powers are nil; below, both differ from 1 by at most the
     # C·Q or Cκe^u that is left, which falls at least as fast as it did.
     ends = size * found.q[:2] + np.exp(u[:2] + math.log(size) + log_kappa)
-    rest = ends[0] / max(ends[1] / ends[0] - 1.0, 1e-3) * (abs(arm[0]) + 50.0)
+    # Where the law is narrow the two differ by s² of that, and by its square.
+    near = std * std + math.exp(-48.0) if std < _NARROW else 1.0
+    rest = near * ends[0] / max(ends[1] / ends[0] - 1.0, 1e-3) * (abs(arm[0]) + 50.0)
     rest += math.exp(-48.0) * (np.exp(size * found.log_lambda[-1]) + 1e-30) * (abs(arm[-1]) + 50.0)
     # On the line Im u = y of the strip the powers reach as far as their arguments times cos y.
     strip = 4.0 + (u[-1] - u[0])
+    # There, too, their difference is of the order of s², times 1/cos² y at most.
+    strip *= min(1.0, 1e4 * std * std)
     outer = 4.0 * strip * (abs(arm[0]) + abs(arm[-1]) + 4.0) * _outer_bound(1)
     first_error = _STEP * float(rounding.sum()) + rest + outer
     second_error = _STEP * float(rounding @ np.abs(arm)) + rest + outer

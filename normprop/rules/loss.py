@@ -171,7 +171,6 @@ for _type, _figures, _weights in (
 register(nn.MultiLabelSoftMarginLoss, _many_labels, shaped=True, note="for labels of even chances")
 
 for _type, _reason in (
-    (nn.LinearCrossEntropyLoss, "its logits are its own weights' doing, and dependent"),
     (nn.BCELoss, "its input is a probability, which no normal variable is"),
     (nn.KLDivLoss, "its input is the logarithm of a distribution, which no normal variable is"),
     (nn.PoissonNLLLoss, "its target is a count, whose law is not given"),
@@ -184,3 +183,6 @@ for _type, _reason in (
     (nn.MultiLabelMarginLoss, "its hinges share scores, so that they are dependent"),
 ):
     refuse(_type, _reason)
+# Older versions of torch do not have it.
+if hasattr(nn, "LinearCrossEntropyLoss"):
+    refuse(nn.LinearCrossEntropyLoss, "its logits are its own weights' doing, and dependent")
