@@ -135,6 +135,8 @@ class Plan:
                 if any(id(p) in read for p in (*node.module.parameters(),)) and not self.training:
                     choice.pinned, choice.mode = True, "explicit"
                     choice.reason = "its weights are read outside of it"
+                elif self.training and _learns_apart(self.kinds[node.name], node.module):
+                    choice.mode, choice.reason = "explicit", "its slope is learnt"
                 self.choices[node.name] = choice
         self.fixed = {p for p, c in self.choices.items() if c.pinned}
         self._solve()
@@ -249,7 +251,10 @@ class Plan:
         if kind.name == "dropout" and self.training:
             shift = module.constants.training.shift
             return Target(shift=0.0) if shift == 0.0 else Target.of(_ONE)
-        return Target(shift=0.0) if kind.needs_zero else Target()
+        # A slope that is learnt must not get the factor that is meant for its input.
+        learnt = self.training and next(module.parameters(), None) is not None
+        shift, gradient = 0.0 if kind.needs_zero else None, 1.0 if learnt else None
+        return Target(shift=shift, gradient=gradient)
 
     def after(self, kind: Kind, module, given: Affine) -> Affine:
         """What the output of the plain layer stands for."""
@@ -529,6 +534,12 @@ def kinds_of(model: nn.Module) -> dict[str, Kind]:
     """The kind of every layer whose kind is known, by its path."""
     found = ((path, kind_of(module)) for path, module in model.named_modules())
     return {path: kind for path, kind in found if kind is not None}
+
+
+def _learns_apart(kind: Kind, module: nn.Module) -> bool:
+    """Whether the scale that differs backward is that of the input, not of the parameters."""
+    learnt = next(module.parameters(), None) is not None
+    return kind.normalised and learnt and kind.constants.forward != kind.constants.backward
 
 
 def _tidy(affine: Affine) -> Affine:
