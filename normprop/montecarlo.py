@@ -1,7 +1,7 @@
 """The witness: run the real layer on random numbers and count.
 
 No formula of :mod:`normprop.gaussian` is used here, nor imported: a figure that both roads
-reach was reached twice.
+reach was reached twice.  On CUDA a kernel may stand for torch's layer, with functions of its own.
 
 A simulation is a fixed number of independent replicates, each a fixed number of blocks, each
 block with random numbers of its own, a function of (seed, replicate, block) alone.  So the
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,6 +30,9 @@ from torch import Tensor, nn
 _BLOCK = 1 << 16
 """Input elements a block holds at most, unless one sample is larger: small enough for the
 caches, large enough that a layer call costs nothing beside its numbers."""
+
+_LAUNCH = 1 << 34
+"""Samples of a kernel's launch at most, unless one replicate has more: a fraction of a second."""
 
 _NAMED = {
     name: getattr(nn.functional, name)
@@ -126,6 +130,7 @@ def simulate(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float64,
     chunk: int = 4,
+    backend: Literal["auto", "torch", "triton"] = "auto",
     progress: bool | None = None,
 ) -> Simulation:
     r"""Mean and standard deviation of a layer, forward and backward, by running it.
@@ -154,9 +159,14 @@ def simulate(
             input cannot be guessed; each figure is then one over all elements.
         replicates: how many independent parts the standard errors are taken from.
         device: where the layer runs.  On the CPU the numbers come from NumPy's SFC64, on
-            CUDA from torch's Philox generator: same seed, other numbers.
+            CUDA from Philox, torch's or Triton's by ``backend``: same seed, other numbers.
         dtype: float64 by default; sums are float64 always.
         chunk: blocks drawn ahead, by as many threads as there are cores.
+        backend: ``"torch"`` runs the layer itself, whatever it is.  ``"triton"`` runs a kernel
+            that draws, maps and sums in registers, without traffic to memory: for an elementwise
+            activation of torch alone, in float32 or float64, on CUDA.  Its functions and its
+            normals are its own; the normals are made in float32 and good for 10¹² samples.
+            ``"auto"`` takes the kernel where it can serve.
         progress: show a bar on standard error; by default only on a terminal, and only
             for runs longer than two seconds.
 
@@ -165,10 +175,16 @@ def simulate(
 
     Raises:
         TypeError: ``layer`` is no name, module or function.
-        ValueError: an argument is out of its range, or ``shape`` is needed.
+        ValueError: an argument is out of its range, ``shape`` is needed, or ``backend`` asks for
+            a kernel that cannot serve.
+        ImportError: it does, and triton is not installed.
     """
     _check(n, mean, std, seed, replicates, chunk, shape)
     device = torch.device(device)
+    known = _kernel(layer, after, shape, device, dtype, backend)
+    if known is not None:
+        law = float(mean), float(std)
+        return _by_kernel(known, n, law, seed, replicates, device, dtype, progress)
     function = _prepared(layer, "layer", device, dtype)
     before = None if after is None else _prepared(after, "after", device, dtype)
 
@@ -185,6 +201,90 @@ def simulate(
                 bar.update(block.x.numel())
     sums = _all_reduced(sums, device)
     return _estimates(sums, plan, replicates)
+
+
+# Activations that the kernels know, and the parameters that a module of that type has for them.
+# A subclass is something else.
+_KERNELS: dict[type, tuple[str, Callable[[nn.Module], tuple[float, ...]]]] = {
+    nn.CELU: ("celu", lambda layer: (layer.alpha,)),
+    nn.ELU: ("elu", lambda layer: (layer.alpha,)),
+    nn.Hardshrink: ("hardshrink", lambda layer: (layer.lambd,)),
+    nn.Hardsigmoid: ("hardsigmoid", lambda layer: ()),
+    nn.Hardswish: ("hardswish", lambda layer: ()),
+    nn.Hardtanh: ("hardtanh", lambda layer: (layer.min_val, layer.max_val)),
+    nn.Identity: ("identity", lambda layer: ()),
+    nn.LeakyReLU: ("leaky_relu", lambda layer: (layer.negative_slope,)),
+    nn.LogSigmoid: ("logsigmoid", lambda layer: ()),
+    nn.Mish: ("mish", lambda layer: ()),
+    nn.ReLU: ("relu", lambda layer: ()),
+    nn.ReLU6: ("relu6", lambda layer: ()),
+    nn.SELU: ("selu", lambda layer: ()),
+    nn.Sigmoid: ("sigmoid", lambda layer: ()),
+    nn.SiLU: ("silu", lambda layer: ()),
+    nn.Softplus: ("softplus", lambda layer: (layer.beta, layer.threshold)),
+    nn.Softshrink: ("softshrink", lambda layer: (layer.lambd,)),
+    nn.Softsign: ("softsign", lambda layer: ()),
+    nn.Tanh: ("tanh", lambda layer: ()),
+    nn.Tanhshrink: ("tanhshrink", lambda layer: ()),
+    nn.Threshold: ("threshold", lambda layer: (layer.threshold, layer.value)),
+}
+
+
+def _kernel(layer, after, shape, device, dtype, backend) -> tuple[str, tuple[float, ...]] | None:
+    """Name and parameters of the kernel that shall serve, None for the layer itself."""
+    if backend not in ("auto", "torch", "triton"):
+        raise ValueError(f"backend must be 'auto', 'torch' or 'triton'; it was {backend!r}")
+    if backend == "torch" or (backend == "auto" and device.type != "cuda"):
+        return None
+    known = _known(layer)
+    fits = known is not None and after is None and shape is None
+    fits = fits and dtype in (torch.float32, torch.float64)
+    if backend == "triton":
+        if not fits:
+            raise ValueError(
+                "backend='triton' needs an activation of torch.nn by name or as a module, without "
+                "after and shape, in float32 or float64; it was asked for "
+                f"{layer!r}, after = {after!r}, shape = {shape!r}, {dtype}"
+            )
+        return known
+    from normprop import kernels
+
+    return known if fits and kernels.usable(torch.empty(0, device=device, dtype=dtype)) else None
+
+
+def _known(layer) -> tuple[str, tuple[float, ...]] | None:
+    if isinstance(layer, str):
+        return (layer, ()) if layer in _NAMED else None
+    if type(layer) is nn.GELU:
+        return ("gelu_tanh" if layer.approximate == "tanh" else "gelu", ())
+    if type(layer) is nn.PReLU and layer.weight.numel() == 1:
+        return "prelu", (layer.weight.item(),)
+    if type(layer) is nn.RReLU and not layer.training:
+        return "rrelu", (layer.lower, layer.upper)
+    if type(layer) not in _KERNELS:
+        return None
+    name, params = _KERNELS[type(layer)]
+    return name, tuple(map(float, params(layer)))
+
+
+def _by_kernel(known, n, law, seed, replicates, device, dtype, progress) -> Simulation:
+    """The simulation of an activation by a kernel, a few replicates to a launch."""
+    from normprop.kernels import montecarlo
+
+    samples = math.ceil(n / replicates)
+    plan = _Plan((), (), (samples,), (), (), False, 1, *law)
+    key = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    rank, world = _process()
+    mine = range(rank, replicates, world)
+    together = max(1, _LAUNCH // samples)
+    sums = np.zeros((replicates, 2, 3, 1))
+    with _progress_bar(progress if rank == 0 else False, samples * len(mine)) as bar:
+        for at in range(0, len(mine), together):
+            some = mine[at : at + together]
+            figures = montecarlo.figures(*known, *law, key, some, samples, dtype, device)
+            sums[some.start : some.stop : some.step, :, :, 0] = figures.numpy()
+            bar.update(samples * len(some))
+    return _estimates(_all_reduced(sums, device), plan, replicates)
 
 
 @dataclass(frozen=True)

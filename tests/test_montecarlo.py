@@ -418,9 +418,42 @@ def test_no_progress_where_nobody_watches(capsys, progress):
     assert capsys.readouterr() == ("", "")
 
 
+def test_the_kernel_is_for_cuda(environment):
+    # In a process of its own, where no test has turned Triton's interpreter on.
+    code = "import normprop; normprop.simulate('relu', 1000, backend='triton')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "takes a tensor on CUDA; it was on cpu" in done.stderr or "needs triton" in done.stderr
+
+
+def test_the_layer_itself_runs_where_there_is_no_kernel():
+    assert same(simulate("relu", 1000), simulate("relu", 1000, backend="torch"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"layer": nn.MaxPool2d(2)},
+        {"layer": torch.relu},
+        {"layer": nn.RReLU()},
+        {"layer": nn.PReLU(2)},
+        {"layer": normprop.nn.ReLU()},
+        {"after": "relu"},
+        {"shape": (3,)},
+        {"dtype": torch.float16},
+    ],
+)
+def test_what_no_kernel_knows_is_refused_to_who_asks_for_one(arguments):
+    with pytest.raises(ValueError, match="backend='triton' needs an activation"):
+        simulate(**{"layer": "relu", "n": 1000, "backend": "triton", **arguments})
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"backend": "cuda"}, "backend must be 'auto', 'torch' or 'triton'; it was 'cuda'"),
         ({"n": 0}, "n must be an integer of at least 1; it was 0"),
         ({"n": 1e6}, "n must be an integer of at least 1; it was 1000000.0"),
         ({"n": True}, "n must be an integer of at least 1; it was True"),
@@ -460,6 +493,18 @@ def test_a_score_of_nothing_over_nothing_is_zero():
     assert estimate.z(moments(nn.Dropout(1.0))) == dict.fromkeys(FIGURES, 0.0)
     wrong = SimpleNamespace(fwd_mean=0.0, fwd_std=0.1, bwd_std=0.0)
     assert estimate.z(wrong)["fwd_std"] == -math.inf
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("layer", ["sigmoid", "relu", nn.GELU(), nn.Hardtanh(-0.5, 2.0)])
+def test_the_kernel_agrees_and_is_reproducible(layer, dtype):
+    law = {"mean": 0.3, "std": 1.5}
+    road = {**law, "device": "cuda", "dtype": dtype, "seed": 1}
+    estimate = simulate(layer, 100_000_000, **road)
+    assert worst(estimate, moments(layer, **law)) < LIMIT
+    assert same(estimate, simulate(layer, 100_000_000, backend="triton", **road))
+    assert not same(estimate, simulate(layer, 100_000_000, backend="torch", **road))
 
 
 @pytest.mark.gpu

@@ -446,6 +446,13 @@ def _filled(name: str, params: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(float(value) for value in params or defaults)
 
 
+def resolve(name: str, params: tuple[float, ...]) -> tuple[_Function, tuple[float, float]]:
+    """The function of that name, and what its two slots hold."""
+    filled = _filled(name, params)
+    slots = FUNCTIONS[name].slots(*filled)
+    return FUNCTIONS[name], (*slots, 0.0, 0.0)[:2]
+
+
 def _function(name, params, tensor):
     """The function, its two slots, and the slope where that is a tensor."""
     check_usable(tensor)
@@ -458,9 +465,7 @@ def _function(name, params, tensor):
                 f"{name} on {tensor.device}"
             )
         slope, params = params, ()
-    filled = _filled(name, params)
-    slots = FUNCTIONS[name].slots(*filled)
-    return FUNCTIONS[name], (*slots, 0.0, 0.0)[:2], slope
+    return *resolve(name, params), slope
 
 
 def _limits(name, params, shift, forward, dtype) -> Bounds:

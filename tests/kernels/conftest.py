@@ -23,6 +23,7 @@ if find_spec("triton") is not None and not GPU:
         patch.setenv("TRITON_INTERPRET", "1")
         import normprop.kernels.activation
         import normprop.kernels.dropout
+        import normprop.kernels.montecarlo
         import normprop.kernels.weight  # noqa: F401
 
 
