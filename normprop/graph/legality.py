@@ -151,7 +151,18 @@ def separate_on_bridges_(model: nn.Module, *inputs: Tensor) -> Legality:
     return check(model, *inputs)
 
 
+def _absorbed_factor(module: nn.Module) -> float:
+    """The factor that a map has for layers around it."""
+    absorbed = getattr(module, "absorbed", None)
+    return 1.0 if absorbed is None else absorbed.before.gradient / absorbed.after.gradient
+
+
 def _take_forward_scale(layer: nn.Module, name: str) -> None:
+    if _absorbed_factor(layer) != 1.0:
+        raise ValueError(
+            "scales must be chosen before the model is fused; "
+            f"{name} has absorbed those of its neighbours: {layer.absorbed}"
+        )
     layer.scaling = "forward"
     constants = getattr(layer, "constants", None)
     if constants is None:
@@ -170,7 +181,7 @@ def _traced(model, inputs):
     scales: dict[str, list] = defaultdict(list)
     handles = []
     for name, module in model.named_modules():
-        if getattr(module, "scaling", None) == "separate":
+        if getattr(module, "scaling", None) == "separate" or _absorbed_factor(module) != 1.0:
             handles.append(module.register_forward_hook(_recorder(scales[name])))
     try:
         with torch.enable_grad():

@@ -129,12 +129,16 @@ class Plan:
         self.nodes = [node for trace in self.traces for node in trace.nodes]
         self.producer = {v: n for trace in self.traces for v, n in trace.producer.items()}
         read = set().union(*(trace.read for trace in self.traces))
+        written = set().union(*(trace.written for trace in self.traces))
         for node in self.nodes:
             if node.module is not None and node.name not in self.choices:
                 choice = Choice()
                 if any(id(p) in read for p in (*node.module.parameters(),)) and not self.training:
                     choice.pinned, choice.mode = True, "explicit"
                     choice.reason = "its weights are read outside of it"
+                elif node.name in written and self.kinds[node.name].normalised:
+                    choice.pinned, choice.mode = True, "explicit"
+                    choice.reason = "what it gives is written in place"
                 elif self.training and _learns_apart(self.kinds[node.name], node.module):
                     choice.mode, choice.reason = "explicit", "its slope is learnt"
                 self.choices[node.name] = choice

@@ -22,6 +22,10 @@ _SAYS_NO_VALUE = {
 _BECOMES_PYTHON = {"__bool__", "__int__", "__float__", "__index__", "item", "tolist", "is_nonzero"}
 
 
+# What a plain layer of these kinds gives may be its input itself, or a view of it.
+_MAY_GIVE_BACK = ("Dropout", "Identity", "Flatten", "Unflatten")
+
+
 @dataclass(eq=False)
 class Node:
     """A call.
@@ -53,12 +57,15 @@ class Trace:
         nodes: the calls; the model's outputs are the inputs of the last one.
         producer: by value, the call that it came out of; constants have none.
         read: identities of the parameters and buffers that functions outside leaves read.
+        written: paths of layers whose input or output is written in place, and whose plain
+            twin would give back its input itself.
         next: the first number that no value has.
     """
 
     nodes: list[Node] = field(default_factory=list)
     producer: dict[int, Node] = field(default_factory=dict)
     read: set[int] = field(default_factory=set)
+    written: set[str] = field(default_factory=set)
     next: int = 0
 
 
@@ -109,6 +116,7 @@ class _Recorder(TorchFunctionMode):
         self.values: dict[int, int] = {}
         self.alive: list[Tensor] = []
         self.shared: dict[int, set[int]] = {}
+        self.quiet: dict[int, set[str]] = {}
         self.computed: set[int] = set()
         self.owned = {id(t) for t in (*model.parameters(), *model.buffers())}
         self.constants = set(self.owned)
@@ -182,6 +190,7 @@ class _Recorder(TorchFunctionMode):
             if others or len(changed) > 1:
                 node.opaque = True
                 node.inputs += [self.values[i] for i in others]
+                self.trace.written |= self.quiet.get(_memory(tensor), set())
             if not any(tensor is r for r in results):
                 results.append(tensor)
                 node.opaque = node.opaque or node.module is None
@@ -189,9 +198,8 @@ class _Recorder(TorchFunctionMode):
         node.outputs = [self._fresh(t) for t in results]
         if computed:
             self.computed |= set(node.outputs)
-        if type(node.module).__name__.startswith("Dropout") and tensors and results:
-            # In evaluation a plain dropout gives back its input itself.
-            self._share(tensors[0], results[0])
+        if type(node.module).__name__.startswith(_MAY_GIVE_BACK) and tensors and results:
+            self._share(tensors[0], results[0], node.name)
         self._add(node)
 
     def _add(self, node):
@@ -231,7 +239,9 @@ class _Recorder(TorchFunctionMode):
     def _others(self, tensor) -> list[int]:
         return [i for i in self.shared.get(_memory(tensor), ()) if i != id(tensor)]
 
-    def _share(self, left, right):
+    def _share(self, left, right, path):
+        quiet = {path} | self.quiet.get(_memory(left), set())
+        self.quiet[_memory(left)] = self.quiet[_memory(right)] = quiet
         together = self.shared[_memory(left)] | self.shared[_memory(right)]
         self.shared[_memory(left)] = self.shared[_memory(right)] = together
 

@@ -222,19 +222,24 @@ def test_what_is_written_in_place_is_seen_by_those_who_share_it():
     assert_same(fold(model, x), model, x)
 
 
-def test_a_quiet_dropout_shares_its_input():
-    def function(x):
-        return dropped(x).add_(1.0) * x
+class Drops(nn.Module):
+    def __init__(self, drop):
+        super().__init__()
+        self.drop = drop
 
-    dropped = nnp.Dropout(0.5)
-    layers = [nn.Sequential(nnp.Linear(6, WIDTH), nnp.ReLU()), function, nnp.Linear(WIDTH, 3)]
-    model, x = Called(*layers).double(), torch.randn(4, 6).double()
-    model.dropped = dropped
-    model.eval()
-    before = model(x)
-    folded = fold(model, x)
-    assert torch.equal(model(x), before)
+    def forward(self, x):
+        y = self.drop(x)
+        y += 1.0
+        return y * x
+
+
+@pytest.mark.parametrize("drop", [nnp.Dropout(0.5), nnp.Identity(mean=0.5, std=2.0)])
+def test_a_plain_layer_would_give_back_its_input_itself(drop):
+    layers = [nn.Sequential(nnp.Linear(6, WIDTH), nnp.ReLU()), Drops(drop), nnp.Linear(WIDTH, 3)]
+    model, x = nn.Sequential(*layers).double(), torch.randn(4, 6).double()
+    folded, report = fold(model, x, report=True)
     assert_same(folded, model, x)
+    assert report.kept["1.drop"] == "what it gives is written in place"
 
 
 class Square(torch.autograd.Function):

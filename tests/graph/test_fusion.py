@@ -193,6 +193,8 @@ def test_the_bridge_rule_comes_before_fusing():
     fused = fuse(model, x)
     assert check(fused, x).legal
     assert_same(fused, model, x)
+    with pytest.raises(ValueError, match="scales must be chosen before the model is fused"):
+        separate_on_bridges_(fuse(*build("residual, post", "separate", "layer")), x)
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated")
