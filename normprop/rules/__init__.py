@@ -10,7 +10,7 @@ One file a family; each registers its layers when it is imported, and says of th
 no constants why.
 """
 
-from normprop.rules import containers, lazy, recurrent  # noqa: F401
+from normprop.rules import containers, distance, lazy, recurrent  # noqa: F401
 from normprop.rules.activation import activation, function_of, image_of
 from normprop.rules.adaptive import (
     adaptive_avg_pool,

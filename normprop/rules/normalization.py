@@ -10,7 +10,7 @@ from normprop.gaussian import Law, Normal, maximum
 from normprop.gaussian.law import std_error
 from normprop.gaussian.normalization import local_response, normalization
 from normprop.rules.arguments import array, need_normal, need_shape
-from normprop.rules.registry import CLOSED, Moments, register
+from normprop.rules.registry import CLOSED, Moments, refuse, register
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -211,4 +211,9 @@ register(
     nn.LocalResponseNorm,
     local_response_norm,
     note="for an input of mean 0, in the interior of the channels; " + _NO_TWIN,
+)
+refuse(
+    nn.CrossMapLRN2d,
+    "its running sum never lets go of the first channel, so that its channels have no common law; "
+    "LocalResponseNorm has",
 )

@@ -1,0 +1,47 @@
+"""The angle and the distance between two independent inputs of one law."""
+
+from torch import nn
+
+from normprop.gaussian import Law
+from normprop.gaussian.distance import cosine, distance
+from normprop.rules.arguments import need_normal, need_shape
+from normprop.rules.registry import Moments, register
+
+
+def cosine_similarity(
+    layer: nn.CosineSimilarity, law: Law, shape: tuple[int, ...] | None
+) -> Moments:
+    """Moments of the cosine; the mean of the inputs must be 0."""
+    shape, law = need_shape(layer, shape, "how many entries a vector has"), need_normal(layer, law)
+    if law.mean != 0:
+        raise ValueError(
+            "mean must be 0 for CosineSimilarity, so that directions are uniform; "
+            f"it was {law.mean}"
+        )
+    # torch counts the batch.
+    place = layer.dim - 1 if layer.dim >= 0 else layer.dim + len(shape)
+    if not 0 <= place < len(shape):
+        raise ValueError(
+            f"dim must be a dimension of the sample, from 1 to {len(shape)} as the batch is 0; "
+            f"it was {layer.dim} for a sample of shape {shape}"
+        )
+    return _moments(cosine(shape[place], law.std, float(layer.eps)))
+
+
+def pairwise_distance(
+    layer: nn.PairwiseDistance, law: Law, shape: tuple[int, ...] | None
+) -> Moments:
+    """Moments of the distance by the norm 1 or 2, along the last dimension."""
+    shape, law = need_shape(layer, shape, "how many entries a vector has"), need_normal(layer, law)
+    if not shape:
+        raise ValueError("shape must have a dimension for PairwiseDistance; it was ()")
+    return _moments(distance(shape[-1], law.std, layer.norm, float(layer.eps)))
+
+
+def _moments(figures) -> Moments:
+    return Moments(figures.mean, figures.std, figures.slope, figures.error, figures.method)
+
+
+_NOTE = "two independent inputs of one law; the gradient is that of either"
+register(nn.CosineSimilarity, cosine_similarity, note=_NOTE + "; for a mean of 0", shaped=True)
+register(nn.PairwiseDistance, pairwise_distance, note=_NOTE + "; for p = 1 or 2", shaped=True)
