@@ -6,7 +6,7 @@ from torch import nn
 from normprop.functional.parametric import Absorbed, Affine, absorbing_bias
 from normprop.graph import affine
 from normprop.graph.kinds import Kind
-from normprop.graph.plan import Choice, Plan, kinds_of
+from normprop.graph.plan import Choice, Plan, keeps_itself, kinds_of
 from normprop.graph.rewrite import (
     Report,
     check_arguments,
@@ -64,7 +64,7 @@ def fold(
     seen.eval()
     kinds = kinds_of(seen)
     run = trace(seen, example_inputs, kinds)
-    can_shift = {path for path, kind in kinds.items() if kind.normalised}
+    can_shift = {p for p in kinds if not keeps_itself(seen.get_submodule(p))}
     plan = Plan(seen, [run], training=False, kinds=kinds, can_shift=can_shift)
 
     folded = separated(model)[0].eval()
@@ -86,7 +86,7 @@ def _made(layer: nn.Module, kind: Kind, choice: Choice, plan: Plan, path: str) -
         return _map(layer, kind, Absorbed(choice.before, choice.after))
     if kind.name in ("norm", "batchnorm"):
         return _norm(layer, kind, choice.before)
-    if choice.mode == "explicit" and list(layer.parameters()):
+    if choice.mode == "explicit" and keeps_itself(layer):
         return layer
     plain = _function(layer, kind, choice)
     if choice.mode == "moved":

@@ -61,7 +61,7 @@ def fuse(
     kinds = {p: k for p, k in kinds_of(seen).items() if _takes_part(seen.get_submodule(p), k)}
     learning = trace(seen.train(), example_inputs, kinds)
     runs = [learning, trace(seen.eval(), example_inputs, kinds, learning.next)]
-    plan = Plan(seen, runs, training=True, kinds=kinds, can_shift=_keep_their_input(kinds))
+    plan = Plan(seen, runs, training=True, kinds=kinds, can_shift=_keep_their_input(seen, kinds))
 
     fused = separated(model)[0]
     for path, choice in plan.choices.items():
@@ -77,16 +77,21 @@ def _takes_part(layer: nn.Module, kind: Kind) -> bool:
     return not (kind.name == "commuting" and kind.plain.__name__.startswith("Dropout"))
 
 
-def _keep_their_input(kinds: dict[str, Kind]) -> set[str]:
+def _keep_their_input(model: nn.Module, kinds: dict[str, Kind]) -> set[str]:
     """Paths of the curves whose output autograd does not need."""
     found = set()
     for path, kind in kinds.items():
         if kind.name == "curve" and kind.normalised:
             with torch.enable_grad():
-                output = kind.plain()(torch.zeros(1, requires_grad=True))
+                plain = _plain(model.get_submodule(path), kind)
+                output = plain(torch.zeros([2] * 6, requires_grad=True))
             if not hasattr(output.grad_fn, "_saved_result"):
                 found.add(path)
     return found
+
+
+def _plain(layer: nn.Module, kind: Kind) -> nn.Module:
+    return kind.plain() if kind.before != (1.0, 0.0) else plain_of(layer, kind.plain)
 
 
 def _made(layer: nn.Module, kind: Kind, choice: Choice, plan: Plan) -> nn.Module:
@@ -104,7 +109,7 @@ def _made(layer: nn.Module, kind: Kind, choice: Choice, plan: Plan) -> nn.Module
         limits = limits_behind(kind, choice.before)
         if limits != kind.limits:
             return affine.Clamp(*limits)
-    plain = kind.plain() if kind.before != (1.0, 0.0) else plain_of(layer, kind.plain)
+    plain = _plain(layer, kind)
     if choice.mode == "shifted":
         out = plan.after(kind, layer, choice.before)
         return nn.Sequential(plain, affine.Affine(1.0, out.shift / out.scale, inplace=True))

@@ -14,8 +14,9 @@ _TRANSPOSED = ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
 _CLAMPS = ("ReLU", "ReLU6", "Hardtanh")
 _HOMOGENEOUS = ("LeakyReLU", "PReLU")
 _CURVES = (
-    "CELU", "ELU", "GELU", "Hardshrink", "Hardsigmoid", "Hardswish", "LogSigmoid", "Mish",
+    "CELU", "ELU", "GELU", "GLU", "Hardshrink", "Hardsigmoid", "Hardswish", "LogSigmoid", "Mish",
     "SELU", "SiLU", "Sigmoid", "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink",
+    "Threshold",
 )  # fmt: skip
 _AVERAGES = ("AvgPool1d", "AvgPool2d", "AvgPool3d")
 _COMMUTING = (

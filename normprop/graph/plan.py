@@ -226,7 +226,7 @@ class Plan:
     def _through_normalised(self, node, kind, choice, value):
         needs = self._needs(kind, choice, node.module)
         self._need(value, needs)
-        if choice.mode == "explicit" and self._keeps(kind, node.module):
+        if choice.mode == "explicit" and self._stays(node.module):
             return _ONE
         if choice.mode != "moved" or (kind.name == "clamp" and not _is_plain_relu(kind)):
             self._same(node, value)
@@ -242,12 +242,12 @@ class Plan:
             return self._through_normalised(node, kind, choice, value)
         return out
 
-    def _keeps(self, kind: Kind, module) -> bool:
+    def _stays(self, module: nn.Module) -> bool:
         """Whether the layer, where its constants stay, stays what it is."""
-        return self.training or next(module.parameters(), None) is not None
+        return self.training or keeps_itself(module)
 
     def _needs(self, kind: Kind, choice: Choice, module) -> Target:
-        if choice.mode == "explicit" and self._keeps(kind, module):
+        if choice.mode == "explicit" and self._stays(module):
             return Target.of(_ONE)
         if kind.name == "curve":
             scale, shift = kind.before
@@ -532,6 +532,12 @@ class Plan:
         what = "the shift alone" if shiftable else "shift and scale"
         choice.reason = f"{what}, for {self.current.name}"
         return True
+
+
+def keeps_itself(module: nn.Module) -> bool:
+    """Whether nothing can be put behind a layer: for its keys' sake, or as it gives two things."""
+    learnt = next(module.parameters(), None) is not None
+    return learnt or getattr(module, "return_indices", False)
 
 
 def kinds_of(model: nn.Module) -> dict[str, Kind]:
