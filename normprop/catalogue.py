@@ -139,8 +139,8 @@ class Coverage:
         counts = {grade: self.count(grade) for grade in GRADES}
         found = ", ".join(f"{n} {grade}" for grade, n in counts.items() if n)
         return (
-            f"The {len(self.layers)} layers of torch.nn {self.torch}: moments {found}; "
-            f"{self.count(twin=True)} have a twin."
+            f"{len(self.layers)} layers of torch.nn {self.torch}: moments {found}; "
+            f"{self.count(twin=True)} with a twin."
         )
 
     def _merged(self):

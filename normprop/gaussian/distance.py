@@ -28,8 +28,8 @@ def cosine(n: int, std: float, eps: float) -> Figures:
     """
     if n == 2:
         raise ValueError(
-            "a vector must have 1 or more than 2 entries: in a plane the gradient of the cosine has "
-            "no variance"
+            "a vector must have 1 or more than 2 entries: in a plane the gradient of the cosine "
+            "has no variance"
         )
     slope = 0.0 if n == 1 else math.sqrt((n - 1) / (n - 2)) / (n * std)
     # The share of the vectors that are shorter than eps, and their part of E|x|^-2.

@@ -30,6 +30,8 @@ for _name in dir(nn):
         _type,
         _without_weights,
         grade=_entry.grade,
-        note="once its first input has made a plain layer of it",
+        note="; ".join(
+            filter(None, ("once its first input has made a plain layer of it", _entry.note))
+        ),
         shaped=_entry.shaped,
     )
