@@ -107,7 +107,7 @@ def _made(layer: nn.Module, kind: Kind, choice: Choice, plan: Plan) -> nn.Module
         return layer
     if kind.name == "clamp":
         limits = limits_behind(kind, choice.before)
-        if limits != kind.limits:
+        if limits != kind.limits or type(layer) is affine.Clamp:
             return affine.Clamp(*limits)
     plain = _plain(layer, kind)
     if choice.mode == "shifted":

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from normprop.functional.scale import Constants
+from normprop.graph.affine import Clamp
 from normprop.nn.calibrated import Calibrated
 from normprop.nn.parametric import Parametric
 
@@ -75,6 +76,9 @@ def kind_of(module: nn.Module) -> Kind | None:
     if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
         # A hook may change the weights, and sees what comes out.
         return None
+    if type(module) is Clamp:
+        plain = nn.ReLU if module.high == math.inf else nn.Hardtanh
+        return Kind("clamp", plain, limits=(module.low, module.high))
     if type(module) is Calibrated:
         return _calibrated(module)
     own = type(module).__module__.startswith("normprop.nn.")

@@ -558,7 +558,7 @@ def _tidy(affine: Affine) -> Affine:
 
 
 def _is_plain_relu(kind: Kind) -> bool:
-    return kind.plain is nn.ReLU and kind.before == (1.0, 0.0)
+    return kind.limits == (0.0, math.inf) and kind.before == (1.0, 0.0)
 
 
 def _number(args, kwargs) -> float | None:

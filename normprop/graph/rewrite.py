@@ -118,8 +118,10 @@ def report_of(plan: Plan, split) -> Report:
     """What became of the normalised layers."""
     layers = {p: c for p, c in plan.choices.items() if plan.kinds[p].normalised}
     moved = tuple(p for p, c in layers.items() if c.mode == "moved")
-    kept = {p: c.reason or "it is not in front of a map" for p, c in plan.choices.items()
-            if _kept(plan.kinds[p], c)}  # fmt: skip
+    kept = {p: c.reason for p, c in plan.choices.items() if _kept(plan.kinds[p], c)}
+    for path, kind in plan.kinds.items():
+        if kind.normalised and path not in layers:
+            kept[path] = "the example does not reach it"
     return Report(moved, kept, tuple(split))
 
 

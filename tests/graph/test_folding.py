@@ -14,7 +14,7 @@ import normprop
 import normprop.nn as nnp
 from normprop.graph import fold
 from normprop.graph.affine import Affine
-from tests.graph.networks import NETWORKS, WIDTH, Called, build, roundings
+from tests.graph.networks import NETWORKS, WIDTH, Block, Called, build, options, roundings
 
 SCALINGS = ("forward", "backward", "separate")
 
@@ -325,15 +325,21 @@ def test_it_compiles(name):
 
 
 def test_a_loss_of_scale_on_the_way_down_is_stopped():
-    # Each block multiplies what is pending by 1/σ: fifty are more than may pile up.
-    block = ("post", *({"scaling": "backward"}, {"scaling": "backward"}))
-    from tests.graph.networks import Block
-
-    model = nn.Sequential(*(Block(*block) for _ in range(60))).double()
+    # Each block multiplies what is pending by 1/σ: sixty are more than may pile up.
+    model = nn.Sequential(*(Block("post", *options()) for _ in range(60))).double()
     x = torch.randn(1, WIDTH, 4, 4).double()
     folded, report = fold(model, x, report=True)
     assert "piled up" in "".join(report.kept.values())
     assert_same(folded, model, x)
+
+
+def test_a_layer_that_the_example_does_not_reach_stays():
+    model, x = build("mlp")
+    branch = Called(model, lambda y: y, nn.Identity())
+    branch.spare = nnp.Tanh()
+    folded, report = fold(branch, x, report=True)
+    assert type(folded.spare) is nnp.Tanh
+    assert report.kept["spare"] == "the example does not reach it"
 
 
 def test_a_model_that_decides_by_values_is_refused():
