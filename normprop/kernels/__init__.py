@@ -1,7 +1,8 @@
 """Triton kernels: every normalised layer in one pass over its tensors each way.
 
 The only part of the package that imports triton, and only once a kernel is used: importing
-this package loads nothing.  The eager functions of :mod:`normprop.functional` are the
+this package loads nothing.  :func:`usable` says whether they can serve a tensor; :mod:`~.ops`
+is the door for whoever wants gradients.  The eager functions of :mod:`normprop.functional` are the
 specification; a kernel computes the same to the rounding of the type.
 
 ==============================  =========================================================
@@ -10,7 +11,8 @@ specification; a kernel computes the same to the rounding of the type.
 :mod:`~.weight`                 weights on the unit ball and their projected gradient
 :mod:`~.montecarlo`             normals drawn, mapped and summed without leaving registers
 :mod:`~.kinks`                  what a stored output must keep apart; needs no triton
-:mod:`~.ops`                    the kernels as operators of torch, for ``torch.compile``
+:mod:`~.layout`                 which tensors a flat index serves; needs no triton
+:mod:`~.ops`                    the kernels with their gradients: what functions call
 ==============================  =========================================================
 
 Pooling has no kernel of its own.  Its normalisation is an affine map of its output, and
@@ -21,6 +23,7 @@ identity: ``activation.forward("identity", (), pooled, shift, forward, out=poole
 backward pass multiplies by a constant, in place likewise.
 """
 
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -34,7 +37,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def usable(tensor: Tensor) -> bool:
     """Whether the kernels can serve this tensor: on CUDA, of a type they know, with triton."""
-    return tensor.is_cuda and tensor.dtype in DTYPES and find_spec("triton") is not None
+    return tensor.is_cuda and tensor.dtype in DTYPES and _installed()
 
 
 def check_usable(tensor: Tensor) -> None:
@@ -51,7 +54,7 @@ def check_usable(tensor: Tensor) -> None:
     if tensor.dtype not in DTYPES:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         raise TypeError(f"a Triton kernel takes a tensor of {names}; it was {tensor.dtype}")
-    if find_spec("triton") is None:
+    if not _installed():
         raise ImportError("a Triton kernel needs triton, which CUDA builds of torch bring along")
     if tensor.is_cuda:
         return
@@ -59,3 +62,8 @@ def check_usable(tensor: Tensor) -> None:
 
     if not (INTERPRETED and tensor.device.type == "cpu"):
         raise ValueError(f"a Triton kernel takes a tensor on CUDA; it was on {tensor.device}")
+
+
+@cache
+def _installed() -> bool:
+    return find_spec("triton") is not None

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from normprop.kernels import check_usable, scalar
 from normprop.kernels.kinks import Bounds, bounds, kinks
+from normprop.kernels.layout import as_dense, like
 
 _BLOCK = 1 << 11
 # The interpreter pays for programs, not for elements.
@@ -379,16 +380,16 @@ def upcast(x):
 
 
 def launch(
-    kernel, like: Tensor, arguments: tuple, constants: dict, block: int | None = None
+    kernel, tensor: Tensor, arguments: tuple, constants: dict, block: int | None = None
 ) -> None:
     """Run a flat kernel over the elements of a dense tensor."""
-    numel, block = like.numel(), block or block_size()
+    numel, block = tensor.numel(), block or block_size()
     if numel == 0:
         return
     # The last program reaches past the end, and its indices must not overflow either.
     wide = numel + block > _WIDE
     grid = (triton.cdiv(numel, block),)
-    with on_device(like):
+    with on_device(tensor):
         kernel[grid](*arguments, **constants, WIDE=wide, BLOCK=block)
 
 
@@ -400,34 +401,6 @@ def block_size() -> int:
 def on_device(tensor: Tensor):
     """Triton launches on the current device, which need not be the tensor's."""
     return torch.cuda.device_of(tensor)
-
-
-def as_dense(tensor: Tensor) -> Tensor:
-    """The tensor itself where its elements fill a range of memory in some order, else a copy.
-
-    Then an index into that range serves, whatever the memory format.  A tensor with gaps
-    costs one more pass, the copy.
-    """
-    return tensor if is_dense(tensor) else tensor.contiguous()
-
-
-def is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill a range of memory without gap or overlap."""
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size == 1:
-            continue
-        if stride != expected:
-            return tensor.numel() == 0
-        expected *= size
-    return True
-
-
-def like(tensor: Tensor, layout: Tensor) -> Tensor:
-    """The tensor in the memory order of another of its shape: itself, or a copy."""
-    if tensor.stride() == layout.stride():
-        return tensor
-    return torch.empty_like(layout, dtype=tensor.dtype).copy_(tensor)
 
 
 def _literal(value: float) -> float:

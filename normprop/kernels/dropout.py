@@ -18,14 +18,9 @@ import triton.language as tl
 from torch import Tensor
 
 from normprop.kernels import check_usable
-from normprop.kernels.activation import (
-    as_dense,
-    check_divisor,
-    launch,
-    offsets_of,
-    on_device,
-    upcast,
-)
+from normprop.kernels.activation import check_divisor, launch, offsets_of, on_device, upcast
+from normprop.kernels.layout import as_dense
+from normprop.kernels.ops import draw_seed
 
 # One call of Philox gives four numbers, for four elements this far apart.  Part of what a seed
 # means, so it is the same for both passes and wherever the kernel runs.
@@ -103,11 +98,6 @@ def backward(
     dx = torch.empty_like(grad)
     _run(grad, dx, seed, p, leading, 0.0, 1.0 / backward)
     return dx
-
-
-def draw_seed(device: torch.device) -> Tensor:
-    """A seed from torch's generator of the device, in the device's memory."""
-    return torch.randint(0, 2**63 - 1, (1,), dtype=torch.int64, device=device)
 
 
 def _run(x, y, seed, p, leading, shift, scale):

@@ -104,7 +104,7 @@ def normals(a, b):
     return radius * tl.cos(turn), radius * tl.sin(turn)
 
 
-@triton.jit(do_not_specialize=["seed", "start", "step", "mean", "std", "center"])
+@triton.jit(do_not_specialize=["seed", "start", "step", "samples", "mean", "std", "center"])
 def _simulate_kernel(
     sums_ptr,
     seed,

@@ -33,7 +33,8 @@ import triton.language as tl
 from torch import Tensor
 
 from normprop.kernels import check_usable
-from normprop.kernels.activation import like, on_device
+from normprop.kernels.activation import on_device
+from normprop.kernels.layout import as_dense, like
 
 Over = Literal["fan-in", "fan-out", "all"]
 
@@ -112,7 +113,7 @@ def _run(weight, grad, inverse, over, groups, size):
                 _columns(tensors, bits, groups, outputs // groups, inputs, taps)
             else:
                 _all(tensors, bits, w.numel())
-    return like(result, weight), inverse
+    return like(result, as_dense(weight)), inverse
 
 
 def _rows(tensors, bits, rows, length):
@@ -172,7 +173,7 @@ def _inverse(squares):
 @triton.jit
 def _size(bits, dtype: tl.constexpr):
     """The number whose bits came, since a float argument would come as a float32."""
-    return bits.to(tl.float64, bitcast=True).to(dtype)
+    return tl.cast(bits, tl.int64).to(tl.float64, bitcast=True).to(dtype)
 
 
 @triton.jit(do_not_specialize=["bits"])

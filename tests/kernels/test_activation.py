@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from normprop.kernels import activation, kinks
+from normprop.kernels import activation, kinks, layout
 from tests.kernels.functions import (
     CASES,
     DTYPES,
@@ -207,7 +207,7 @@ def test_any_layout(make, from_output, device):
     y = forward("tanh", x, save_output=from_output)
     assert y.shape == x.shape
     assert torch.allclose(y, (x.tanh() - SHIFT) / FORWARD, rtol=1e-14, atol=1e-14)
-    if activation.is_dense(x):
+    if layout.is_dense(x):
         assert y.stride() == x.stride()
     wanted = 1 - x.tanh() ** 2
     grads = [
@@ -246,11 +246,11 @@ def test_dense_is_what_torch_keeps_the_strides_of():
     shapes = [(), (1,), (3,), (2, 3, 4), (2, 1, 4), (0, 3)]
     for shape in shapes:
         x = torch.empty(shape)
-        assert activation.is_dense(x)
+        assert layout.is_dense(x)
     x = torch.empty(2, 3, 4, 5)
     for view in (x.mT, x.permute(3, 1, 0, 2), x[:1], x[:, :, :, :1], x[..., ::2], x[:, 1:],
                  x[:, :1].expand(2, 3, 4, 5)):  # fmt: skip
-        assert activation.is_dense(view) == (torch.empty_like(view).stride() == view.stride())
+        assert layout.is_dense(view) == (torch.empty_like(view).stride() == view.stride())
 
 
 # A slope that is a tensor

@@ -1,0 +1,159 @@
+"""Compile what the kernels' own callers launch, for GPUs that need not be there.
+
+Run as a program: prints a JSON list of one entry a compilation.  The launches are caught on their
+way to the device, with the arguments that they really have.
+"""
+
+import json
+import math
+import sys
+from unittest import mock
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+
+from normprop.kernels import activation, dropout, montecarlo, weight
+from tests.kernels.functions import CASES, READ
+
+TYPES = {
+    torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64",
+    torch.int64: "i64",
+}  # fmt: skip
+ARCHITECTURES = (80, 90)
+
+
+def source(kernel, args, kwargs):
+    """What Triton compiles for these arguments, specialised as in a launch."""
+    values = dict(zip(kernel.arg_names, args, strict=False)) | kwargs
+    signature, constants, attributes = {}, {}, {}
+    for position, parameter in enumerate(kernel.params):
+        value = values[parameter.name]
+        whole = isinstance(value, int) and not parameter.is_constexpr
+        special = whole and not parameter.do_not_specialize
+        if parameter.is_constexpr or value is None or (special and value == 1):
+            signature[parameter.name] = "constexpr"
+            constants[(position,)] = value
+        elif isinstance(value, torch.Tensor):
+            signature[parameter.name] = f"*{TYPES[value.dtype]}"
+            if value.data_ptr() % 16 == 0:
+                attributes[(position,)] = [["tt.divisibility", 16]]
+        else:
+            signature[parameter.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+            if special and value % 16 == 0:
+                attributes[(position,)] = [["tt.divisibility", 16]]
+    return triton.compiler.ASTSource(kernel, signature, constants, attributes)
+
+
+def compiled(call, *architectures):
+    """Compile for every architecture what a call launches."""
+    launches = []
+
+    def run(self, *args, grid, warmup, **kwargs):
+        options = {k: kwargs.pop(k) for k in ("num_warps",) if k in kwargs}
+        launches.append((self, args, kwargs, options))
+
+    with mock.patch.object(triton.JITFunction, "run", run):
+        call()
+    for kernel, args, kwargs, options in launches:
+        for architecture in architectures:
+            target = GPUTarget("cuda", architecture, 32)
+            result = triton.compile(source(kernel, args, kwargs), target=target, options=options)
+            double = any(isinstance(a, torch.Tensor) and a.dtype == torch.float64 for a in args)
+            yield {
+                "kernel": kernel.__name__,
+                "architecture": architecture,
+                "target": f".target sm_{architecture}" in result.asm["ptx"],
+                "wide": ".v4" in result.asm["ptx"] or ".v2" in result.asm["ptx"],
+                "double": double,
+                "single": "f32" in result.asm["ttir"],
+            }
+
+
+def activations(name, dtype):
+    x = torch.zeros(4096, dtype=dtype)
+    params = CASES[name][0]
+    read = name in READ
+    yield lambda: activation.forward(name, params, x, 0.3, 0.7, save_output=read)
+    for from_output in (False, True)[: 1 + read]:
+        yield lambda f=from_output: activation.backward(
+            name, params, x, x, 0.3, 0.7, 0.9, from_output=f
+        )
+
+
+def preluses(dtype):
+    x, slope = torch.zeros(1023, dtype=dtype), torch.ones(1, dtype=dtype)
+    for from_output in (False, True):
+        yield lambda f=from_output: activation.backward_prelu(
+            slope, x, x, 0.3, 0.7, 0.9, from_output=f
+        )
+    yield lambda: activation.forward("prelu", slope, x, 0.3, 0.7)
+
+
+def weights(dtype):
+    w = torch.zeros(64, 24, 3, 3, dtype=dtype)
+    for over in ("fan-in", "fan-out", "all"):
+        yield lambda o=over: weight.forward(w, o, 2, math.sqrt(2))
+        yield lambda o=over: weight.backward(w, weight.forward(w, o, 2, 1.0)[1], w, o, 2, 2.0)
+
+
+def dropouts(dtype):
+    x = torch.zeros(4, 8, 5, 5, dtype=dtype)
+    for leading in (0, 2):
+        yield lambda k=leading: dropout.forward(x, 0.3, 0.1, 0.9, leading=k)
+
+
+def wide():
+    """A tensor of 2³¹ elements without the memory: the indices are what changes."""
+    x = torch.zeros(16).expand(2**27, 16)
+    with (
+        mock.patch.object(activation, "as_dense", lambda tensor: tensor),
+        mock.patch.object(torch, "empty_like", lambda tensor: tensor),
+    ):
+        activation.forward("relu", (), x, 0.3, 0.7)
+
+
+def simulation(dtype):
+    # The standard law: a number of 0 has the bits of a short integer.
+    device = torch.device("cpu")
+    montecarlo.figures("gelu", (), 0.0, 1.0, 7, range(4), 9_999, dtype, device)
+
+
+def ones():
+    """Sizes of 1, which Triton makes constants of."""
+    x = torch.zeros(1)
+    activation.forward("gelu", (), x, 0.3, 0.7)
+    activation.backward("gelu", (), x, x, 0.3, 0.7, 0.9, from_output=False)
+    dropout.forward(x, 0.3, 0.1, 0.9)
+    for leading in (1, 2):
+        dropout.forward(torch.zeros(1, 1, 1), 0.3, 0.1, 0.9, leading=leading)
+    for shape in ((1, 1), (1, 5), (5, 1), (1, 1, 3)):
+        w = torch.zeros(shape)
+        for over in ("fan-in", "fan-out", "all"):
+            weight.backward(w, weight.forward(w, over, 1, 1.0)[1], w, over, 1, 1.0)
+    montecarlo.figures("relu", (), 0.0, 1.0, 1, range(1), 1, torch.float32, torch.device("cpu"))
+
+
+def everything():
+    for name in CASES:
+        for call in activations(name, torch.float64):
+            yield from compiled(call, 80)
+        for call in activations(name, torch.float32):
+            yield from compiled(call, 90)
+    for dtype in (torch.float16, torch.bfloat16):
+        for call in activations("gelu", dtype):
+            yield from compiled(call, *ARCHITECTURES)
+    for dtype in (torch.float32, torch.float64):
+        for group in (preluses, weights, dropouts):
+            for call in group(dtype):
+                yield from compiled(call, *ARCHITECTURES)
+        yield from compiled(lambda d=dtype: simulation(d), *ARCHITECTURES)
+    yield from compiled(wide, *ARCHITECTURES)
+    yield from compiled(ones, 90)
+
+
+if __name__ == "__main__":
+    # The callers refuse a tensor that is not on CUDA; these kernels never run.
+    for module in (activation, dropout, montecarlo, weight):
+        module.check_usable = lambda tensor: None
+    json.dump(list(everything()), sys.stdout)

@@ -1,0 +1,262 @@
+"""What only a GPU can show: more than 2³¹ elements, races, captured graphs, streams.
+
+The other tests of this folder run on the GPU too where there is one.
+"""
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from normprop import functional, moments
+from normprop.kernels import activation, check_usable, dropout, montecarlo, ops, usable, weight
+from tests.kernels.functions import CASES, READ, unit
+
+pytestmark = pytest.mark.gpu
+
+SHIFT, FORWARD, BACKWARD = 0.3, 0.7, 0.9
+# Past 2³¹ by an odd number of elements, in the middle of a block.
+MANY = 2**31 + 4_099
+
+
+def room(gigabytes):
+    """Skip where the GPU has not that much memory left."""
+    torch.cuda.empty_cache()
+    free = torch.cuda.mem_get_info()[0] / 2**30
+    if free < gigabytes:
+        pytest.skip(f"needs {gigabytes} GiB of GPU memory; {free:.0f} are free")
+
+
+def places(count, total):
+    """The first and the last elements, those around 2³¹, and some between."""
+    ends = [
+        torch.arange(4_096),
+        total - 1 - torch.arange(4_096),
+        2**31 + torch.arange(-2_048, 2_048),
+    ]
+    between = torch.randint(0, total, (count,))
+    return torch.cat([*ends, between]).cuda()
+
+
+def test_tensors_on_cuda_are_usable():
+    assert usable(torch.zeros(1, device="cuda"))
+    assert not usable(torch.zeros(1, device="cuda", dtype=torch.int64))
+    assert not usable(torch.zeros(1))
+    with pytest.raises(ValueError, match="takes a tensor on CUDA; it was on cpu"):
+        check_usable(torch.zeros(1))
+
+
+# Size
+
+
+def test_an_activation_of_more_than_two_to_the_31_elements():
+    room(20)
+    x = torch.empty(MANY, device="cuda", dtype=torch.bfloat16).normal_()
+    at = places(100_000, MANY)
+    y = activation.forward("relu", (), x, SHIFT, FORWARD, save_output=True)
+    small = x[at]
+    assert torch.equal(
+        y[at], activation.forward("relu", (), small, SHIFT, FORWARD, save_output=True)
+    )
+    del x
+    dx = activation.backward("relu", (), y, y, SHIFT, FORWARD, BACKWARD, from_output=True)
+    wanted = activation.backward(
+        "relu", (), y[at], y[at], SHIFT, FORWARD, BACKWARD, from_output=True
+    )
+    assert torch.equal(dx[at], wanted)
+
+
+@pytest.mark.parametrize("leading", [0, 2])
+def test_dropout_of_more_than_two_to_the_31_elements(leading):
+    room(20)
+    shape = (MANY,) if leading == 0 else (3, 5, MANY // 15 + 1)
+    x = torch.ones(shape, device="cuda", dtype=torch.bfloat16)
+    y, seed = dropout.forward(x, 0.3, 0.0, 1.0, leading=leading)
+    del x
+    kept = y != 0
+    if leading == 0:
+        share = kept[2**31 :].double().mean().item()
+        assert abs(share - 0.7) < 4.5 * (0.21 / (MANY - 2**31)) ** 0.5
+    else:
+        assert (kept == kept[..., :1]).all()
+    y.fill_(1)
+    dx = dropout.backward(y, seed, 0.3, 1.0, y.stride(), leading=leading)
+    assert torch.equal(dx != 0, kept)
+
+
+@pytest.mark.parametrize("over", ["fan-in", "fan-out", "all"])
+def test_a_weight_of_more_than_two_to_the_31_elements(over):
+    room(20)
+    w = torch.empty(65_537, 32_771, device="cuda", dtype=torch.bfloat16).normal_()
+    v, inverse = weight.forward(w, over, 1, 1.0)
+    dims = {"fan-in": 1, "fan-out": 0, "all": (0, 1)}[over]
+    norms = torch.linalg.vector_norm(w, dim=dims, dtype=torch.float32).flatten()
+    # Sums of up to 2³¹ squares in float32, in two orders, both in trees and parts.
+    assert torch.allclose(inverse * norms, torch.ones_like(norms), rtol=1e-4, atol=0)
+    rows = torch.tensor([0, 65_535, 65_536], device="cuda")
+    factor = inverse[rows][:, None] if over == "fan-in" else inverse
+    wanted = w[rows].float() * factor
+    assert ((v[rows].float() - wanted).abs() <= 2 * unit(torch.bfloat16) * wanted.abs()).all()
+
+
+# Races
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_the_same_bits_every_time(dtype):
+    x = torch.randn(1_000_003, device="cuda", dtype=dtype)
+    w = torch.randn(1_023, 257, 3, device="cuda", dtype=dtype)
+    seed = ops.draw_seed(x.device)
+    slope = torch.full((1,), 0.25, device="cuda", dtype=dtype)
+
+    def everything():
+        results = [
+            activation.forward("gelu", (), x, SHIFT, FORWARD),
+            dropout.forward(x, 0.3, SHIFT, FORWARD, seed=seed)[0],
+            *activation.backward_prelu(slope, x, x, SHIFT, FORWARD, BACKWARD, from_output=False),
+        ]
+        for over in ("fan-in", "fan-out", "all"):
+            v, inverse = weight.forward(w, over, 1, 1.0)
+            results += [v, inverse, weight.backward(w, inverse, v.flip(0), over, 1, 1.0)]
+        results.append(
+            montecarlo.figures("tanh", (), 0.0, 1.0, 7, range(16), 300_001, torch.float64, x.device)
+        )
+        return results
+
+    first = everything()
+    for _ in range(20):
+        assert all(torch.equal(a, b) for a, b in zip(first, everything(), strict=True))
+
+
+def test_another_stream():
+    x = torch.randn(2**24, device="cuda")
+    wanted = activation.forward("silu", (), x, SHIFT, FORWARD)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(10_000_000)
+        late = x * 1.0
+        got = activation.forward("silu", (), late, SHIFT, FORWARD)
+    stream.synchronize()
+    assert torch.equal(got, wanted)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device")
+def test_another_device():
+    x = torch.randn(1_023, device="cuda:1")
+    y = activation.forward("silu", (), x, SHIFT, FORWARD)
+    assert y.device == x.device
+    wanted = (torch.nn.functional.silu(x) - SHIFT) / FORWARD
+    assert torch.allclose(y, wanted, rtol=1e-5, atol=1e-5)
+
+
+# Graphs
+
+
+def captured(call):
+    """A graph of the call, and what it writes."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        # Compiles the kernels, which a capture must not.
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = call()
+    return graph, result
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_a_graph_of_an_activation(name):
+    x = torch.randn(1_023, 65, device="cuda", dtype=torch.bfloat16)
+    params, read = CASES[name][0], name in READ
+
+    def call():
+        y = activation.forward(name, params, x, SHIFT, FORWARD, save_output=read)
+        return y, activation.backward(
+            name, params, y if read else x, y, SHIFT, FORWARD, BACKWARD, from_output=read
+        )
+
+    graph, result = captured(call)
+    x.normal_()
+    graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(result, call(), strict=True))
+
+
+@pytest.mark.parametrize("leading", [0, 2])
+def test_a_graph_of_dropout_draws_anew(leading):
+    x = torch.ones(300, 40, 5, device="cuda")
+
+    def call():
+        y, seed = dropout.forward(x, 0.5, 0.0, 1.0, leading=leading)
+        return y, dropout.backward(x, seed, 0.5, 1.0, y.stride(), leading=leading)
+
+    graph, (y, dx) = captured(call)
+    drawn = []
+    for _ in range(3):
+        graph.replay()
+        assert torch.equal(y, dx)
+        drawn.append(y.clone())
+    assert not torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[1], drawn[2])
+    # torch's seed governs replays too.
+    again = []
+    for _ in range(2):
+        torch.manual_seed(11)
+        graph.replay()
+        again.append(y.clone())
+    assert torch.equal(*again)
+
+
+@pytest.mark.parametrize("over", ["fan-in", "fan-out", "all"])
+def test_a_graph_of_a_weight(over):
+    w = torch.randn(96, 24, 3, 3, device="cuda")
+
+    def call():
+        v, inverse = weight.forward(w, over, 2, 1.5)
+        return v, weight.backward(w, inverse, v.flip(0), over, 2, 1.5)
+
+    graph, result = captured(call)
+    w.normal_()
+    graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(result, call(), strict=True))
+
+
+# Compiled
+
+
+def test_compiled_by_inductor():
+    torch.compiler.reset()
+    x = torch.randn(1_023, 65, device="cuda", requires_grad=True)
+    w = torch.randn(65, 65, device="cuda", requires_grad=True)
+
+    def network(x):
+        y = x @ ops.weight(w, "fan-in", 1, 1.0)[0]
+        y = ops.activation(y, "gelu", (), SHIFT, FORWARD, BACKWARD)
+        return ops.dropout(y, ops.draw_seed(x.device), 0.3, 0.0, 1.0, 1.0).sum()
+
+    torch._inductor.config.fallback_random = True
+    compiled = torch.compile(network, fullgraph=True)
+    results = []
+    for road in (network, compiled):
+        torch.manual_seed(3)
+        loss = road(x)
+        results.append((loss, *torch.autograd.grad(loss, (x, w))))
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_the_eager_function_on_cuda_is_met():
+    x = torch.randn(1_000_003, device="cuda", requires_grad=True)
+    exact = moments("gelu")
+    y = functional.gelu(x, "separate")
+    (dx,) = torch.autograd.grad(y, x, torch.ones_like(y))
+    arguments = (exact.fwd_mean, exact.fwd_std, exact.bwd_std)
+    got = ops.activation(x, "gelu", (), *arguments)
+    (gradient,) = torch.autograd.grad(got, x, torch.ones_like(y))
+    # float32 on both roads: sixteen roundings of numbers up to 1 + |x|, as in the other tests.
+    error = 2 * 16 * unit(torch.float32) * (1 + x.abs()) / exact.fwd_std
+    assert ((got - y).abs() <= error).all()
+    assert ((gradient - dx).abs() <= error).all()

@@ -1,0 +1,48 @@
+"""Every kernel compiles, for GPUs that need not be there."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton")
+
+
+@pytest.fixture(scope="module")
+def compilations(root, tmp_path_factory):
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(root), environment.get("PYTHONPATH")])
+    )
+    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.ptx"],
+        env=environment, cwd=root, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def test_every_kernel_compiles_for_every_architecture(compilations):
+    kernels = {
+        "_forward_kernel", "_backward_kernel", "_element_kernel", "_factor_kernel",
+        "_channel_kernel", "_row_kernel", "_column_sums_kernel", "_column_scale_kernel",
+        "_all_sums_kernel", "_all_scale_kernel", "_simulate_kernel",
+    }  # fmt: skip
+    done = {(entry["kernel"], entry["architecture"]) for entry in compilations}
+    assert done == {(kernel, architecture) for kernel in kernels for architecture in (80, 90)}
+    assert all(entry["target"] for entry in compilations)
+
+
+def test_float64_meets_no_float32_on_its_way(compilations):
+    # A constant that went through float32 would bring its eight digits along.
+    maps = [e for e in compilations if e["double"] and e["kernel"] not in ("_simulate_kernel",)]
+    assert len(maps) > 60
+    assert {entry["kernel"] for entry in maps if entry["single"]} == set()
+
+
+def test_memory_is_read_in_wide_words(compilations):
+    maps = [e for e in compilations if e["kernel"] in ("_forward_kernel", "_backward_kernel")]
+    assert sum(entry["wide"] for entry in maps) > 100
