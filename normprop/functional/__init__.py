@@ -44,6 +44,7 @@ from normprop.functional.loss import (
     huber_loss,
     l1_loss,
     mse_loss,
+    multilabel_soft_margin_loss,
     nll_loss,
     smooth_l1_loss,
     soft_margin_loss,
@@ -57,7 +58,7 @@ from normprop.functional.pool import (
     max_pool3d,
 )
 from normprop.functional.scale import Constants, scale_gradient
-from normprop.functional.slope import prelu
+from normprop.functional.slope import prelu, rrelu
 from normprop.functional.softmax import log_softmax, softmax, softmin
 from normprop.functional.weight import normalize_weight
 
@@ -104,12 +105,14 @@ __all__ = [
     "mish",
     "mse_loss",
     "multi_head_attention",
+    "multilabel_soft_margin_loss",
     "nll_loss",
     "normalize_rows",
     "normalize_weight",
     "prelu",
     "relu",
     "relu6",
+    "rrelu",
     "scale_gradient",
     "scaled_dot_product_attention",
     "selu",

@@ -155,10 +155,15 @@ def is_transformed(input: Tensor) -> bool:
     return not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(input)
 
 
-def wants_triton(input: Tensor, backend: Backend, transformed: bool) -> bool:
-    """Whether a kernel does the work; an error where it was asked for and cannot."""
+def check_backend(backend: str) -> None:
+    """Refuse a backend that does not exist."""
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; it was {backend!r}")
+
+
+def wants_triton(input: Tensor, backend: Backend, transformed: bool) -> bool:
+    """Whether a kernel does the work; an error where it was asked for and cannot."""
+    check_backend(backend)
     if backend == "eager" or (backend == "auto" and not input.is_cuda):
         return False
     # Compiled code is fused as it is.

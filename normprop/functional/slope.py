@@ -7,13 +7,19 @@ slope is all that its layer's gradient needs: kept is the factor of each element
 it is computed in, where torch keeps the input beside it.
 """
 
-import torch
-from torch import Tensor
+from functools import lru_cache
 
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as torch_functional
+
+from normprop import rules
 from normprop.functional.activation import activation_constants
 from normprop.functional.fused import (
     Backend,
     affine_,
+    check_backend,
+    fused,
     is_transformed,
     line_of,
     wants_triton,
@@ -22,8 +28,10 @@ from normprop.functional.scale import (
     Constants,
     Scaling,
     check_real,
+    constant_when_compiled,
     literal,
     normalized,
+    refuse_inplace,
     scale_gradient,
     upcast,
 )
@@ -149,3 +157,94 @@ def _aligned(weight: Tensor, x: Tensor) -> Tensor:
     """Slopes that broadcast over (N, C, …)."""
     shape = (1, -1, *[1] * (x.dim() - 2)) if x.dim() > 1 else (-1,) * x.dim()
     return weight.to(x.dtype).reshape(shape)
+
+
+def rrelu(
+    input: Tensor,
+    lower: float = 1.0 / 8.0,
+    upper: float = 1.0 / 3.0,
+    training: bool = False,
+    inplace: bool = False,
+    *,
+    scaling: Scaling = "backward",
+    mean: float = 0.0,
+    std: float = 1.0,
+    constants: Constants | None = None,
+    backend: Backend = "auto",
+) -> Tensor:
+    r"""Normalised randomised leaky ReLU, :math:`y = (\max(x, 0) + A\min(x, 0) - \mu)/\sigma`.
+
+    In training A is drawn for each element, uniform on its bounds; in evaluation it is their
+    mean.  Each has the constants of its own: μ is the same, and σ is larger in training by what
+    the drawing adds.
+
+    Args:
+        input: any shape.
+        lower: least slope.
+        upper: greatest slope, not less than lower.
+        training: whether to draw.
+        inplace: must be ``False``.
+        scaling: as all that follow, and what is returned and raised, as in :func:`relu`.
+        mean: mean of the input.
+        std: standard deviation of the input.
+        constants: the constants, where they are at hand.
+        backend: who computes; no kernel draws slopes, so that ``"triton"`` raises in training.
+    """
+    refuse_inplace(inplace)
+    check_real(input)
+    lower, upper = literal(lower), literal(upper)
+    if constants is None:
+        constants = rrelu_constants(lower, upper, training, scaling, literal(mean), literal(std))
+    check_backend(backend)
+    if not training:
+        return fused("leaky_relu", input, ((lower + upper) / 2.0,), constants, backend)
+    if backend == "triton":
+        raise ValueError("backend='triton' must come with training=False: no kernel draws slopes")
+    if is_transformed(input) or torch.compiler.is_compiling():
+        return normalized(
+            lambda x: torch_functional.rrelu(x, lower, upper, training=True), input, constants
+        )
+    return _RReLU.apply(input, lower, upper, constants)
+
+
+@constant_when_compiled
+def rrelu_constants(
+    lower: float, upper: float, training: bool, scaling: Scaling, mean: float, std: float
+) -> Constants:
+    """Constants of randomised leaky ReLU with its slopes drawn, or at their mean."""
+    return _rrelu_constants(lower, upper, training, scaling, mean, std)
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _rrelu_constants(lower, upper, training, scaling, mean, std) -> Constants:
+    return Constants.of(rules.moments(nn.RReLU(lower, upper).train(training), mean, std), scaling)
+
+
+class _RReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, input, lower, upper, constants):
+        line = line_of("rrelu", (), *constants, input.dtype)
+        x = upcast(input)
+        # ATen counts through it as through a contiguous tensor.
+        factors = torch.empty_like(x, memory_format=torch.contiguous_format)
+        f = _aten.rrelu_with_noise(x, factors, lower, upper, True)
+        ctx.line, ctx.constants = line, constants
+        ctx.save_for_backward(factors)
+        ctx.save_for_forward(factors)
+        return affine_(f, line.scale, line.shift).to(input.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (factors,) = ctx.saved_tensors
+        dx = (upcast(grad) * factors).mul_(ctx.line.slope)
+        return dx.to(grad.dtype), None, None, None
+
+    @staticmethod
+    def jvp(ctx, tangent, *_):
+        _, forward, backward = ctx.constants
+        if forward != backward:
+            raise RuntimeError(
+                "scaling='separate' has no derivative in forward mode: its gradient is none"
+            )
+        (factors,) = ctx.saved_tensors
+        return (upcast(tangent) * factors * ctx.line.slope).to(tangent.dtype)

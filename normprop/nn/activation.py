@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from normprop import functional
 from normprop.functional.activation import activation_constants
-from normprop.functional.fused import BACKENDS, Backend
+from normprop.functional.fused import Backend, check_backend
 from normprop.functional.scale import Constants
+from normprop.functional.slope import rrelu_constants
 from normprop.gaussian import Normal
 from normprop.nn.law import joined
 from normprop.nn.twin import Twin
@@ -53,8 +54,7 @@ class Activation(Twin):
 
     def __init__(self, *args, backend: Backend = "auto", **keywords) -> None:
         super().__init__(*args, **keywords)
-        if backend not in BACKENDS:
-            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; it was {backend!r}")
+        check_backend(backend)
         self.backend = backend
 
     def forward(self, input: Tensor) -> Tensor:
@@ -129,6 +129,29 @@ class PReLU(Activation, nn.PReLU, function=functional.prelu):
         """Take the constants of the slope as it is now; it must be one, or the same for all."""
         law = Normal(self.mean, self.std)
         self.constants = Constants.of(self._plain_moments(law), self.scaling)
+
+
+class RReLU(Activation, nn.RReLU, function=functional.rrelu):
+    """Normalised randomised leaky ReLU: see :func:`normprop.functional.rrelu`.
+
+    Attributes:
+        constants: those of training while the layer trains, else those of evaluation.
+    """
+
+    def __init__(self, *args, **keywords) -> None:
+        super().__init__(*args, **keywords)
+        law = self.scaling, self.mean, self.std
+        bounds = float(self.lower), float(self.upper)
+        self._modes = {mode: rrelu_constants(*bounds, mode, *law) for mode in (True, False)}
+
+    @property
+    def constants(self) -> Constants:
+        """Shift and divisors in the mode that the layer is in."""
+        return self._modes[self.training]
+
+    @constants.setter
+    def constants(self, constants: Constants) -> None:
+        self._modes = {**self.__dict__.get("_modes", {}), self.training: constants}
 
 
 class ReLU(Activation, nn.ReLU, function=functional.relu):

@@ -17,6 +17,7 @@ from normprop.gaussian import (
     families,
     smooth,
 )
+from normprop.gaussian.drawn import rrelu_training
 from normprop.rules.arguments import array
 from normprop.rules.registry import Moments, describe, lookup, register
 
@@ -126,8 +127,8 @@ def _prelu(layer: nn.PReLU) -> Function:
 def _rrelu(layer: nn.RReLU) -> Function:
     if layer.training:
         raise ValueError(
-            "RReLU must be in evaluation, layer.eval(): in training its slope is drawn anew for "
-            "each element, so that it is no function of its input"
+            "RReLU must be in evaluation here, layer.eval(): in training its slope is drawn anew "
+            "for each element, so that it is no function of its input"
         )
     return families.rrelu(layer.lower, layer.upper)
 
@@ -171,3 +172,18 @@ for _type, _describe in _FAMILIES.items():
         lambda layer, law, describe=_describe: activation(describe(layer), law),
         lambda layer, base, describe=_describe: Image(describe(layer), base),
     )
+
+
+def rrelu(layer: nn.RReLU, law: Law) -> Moments:
+    """Moments of randomised leaky ReLU, with the slopes that it draws or at their mean."""
+    if not layer.training:
+        return activation(_rrelu(layer), law)
+    if isinstance(law, Image):
+        raise ValueError(
+            "after= takes a pooling, dropout or parametric layer behind it; layer was RReLU"
+        )
+    figures = rrelu_training(float(layer.lower), float(layer.upper), law)
+    return Moments(figures.mean, figures.std, figures.slope, figures.error, figures.method)
+
+
+register(nn.RReLU, rrelu, lambda layer, base: Image(_rrelu(layer), base))

@@ -1,4 +1,4 @@
-"""Rectifiers with a slope that is learnt: whose constants, and which gradients."""
+"""Rectifiers with a slope that is learnt or drawn: whose constants, and which gradients."""
 
 import copy
 
@@ -127,3 +127,77 @@ def test_kernels_take_one_slope(monkeypatch):
     monkeypatch.setattr("normprop.kernels.check_usable", lambda tensor: None)
     with pytest.raises(ValueError, match="backend='triton' takes one slope; there were 3"):
         functional.prelu(torch.ones(2, 3), torch.ones(3), backend="triton")
+
+
+@pytest.mark.parametrize("constants", [TRUE, SEPARATE], ids=["true", "separate"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_the_factors_of_rrelu_are_drawn_and_kept(constants, dtype):
+    x = torch.randn(64, 1023).to(dtype).requires_grad_()
+    found = {}
+
+    def pack(tensor):
+        found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    def count(call):
+        found.clear()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            return call(x), sum(found.values())
+
+    y, ours = count(lambda x: functional.rrelu(x, 0.1, 0.4, True, constants=constants))
+    _, theirs = count(lambda x: nn.functional.rrelu(x, 0.1, 0.4, True))
+    assert ours <= theirs
+    (dx,) = torch.autograd.grad(y.sum(), x)
+    slope = dx.double() * constants.backward
+    eps = torch.finfo(dtype).eps
+    assert (slope[x > 0] - 1).abs().max() <= 2 * eps
+    drawn = slope[x < 0]
+    assert drawn.min() >= 0.1 * (1 - 2 * eps)
+    assert drawn.max() <= 0.4 * (1 + 2 * eps)
+    # Uniform: its mean and variance within 4.5 standard errors; the kurtosis is 9/5.
+    n, variance = drawn.numel(), 0.3**2 / 12
+    assert abs(drawn.mean() - 0.25) < 4.5 * (variance / n) ** 0.5
+    assert abs(drawn.var() - variance) < 4.5 * variance * (0.8 / n) ** 0.5 + eps * variance
+    # The function that was run is the one whose slope it is.
+    wanted = (slope * x.double() - constants.shift) / constants.forward
+    bound = 8 * eps * (x.double().abs() + constants.shift) / constants.forward
+    assert ((y.double() - wanted).abs() <= bound).all()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_rrelu_differentiates_in_every_way():
+    x = torch.randn(3, 4, dtype=torch.float64).requires_grad_()
+
+    def call(x):
+        torch.manual_seed(1)
+        return functional.rrelu(x, training=True, constants=TRUE)
+
+    assert torch.autograd.gradcheck(call, x, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(call, x)
+
+
+def test_rrelu_has_the_constants_of_its_mode():
+    layer = normprop.nn.RReLU(-0.5, 0.9, scaling="separate")
+    x = torch.randn(1001, dtype=torch.float64)
+    for mode in (True, False, True):
+        layer.train(mode)
+        figures = normprop.moments(nn.RReLU(-0.5, 0.9).train(mode))
+        assert layer.constants == (figures.fwd_mean, figures.fwd_std, figures.bwd_std)
+        ours = normprop.moments(layer)
+        assert abs(ours.fwd_std - 1) <= 4 * ours.error
+        assert abs(ours.bwd_std - 1) <= 4 * ours.error
+    # In evaluation it is the leaky ReLU of the mean slope.
+    layer.eval()
+    leaky = normprop.nn.LeakyReLU(0.2, scaling="separate")
+    assert torch.allclose(layer(x), leaky(x), rtol=1e-14, atol=1e-14)
+    assert torch.equal(functional.rrelu(x, -0.5, 0.9, scaling="separate"), layer(x))
+    assert layer.constants != layer.train().constants
+
+
+def test_no_kernel_draws_slopes():
+    with pytest.raises(ValueError, match="backend='triton' must come with training=False"):
+        functional.rrelu(torch.ones(3), training=True, backend="triton")
+    with pytest.raises(ValueError, match="backend must be one of auto, eager, triton"):
+        functional.rrelu(torch.ones(3), training=True, backend="gpu")
+    with pytest.raises(ValueError, match="inplace must be False"):
+        functional.rrelu(torch.ones(3), inplace=True)

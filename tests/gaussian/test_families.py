@@ -229,11 +229,6 @@ def test_max_pooling_after_softplus_has_its_fall_in_the_bound():
     assert error < 1e-10
 
 
-def test_random_leaky_relu_is_refused_in_training():
-    with pytest.raises(ValueError, match="RReLU must be in evaluation"):
-        moments(nn.RReLU())
-
-
 def test_slopes_by_channel_are_refused():
     layer = nn.PReLU(3)
     assert moments(layer) == moments(nn.PReLU())

@@ -9,8 +9,8 @@ from normprop.graph import fold, fuse
 from normprop.graph.kinds import kind_of
 from tests.nn.battery import ROWS
 
-# Functions of several elements, which no line passes.
-UNKNOWN = {"Softmax", "Softmax2d", "Softmin", "LogSoftmax"}
+# Functions of several elements, which no line passes; one whose constants go with its mode.
+UNKNOWN = {"Softmax", "Softmax2d", "Softmin", "LogSoftmax", "RReLU"}
 
 
 def first(output):

@@ -152,6 +152,7 @@ ROWS = [
     Row("LogSigmoid", (4, 7)),
     Row("Mish", (4, 7)),
     Row("PReLU", (4, 7), {}, ({"init": 0.5}, {"init": -0.5}, {"num_parameters": 7, "init": 0.75})),
+    Row("RReLU", (4, 7), {}, ({"lower": 0.25}, {"upper": 0.75})),
     Row("ReLU", (4, 7)),
     Row("ReLU6", (4, 7)),
     Row("SELU", (4, 7)),
