@@ -24,7 +24,7 @@ from normprop.kernels.ops import draw_seed
 
 # One call of Philox gives four numbers, for four elements this far apart.  Part of what a seed
 # means, so it is the same for both passes and wherever the kernel runs.
-_QUARTER = 512
+_QUARTER = 1024
 
 
 def forward(

@@ -7,8 +7,8 @@ spread of y, so that no digits cancel however large the mean.
 The numbers are Philox4x32-10 at (seed; sample, replicate), so a replicate does not depend on who
 computes it or in how many parts.  Box and Muller's transform makes four normals of four 32-bit
 numbers, in float32: they reach to ±6.76, in steps that are 2⁻³² of probability in the tails, and
-their second moment is right to about 3·10⁻⁷, the hardware's logarithm.  That is a standard error
-at 10¹³ samples; below, nobody can see it.
+their moments are right to some 10⁻⁷, a few roundings of float32.  The standard error of a second
+moment is as small at 10¹³ samples; below, nobody can see it.
 """
 
 import struct

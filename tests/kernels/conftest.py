@@ -5,6 +5,7 @@ imported here, and the environment is changed for these tests alone: the rest of
 the processes that it starts, know nothing of the interpreter.
 """
 
+import math
 import sys
 from importlib.util import find_spec
 
@@ -32,6 +33,21 @@ def interpreted(monkeypatch):
     """Triton asks once more as it runs."""
     if not GPU:
         monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """New memory is full of NaN, so that an element which no kernel wrote is seen."""
+
+    def poison(make):
+        def call(*arguments, **options):
+            tensor = make(*arguments, **options)
+            return tensor.fill_(math.nan) if tensor.is_floating_point() else tensor
+
+        return call
+
+    for name in ("empty", "empty_like", "empty_strided"):
+        monkeypatch.setattr(torch, name, poison(getattr(torch, name)))
 
 
 @pytest.fixture

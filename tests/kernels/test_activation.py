@@ -21,6 +21,8 @@ from tests.kernels.functions import (
     unit,
 )
 
+pytestmark = pytest.mark.usefixtures("poisoned")
+
 # Constants of which none is a number of a short type.
 SHIFT, FORWARD, BACKWARD = 0.3, 0.7, 0.9
 NAMES = list(CASES)
@@ -158,7 +160,7 @@ def test_gradcheck(name, device):
             ), None
 
     # Away from every kink by more than the step of the check.
-    x = torch.linspace(-4.13, 4.19, 9, dtype=torch.float64, device=device, requires_grad=True)
+    x = torch.linspace(-4.13, 4.19, 5, dtype=torch.float64, device=device, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: Normalized.apply(x, False), (x,))
     if name in READ:
         assert torch.autograd.gradcheck(lambda x: Normalized.apply(x, True), (x,))

@@ -13,8 +13,10 @@ from normprop import moments, montecarlo, simulate
 from normprop.kernels import activation
 from normprop.kernels import montecarlo as kernel
 
+pytestmark = pytest.mark.usefixtures("poisoned")
+
 LIMIT = 4.5
-FEW = {"n": 60_000, "replicates": 16, "backend": "triton"}
+FEW = {"n": 30_000, "replicates": 16, "backend": "triton"}
 LAYERS = [
     "relu", "sigmoid", "gelu", "hardshrink", nn.ELU(0.5), nn.GELU("tanh"), nn.Hardtanh(-0.5, 2.0),
     nn.PReLU(init=0.1), nn.RReLU().eval(), nn.Softplus(2.0), nn.Identity(), nn.Threshold(0.5, 0.25),
@@ -36,7 +38,7 @@ def test_it_agrees_with_the_moments(layer, device):
     # where 4.5 lies for a normal.
     assert worst(estimate, moments(layer, 0.3, 1.5)) < 7
     assert abs(estimate.bwd_mean) < 7 * estimate.bwd_mean_se
-    assert estimate.n == 60_000
+    assert estimate.n == 30_000
 
 
 def test_every_name_of_the_witness_has_a_kernel():

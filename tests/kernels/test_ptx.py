@@ -38,11 +38,13 @@ def test_every_kernel_compiles_for_every_architecture(compilations):
 
 def test_float64_meets_no_float32_on_its_way(compilations):
     # A constant that went through float32 would bring its eight digits along.
-    maps = [e for e in compilations if e["double"] and e["kernel"] not in ("_simulate_kernel",)]
-    assert len(maps) > 60
-    assert {entry["kernel"] for entry in maps if entry["single"]} == set()
+    maps = [entry for entry in compilations if entry["kernel"] != "_simulate_kernel"]
+    double = [entry for entry in maps if entry["double"]]
+    assert len(double) > 60
+    assert {entry["kernel"] for entry in double if entry["single"]} == set()
+    assert any(entry["single"] for entry in maps if not entry["double"])
 
 
 def test_memory_is_read_in_wide_words(compilations):
     maps = [e for e in compilations if e["kernel"] in ("_forward_kernel", "_backward_kernel")]
-    assert sum(entry["wide"] for entry in maps) > 100
+    assert sum(entry["wide"] for entry in maps) > 60

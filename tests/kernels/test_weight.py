@@ -11,6 +11,8 @@ from normprop import functional
 from normprop.kernels import weight as kernel
 from tests.kernels.functions import DTYPES, compute, stored_unit, unit
 
+pytestmark = pytest.mark.usefixtures("poisoned")
+
 CASES = [
     # shape, groups
     ((6, 4), 1),
