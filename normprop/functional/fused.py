@@ -22,7 +22,7 @@ y(lower kink) < y < y(upper kink).  Hence this rule, for every implementation of
   x in these types, and its slope is computed from x in float32.
 
 Compiled code runs the same rows, where a step is written without a comparison: Inductor would
-keep the outcome of a comparison as a mask of its own, which on a CPU costs twenty times the time.
+keep the outcome of a comparison as a mask of its own, which on a CPU costs more than ten times the time.
 Under functional transforms, and for tensors of other classes, plain operations say the same.
 """
 
@@ -334,7 +334,7 @@ def affine(t: Tensor, scale: float, shift: float) -> Tensor:
 
 def _scalar(value: float, like: Tensor) -> Tensor:
     # On the CPU whatever the device: kernels take such a number as an argument.
-    return torch.tensor(value, dtype=like.dtype)
+    return torch.scalar_tensor(value, dtype=like.dtype)
 
 
 def product(grad: Tensor, slope: Tensor, factor: float) -> Tensor:

@@ -86,7 +86,14 @@ def normalized(function: Callable[[Tensor], Tensor], input: Tensor, constants: C
     """
     check_real(input)
     shift, forward, backward = constants
-    output = (function(upcast(input)) - shift) / forward
+    # Autocast may have given half precision back.
+    output = upcast(function(upcast(input)))
+    if torch.compiler.is_compiling():
+        output = (output - shift) / forward
+    else:
+        # One pass instead of two; the number stays on the CPU whatever the device.
+        number = torch.scalar_tensor(-shift / forward, dtype=output.dtype)
+        output = torch.add(number, output, alpha=1.0 / forward)
     if forward != backward:
         output = scale_gradient(output, forward / backward)
     return output.to(input.dtype)
