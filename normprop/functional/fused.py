@@ -15,6 +15,7 @@ y(lower kink) < y < y(upper kink).  Hence this rule, for every implementation of
 - float64 and float32: an x so near a kink that its y is rounded onto the kink's counts as lying on
   the kink, and has torch's slope there, that of the flatter side.  At a kink of 0, where y is the
   constant c, that is exact; at any other, two units of rounding of y or c belong to the kink.
+  Kernels, which have no further pass to pay, hold these types to the second rule as well.
 - float16 and bfloat16: y is computed in float32 and rounded once, except that an x strictly between
   the kinks never gets the y of a kink: it gets the neighbouring number inside.  ReLU at N(0, 1)
   moves about 0.1 % of its bfloat16 outputs so, by one unit in the last place, and without it those
@@ -22,8 +23,9 @@ y(lower kink) < y < y(upper kink).  Hence this rule, for every implementation of
   x in these types, and its slope is computed from x in float32.
 
 Compiled code runs the same rows, where a step is written without a comparison: Inductor would
-keep the outcome of a comparison as a mask of its own, which on a CPU costs more than ten times the time.
-Under functional transforms, and for tensors of other classes, plain operations say the same.
+keep the outcome of a comparison as a mask of its own, which on a CPU costs more than ten times the
+time.  Under functional transforms, and for tensors of other classes, plain operations say the
+same.
 """
 
 import math
