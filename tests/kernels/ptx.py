@@ -6,6 +6,8 @@ way to the device, with the arguments that they really have.
 
 import json
 import math
+import re
+import struct
 import sys
 from unittest import mock
 
@@ -45,6 +47,25 @@ def source(kernel, args, kwargs):
     return triton.compiler.ASTSource(kernel, signature, constants, attributes)
 
 
+CONSTANT = re.compile(r"arith\.constant (?:dense<)?([^\s>]+)>? : (?:tensor<\S*x)?f64")
+
+
+def rounded(text):
+    """Constants of float64 that have been float32, which leaves 29 of their last bits at 0.
+
+    A number that is short by itself, such as a half, is none.
+    """
+    for found in CONSTANT.findall(text):
+        if found.startswith("0x"):
+            (value,) = struct.unpack(">d", bytes.fromhex(found[2:]))
+        else:
+            value = float(found)
+        numerator = abs(value).as_integer_ratio()[0]
+        short = numerator // (numerator & -numerator or 1)
+        if 2**16 < short < 2**24:
+            yield value
+
+
 def compiled(call, *architectures):
     """Compile for every architecture what a call launches."""
     launches = []
@@ -67,12 +88,14 @@ def compiled(call, *architectures):
                 "wide": ".v4" in result.asm["ptx"] or ".v2" in result.asm["ptx"],
                 "double": double,
                 "single": "f32" in result.asm["ttir"],
+                "rounded": [*rounded(result.asm["ttir"])],
             }
 
 
 def activations(name, dtype):
     x = torch.zeros(4096, dtype=dtype)
-    params = CASES[name][0]
+    # None of them a number of float32.
+    params = tuple(value * 1.1 for value in CASES[name][0])
     read = name in READ
     yield lambda: activation.forward(name, params, x, 0.3, 0.7, save_output=read)
     for from_output in (False, True)[: 1 + read]:
