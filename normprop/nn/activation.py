@@ -38,8 +38,10 @@ class Activation(Twin):
     # The attributes that the function takes after its input.
     _names: tuple[str, ...]
 
-    def __init_subclass__(cls, function: Callable[..., Tensor], **keywords) -> None:
+    def __init_subclass__(cls, function: Callable[..., Tensor] | None = None, **keywords) -> None:
         super().__init_subclass__(**keywords)
+        if function is None:
+            return
         cls._function = staticmethod(function)
         cls._names = tuple(
             name

@@ -40,7 +40,8 @@ class Twin:
     def __init_subclass__(cls, **keywords) -> None:
         super().__init_subclass__(**keywords)
         torch_type = next((t for t in cls.__mro__ if t.__module__.startswith("torch.nn")), None)
-        if torch_type is None:
+        # A subclass from elsewhere may compute anything; it is known while it keeps its forward.
+        if torch_type is None or not cls.__module__.startswith("normprop."):
             return
         cls.torch_type = torch_type
         cls.__signature__ = signature_of(torch_type)

@@ -136,3 +136,18 @@ def test_the_law_is_a_constant_of_compiled_code(x):
             function(x, scaling="separate", mean=mean) for function in (compiled, functional.relu)
         )
         assert torch.allclose(got, wanted, rtol=1e-15, atol=1e-15)
+
+
+class Doubled(normprop.nn.ELU):
+    def forward(self, input):
+        return 2 * super().forward(input)
+
+
+class Renamed(normprop.nn.ELU):
+    pass
+
+
+def test_a_subclass_is_known_while_it_keeps_its_forward():
+    assert normprop.moments(Renamed(0.5)) == normprop.moments(normprop.nn.ELU(0.5))
+    with pytest.raises(TypeError, match="keeps its forward; it was Doubled"):
+        normprop.moments(Doubled())

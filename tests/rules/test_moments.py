@@ -313,7 +313,10 @@ def test_a_projected_weight_off_its_ball_is_measured_as_it_is():
 
 # What has no twin in torch has tests of its own.
 NEW_NAMES = [name for name in normprop.nn.__all__ if inspect.isclass(getattr(nn, name, None))]
-ARGUMENTS = {"Linear": (4, 3), "Conv": (4, 4, 3), "MaxPool": (3, 2), "AvgPool": (3, 2)}
+ARGUMENTS = {
+    "Linear": (4, 3), "Conv": (4, 4, 3), "MaxPool": (3, 2), "AvgPool": (3, 2),
+    "Threshold": (0.25, -1.0),
+}  # fmt: skip
 
 
 def instance(module, name):
