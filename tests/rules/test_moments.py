@@ -320,7 +320,7 @@ ARGUMENTS = {
 
 
 def instance(module, name):
-    family = name.rstrip("d").rstrip("123") if name[-1] == "d" else name
+    family = name[:-2] if name.endswith(("1d", "2d", "3d")) else name
     return getattr(module, name)(*ARGUMENTS.get(family, ()))
 
 
