@@ -272,6 +272,31 @@ def soft_margin_loss(
     )
 
 
+def multilabel_soft_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    reduction: str = "mean",
+    *,
+    scaling: Scaling = "backward",
+    mean: float = 0.0,
+    std: float = 1.0,
+    constants: Constants | None = None,
+) -> Tensor:
+    r"""Normalised mean over C labels of :func:`binary_cross_entropy_with_logits`, (N, C).
+
+    A sample has σ_f/√C and σ_b/C of that.  Arguments, return and errors are those of
+    :func:`binary_cross_entropy_with_logits`, but that a sample has one loss.
+    """
+    arguments = (("reduction", reduction),)
+    return _regression(
+        nn.MultiLabelSoftMarginLoss,
+        arguments,
+        lambda x, t: torch_functional.multilabel_soft_margin_loss(x, t, reduction=reduction),
+        (input, target),
+        (scaling, mean, std, 0.0, 1.0, constants),
+    )
+
+
 def hinge_embedding_loss(
     input: Tensor,
     target: Tensor,

@@ -139,6 +139,17 @@ class SoftMarginLoss(_Loss, nn.SoftMarginLoss):
         return functional.soft_margin_loss(input, target, self.reduction, **self._law())
 
 
+class MultiLabelSoftMarginLoss(_Loss, nn.MultiLabelSoftMarginLoss):
+    """Normalised loss of many labels: see :func:`normprop.functional.multilabel_soft_margin_loss`.
+
+    ``weight`` must be ``None``, everything else is as in :class:`CrossEntropyLoss`.
+    """
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The loss, normalised."""
+        return functional.multilabel_soft_margin_loss(input, target, self.reduction, **self._law())
+
+
 class HingeEmbeddingLoss(_Loss, nn.HingeEmbeddingLoss):
     """Normalised hinge embedding loss: see :func:`normprop.functional.hinge_embedding_loss`."""
 

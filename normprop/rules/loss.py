@@ -163,11 +163,16 @@ for _type, _figures, _weights in (
         lambda layer, law: losses.hinge_embedding(law, float(layer.margin)),
         (),
     ),
-    (nn.MarginRankingLoss, _ranking, ()),
 ):
     register(
         _type, _of_elements(_figures, *_weights), shaped=True, note="for labels of even chances"
     )
+register(
+    nn.MarginRankingLoss,
+    _of_elements(_ranking),
+    shaped=True,
+    note="for labels of even chances; it has no twin, as its gradient goes to two inputs",
+)
 register(nn.MultiLabelSoftMarginLoss, _many_labels, shaped=True, note="for labels of even chances")
 
 for _type, _reason in (

@@ -149,14 +149,14 @@ def test_high_precision(classes, s):
         assert reference.agrees_to_1e13(value, wanted)
 
 
-@pytest.mark.parametrize("classes", [2, 3, 17, 1000, 10**6])
-@pytest.mark.parametrize("s", [1e-3, 0.1, 1.0, 10.0])
+@pytest.mark.parametrize("classes", [2, 3, 17, 1000, 10**9])
+@pytest.mark.parametrize("s", [1e-8, 1e-3, 0.1, 1.0, WIDEST])
 def test_the_bound_is_small_from_narrow_to_wide(classes, s):
     got = softmax(classes, s)
     # It shrinks with the figures.
     assert 0 < got.error <= 1e-12 * max(got.std, got.slope) + 2**-52 / classes
     for figures in (log_softmax(classes, s), cross_entropy(classes, s, 0.1)):
-        assert 0 < figures.error <= 1e-11
+        assert 0 < figures.error <= 1e-10
 
 
 def test_one_class_is_certain():

@@ -41,6 +41,7 @@ ROWS = [
     ("HuberLoss", (6, 5), _normal, TARGET, [{"delta": 0.3}]),
     ("BCEWithLogitsLoss", (6, 5), _labels(0), {}, []),
     ("SoftMarginLoss", (6, 5), _labels(-1), {}, []),
+    ("MultiLabelSoftMarginLoss", (6, 5), _labels(0), {}, []),
     ("HingeEmbeddingLoss", (6, 5), _labels(-1), {}, [{"margin": 0.3}]),
 ]
 rows = pytest.mark.parametrize(
