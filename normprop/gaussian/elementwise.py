@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from normprop.gaussian.functions import Function
+from normprop.gaussian.kinks import located
 from normprop.gaussian.law import Figures, Normal, std_error
 from normprop.gaussian.named import FUNCTIONS
 from normprop.gaussian.normal import BEYOND, EPS, REACH, pdf
@@ -20,6 +21,11 @@ from normprop.gaussian.quadrature import Mesh, converged_mesh
 # is where a figure counts as small.
 _GOOD = 2e-13
 _SMALL = 1e-3
+# A share of a callable's largest figure beyond REACH that is too much.
+_NEGLIGIBLE = 1e-11
+# Where its tails are looked at, in standard deviations: from one within REACH outwards.
+_TAIL = np.array([side * (REACH - 1.0 + k) for side in (-1.0, 1.0) for k in range(8)])
+_TAIL_DENSITY = pdf(_TAIL).reshape(2, -1)
 
 
 def elementwise(function: Function, law: Normal) -> Figures:
@@ -32,7 +38,7 @@ def elementwise(function: Function, law: Normal) -> Figures:
         ArithmeticError: the integrals do not converge.
     """
     # A callable is described anew each time it comes: nothing to remember.
-    return _remembered(function, law) if function.exact_increments else _figures(function, law)
+    return _remembered(function, law) if function.both is None else integrate(function, law)
 
 
 def _figures(function: Function, law: Normal) -> Figures:
@@ -118,38 +124,31 @@ def integrate(function: Function, law: Normal) -> Figures:
 
     Increments from f(m) are integrated rather than values, so that a small variance on top
     of a large value keeps its digits.
+
+    Raises:
+        ArithmeticError: the integrals do not converge, or the squares have no mean.
     """
-    mesh, anchor = _mesh(function, law)
     m, s = law.mean, law.std
-    z = mesh.nodes + (anchor - m) / s
-    weights = mesh.weights * pdf(z)
-    h = s * mesh.nodes + (anchor - m)
-    x = anchor + s * mesh.nodes
-    g = function.increment(m, h)
-    slope = function.slope(x)
+    # For a wide law the function's feature is a narrow step; anchoring x there keeps the nodes
+    # exact however narrow the step is on the scale of s.
+    near = [c for c in function.features if abs(c - m) < s * REACH]
+    anchor = near[0] if near and s > 1.0 else m
+    sampled = _described if function.both is None else _observed
+    mesh, rough, cut, value_m = sampled(function, law, anchor)
+    g, slope, values = mesh.values[4:]
+    weights = mesh.weights * mesh.values[0]
 
     mean_g = math.fsum(weights * g)
     variance = math.fsum(weights * (g - mean_g) ** 2)
     slope_square = math.fsum(weights * slope**2)
-
-    value_m = float(function.value(np.array([m]))[0])
     direct = value_m + mean_g
     # Where f(m) and the mean increment cancel, the values themselves are the better road.
-    values = function.value(x)
     mean = math.fsum(weights * values) if abs(value_m) > abs(direct) else direct
 
-    # Rounding: the density is off by z² ulp, x by |m| + s|z| ulp, the rest by a few.
+    # The density is off by z² ulp, everything else by a few and by what hangs on x.
+    z = mesh.nodes + (anchor - m) / s
     ulp = EPS * (16.0 + z * z)
-    x_error = EPS * (abs(m) + abs(anchor) + s * np.abs(mesh.nodes))
-    steep = np.abs(slope) * x_error
-    if function.curvature is None:
-        slope_error = function.log_slope * np.abs(slope) * x_error
-    else:
-        slope_error = function.curvature(x) * x_error + EPS * function.looseness
-    steep = steep + EPS * (function.looseness * np.abs(h) + function.noise)
-    if not function.exact_increments:
-        steep = steep + 16.0 * EPS * (np.abs(values) + abs(value_m))
-        slope_error = _variation(x, slope) * x_error
+    steep, slope_error = rough
     error_g = _total(weights, np.abs(g) * ulp + steep) + mesh.truncation[1]
     error_square = (
         _total(weights, g * g * ulp + 2.0 * np.abs(g) * steep)
@@ -158,9 +157,14 @@ def integrate(function: Function, law: Normal) -> Figures:
         + mean_g**2 * (_total(weights, ulp) + mesh.truncation[0])
     )
     error_slope = (
-        _total(weights, slope**2 * ulp + 2.0 * np.abs(slope) * slope_error) + mesh.truncation[3]
+        _total(weights, slope**2 * ulp + (2.0 * np.abs(slope) + slope_error) * slope_error)
+        + mesh.truncation[3]
     )
-    cut = _outskirts(function, law)
+    if function.both is not None:
+        size = max(abs(direct) + abs(value_m), math.sqrt(variance), math.sqrt(slope_square), _SMALL)
+        seen = max(cut[0], std_error(variance, cut[1]), std_error(slope_square, cut[2]))
+        if not seen <= _NEGLIGIBLE * size:
+            raise _still_growing(function, law)
     error_g += cut[0]
     error_square += cut[1]
     error_slope += cut[2]
@@ -178,6 +182,139 @@ def integrate(function: Function, law: Normal) -> Figures:
     return Figures(mean, math.sqrt(variance), math.sqrt(slope_square), float(error), "quadrature")
 
 
+def _still_growing(function: Function, law: Normal) -> ArithmeticError:
+    return ArithmeticError(
+        f"the square of {function.name} and of its slope must have a mean under "
+        f"N({law.mean:g}, {law.std:g}²), and nearly all of it within {REACH:g} standard "
+        "deviations; they still grow there, or are not finite"
+    )
+
+
+TINY = float(np.finfo(np.float64).tiny)
+
+Sampled = tuple[Mesh, tuple[np.ndarray, np.ndarray], tuple[float, float, float], float]
+"""Mesh in v with x = anchor + s·v, on which 1, g, g² and f'² times the density have converged,
+and which carries g, f' and f; bounds on the rounding errors of g and f'; on what lies beyond
+REACH; f(m)."""
+
+
+def _described(function: Function, law: Normal, anchor: float) -> Sampled:
+    """Sample a function whose increments, slopes and bends are known."""
+    m, s = law.mean, law.std
+    offset = anchor - m
+    center = -offset / s
+
+    def integrand(v):
+        x, h = anchor + s * v, s * v + offset
+        return _rows(v - center, function.increment(m, h), function.slope(x), function.value(x))
+
+    marks = [
+        (c + shift - anchor) / s
+        for c in function.features
+        for shift in {0.0, function.width, -function.width, 0.1 * function.width}
+    ]
+    mesh = converged_mesh(integrand, panel_ends(center, marks), tested=4)
+    slope = mesh.values[5]
+    # x is off by |m| + s|z| ulp.
+    x_error = EPS * (abs(m) + abs(anchor) + s * np.abs(mesh.nodes))
+    if function.curvature is None:
+        slope_error = function.log_slope * np.abs(slope) * x_error
+    else:
+        curvature = function.curvature(anchor + s * mesh.nodes)
+        slope_error = curvature * x_error + EPS * function.looseness
+    h = s * mesh.nodes + offset
+    steep = np.abs(slope) * x_error + EPS * (function.looseness * np.abs(h) + function.noise)
+    farthest = function.farthest(s, REACH)
+    cut = (BEYOND * farthest, BEYOND * farthest**2, BEYOND * function.lipschitz**2)
+    return mesh, (steep, slope_error), cut, float(function.value(np.array([m]))[0])
+
+
+def _observed(function: Function, law: Normal, anchor: float) -> Sampled:
+    """Sample a function that is known by its values and slopes only."""
+    m, s = law.mean, law.std
+    center = (m - anchor) / s
+    f, slope = function.both(np.append(m + s * _TAIL, m), finite=False)
+    value_m = float(f[-1])
+    cut = _beyond(f[:-1] - value_m, slope[:-1])
+    if cut is None:
+        raise _still_growing(function, law)
+
+    def integrand(v):
+        f, slope = function.both(anchor + s * v)
+        return _rows(v - center, f - value_m, slope, f)
+
+    def noise(v, values):
+        # Of values a few ulp, and of x, which moves slopes as fast as they change in a panel.
+        density, g, slope = values[0], np.abs(values[4]), np.abs(values[5])
+        x_error = EPS * (abs(m) + abs(anchor) + s * np.abs(v))
+        # A panel may be as narrow as numbers are.
+        change = np.ptp(values[5], axis=-1) / (s * np.maximum(np.ptp(v, axis=-1), TINY))
+        steep = slope * x_error + 16.0 * EPS * (np.abs(values[6]) + abs(value_m))
+        loose = change[:, None] * x_error + EPS * (4.0 * slope + function.looseness)
+        return density * np.stack(
+            [0.0 * g, steep, (2.0 * g + steep) * steep, (2.0 * slope + loose) * loose]
+        )
+
+    mesh = converged_mesh(
+        integrand,
+        panel_ends(center, [*_rungs(function, law, anchor)]),
+        tested=4,
+        noise=noise,
+        search=lambda left, right: located(
+            lambda v: function.both(anchor + s * v, finite=False), left, right
+        ),
+    )
+    values = mesh.values
+    x = anchor + s * mesh.nodes
+    x_error = EPS * (abs(m) + abs(anchor) + s * np.abs(mesh.nodes))
+    steep = np.abs(values[5]) * x_error + 16.0 * EPS * (np.abs(values[6]) + abs(value_m))
+    steep = steep + EPS * function.looseness * np.abs(x)
+    slope_error = _variation(x, values[5]) * x_error + EPS * function.looseness
+    return mesh, (steep, slope_error), tuple(cut), value_m
+
+
+def _rows(z: np.ndarray, g: np.ndarray, slope: np.ndarray, values: np.ndarray) -> np.ndarray:
+    density = pdf(z)
+    by_g = density * g
+    return np.stack([density, by_g, by_g * g, density * slope * slope, g, slope, values])
+
+
+# Ends of panels around a feature, each so many times nearer to it than the last.
+_RUNG = 30.0
+# Down to this share of s, and of 1: what is narrower than that at a feature is not looked for.
+_NARROWEST_SHARE, _NARROWEST = 1e-6, 0.03
+
+
+def _rungs(function: Function, law: Normal, anchor: float):
+    """Panel ends at the features, and ever nearer to them, in units of v.
+
+    What a wide law sees of a function may be narrow: tanh is a step to it, but for its slope.
+    """
+    s = law.std
+    for c in function.features:
+        home = (c - anchor) / s
+        yield home
+        rung = REACH / _RUNG
+        while rung > min(_NARROWEST_SHARE, _NARROWEST / s):
+            yield home + rung
+            yield home - rung
+            rung /= _RUNG
+
+
+def _beyond(g: np.ndarray, slope: np.ndarray) -> np.ndarray | None:
+    """Bounds on the shares of E|g|, E g² and E f'² beyond REACH, from the values on _TAIL.
+
+    Where the last step of a standard deviation has halved the integrand, each further one is
+    taken to do so again.  ``None`` where it has not.
+    """
+    shares = _TAIL_DENSITY * np.stack([np.abs(g), g * g, slope * slope]).reshape(3, 2, -1)
+    for steps in (shares.shape[-1], 2):
+        seen = shares[..., :steps]
+        if np.isfinite(seen).all() and (seen[..., -1] <= 0.5 * seen[..., -2]).all():
+            return 2.0 * seen[..., 1:].sum((1, 2))
+    return None
+
+
 def _variation(x: np.ndarray, slope: np.ndarray) -> np.ndarray:
     """How fast the slope changes around each node, from its neighbours on the mesh."""
     order = np.argsort(x)
@@ -186,55 +323,6 @@ def _variation(x: np.ndarray, slope: np.ndarray) -> np.ndarray:
     variation = np.empty_like(x)
     variation[order] = np.maximum(np.append(rates, 0.0), np.insert(rates, 0, 0.0))
     return variation
-
-
-def _outskirts(function: Function, law: Normal) -> tuple[float, float, float]:
-    """What lies beyond REACH: bounds on its share of E|g|, E g² and E f'².
-
-    Raises:
-        ArithmeticError: the function grows so fast that its square has no mean that
-            integration within REACH could find.
-    """
-    if function.bounded:
-        farthest = function.farthest(law.std, REACH)
-        return BEYOND * farthest, BEYOND * farthest**2, BEYOND * function.lipschitz**2
-    z = np.array([1.0 - REACH, -REACH, REACH - 1.0, REACH])
-    with np.errstate(over="ignore"):
-        g = np.abs(function.increment(law.mean, law.std * z))
-        slope = np.abs(function.slope(law.mean + law.std * z))
-        shares = pdf(z) * np.stack([g, g * g, slope * slope])
-    inner, outer = shares[:, [0, 2]], shares[:, [1, 3]]
-    if not np.isfinite(shares).all() or (outer > 0.5 * inner).any():
-        raise ArithmeticError(
-            f"the square of {function.name} and of its slope must have a mean under "
-            f"N({law.mean:g}, {law.std:g}²); within {REACH:g} standard deviations they still grow"
-        )
-    # Each further standard deviation contributes at most half of the one before.
-    return tuple(2.0 * outer.sum(1))
-
-
-def _mesh(function: Function, law: Normal) -> tuple[Mesh, float]:
-    """Mesh in v with x = anchor + s·v, on which 1, g, g² and f'² have converged.
-
-    For a wide law the function's feature is a narrow step; anchoring x there keeps the nodes
-    exact however narrow the step is on the scale of s.
-    """
-    m, s = law.mean, law.std
-    near = [c for c in function.features if abs(c - m) < s * REACH]
-    anchor = near[0] if near and s > 1.0 else m
-    center = (m - anchor) / s
-
-    def integrand(v):
-        g = function.increment(m, s * v + (anchor - m))
-        slope = function.slope(anchor + s * v)
-        return pdf(v - center) * np.stack([np.ones_like(v), g, g * g, slope * slope])
-
-    marks = [
-        (c + offset - anchor) / s
-        for c in function.features
-        for offset in {0.0, function.width, -function.width, 0.1 * function.width}
-    ]
-    return converged_mesh(integrand, panel_ends(center, marks)), anchor
 
 
 def panel_ends(center: float, marks: list[float]) -> np.ndarray:

@@ -39,8 +39,10 @@ class Function:
         log_slope: bound on the absolute value of f''/f', which turns a rounding error of x
             into one of f'.
         increasing: whether f never decreases, so that the maximum of f is f of the maximum.
-        exact_increments: whether ``increment`` is accurate relative to itself; if not, it is
-            a difference of values, with their rounding.
+        both: value and slope at once, of a function that is known by nothing else: its
+            increments are differences of values, with their rounding, it may have kinks that
+            ``features`` does not name, and its tails are unknown.  What is not finite raises
+            ``ArithmeticError``, but for ``finite=False``.
         curvature: bound on the absolute f''(x) for an array x, for a function whose slope has
             zeros, so that ``log_slope`` does not exist.
         looseness: how many ulp of h an increment, and how many ulp of 1 a slope, may be off
@@ -62,7 +64,7 @@ class Function:
     span: float
     log_slope: float
     increasing: bool
-    exact_increments: bool = True
+    both: Callable[..., tuple[Array, Array]] | None = None
     curvature: Callable[[Array], Array] | None = None
     looseness: float = 0.0
     noise: float = 0.0

@@ -1,7 +1,9 @@
 """Adaptive Gauss-Legendre integration of several integrands on one mesh.
 
 A panel is accepted when it agrees with its two halves; the halves are then what is used, so
-the reported difference bounds the error of a coarser rule than the one in the result.
+the reported difference bounds the error of a coarser rule than the one in the result.  What
+lies between the nodes of a panel and leaves no trace at any of them is not seen: panels have to
+end near where an integrand is narrow.
 """
 
 from collections.abc import Callable
@@ -18,6 +20,10 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(_ORDER)
 _AGREEMENT = 8.0 * EPS
 _MAX_LEVELS = 80
 _MAX_PANELS = 4096
+# Where so many panels have not settled, it is no matter of a few kinks.
+_MAX_SEARCHED = 24
+
+Breaks = Callable[[np.ndarray, np.ndarray], list[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -41,49 +47,102 @@ class Mesh:
         return self.values @ self.weights
 
 
-def converged_mesh(integrand: Callable[[np.ndarray], np.ndarray], breaks: np.ndarray) -> Mesh:
+def converged_mesh(
+    integrand: Callable[[np.ndarray], np.ndarray],
+    breaks: np.ndarray,
+    *,
+    tested: int | None = None,
+    noise: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    search: Breaks | None = None,
+) -> Mesh:
     """Refine the panels between ``breaks`` until every integrand has converged.
 
     Args:
         integrand: maps nodes of shape (n,) to values of shape (integrands, n).
         breaks: strictly increasing ends of the first panels, shape (panels + 1,).
+        tested: how many of the integrands have to converge, the first ones; the rest is carried
+            along.  All of them by default.
+        noise: from nodes of shape (panels, 20) and all values there to bounds on the errors of
+            the tested ones; panels need not agree better than to these.
+        search: from the left and right ends of panels that have not settled to further breaks
+            for each of them, strictly inside and increasing; where it finds none, the panel is
+            halved.
 
     Raises:
         ArithmeticError: the integrals do not converge, or a value is not finite.
     """
     left, right = breaks[:-1], breaks[1:]
-    nodes, weights, values = _sample(integrand, left, right)
-    accepted, truncation = [], 0.0
-    settled_size = 0.0
+    # Panels whose own sum is not known yet.
+    fresh = np.ones(len(left), dtype=bool)
+    coarse = None
+    accepted: list[tuple[np.ndarray, ...]] = []
+    truncation = settled_size = 0.0
     for _ in range(_MAX_LEVELS):
-        coarse = (values * weights).sum(-1)
         middle = 0.5 * (left + right)
-        left, right = np.stack([left, middle], 1).ravel(), np.stack([middle, right], 1).ravel()
-        if len(left) > _MAX_PANELS:
+        starts, ends = np.stack([left, middle], 1).ravel(), np.stack([middle, right], 1).ravel()
+        if len(starts) > _MAX_PANELS:
             break
-        nodes, weights, values = _sample(integrand, left, right)
-        contributions = (values * weights).sum(-1)
-        sizes = np.abs(values * weights).sum(-1)
-        difference = np.abs(coarse - contributions.reshape(len(coarse), -1, 2).sum(-1))
+        whole = int(fresh.sum())
+        nodes, weights, values = _sample(
+            integrand,
+            np.concatenate([left[fresh], starts]),
+            np.concatenate([right[fresh], ends]),
+        )
+        known = values[:tested] * weights
+        sums = known.sum(-1)
+        if coarse is None:
+            coarse = sums[:, :whole]
+        elif whole:
+            coarse[:, fresh] = sums[:, :whole]
+        nodes, weights, values = nodes[whole:], weights[whole:], values[:, whole:]
+        sums, sizes = sums[:, whole:], np.abs(known[:, whole:]).sum(-1)
+        difference = np.abs(coarse - sums[:, ::2] - sums[:, 1::2])
         size = settled_size + sizes.sum(-1)
-        settled = (difference <= _AGREEMENT * size[:, None]).all(0)
-        truncation = truncation + difference[:, settled].sum(-1)
+        allowed = _AGREEMENT * size[:, None]
+        if noise is not None:
+            rough = (noise(nodes, values) * weights).sum(-1)
+            allowed = allowed + rough[:, ::2] + rough[:, 1::2]
+        settled = (difference <= allowed).all(0)
         keep = np.repeat(settled, 2)
-        settled_size = settled_size + sizes[:, keep].sum(-1)
-        accepted.append((nodes[keep].ravel(), weights[keep].ravel(), values[:, keep]))
+        truncation = truncation + difference[:, settled].sum(-1)
+        accepted.append((nodes[keep], weights[keep], values[:, keep]))
         if settled.all():
             return Mesh(
-                np.concatenate([a[0] for a in accepted]),
-                np.concatenate([a[1] for a in accepted]),
-                np.concatenate([a[2].reshape(len(coarse), -1) for a in accepted], axis=1),
+                np.concatenate([a[0] for a in accepted]).ravel(),
+                np.concatenate([a[1] for a in accepted]).ravel(),
+                np.concatenate([a[2] for a in accepted], 1).reshape(len(values), -1),
                 truncation,
             )
-        left, right = left[~keep], right[~keep]
-        nodes, weights, values = nodes[~keep], weights[~keep], values[:, ~keep]
+        settled_size = settled_size + sizes[:, keep].sum(-1)
+        left, right = left[~settled], right[~settled]
+        halves = starts[~keep], ends[~keep], sums[:, ~keep]
+        found = []
+        if search is not None and len(left) <= _MAX_SEARCHED:
+            found = search(left, right)
+        left, right, coarse, fresh = _split(left, right, halves, found)
     raise ArithmeticError(
         "the integrals must converge on panels of Gauss-Legendre nodes; "
         f"they had not after {_MAX_LEVELS} bisections or {_MAX_PANELS} panels"
     )
+
+
+def _split(left, right, halves, found):
+    """The next panels: the halves, whose sums are known, or the parts between found breaks."""
+    starts, ends, sums = halves
+    if not any(map(len, found)):
+        return starts, ends, sums, np.zeros(len(starts), dtype=bool)
+    plain = np.repeat([len(breaks) == 0 for breaks in found], 2)
+    cut = [
+        np.concatenate([[a], breaks, [b]])
+        for a, b, breaks in zip(left, right, found, strict=True)
+        if len(breaks)
+    ]
+    starts = np.concatenate([starts[plain], *(c[:-1] for c in cut)])
+    ends = np.concatenate([ends[plain], *(c[1:] for c in cut)])
+    fresh = np.arange(len(starts)) >= plain.sum()
+    coarse = np.zeros((len(sums), len(starts)))
+    coarse[:, ~fresh] = sums[:, plain]
+    return starts, ends, coarse, fresh
 
 
 def _sample(integrand, left, right):

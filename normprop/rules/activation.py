@@ -1,12 +1,12 @@
 """Elementwise functions: by name, by module, by callable."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
-from normprop.callables import from_callable
+from normprop.callables import check_kinks, from_callable
 from normprop.gaussian import (
     FUNCTIONS,
     Function,
@@ -70,8 +70,15 @@ def function_of(layer: str | Callable) -> Function:
     raise TypeError(f"activation must be a name or an elementwise function; it was {found!r}")
 
 
-def resolve(layer, argument: str = "layer"):
-    """A function for a name or a callable; a module for a module."""
+def resolve(layer, argument: str = "layer", kinks: Sequence[float] | None = None):
+    """A function for a name or a callable, whose kinks may be given; a module for a module."""
+    if kinks is not None:
+        check_kinks(kinks)
+        if isinstance(layer, (str, type, nn.Module)) or not callable(layer):
+            raise ValueError(
+                f"kinks are for a function on tensors, those of others are known; {argument} was "
+                f"{layer!r}"
+            )
     if isinstance(layer, str):
         if layer in FUNCTIONS:
             return FUNCTIONS[layer]
@@ -94,7 +101,7 @@ def resolve(layer, argument: str = "layer"):
     if known is not None:
         return FUNCTIONS[known]
     if callable(layer) and not isinstance(layer, type):
-        return from_callable(layer, getattr(layer, "__name__", repr(layer)))
+        return from_callable(layer, getattr(layer, "__name__", repr(layer)), kinks)
     raise TypeError(
         f"{argument} must be a name, a module or an elementwise function on tensors; "
         f"it was {layer!r} of type {type(layer).__name__}"

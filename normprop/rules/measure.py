@@ -19,6 +19,7 @@ def moments(
     inverted: bool = True,
     after: str | nn.Module | Callable | None = None,
     shape: Sequence[int] | None = None,
+    kinks: Sequence[float] | None = None,
 ) -> Moments:
     r"""Exact mean and standard deviation of a layer, forward and backward.
 
@@ -53,6 +54,9 @@ def moments(
         shape: shape of one sample, without the batch dimension, as for
             :func:`normprop.simulate`; needed for layers whose figures depend on it, such as
             softmax.  For losses, which reduce the batch too, that of the whole input.
+        kinks: where a function on tensors has kinks, steps or narrow features, in any order, so
+            that integration ends panels there.  Those that are not given are found, unless they
+            are narrower than a tenth of a standard deviation.
 
     Returns:
         :class:`Moments`.
@@ -68,7 +72,7 @@ def moments(
     """
     base = check_law(mean, std)
     law = base if after is None else image_of(after, base)
-    layer = resolve(layer)
+    layer = resolve(layer, kinks=kinks)
     if not inverted:
         entry = lookup(layer) if isinstance(layer, nn.Module) else None
         plain = entry is not None and entry.rule is dropout_rule
