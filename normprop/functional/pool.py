@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as torch_functional
 
 from normprop import rules
+from normprop.functional.factory import named
 from normprop.functional.scale import (
     Constants,
     Scaling,
@@ -13,6 +14,7 @@ from normprop.functional.scale import (
     literal,
     normalized,
 )
+from normprop.gaussian import Law
 
 Size = int | tuple[int, ...]
 After = str | nn.Module | Callable | None
@@ -257,6 +259,65 @@ def avg_pool3d(
     return normalized(pool, input, constants)
 
 
+_NORM = r"""Normalised pooling by a norm over windows of K = ∏kernel_size elements.
+
+    .. math:: y = \frac{(x_1^p + \dots + x_K^p)^{1/p} - \mu}{\sigma}, \qquad
+        \sigma_b = (\textstyle\prod\mathrm{stride})^{-1/2} \text{ for } p = 2.
+
+    For p = 2 and x ~ N(mean, std²), independent, μ and σ_f are those of the length of a normal
+    vector; for p = 1 they are those of K times the average, as torch takes no absolute values.
+    The constants are those of the interior.
+
+    Args:
+        input: shape SHAPES.
+        norm_type: p, 1 or 2.
+        kernel_size: the window.
+        stride: step of the window, by default its size.
+        ceil_mode: as in torch.
+        scaling: which standard deviation divides in which pass.
+        mean: mean of the input.
+        std: standard deviation of the input, greater than 0.
+        constants: the constants, where they are at hand; then scaling, mean and std have no
+            say.
+
+    Returns:
+        Tensor of the shape that torch's pooling gives.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+
+def _lp_pool(dims: int, shapes: str) -> Callable:
+    run = getattr(torch_functional, f"lp_pool{dims}d")
+
+    def pool(
+        input: Tensor,
+        norm_type: float,
+        kernel_size: Size,
+        stride: Size | None = None,
+        ceil_mode: bool = False,
+        *,
+        scaling: Scaling = "backward",
+        mean: float = 0.0,
+        std: float = 1.0,
+        constants: Constants | None = None,
+    ) -> Tensor:
+        constants = constants or lp_constants(
+            dims, norm_type, kernel_size, stride, scaling, literal(mean), literal(std)
+        )
+        return normalized(
+            lambda x: run(x, norm_type, kernel_size, stride, ceil_mode), input, constants
+        )
+
+    return named(pool, f"lp_pool{dims}d", _NORM.replace("SHAPES", shapes))
+
+
+lp_pool1d = _lp_pool(1, "(N, C, L) or (C, L)")
+lp_pool2d = _lp_pool(2, "(N, C, H, W) or (C, H, W)")
+lp_pool3d = _lp_pool(3, "(N, C, D, H, W) or (C, D, H, W)")
+
+
 def _max_pool(
     dims, input, constants, kernel_size, stride, padding, dilation, ceil_mode, return_indices
 ):
@@ -300,10 +361,32 @@ def pool_constants(
     after: After,
 ) -> Constants:
     """Constants of ``"max"`` or ``"average"`` pooling at this input law."""
-    base = rules.check_law(mean, std)
-    law = base if after is None else rules.image_of(after, base)
+    law = law_of(mean, std, after)
     window = rules.window_of(kernel_size, dims, "kernel_size")
     steps = rules.window_of(kernel_size if stride is None else stride, dims, "stride")
     if kind == "max":
         return Constants.of(rules.max_pool(window, steps, law), scaling)
     return Constants.of(rules.avg_pool(window, steps, law, divisor), scaling)
+
+
+@constant_when_compiled
+def lp_constants(
+    dims: int,
+    norm_type: float,
+    kernel_size: Size,
+    stride: Size | None,
+    scaling: Scaling,
+    mean: float,
+    std: float,
+) -> Constants:
+    """Constants of pooling by a norm at this input law."""
+    window = rules.window_of(kernel_size, dims, "kernel_size")
+    steps = rules.window_of(kernel_size if stride is None else stride, dims, "stride")
+    figures = rules.lp_pool(norm_type, window, steps, rules.check_law(mean, std))
+    return Constants.of(figures, scaling)
+
+
+def law_of(mean: float, std: float, after: After) -> Law:
+    """The law of the input: normal, or what an activation makes of it."""
+    base = rules.check_law(mean, std)
+    return base if after is None else rules.image_of(after, base)

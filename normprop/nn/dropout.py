@@ -3,13 +3,15 @@
 from torch import Tensor, nn
 
 from normprop import functional, rules
-from normprop.functional.dropout import Keeps, dropout_constants
+from normprop.functional.dropout import Keeps, alpha_dropout_constants, dropout_constants
 from normprop.functional.scale import Scaling
 from normprop.nn.law import joined, law_repr, refuse_inplace
 
 
 class _Normalized:
-    """Arguments, constants and printing; ``_function`` is what a subclass adds."""
+    """Arguments, constants and printing; the call is what a subclass adds."""
+
+    _constants_at = staticmethod(dropout_constants)
 
     def __init__(
         self,
@@ -28,7 +30,7 @@ class _Normalized:
         self.scaling, self.mean, self.std = scaling, law.mean, law.std
         # nn.Module has a method of the name eval.
         self.eval_keeps = eval
-        self.constants = dropout_constants(float(p), scaling, law.mean, law.std, eval)
+        self.constants = self._constants_at(float(p), scaling, law.mean, law.std, eval)
 
     def extra_repr(self) -> str:
         """The arguments."""
@@ -76,6 +78,31 @@ class Dropout3d(_Normalized, nn.Dropout3d):
         return functional.dropout3d(input, self.p, self.training, constants=self.constants)
 
 
+class AlphaDropout(_Normalized, nn.AlphaDropout):
+    """Normalised alpha dropout: see :func:`normprop.functional.alpha_dropout`.
+
+    Arguments as in :class:`Dropout`.
+    """
+
+    _constants_at = staticmethod(alpha_dropout_constants)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Drop and normalise in training; shift and scale in evaluation."""
+        return functional.alpha_dropout(input, self.p, self.training, constants=self.constants)
+
+
+class FeatureAlphaDropout(_Normalized, nn.FeatureAlphaDropout):
+    """Normalised alpha dropout of channels, (N, C, …); arguments as in :class:`Dropout`."""
+
+    _constants_at = staticmethod(alpha_dropout_constants)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Drop and normalise in training; shift and scale in evaluation."""
+        return functional.feature_alpha_dropout(
+            input, self.p, self.training, constants=self.constants
+        )
+
+
 def _moments(layer: _Normalized, law) -> rules.Moments:
     training, factor = layer.constants
     if layer.training:
@@ -85,3 +112,14 @@ def _moments(layer: _Normalized, law) -> rules.Moments:
 
 for _type in (Dropout, Dropout1d, Dropout2d, Dropout3d):
     rules.register(_type, _moments)
+
+
+def _alpha_moments(layer: _Normalized, law) -> rules.Moments:
+    training, center, factor = layer.constants
+    if layer.training:
+        return rules.affine(rules.alpha_dropout(layer.p, law), *training)
+    return rules.affine(rules.copied(law), center, 1.0 / factor, 1.0 / factor)
+
+
+for _type in (AlphaDropout, FeatureAlphaDropout):
+    rules.register(_type, _alpha_moments)

@@ -5,7 +5,9 @@ from torch import Tensor, nn
 from normprop import functional, rules
 from normprop.functional.pool import After, Size, pool_constants
 from normprop.functional.scale import Scaling
+from normprop.nn.interior import described
 from normprop.nn.law import joined, law_repr
+from normprop.nn.twin import Twin
 
 
 class _MaxPool:
@@ -189,6 +191,49 @@ class AvgPool3d(_AvgPool, nn.AvgPool3d):
     _function = staticmethod(functional.avg_pool3d)
 
 
+class _LPPool(Twin):
+    """Pooling by a norm; a subclass adds the twin and the function."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Pool and normalise."""
+        return type(self)._function(
+            input,
+            self.norm_type,
+            self.kernel_size,
+            self.stride,
+            self.ceil_mode,
+            constants=self.constants,
+        )
+
+
+class LPPool1d(_LPPool, nn.LPPool1d):
+    """Normalised pooling by a norm: see :func:`normprop.functional.lp_pool1d`.
+
+    Args:
+        norm_type: p, 1 or 2.
+        kernel_size: the window.
+        stride: step of the window, by default its size.
+        ceil_mode: as in torch.
+        scaling: which standard deviation divides in which pass.
+        mean: mean of the input.
+        std: standard deviation of the input, greater than 0.
+    """
+
+    _function = staticmethod(functional.lp_pool1d)
+
+
+class LPPool2d(_LPPool, nn.LPPool2d):
+    """Normalised pooling by a norm in two dimensions; arguments as in :class:`LPPool1d`."""
+
+    _function = staticmethod(functional.lp_pool2d)
+
+
+class LPPool3d(_LPPool, nn.LPPool3d):
+    """Normalised pooling by a norm in three dimensions; arguments as in :class:`LPPool1d`."""
+
+    _function = staticmethod(functional.lp_pool3d)
+
+
 def _declare(layer, kind: str, scaling: Scaling, mean: float, std: float, after: After) -> None:
     law = rules.check_law(mean, std)
     layer.scaling, layer.mean, layer.std = scaling, law.mean, law.std
@@ -204,11 +249,7 @@ def _declare(layer, kind: str, scaling: Scaling, mean: float, std: float, after:
         after,
     )
     # A description only: the module itself would become a child of this one.
-    layer.after = after if after is None or isinstance(after, str) else _described(after)
-
-
-def _described(after) -> str:
-    return str(after) if isinstance(after, nn.Module) else getattr(after, "__name__", str(after))
+    layer.after = described(after)
 
 
 def _max_moments(layer: _MaxPool, law) -> rules.Moments:

@@ -28,8 +28,9 @@ from normprop.rules.attention import (
     projections,
     self_attention,
 )
+from normprop.rules.axis import copied
 from normprop.rules.bilinear import bilinear
-from normprop.rules.dropout import alpha_dropout, dropout
+from normprop.rules.dropout import alpha_dropout, alpha_gain, dropout
 from normprop.rules.embedding import check_no_law, embedding, rows_of
 from normprop.rules.gated import gated_linear
 from normprop.rules.join import check_weight, concatenation, residual
@@ -63,6 +64,7 @@ __all__ = [
     "adaptive_sizes",
     "affine",
     "alpha_dropout",
+    "alpha_gain",
     "attention",
     "attention_slope",
     "avg_pool",
@@ -74,6 +76,7 @@ __all__ = [
     "class_count",
     "concatenation",
     "conv_transpose",
+    "copied",
     "dropout",
     "embedding",
     "entry_of_type",

@@ -145,7 +145,7 @@ _WHAT = "how large its input is"
 
 
 def _adaptive(figures, dims: int):
-    def rule(layer: nn.Module, law: Law, shape: tuple[int, ...] | None) -> Moments:
+    def rule(layer: nn.Module, law: Law, shape: tuple[int, ...] | None = None) -> Moments:
         sizes = spatial(layer, need_shape(layer, shape, _WHAT), dims)
         return figures(sizes, adaptive_sizes(layer.output_size, sizes), law)
 
@@ -153,7 +153,7 @@ def _adaptive(figures, dims: int):
 
 
 def _fractional(dims: int):
-    def rule(layer: nn.Module, law: Law, shape: tuple[int, ...] | None) -> Moments:
+    def rule(layer: nn.Module, law: Law, shape: tuple[int, ...] | None = None) -> Moments:
         if layer.output_ratio is None:
             shape = need_shape(layer, shape, _WHAT)
         sizes = None if shape is None else spatial(layer, shape, dims)

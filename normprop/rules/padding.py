@@ -71,7 +71,7 @@ def pad(
 def padding_rule(mode: str, dims: int):
     """The rule of the padding modules of this mode and dimension."""
 
-    def rule(layer: nn.Module, law: Law, shape: tuple[int, ...] | None) -> Moments:
+    def rule(layer: nn.Module, law: Law, shape: tuple[int, ...] | None = None) -> Moments:
         sizes = None
         if shape is not None:
             if len(shape) < dims:

@@ -82,7 +82,7 @@ def _arguments(layer: nn.Fold | nn.Unfold) -> tuple[Window, Window]:
     return windows_of(layer.kernel_size, layer.dilation, layer.padding, layer.stride)
 
 
-def unfold_rule(layer: nn.Unfold, law: Law, shape: tuple[int, ...] | None) -> Moments:
+def unfold_rule(layer: nn.Unfold, law: Law, shape: tuple[int, ...] | None = None) -> Moments:
     """Moments of ``nn.Unfold``."""
     if shape is None:
         return unfold(_arguments(layer), law)
@@ -91,7 +91,7 @@ def unfold_rule(layer: nn.Unfold, law: Law, shape: tuple[int, ...] | None) -> Mo
     return unfold(_arguments(layer), law, shape[-2:])
 
 
-def fold_rule(layer: nn.Fold, law: Law, shape: tuple[int, ...] | None) -> Moments:
+def fold_rule(layer: nn.Fold, law: Law, shape: tuple[int, ...] | None = None) -> Moments:
     """Moments of ``nn.Fold``."""
     windows = _arguments(layer)
     if shape is None:

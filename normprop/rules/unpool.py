@@ -52,7 +52,7 @@ def unpool_geometry(layer: nn.Module, dims: int) -> tuple[tuple[int, ...], ...]:
 
 
 def _rule(dims: int):
-    def rule(layer: nn.Module, law: Law, shape: tuple[int, ...] | None) -> Moments:
+    def rule(layer: nn.Module, law: Law, shape: tuple[int, ...] | None = None) -> Moments:
         sizes = None if shape is None else spatial(layer, shape, dims)
         return max_unpool(*unpool_geometry(layer, dims), law, sizes)
 

@@ -223,7 +223,7 @@ def _smoothed(mode, outputs, scale, size) -> tuple[np.ndarray, np.ndarray]:
     return places, raw / raw.sum(1, keepdims=True)
 
 
-def _rule(layer: nn.Upsample, law: Law, shape: tuple[int, ...] | None) -> Moments:
+def _rule(layer: nn.Upsample, law: Law, shape: tuple[int, ...] | None = None) -> Moments:
     if shape is None:
         dims = _dims_of(layer)
         if dims is None:

@@ -1,0 +1,45 @@
+"""Normalised padding."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as torch_functional
+
+from normprop.functional.scale import Constants, Scaling, literal
+from normprop.functional.shape import moved, moved_constants
+
+
+def pad(
+    input: Tensor,
+    pad: Sequence[int],
+    mode: str = "constant",
+    value: float | None = None,
+    *,
+    scaling: Scaling = "backward",
+    mean: float = 0.0,
+    std: float = 1.0,
+    constants: Constants | None = None,
+) -> Tensor:
+    r"""Normalised padding: y = (x - mean)/σ inside, and the padding shifted and scaled with it.
+
+    σ_f = std and σ_b = 1 are those of the interior; at mean 0 and std 1 the whole is torch's own
+    padding.  At the border a constant v becomes (v - mean)/σ, 0 for ``value=mean``, and what is
+    copied (``"reflect"``, ``"replicate"``, ``"circular"``) has the forward figures of the interior,
+    while an input gets the gradients of all its copies.  The scalings choose σ as in :func:`relu`.
+
+    Args:
+        input: as in torch; likewise pad, mode and value.
+        pad: two sizes an axis, the last axis first.
+        mode: as in torch.
+        value: of the constant, 0 by default.
+        scaling: which standard deviation divides in which pass.
+        mean: mean of the input.
+        std: standard deviation of the input, greater than 0.
+        constants: the constants, where they are at hand; then scaling, mean and std have no
+            say.
+
+    Returns:
+        Tensor of the shape that torch's padding gives.
+    """
+    constants = constants or moved_constants(scaling, literal(mean), literal(std))
+    return moved(lambda x: torch_functional.pad(x, pad, mode, value), input, constants)

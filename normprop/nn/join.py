@@ -1,0 +1,95 @@
+"""Where branches meet, as layers."""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from normprop import functional, rules
+from normprop.functional.join import Figures
+from normprop.functional.scale import Scaling, check_scaling
+
+
+class Residual(nn.Module):
+    r"""A branch and a way around it, in a sum that keeps unit scale.
+
+    .. math:: y = \sqrt{1-w^2}\;\mathrm{skip}(x) + w\;\mathrm{branch}(x)
+
+    See :func:`normprop.functional.residual`.
+
+    Args:
+        branch: a module that keeps unit scale both ways, and the shape, or gives that of ``skip``.
+        weight: w, between 0 and 1.
+        skip: a module where the shapes differ; by default the input itself.
+    """
+
+    def __init__(
+        self, branch: nn.Module, weight: float = math.sqrt(0.5), skip: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        if not isinstance(branch, nn.Module):
+            raise TypeError(f"branch must be a module; it was {branch!r}")
+        if not isinstance(skip, nn.Module | None):
+            raise TypeError(f"skip must be a module or None; it was {skip!r}")
+        rules.check_weight(weight)
+        self.branch, self.skip, self.weight = branch, skip, float(weight)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Add what the branch makes of the input to what passes by."""
+        passed = input if self.skip is None else self.skip(input)
+        return functional.residual(passed, self.branch(input), self.weight)
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"weight={self.weight:g}"
+
+
+class Concat(nn.Module):
+    """Normalised concatenation: see :func:`normprop.functional.cat`.
+
+    Args:
+        dim: the dimension that the parts are joined in.
+        scaling: which standard deviation divides in which pass.
+        mean: mean of the parts, one or one a part.
+        std: standard deviation of the parts, one or one a part, greater than 0.
+    """
+
+    def __init__(
+        self,
+        dim: int = 1,
+        *,
+        scaling: Scaling = "backward",
+        mean: Figures = 0.0,
+        std: Figures = 1.0,
+    ) -> None:
+        super().__init__()
+        check_scaling(scaling)
+        means, stds = (tuple(f) if isinstance(f, Sequence) else (f,) for f in (mean, std))
+        if len(means) != len(stds) and 1 not in (len(means), len(stds)):
+            raise ValueError(
+                "mean and std must have as many entries, one a part; they had "
+                f"{len(means)} and {len(stds)}"
+            )
+        for m in means:
+            rules.check_law(m, 1.0)
+        for s in stds:
+            rules.check_law(0.0, s)
+        self.dim, self.scaling = dim, scaling
+        self.mean = means if isinstance(mean, Sequence) else float(mean)
+        self.std = stds if isinstance(std, Sequence) else float(std)
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """Join the tensors and normalise."""
+        return functional.cat(tensors, self.dim, scaling=self.scaling, mean=self.mean, std=self.std)
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"dim={self.dim}, scaling={self.scaling!r}, mean={self.mean}, std={self.std}"
+
+
+rules.refuse(
+    Residual,
+    "what its two paths put out depends on one input, so that only rules.residual can join the "
+    "figures of paths that are known to be uncorrelated",
+)
+rules.refuse(Concat, "it has several inputs; rules.concatenation joins their figures")
