@@ -66,7 +66,12 @@ _WINDOWS = {
 }
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_FEATURE_DROPOUT = {nn.Dropout1d: 1, nn.Dropout2d: 2, nn.Dropout3d: 3}
+_FEATURE_DROPOUT = {
+    nn.Dropout1d: 1,
+    nn.Dropout2d: 2,
+    nn.Dropout3d: 3,
+    nn.FeatureAlphaDropout: 1,
+}
 # How many windows a side of a sample has beyond those that an overlap spoils.
 _WINDOWS_A_SIDE = {1: 64, 2: 12, 3: 6}
 

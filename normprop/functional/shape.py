@@ -45,7 +45,7 @@ def pixel_shuffle(
         Tensor of shape (…, C, H·r, W·r).
     """
     constants = constants or _moved(scaling, mean, std)
-    return moved(lambda x: torch_functional.pixel_shuffle(x, upscale_factor), input, constants)
+    return moved(_shuffle(torch_functional.pixel_shuffle, upscale_factor), input, constants)
 
 
 def pixel_unshuffle(
@@ -62,7 +62,7 @@ def pixel_unshuffle(
     ``downscale_factor`` is r; everything else is as there.
     """
     constants = constants or _moved(scaling, mean, std)
-    return moved(lambda x: torch_functional.pixel_unshuffle(x, downscale_factor), input, constants)
+    return moved(_shuffle(torch_functional.pixel_unshuffle, downscale_factor), input, constants)
 
 
 def channel_shuffle(
@@ -191,6 +191,16 @@ def moved(function: Callable[[Tensor], Tensor], input: Tensor, constants: Consta
     if constants == (0.0, 1.0, 1.0):
         return function(input)
     return normalized(function, input, constants)
+
+
+def _shuffle(function: Callable, factor: int) -> Callable[[Tensor], Tensor]:
+    def shuffle(x):
+        if x.numel():
+            return function(x, factor)
+        # torch's backward pass of a batch of nothing fails; nothing has no order.
+        return x.reshape(function(x.detach(), factor).shape)
+
+    return shuffle
 
 
 def _moved(scaling, mean, std) -> Constants:

@@ -95,13 +95,13 @@ class ReplicationPad1d(_Pad, nn.ReplicationPad1d):
 
 
 class ReplicationPad2d(_Pad, nn.ReplicationPad2d):
-    """Normalised padding with the outermost elements, (N, C, H, W); as :class:`ReplicationPad1d`."""
+    """Normalised padding with the end elements, (N, C, H, W); as :class:`ReplicationPad1d`."""
 
     _mode = "replicate"
 
 
 class ReplicationPad3d(_Pad, nn.ReplicationPad3d):
-    """Normalised padding with the outermost elements, (N, C, D, H, W); as :class:`ReplicationPad1d`."""
+    """Normalised padding with the end elements, (N, C, D, H, W); as :class:`ReplicationPad1d`."""
 
     _mode = "replicate"
 

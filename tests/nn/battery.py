@@ -25,7 +25,10 @@ class Row:
         arguments: of both constructors.
         changes: other arguments of both constructors, every one of which changes the output.
         kind: "map" for elementwise functions, "pool", "dropout" or "weights"; "group" for
-            functions of several elements, whose figures follow from the shape of a sample.
+            functions of several elements, whose figures follow from the shape of a sample;
+            "fitted" for pooling and "resized" for upsampling of which that is so; "moved" for
+            layers that move elements to a place in a sample, and "border" for those whose
+            figures differ at its border.
     """
 
     name: str
@@ -135,6 +138,44 @@ def _avg_pool(dims):
     )
 
 
+def _adaptive(kind, dims):
+    return Row(
+        f"Adaptive{kind}Pool{dims}d",
+        (2, 3, *(9, 7, 5)[:dims]),
+        {"output_size": 3},
+        (
+            {"output_size": (4, 3, 5)[:dims]},
+            {"output_size": (2, None, 3)[:dims]},
+            *([{"return_indices": True}] if kind == "Max" else []),
+        ),
+        "fitted",
+    )
+
+
+def _lp_pool(dims):
+    return Row(
+        f"LPPool{dims}d",
+        (2, 3, *(8, 6, 4)[:dims]),
+        {"norm_type": 2, "kernel_size": 2},
+        (
+            {"norm_type": 1},
+            {"kernel_size": 3},
+            {"kernel_size": (3, 2, 1)[:dims] if dims > 1 else 4},
+            {"stride": 1},
+            {"kernel_size": 3, "ceil_mode": True},
+        ),
+        "moved",
+    )
+
+
+def _padding(name, dims):
+    pads = (2, 1, 0, 1, 3, 2)[: 2 * dims]
+    more = {"value": 0.5} if name == "Constant" else {}
+    changes = ({"padding": pads}, *([{"value": -2.0}] if more else []))
+    shape = (2, 3, *(5, 4, 6)[:dims])
+    return Row(f"{name}Pad{dims}d", shape, {"padding": 1, **more}, changes, "border")
+
+
 def _dropout(name, shape):
     return Row(name, shape, {"p": 0.3}, ({"p": 0.6}, {"p": 0.0}), "dropout")
 
@@ -179,10 +220,82 @@ ROWS = [
     Row("Softmax2d", (2, 5, 3, 2), kind="group"),
     *(_max_pool(dims) for dims in (1, 2, 3)),
     *(_avg_pool(dims) for dims in (1, 2, 3)),
+    *(_adaptive(kind, dims) for kind in ("Avg", "Max") for dims in (1, 2, 3)),
+    *(_lp_pool(dims) for dims in (1, 2, 3)),
+    *(
+        _padding(name, dims)
+        for name in ("Zero", "Constant", "Reflection", "Replication", "Circular")
+        for dims in (1, 2, 3)
+    ),
+    Row(
+        "Upsample",
+        (2, 3, 5, 4),
+        {"scale_factor": 3},
+        (
+            {"scale_factor": (2.0, 3.0)},
+            {"scale_factor": None, "size": (6, 3)},
+            {"mode": "bilinear", "align_corners": True},
+            {"mode": "bicubic", "align_corners": True},
+            {"scale_factor": 1.618, "mode": "bilinear"},
+            {"scale_factor": 1.618, "mode": "bilinear", "recompute_scale_factor": True},
+            {"scale_factor": None, "size": (6, 3), "mode": "area"},
+        ),
+        "resized",
+    ),
+    Row("UpsamplingNearest2d", (2, 3, 5, 4), {"size": (6, 9)}, ({"size": (4, 7)},), "resized"),
+    Row(
+        "UpsamplingBilinear2d",
+        (2, 3, 5, 4),
+        {"size": (6, 9)},
+        ({"size": (4, 7)}, {"size": None, "scale_factor": 2}),
+        "resized",
+    ),
+    Row("PixelShuffle", (2, 18, 3, 4), {"upscale_factor": 3}, ({"upscale_factor": 1},), "moved"),
+    Row(
+        "PixelUnshuffle", (2, 2, 6, 9), {"downscale_factor": 3}, ({"downscale_factor": 1},), "moved"
+    ),
+    Row("ChannelShuffle", (2, 6, 3, 4), {"groups": 2}, ({"groups": 3},), "moved"),
+    Row("Flatten", (2, 3, 4, 5), {}, ({"start_dim": 2}, {"end_dim": 2}), "moved"),
+    Row(
+        "Unflatten",
+        (2, 6, 5),
+        {"dim": 1, "unflattened_size": (2, 3)},
+        ({"unflattened_size": (3, 2)}, {"dim": 2, "unflattened_size": (5, 1)}),
+        "moved",
+    ),
+    Row(
+        "Unfold",
+        (2, 3, 7, 6),
+        {"kernel_size": 3},
+        (
+            {"kernel_size": (3, 2)},
+            {"dilation": 2},
+            {"padding": 1},
+            {"stride": 2},
+            {"stride": (1, 3)},
+        ),
+        "border",
+    ),
+    Row(
+        "Fold",
+        (2, 12, 30),
+        {"output_size": (7, 6), "kernel_size": 2},
+        (
+            {"output_size": (6, 7)},
+            {"kernel_size": (1, 2), "output_size": (6, 6)},
+            {"kernel_size": (3, 2), "output_size": (8, 6)},
+            {"dilation": 2, "output_size": (8, 7)},
+            {"padding": 1, "output_size": (5, 4)},
+            {"stride": (2, 1), "output_size": (12, 6)},
+        ),
+        "border",
+    ),
     _dropout("Dropout", (4, 7)),
     _dropout("Dropout1d", (3, 5, 4)),
     _dropout("Dropout2d", (3, 5, 3, 2)),
     _dropout("Dropout3d", (3, 5, 2, 2, 3)),
+    _dropout("AlphaDropout", (4, 7)),
+    _dropout("FeatureAlphaDropout", (3, 5, 4)),
     Row(
         "Linear",
         (4, 5),
@@ -237,11 +350,13 @@ class Variant:
 
     def simulated(self) -> dict[str, tuple[int, ...]]:
         """The shape of a sample, where a simulation cannot guess one that the layer takes."""
-        return {"shape": self.row.shape[1:]} if self.row.name == "GLU" else self.sample()
+        own = self.row.name == "GLU" or self.row.kind in ("moved", "border")
+        return {"shape": self.row.shape[1:]} if own else self.sample()
 
     def sample(self, shape=None) -> dict[str, tuple[int, ...]]:
         """The shape of a sample, where the figures follow from it."""
-        return {"shape": (shape or self.row.shape)[1:]} if self.row.kind == "group" else {}
+        given = self.row.kind in ("group", "fitted", "resized")
+        return {"shape": (shape or self.row.shape)[1:]} if given else {}
 
     def figures(self, shape=None, **arguments):
         """Moments of the plain layer at the law of this variant, for inputs of that shape."""
@@ -319,7 +434,7 @@ def _variants():
             continue
         for scaling in SCALINGS:
             yield Variant(row, {"scaling": scaling, **LAW})
-        if row.kind == "pool":
+        if row.kind in ("pool", "fitted"):
             yield Variant(row, {"scaling": "separate", "after": "relu", **LAW})
         if row.kind == "dropout":
             yield Variant(row, {"scaling": "forward", "eval": "mean", **LAW})

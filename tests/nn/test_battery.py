@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 import pickle
 
 import numpy as np
@@ -52,7 +53,12 @@ def default(row):
 
 def test_every_layer_has_a_row():
     # What has no twin in torch, or takes more than one tensor or integers, has tests of its own.
-    several = (nn.modules.loss._Loss, nn.MultiheadAttention, nn.Bilinear, nn.Embedding)
+    several = (
+        nn.modules.loss._Loss, nn.MultiheadAttention, nn.Bilinear, nn.Embedding,
+        nn.modules.pooling._MaxUnpoolNd,
+        # Random windows that compiled code, or another batch, draws otherwise.
+        nn.FractionalMaxPool2d, nn.FractionalMaxPool3d,
+    )  # fmt: skip
     types = {n: getattr(nn, n, None) for n in normprop.nn.__all__}
     twins = {n for n, t in types.items() if inspect.isclass(t) and not issubclass(t, several)}
     assert twins == {row.name for row in ROWS}
@@ -110,6 +116,17 @@ OWN = {
         {"scaling": "forward"}, {"scaling": "separate"}, {"mean": -0.5},
         {"scaling": "forward", "std": 1.0},
     ],
+    "fitted": [
+        {"scaling": "forward"}, {"scaling": "separate"}, {"mean": -0.5},
+        {"scaling": "forward", "std": 1.0}, {"after": "relu"}, {"after": "tanh"},
+    ],
+    **{
+        kind: [
+            {"scaling": "forward"}, {"scaling": "separate"}, {"mean": -1.5},
+            {"scaling": "forward", "std": 1.5},
+        ]
+        for kind in ("moved", "border", "resized")
+    },
     "weights": [
         {"scaling": "forward"}, {"scaling": "separate"}, {"per": "layer"},
         {"scaling": "separate", "per": "layer"},
@@ -212,15 +229,18 @@ def test_a_strided_input(variant):
 @variants
 def test_an_odd_size(variant):
     row = variant.row
-    # The feature dimension of Linear is given; its batch is odd instead.
-    shape = (1023, 5) if row.name == "Linear" else (1, *row.shape[1:-1], 1023)
+    # What Linear and Fold take of a sample is given; their batch is odd instead.
+    given = row.name in ("Linear", "Fold")
+    shape = (1023, *row.shape[1:]) if given else (1, *row.shape[1:-1], 1023)
     x, layer = row.input(shape), variant.layer()
     wanted, bound = variant.formula(x, layer)
     assert ((run(layer, x)[0] - wanted).abs() <= bound).all()
 
 
 @pytest.mark.parametrize(
-    "variant", [v for v in VARIANTS if v.row.kind in ("pool", "weights")], ids=str
+    "variant",
+    [v for v in VARIANTS if v.row.kind in ("pool", "fitted", "border", "weights")],
+    ids=str,
 )
 def test_a_single_sample_needs_no_batch(variant):
     layer, x = variant.layer(), variant.row.input()
@@ -470,9 +490,17 @@ def test_compiled_dropout_drops_and_scales(variant, compiler):
     assert 0 < kept.sum() < kept.numel()
     # A handful of operations, each rounded once.
     eps = 16 * torch.finfo(x.dtype).eps
-    wanted = (torch.where(kept, x / keep, 0.0) - shift) / forward
-    assert ((y - wanted).abs() <= eps * (wanted.abs() + abs(shift) / forward)).all()
-    wanted = torch.where(kept, 1 / keep / backward, 0.0)
+    if "Alpha" in variant.row.name:
+        alpha = 1.7580993408473766
+        gain = 1 / math.sqrt(keep * (1 + layer.p * alpha**2))
+        plain = torch.where(kept, gain * x, -gain * alpha) + gain * alpha * layer.p
+        shift_size = abs(shift) + 2 * gain * alpha
+    else:
+        gain, plain = 1 / keep, torch.where(kept, x / keep, 0.0)
+        shift_size = abs(shift)
+    wanted = (plain - shift) / forward
+    assert ((y - wanted).abs() <= eps * (wanted.abs() + shift_size / forward)).all()
+    wanted = torch.where(kept, gain / backward, 0.0)
     assert ((dx - wanted).abs() <= eps * wanted).all()
 
 
@@ -497,8 +525,14 @@ def test_the_layer_has_unit_scale_by_simulation(variant):
     layer = variant.layer()
     law = {k: v for k, v in variant.options.items() if k in ("mean", "std", "after")}
     estimate = simulate(layer, 100_000, seed=4, **law, **variant.simulated())
+    # At the border the constants of the interior give what the figures of a sample say.
+    whole = moments(layer, **law, **variant.simulated()) if variant.row.kind == "border" else None
     for figure in UNIT[variant.options["scaling"]]:
         value, error = getattr(estimate, figure), getattr(estimate, f"{figure}_se")
+        if whole is not None:
+            # A layer that puts single gradients in places has a spread of 0 only by rounding.
+            assert abs(value - getattr(whole, figure)) < 4.5 * error + 1e-14, figure
+            continue
         if variant.options.get("per") == "layer":
             # One factor stands in for all norms: the mean of their squares is 1. Channels of
             # one sample share no random numbers backward, and may forward; the sum of their
@@ -508,7 +542,8 @@ def test_the_layer_has_unit_scale_by_simulation(variant):
         assert np.abs((value - 1) / error).max() < 4.5, figure
     if variant.row.kind != "weights":
         # The mean of softmax is 0 in every sample, but for rounding.
-        assert abs(estimate.fwd_mean) < 4.5 * estimate.fwd_mean_se + 1e-14
+        mean = 0.0 if whole is None else whole.fwd_mean
+        assert abs(estimate.fwd_mean - mean) < 4.5 * estimate.fwd_mean_se + 1e-14
 
 
 @variants
