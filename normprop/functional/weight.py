@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from normprop.functional.fused import Backend, is_transformed, wants_triton
 from normprop.functional.scale import transforms_active, upcast
 
 Ball = Literal["forward", "backward"]
@@ -32,6 +33,7 @@ def normalize_weight(
     stride: int | tuple[int, ...] = 1,
     groups: int = 1,
     transposed: bool = False,
+    backend: Backend = "auto",
 ) -> Tensor:
     r"""A weight scaled onto the unit ball of one pass.
 
@@ -51,14 +53,18 @@ def normalize_weight(
         groups: of the convolution.
         transposed: whether the weight is that of a transposed convolution, of the shape
             (in, out/groups, k…), of which the two passes change places.
+        backend: ``"eager"`` for PyTorch's operations, ``"triton"`` for one kernel each way,
+            ``"auto"`` for the second wherever it can run.
 
     Returns:
         Tensor of the shape and type of ``weight``; norms are taken in float32 at least.
 
     Raises:
-        ValueError: ``ball`` or ``per`` is unknown, or ``groups`` does not divide.
+        ValueError: ``ball``, ``per`` or ``backend`` is unknown, ``groups`` does not divide, or
+            ``"triton"`` was asked for elsewhere than on a GPU.
+        RuntimeError: ``"triton"`` was asked for in compiled code or under a transform.
     """
-    return scaled_weight(weight, ball, per, stride, groups, transposed=transposed)
+    return scaled_weight(weight, ball, per, stride, groups, transposed=transposed, backend=backend)
 
 
 def scaled_weight(
@@ -69,6 +75,7 @@ def scaled_weight(
     groups: int,
     gain: float = 1.0,
     transposed: bool = False,
+    backend: Backend = "auto",
 ) -> Tensor:
     """``gain`` times :func:`normalize_weight`, without another pass over the weight."""
     check_ball(ball, per)
@@ -84,13 +91,15 @@ def scaled_weight(
     else:
         over, size = ("fan-in", 1) if ball == "forward" else ("fan-out", period)
     size = gain * math.sqrt(size)
+    if wants_triton(weight, backend, is_transformed(weight)):
+        return _Scaled.apply(weight, over, groups, size, True)[0]
     wide = upcast(weight)
     if torch.compiler.is_compiling() or not wide.is_contiguous():
         # A compiler fuses the passes by itself, and must not meet a custom backward where
         # torch.func may differentiate it (pytorch issue 193279).
         scaled = wide * (size * _inverse_norm(wide, over, groups))
     else:
-        scaled, _ = _Scaled.apply(wide, over, groups, size)
+        scaled, _ = _Scaled.apply(wide, over, groups, size, False)
     return scaled.to(weight.dtype)
 
 
@@ -110,7 +119,11 @@ class _Scaled(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(weight, over, groups, size):
+    def forward(weight, over, groups, size, triton):
+        if triton:
+            from normprop.kernels import weight as kernel
+
+            return kernel.forward(weight, over, groups, size)
         inverse = _inverse_norm(weight, over, groups)
         return _times(weight, size * inverse), inverse
 
@@ -124,18 +137,30 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient, _):
         weight, inverse = ctx.saved_tensors
-        over, groups, size = ctx.arguments
-        if torch.is_grad_enabled():
-            # Somebody differentiates this backward pass, of which the norm is a part.
-            inverse = _inverse_norm(weight, over, groups)
-        return _tangent(weight, inverse, gradient, over, groups, size), None, None, None
+        over, groups, size, triton = ctx.arguments
+        if torch.is_grad_enabled() or (triton and is_transformed(gradient)):
+            # Somebody differentiates this backward pass, of which the norm is a part, or wants
+            # many of them at once, which a kernel does not do.
+            wide = upcast(weight)
+            inverse = _inverse_norm(wide, over, groups)
+            result = _tangent(wide, inverse, upcast(gradient), over, groups, size)
+            return result.to(weight.dtype), None, None, None, None
+        if triton:
+            from normprop.kernels import weight as kernel
+
+            result = kernel.backward(weight, inverse, gradient, over, groups, size)
+        else:
+            result = _tangent(weight, inverse, gradient, over, groups, size)
+        return result, None, None, None, None
 
     @staticmethod
     def jvp(ctx, tangent, *_):
         weight, _ = ctx.saved_tensors
-        over, groups, size = ctx.arguments
-        inverse = _inverse_norm(weight, over, groups)
-        return _tangent(weight, inverse, tangent, over, groups, size), None
+        over, groups, size, _ = ctx.arguments
+        wide = upcast(weight)
+        inverse = _inverse_norm(wide, over, groups)
+        result = _tangent(wide, inverse, upcast(tangent), over, groups, size)
+        return result.to(weight.dtype), None
 
 
 def _tangent(weight, inverse, gradient, over, groups, size):

@@ -145,3 +145,32 @@ def test_an_empty_weight(over, device):
 def test_what_is_out_of_range_is_refused(call, message, device):
     with pytest.raises(ValueError, match=message):
         call(torch.ones(6, 4, device=device))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("over", list(BALLS))
+def test_the_functional_call_takes_the_kernel_by_name(over, dtype, device):
+    ball, per = BALLS[over]
+    w, g = (torch.randn(6, 2, 3, 3, dtype=torch.float64).to(dtype).to(device) for _ in range(2))
+    wanted, gradient, _ = eager(w, g, over, 3)
+    w.requires_grad_()
+    made = functional.normalize_weight(w, ball, per, stride=2, groups=3, backend="triton")
+    assert made.dtype == dtype
+    (dw,) = torch.autograd.grad(made, w, g, retain_graph=True)
+    # Sums of at most 108 terms, and one rounding to the type.
+    slack = 2 * unit(compute(dtype)) * (w.numel() + 16) + stored_unit(dtype)
+    assert ((made.cpu().double() - wanted).abs() <= slack * wanted.abs()).all()
+    assert ((dw.cpu().double() - gradient).abs() <= 4 * slack * gradient.abs().max()).all()
+    # Whoever differentiates once more gets PyTorch's operations, and the same first gradient.
+    (again,) = torch.autograd.grad(made, w, g, create_graph=True)
+    assert ((again - dw).abs() <= 4 * slack * dw.abs().max()).all()
+    (second,) = torch.autograd.grad(again.square().sum(), w)
+    assert second.isfinite().all()
+
+
+def test_what_the_kernel_cannot_serve_is_refused(device):
+    w = torch.randn(4, 3, device=device)
+    with pytest.raises(ValueError, match="backend must be one of auto, eager, triton"):
+        functional.normalize_weight(w, backend="fast")
+    with pytest.raises(RuntimeError, match=r"does not run under torch\.compile"):
+        torch.func.grad(lambda t: functional.normalize_weight(t, backend="triton").sum())(w)
