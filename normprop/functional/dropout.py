@@ -2,10 +2,12 @@
 
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
 from normprop import rules
+from normprop.functional.fused import Backend, is_transformed, wants_triton
 from normprop.functional.scale import (
     Constants,
     Scaling,
@@ -44,6 +46,7 @@ def dropout(
     std: float = 1.0,
     eval: Keeps = "variance",
     constants: DropoutConstants | None = None,
+    backend: Backend = "auto",
 ) -> Tensor:
     r"""Normalised dropout, p the probability of dropping, q = 1 - p that of keeping.
 
@@ -69,17 +72,21 @@ def dropout(
         eval: what evaluation keeps of training.
         constants: the constants, where they are at hand; then scaling, mean, std and eval
             have no say.
+        backend: ``"eager"`` for PyTorch's operations, ``"triton"`` for one kernel each way that
+            stores no mask, ``"auto"`` for the second wherever it can run.  The two draw
+            different masks from the same seed of torch's generator.
 
     Returns:
         Tensor of the shape and type of ``input``.
 
     Raises:
         ValueError: an argument is out of its range; p = 1 is, because nothing can give a
-            variance to what is dropped for certain.
+            variance to what is dropped for certain; or ``"triton"`` was asked for elsewhere than
+            on a GPU, or for channels of an input without batch and channels.
+        RuntimeError: ``"triton"`` was asked for in compiled code or under a transform.
     """
-    return _dropout(
-        torch_functional.dropout, input, p, training, scaling, mean, std, eval, constants
-    )
+    constants = constants or _constants(p, scaling, mean, std, eval)
+    return _dropout(torch_functional.dropout, 0, input, p, training, constants, backend)
 
 
 def dropout1d(
@@ -92,15 +99,15 @@ def dropout1d(
     std: float = 1.0,
     eval: Keeps = "variance",
     constants: DropoutConstants | None = None,
+    backend: Backend = "auto",
 ) -> Tensor:
     """Normalised dropout of whole channels of an input of shape (N, C, L) or (C, L).
 
     Everything else is as in :func:`dropout`: the figures of one element do not depend on
     what is dropped with it.
     """
-    return _dropout(
-        torch_functional.dropout1d, input, p, training, scaling, mean, std, eval, constants
-    )
+    constants = constants or _constants(p, scaling, mean, std, eval)
+    return _dropout(torch_functional.dropout1d, 1, input, p, training, constants, backend)
 
 
 def dropout2d(
@@ -113,14 +120,14 @@ def dropout2d(
     std: float = 1.0,
     eval: Keeps = "variance",
     constants: DropoutConstants | None = None,
+    backend: Backend = "auto",
 ) -> Tensor:
     """Normalised dropout of whole channels of an input of shape (N, C, H, W).
 
     Everything else is as in :func:`dropout1d`.
     """
-    return _dropout(
-        torch_functional.dropout2d, input, p, training, scaling, mean, std, eval, constants
-    )
+    constants = constants or _constants(p, scaling, mean, std, eval)
+    return _dropout(torch_functional.dropout2d, 2, input, p, training, constants, backend)
 
 
 def dropout3d(
@@ -133,14 +140,14 @@ def dropout3d(
     std: float = 1.0,
     eval: Keeps = "variance",
     constants: DropoutConstants | None = None,
+    backend: Backend = "auto",
 ) -> Tensor:
     """Normalised dropout of whole channels of an input of shape (N, C, D, H, W).
 
     Everything else is as in :func:`dropout1d`.
     """
-    return _dropout(
-        torch_functional.dropout3d, input, p, training, scaling, mean, std, eval, constants
-    )
+    constants = constants or _constants(p, scaling, mean, std, eval)
+    return _dropout(torch_functional.dropout3d, 3, input, p, training, constants, backend)
 
 
 def alpha_dropout(
@@ -228,13 +235,76 @@ def _alpha_dropout(function, input, p, training, scaling, mean, std, eval, const
     return ((upcast(input) - constants.center) * constants.evaluation).to(input.dtype)
 
 
-def _dropout(function, input, p, training, scaling, mean, std, eval, constants):
-    if constants is None:
-        constants = dropout_constants(literal(p), scaling, literal(mean), literal(std), eval)
-    if training:
-        return normalized(lambda x: function(x, p, training=True), input, constants.training)
+def _constants(p, scaling, mean, std, eval) -> DropoutConstants:
+    return dropout_constants(literal(p), scaling, literal(mean), literal(std), eval)
+
+
+def _dropout(function, dims, input, p, training, constants, backend):
     check_real(input)
-    return ((upcast(input) - constants.training.shift) * constants.evaluation).to(input.dtype)
+    transformed = is_transformed(input)
+    triton = wants_triton(input, backend, transformed)
+    if not training:
+        return ((upcast(input) - constants.training.shift) * constants.evaluation).to(input.dtype)
+    leading = _leading(dims, input)
+    if triton and leading is None and backend == "triton":
+        raise ValueError(
+            f"the kernel drops channels of an input of {dims + 2} dimensions, batch and channels "
+            f"first; it had {input.ndim}"
+        )
+    if triton and leading is not None:
+        return _Dropped.apply(input, p, constants.training, leading)
+    return normalized(lambda x: function(x, p, training=True), input, constants.training)
+
+
+def _leading(dims: int, input: Tensor) -> int | None:
+    """How many dimensions tell apart what is dropped together; None where torch decides."""
+    if dims == 0:
+        return 0
+    return 2 if input.ndim == dims + 2 else None
+
+
+class _Dropped(torch.autograd.Function):
+    """Dropout by the kernel, which keeps a seed where PyTorch keeps a mask."""
+
+    @staticmethod
+    def forward(ctx, input, p, constants, leading):
+        from normprop.kernels import dropout as kernel
+
+        shift, forward, backward = constants
+        output, seed = kernel.forward(input, p, shift, forward, leading=leading)
+        ctx.call = p, backward, output.stride(), leading
+        ctx.true = forward == backward
+        ctx.save_for_backward(seed)
+        ctx.save_for_forward(seed)
+        return output
+
+    @staticmethod
+    def backward(ctx, grad):
+        return _DroppedAgain.apply(grad, *ctx.saved_tensors, *ctx.call), None, None, None
+
+    @staticmethod
+    def jvp(ctx, tangent, *_):
+        if not ctx.true:
+            raise RuntimeError(
+                "scaling='separate' has no derivative in forward mode: its gradient is none"
+            )
+        return _DroppedAgain.apply(tangent, *ctx.saved_tensors, *ctx.call)
+
+
+class _DroppedAgain(torch.autograd.Function):
+    """The gradient through the same mask: linear, and its own transpose."""
+
+    @staticmethod
+    def forward(ctx, grad, seed, *call):
+        from normprop.kernels import dropout as kernel
+
+        p, backward, stride, leading = ctx.call = call
+        ctx.save_for_backward(seed)
+        return kernel.backward(grad, seed, p, backward, stride, leading=leading)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return _DroppedAgain.apply(grad, *ctx.saved_tensors, *ctx.call), *[None] * 5
 
 
 @constant_when_compiled

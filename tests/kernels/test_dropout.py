@@ -7,6 +7,8 @@ import torch
 
 pytest.importorskip("triton")
 
+import normprop
+from normprop import functional
 from normprop.kernels import dropout
 from tests.kernels.functions import DTYPES, compute, stored_unit, unit
 
@@ -124,3 +126,64 @@ def test_what_is_dropped_may_be_infinite(device):
 def test_what_is_out_of_range_is_refused(call, message, device):
     with pytest.raises(ValueError, match=message):
         call(torch.zeros(3, device=device))
+
+
+@pytest.mark.parametrize("scaling", ["forward", "backward", "separate"])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("dropout", (7, 9, 5)), ("dropout1d", (7, 9, 5)), ("dropout2d", (3, 9, 5, 2))],
+)
+def test_the_functional_call_takes_the_kernel_by_name(name, shape, scaling, device):
+    function = getattr(functional, name)
+    options = {"scaling": scaling, "mean": 0.5, "std": 2.0}
+    x = torch.randn(shape, dtype=torch.float64, device=device, requires_grad=True)
+    y = function(x, P, backend="triton", **options)
+    dims = 0 if name == "dropout" else len(shape) - 2
+    law = normprop.moments(torch.nn.Dropout(P), 0.5, 2.0)
+    forward = law.bwd_std if scaling == "backward" else law.fwd_std
+    backward = law.fwd_std if scaling == "forward" else law.bwd_std
+    dy = torch.randn_like(y)
+    (dx,) = torch.autograd.grad(y, x, dy, create_graph=True)
+    kept = dx != 0
+    assert 0 < kept.sum() < kept.numel()
+    if dims:
+        flat = kept.flatten(2)
+        assert torch.equal(flat.all(2), flat.any(2))
+    eps = 16 * torch.finfo(torch.float64).eps
+    wanted = (torch.where(kept, x / (1 - P), 0.0) - 0.5) / forward
+    assert ((y - wanted).abs() <= eps * (wanted.abs() + 1)).all()
+    wanted = torch.where(kept, dy / (1 - P) / backward, 0.0)
+    assert ((dx - wanted).abs() <= eps * wanted.abs()).all()
+    # Twice: the gradient is linear in dy, through the same mask.
+    weights = torch.randn_like(dx)
+    dy.requires_grad_()
+    (again,) = torch.autograd.grad(function_of(x, dy, function, options), dy, weights)
+    assert again.isfinite().all()
+
+
+def function_of(x, dy, function, options):
+    torch.manual_seed(5)
+    (dx,) = torch.autograd.grad(
+        function(x, P, backend="triton", **options), x, dy, create_graph=True
+    )
+    return dx
+
+
+def test_torch_s_seed_governs_the_functional_call(device):
+    x = torch.randn(64, 64, device=device)
+    torch.manual_seed(3)
+    first = functional.dropout(x, backend="triton")
+    second = functional.dropout(x, backend="triton")
+    torch.manual_seed(3)
+    assert torch.equal(functional.dropout(x, backend="triton"), first)
+    assert not torch.equal(first, second)
+
+
+def test_what_the_kernel_cannot_serve_is_refused(device):
+    x = torch.randn(4, 3, device=device)
+    with pytest.raises(ValueError, match="the kernel drops channels of an input of 3 dimensions"):
+        functional.dropout1d(x, backend="triton")
+    with pytest.raises(RuntimeError, match=r"does not run under torch\.compile"):
+        torch.func.grad(lambda t: functional.dropout(t, backend="triton").sum())(x)
+    with pytest.raises(ValueError, match="backend must be one of"):
+        functional.dropout(x, backend="fast", training=False)
