@@ -1,6 +1,6 @@
 # The only commands to know. Each creates the environment it needs; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help book test table lab clean
+.PHONY: help book test table lab bench clean
 
 # Threads that wait shall sleep, not spin: where cores are shared, spinning ones made a chapter of
 # 12 seconds take minutes.
@@ -11,6 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LAB_INSTALLED := $(VENV)/.installed-lab
+BENCH_INSTALLED := $(VENV)/.installed-bench
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -29,6 +30,9 @@ table: $(INSTALLED) ## print the post's table: post, exact, simulated, verdict
 lab: $(LAB_INSTALLED) ## open the chapters in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=book
 
+bench: $(BENCH_INSTALLED) ## measure speed and memory side by side, for the chapter on speed; BENCH=--quick
+	$(BIN)/python -m benchmarks --book book/results $(BENCH)
+
 clean: ## remove the built book and the environment
 	rm -rf _build $(VENV) normprop.egg-info .pytest_cache .ruff_cache
 
@@ -40,4 +44,8 @@ $(INSTALLED): constraints.txt pyproject.toml
 
 $(LAB_INSTALLED): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab]'
+	@touch $@
+
+$(BENCH_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@touch $@

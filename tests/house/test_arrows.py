@@ -1,6 +1,7 @@
 """Imports inside the package point one way: ground, rules, tensors, layers, networks, companion."""
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,9 @@ ALLOWED = {
     "__main__": {"", "gaussian", "rules", "montecarlo", "functional", "nn", "post", "catalogue"},
     "companion": {"", "gaussian", "rules", "montecarlo", "functional", "nn", "graph", "post"},
 }
+
+# Folders beside the package, which import it, and which nothing of it imports.
+OUTSIDE = {"benchmarks", "scripts", "tests"}
 
 
 def imported_names(source: str, package: str) -> set[str]:
@@ -58,6 +62,8 @@ def violations(package: Path) -> list[str]:
                 found.append(f"{where}: {part or 'normprop'} must not import {name}")
             if top == "triton" and part != "kernels":
                 found.append(f"{where}: only kernels may import {name}")
+            if top in OUTSIDE:
+                found.append(f"{where}: the package must not import {name}")
             if name.startswith("torch.nn") and part == "gaussian":
                 found.append(f"{where}: gaussian knows no layers, but imports {name}")
     return found
@@ -65,6 +71,18 @@ def violations(package: Path) -> list[str]:
 
 def test_the_package_keeps_its_arrows(root):
     assert violations(root / "normprop") == []
+
+
+def test_no_chapter_imports_what_lies_beside_the_package(root):
+    found = []
+    for path in (root / "book").rglob("*.ipynb"):
+        if ".ipynb_checkpoints" in path.parts:
+            continue
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code":
+                names = imported_names("".join(cell["source"]), "")
+                found += [f"{path.name}: {n}" for n in names if n.partition(".")[0] in OUTSIDE]
+    assert found == []
 
 
 def test_the_arrows_have_no_cycle():
@@ -95,6 +113,8 @@ def test_the_arrows_have_no_cycle():
         ("post.py", "from normprop.companion import figures"),
         ("__init__.py", "from . import companion"),
         ("__init__.py", "from .companion.record import record"),
+        ("companion/benchmarks.py", "from benchmarks import runner"),
+        ("nn/pool.py", "import tests.reference"),
         ("helpers.py", ""),
     ],
 )

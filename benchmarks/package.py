@@ -1,0 +1,25 @@
+"""The one place that names what the benchmarks take from ``normprop.graph``."""
+
+from torch import Tensor, nn
+
+import normprop
+
+
+def fused(model: nn.Module, example: Tensor) -> nn.Module:
+    """The model with the constants of its layers kept in its maps, for training."""
+    return normprop.fuse(model, example)
+
+
+def folded(model: nn.Module, example: Tensor) -> nn.Module:
+    """The plain network with the outputs of the model, for inference."""
+    return normprop.fold(model, example)
+
+
+def project_(model: nn.Module) -> None:
+    """Put projected weights back on their ball, fused or not.
+
+    Raises:
+        RuntimeError: there are none.
+    """
+    if normprop.nn.project_(model) == 0:
+        raise RuntimeError("a projected model must have layers to project; it has none")
