@@ -3,11 +3,29 @@
     python scripts/certify.py            writes normprop/gaussian/certified.json
     python scripts/certify.py relu 9     prints the constants of ReLU and of the maximum of 9
 
-For x ~ N(0, 1): the mean, the standard deviation, the root mean square slope σ_b and
-χ = σ_b²/σ_f² of every function that has a name, and the mean and the standard deviation of the
-largest of n.  Arithmetic and integrals are those of FLINT's ball arithmetic: every operation, and
-every integral over a finite interval, returns a ball that contains the true value.  Functions are
-written here from their definitions; nothing comes from the package.
+Arithmetic and integrals are those of FLINT's ball arithmetic: every operation, and every integral
+over a finite interval, returns a ball that contains the true value.  Functions are written here
+from their definitions; nothing comes from the package.
+
+The file has five parts.  A number is {"digits": a decimal, "radius": how far the true value may
+be from it}, and x ~ N(0, 1) but for the third part:
+
+    elementwise   {name: figures} of every function that has a name, with torch's default parameters
+    modules       {expression: figures} of further modules of torch.nn; RReLU() draws its slopes
+    wide          {name: {std: figures}} of functions of x ~ N(0, std²)
+    maximum       {n: {mean, std}} of the largest of n independent x
+    numbers       {name: number}: SELU's α and λ, which leave mean 0 and variance 1; -αλ, where
+                  SELU saturates; the standard deviation of x given |x| < 2
+
+    fwd_mean      E f(x)
+    fwd_std       σ_f, the standard deviation of f(x)
+    bwd_std       σ_b, the root mean square of f'(x)
+    second_moment E f(x)²
+    rms           its root
+    chi           (std·σ_b/σ_f)²
+    fwd_gain      1/σ_f
+    bwd_gain      1/σ_b
+    rms_gain      1/rms
 
 What the balls do not know is the tail.  Every function here has |f(x)| ≤ G(1 + |x|) and
 |f'(x)| ≤ G with G = 2.  For x = m + sz and |z| ≥ 1 the integrands f, f² and f'² are then at most
@@ -21,6 +39,7 @@ which is added to the radius; for the largest of n, whose density is at most nφ
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -32,7 +51,8 @@ PLACES = 40
 
 WORKING_DIGITS = 60
 TAIL_START = 16
-SIZES = (2, 3, 4, 5, 6, 7, 8, 9, 16, 25, 27, 49)
+SIZES = (2, 3, 4, 5, 6, 7, 8, 9, 16, 25, 27, 36, 49, 64, 81, 100, 125, 196)
+WIDE = {"sigmoid": (2, 3)}
 
 Map = Callable[[acb, bool], acb]
 Piece = tuple[Map, Map]
@@ -138,10 +158,89 @@ FUNCTIONS: dict[str, tuple[tuple, list[Piece]]] = {
 }
 
 
-def elementwise(name: str) -> dict[str, arb]:
-    """Balls around the figures of a function at N(0, 1)."""
-    mean, std, slope = figures(*FUNCTIONS[name])
-    return {"bwd_std": slope, "chi": _square(slope / std), "fwd_mean": mean, "fwd_std": std}
+def _gelu_tanh() -> tuple:
+    # z σ(2u) with u = √(2/π)(z + 0.044715 z³).
+    def rate() -> acb:
+        return 2 * (2 / acb.pi()).sqrt()
+
+    def argument(z: acb) -> acb:
+        return rate() * (z + _exact("0.044715") * z * z * z)
+
+    def slope(z: acb) -> acb:
+        inner = rate() * (1 + 3 * _exact("0.044715") * z * z)
+        gate, rest = _sigmoid(argument(z)), _sigmoid(-argument(z))
+        return gate * (1 + z * rest * inner)
+
+    return _smooth(lambda z: z * _sigmoid(argument(z)), slope)
+
+
+def _leaky(slope: Callable[[], arb]) -> tuple:
+    return (0,), [((lambda z, _: slope() * z), (lambda z, _: acb(slope()))), _line(1)]
+
+
+# Its slope in evaluation is the middle of 1/8 and 1/3, which it draws from in training.
+RRELU_MIDDLE, RRELU_WIDTH = (11, 48), (5, 24)
+
+# Further modules, as one writes them; what is drawn adds a variance to the slope of the left piece.
+MODULES: dict[str, tuple] = {
+    "GELU(approximate='tanh')": _gelu_tanh(),
+    "LeakyReLU(0.2)": ((0,), [_line("0.2"), _line(1)]),
+    "RReLU()": _leaky(lambda: arb(RRELU_MIDDLE[0]) / RRELU_MIDDLE[1]),
+    "RReLU().eval()": _leaky(lambda: arb(RRELU_MIDDLE[0]) / RRELU_MIDDLE[1]),
+    "Threshold(0.1, 20)": (("0.1",), [_line(0, 20), _line(1)]),
+}
+
+
+def elementwise(name: str, std: int = 1) -> dict[str, arb]:
+    """Balls around the figures of a function that has a name, at N(0, std²)."""
+    return _all_figures(*figures(*FUNCTIONS[name], 0.0, float(std)), std)
+
+
+def module(expression: str) -> dict[str, arb]:
+    """Balls around the figures of a further module at N(0, 1)."""
+    # A threshold may put out twenty where nothing else exceeds its input.
+    mean, std, slope = figures(*MODULES[expression], growth=20)
+    if expression == "RReLU()":
+        # A slope of variance v adds v E x² and v P over x < 0.
+        drawn = _square(arb(RRELU_WIDTH[0]) / RRELU_WIDTH[1]) / 12 / 2
+        std, slope = (_square(std) + drawn).sqrt(), (_square(slope) + drawn).sqrt()
+    return _all_figures(mean, std, slope, 1)
+
+
+def _all_figures(mean: arb, std: arb, slope: arb, width: int) -> dict[str, arb]:
+    second = _square(mean) + _square(std)
+    return {
+        "bwd_gain": 1 / slope,
+        "bwd_std": slope,
+        "chi": _square(width * slope / std),
+        "fwd_gain": 1 / std,
+        "fwd_mean": mean,
+        "fwd_std": std,
+        "rms": second.sqrt(),
+        "rms_gain": 1 / second.sqrt(),
+        "second_moment": second,
+    }
+
+
+def numbers() -> dict[str, arb]:
+    r"""Balls around constants that are no figures of a function.
+
+    SELU has mean 0 for :math:`\alpha = -E x^+/E(e^x - 1)1_{x<0}` and then variance 1 for
+    :math:`\lambda^{-2} = E(x^+)^2 + \alpha^2 E(e^x - 1)^2 1_{x<0}`, where
+    :math:`E\,e^{kx} 1_{x<0} = e^{k^2/2}\Phi(-k)`.  Integrating by parts,
+    :math:`E x^2 1_{|x|<2} = P(|x| < 2) - 4\varphi(2)`.
+    """
+    half = arb(1) / 2
+    one, two = (((arb(k * k) / 2).exp() * _normal_cdf(acb(-k)).real) for k in (1, 2))
+    alpha = 1 / ((2 * arb.pi()).sqrt() * (half - one))
+    scale = 1 / (half + _square(alpha) * (two - 2 * one + half)).sqrt()
+    inside = 1 - 2 * _normal_cdf(acb(-2)).real
+    return {
+        "selu_alpha": alpha,
+        "selu_floor": -alpha * scale,
+        "selu_lambda": scale,
+        "truncated_normal_std": (1 - 4 * _normal_pdf(acb(2)).real / inside).sqrt(),
+    }
 
 
 def figures(
@@ -240,12 +339,32 @@ def proved(ball: arb) -> dict[str, str]:
 
 def certificates(names=tuple(FUNCTIONS), sizes=SIZES) -> dict:
     """The proved digits of functions and maxima, for JSON."""
-    before, ctx.dps = ctx.dps, WORKING_DIGITS
-    try:
+    with _precision():
         return {
             "elementwise": {name: _written(elementwise(name)) for name in names},
             "maximum": {str(n): _written(maximum(n)) for n in sizes},
         }
+
+
+def everything() -> dict:
+    """All that the file holds."""
+    with _precision():
+        others = {
+            "modules": {name: _written(module(name)) for name in MODULES},
+            "numbers": _written(numbers()),
+            "wide": {
+                name: {str(std): _written(elementwise(name, std)) for std in stds}
+                for name, stds in WIDE.items()
+            },
+        }
+    return certificates() | others
+
+
+@contextmanager
+def _precision():
+    before, ctx.dps = ctx.dps, WORKING_DIGITS
+    try:
+        yield
     finally:
         ctx.dps = before
 
@@ -265,4 +384,4 @@ if __name__ == "__main__":
         numbers = [int(word) for word in asked if word.isdigit()]
         print(text(certificates([word for word in asked if not word.isdigit()], numbers)), end="")
     else:
-        TARGET.write_text(text(certificates()), encoding="utf-8")
+        TARGET.write_text(text(everything()), encoding="utf-8")

@@ -3,15 +3,18 @@
 import json
 
 import pytest
-from flint import arb, ctx
+from flint import acb, arb, ctx
 from mpmath import mp, mpf
+from torch import nn
 
 from normprop import moments
-from normprop.gaussian import FUNCTIONS, Normal, maximum
+from normprop.gaussian import FUNCTIONS, Normal, families, maximum
 from scripts import certify
 
 CERTIFIED = json.loads(certify.TARGET.read_text(encoding="utf-8"))
 FIGURES = ("fwd_mean", "fwd_std", "bwd_std")
+# The modules of the file, as the package measures them.
+MODULES = {name: eval(name, vars(nn)) for name in certify.MODULES}
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +31,31 @@ def inside(value, error, certificate):
         return off <= mpf(error) + mpf(certificate["radius"])
 
 
+def leaves(tree):
+    """The numbers of the file."""
+    if "digits" in tree:
+        yield tree
+    else:
+        for branch in tree.values():
+            yield from leaves(branch)
+
+
+def layers():
+    """Every set of figures in the file, with the layer and the std that it is of."""
+    for name, certified in CERTIFIED["elementwise"].items():
+        yield pytest.param(name, 1.0, certified, id=name)
+    for name, certified in CERTIFIED["modules"].items():
+        yield pytest.param(MODULES[name], 1.0, certified, id=name)
+    for name, stds in CERTIFIED["wide"].items():
+        for std, certified in stds.items():
+            yield pytest.param(name, float(std), certified, id=f"{name} {std}")
+
+
+LAYERS = list(layers())
+
+
 def test_the_file_is_what_the_script_writes():
-    written = certify.text(certify.certificates())
+    written = certify.text(certify.everything())
     assert written.encode() == certify.TARGET.read_bytes()
 
 
@@ -39,27 +65,73 @@ def test_every_name_has_its_certificate():
 
 
 def test_thirty_digits_are_proved():
-    for kind in CERTIFIED.values():
-        for figures in kind.values():
-            for certificate in figures.values():
-                assert mpf(certificate["radius"]) <= mpf("1e-30")
-                assert len(certificate["digits"].partition(".")[2]) >= 30
+    found = list(leaves(CERTIFIED))
+    assert len(found) > 250
+    for certificate in found:
+        assert mpf(certificate["radius"]) <= mpf("1e-30")
+        assert len(certificate["digits"].partition(".")[2]) >= 30
 
 
-@pytest.mark.parametrize("name", sorted(FUNCTIONS))
-def test_moments_are_within_their_bound_of_the_certificate(name):
-    got, certified = moments(name), CERTIFIED["elementwise"][name]
+@pytest.mark.parametrize(("layer", "std", "certified"), LAYERS)
+def test_moments_are_within_their_bound_of_the_certificate(layer, std, certified):
+    got = moments(layer, 0.0, std)
     assert got.error <= 1e-12
     for figure in FIGURES:
         assert inside(getattr(got, figure), got.error, certified[figure])
 
 
-@pytest.mark.parametrize("name", sorted(FUNCTIONS))
-def test_chi_is_the_ratio_of_the_certified_figures(name):
-    certified = CERTIFIED["elementwise"][name]
+@pytest.mark.parametrize(("layer", "std", "certified"), LAYERS)
+def test_derived_figures_follow_from_the_three(layer, std, certified):
     with mp.workdps(60):
-        ratio = (mpf(certified["bwd_std"]["digits"]) / mpf(certified["fwd_std"]["digits"])) ** 2
-        assert abs(ratio - mpf(certified["chi"]["digits"])) <= mpf("1e-38")
+        mean, forward, backward = (mpf(certified[figure]["digits"]) for figure in FIGURES)
+        wanted = {
+            "chi": (std * backward / forward) ** 2,
+            "second_moment": mean**2 + forward**2,
+            "rms": mp.sqrt(mean**2 + forward**2),
+            "fwd_gain": 1 / forward,
+            "bwd_gain": 1 / backward,
+            "rms_gain": 1 / mp.sqrt(mean**2 + forward**2),
+        }
+        assert set(certified) == set(wanted) | set(FIGURES)
+        for figure, value in wanted.items():
+            # Three numbers, each off by 1e-40 at most, enter with a weight of at most 1/σ³.
+            assert abs(value - mpf(certified[figure]["digits"])) <= mpf("1e-36")
+
+
+def test_selu_has_mean_0_and_variance_1_at_the_certified_constants():
+    alpha, scale = (arb(CERTIFIED["numbers"][f"selu_{k}"]["digits"]) for k in ("alpha", "lambda"))
+    pieces = [
+        (
+            (lambda z, _: alpha * scale * (z.exp() - 1)),
+            (lambda z, _: alpha * scale * z.exp()),
+        ),
+        ((lambda z, _: scale * z), (lambda z, _: acb(scale))),
+    ]
+    mean, std, _ = certify.figures((0,), pieces)
+    assert abs(mean) < arb("1e-39")
+    assert abs(std - 1) < arb("1e-39")
+    assert float(CERTIFIED["numbers"]["selu_alpha"]["digits"]) == families.SELU_ALPHA
+    assert float(CERTIFIED["numbers"]["selu_lambda"]["digits"]) == families.SELU_SCALE
+
+
+def test_the_std_of_a_normal_cut_at_2_is_its_integral():
+    with mp.workdps(50):
+        inside_two = mp.quad(mp.npdf, [-2, 0, 2])
+        second = mp.quad(lambda z: z * z * mp.npdf(z), [-2, 0, 2])
+        wanted = mp.sqrt(second / inside_two)
+        got = mpf(CERTIFIED["numbers"]["truncated_normal_std"]["digits"])
+        assert abs(got - wanted) < mpf("1e-39")
+
+
+def test_drawn_slopes_are_integrated_over():
+    # E f² over slopes a between 1/8 and 1/3: (1 + E a²)/2, and the same for E f'².
+    with mp.workdps(60):
+        low, high = mpf(1) / 8, mpf(1) / 3
+        square = (high**3 - low**3) / (3 * (high - low))
+        wanted = (1 + square) / 2
+        certified = CERTIFIED["modules"]["RReLU()"]
+        assert abs(mpf(certified["second_moment"]["digits"]) - wanted) < mpf("1e-39")
+        assert abs(mpf(certified["bwd_std"]["digits"]) ** 2 - wanted) < mpf("1e-39")
 
 
 @pytest.mark.parametrize("n", certify.SIZES)
