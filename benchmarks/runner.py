@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-import torch._dynamo
 
 from benchmarks import timing
 from benchmarks.case import Case, Context, Prepared, UnavailableError
@@ -50,7 +49,9 @@ def run_case(case: Case, context: Context, options: Options) -> dict:
     threads = torch.get_num_threads()
     torch.set_num_threads(case.threads or context.threads)
     if case.compiled:
-        # Every implementation is one more version of the few functions that call modules.
+        # Every implementation is one more version of the few functions that call modules.  Dynamo
+        # is imported here and not above: it brings triton, of which the kernels' tests choose how
+        # it starts.
         torch._dynamo.config.recompile_limit = 8 * len(case.implementations)
     try:
         found, ready = _prepared(case, context)

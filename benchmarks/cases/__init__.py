@@ -37,7 +37,9 @@ def all_cases(scale: str = "full") -> Iterator[Case]:
     yield from network.inference_cases(training)
     yield from depth.cases({"full": (10, 100, 1000, 10_000), "quick": (10, 1000)}.get(scale, (10,)))
     yield from constants.cases()
-    yield from simulation.cases({"full": 10_000_000, "quick": 1_000_000}.get(scale, 200_000))
+    yield from simulation.cases(
+        {"full": (1_000_000, 10_000_000), "quick": (1_000_000,)}.get(scale, (200_000,))
+    )
 
 
 def _training(scale: str) -> tuple[network.Task, ...]:
@@ -45,8 +47,8 @@ def _training(scale: str) -> tuple[network.Task, ...]:
         return network.training()
     if scale == "quick":
         return network.training(
-            width=32, resnet=32, batch=8, depth=16, dense=128, rows=64, blocks=2, model=64
+            width=32, sides=(32, 96), batch=8, depth=16, dense=128, rows=64, blocks=2, model=64
         )
     return network.training(
-        width=8, resnet=16, batch=2, depth=4, dense=16, rows=4, blocks=1, model=16, length=8
+        width=8, sides=(16,), batch=2, depth=4, dense=16, rows=4, blocks=1, model=16, length=8
     )

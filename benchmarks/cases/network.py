@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -105,7 +106,7 @@ def blocks(channels: int, side: int, batch: int, width: int, rows: int) -> tuple
 
 def training(
     width: int = 64,
-    resnet: int = 64,
+    sides: tuple[int, ...] = (64, 224),
     vgg: int = 32,
     batch: int = 16,
     depth: int = 32,
@@ -115,11 +116,14 @@ def training(
     model: int = 128,
     length: int = 64,
 ) -> tuple[Task, ...]:
-    """The four networks.
+    """The four networks, ResNet-18 on images of several sizes.
+
+    224 is the side that it was made for.  VGG-16 stays at the side of small images, so that its
+    steps end.
 
     Args:
         width: channels of the first stage of both convolutional networks.
-        resnet: side of the images of ResNet-18.
+        sides: of the images of ResNet-18.
         vgg: side of the images of VGG-16.
         batch: images, and sequences, in a step.
         depth: layers of the fully connected network.
@@ -131,17 +135,20 @@ def training(
     """
     vocabulary = 256
     return (
-        Task(
-            "resnet18",
-            lambda kit: networks.resnet18(kit, width),
-            "ReLU",
-            IMAGES,
-            (3, resnet, resnet),
-            batch,
-            sizes={"width": width},
+        *(
+            Task(
+                f"resnet18-{side}",
+                lambda kit: networks.resnet18(kit, width),
+                "ReLU",
+                IMAGES,
+                (3, side, side),
+                batch,
+                sizes={"width": width},
+            )
+            for side in sides
         ),
         Task(
-            "vgg16",
+            f"vgg16-{vgg}",
             lambda kit: networks.vgg16(kit, width),
             "ReLU",
             IMAGES,
@@ -218,9 +225,10 @@ def _case(group: str, task: Task, make, compile: bool) -> Case:
 
 
 def _memory(task: Task) -> int:
-    # All methods are held at once: weights, gradients and momenta of each, and one step's
-    # activations.  The largest of these networks has 15 million weights.
-    return 3 << 30 if task.batch * task.tokens == 0 and len(task.shape) == 3 else 1 << 30
+    # All methods are held at once: weights, gradients and momenta of up to 15 million numbers
+    # each.  One of them runs, and keeps a few images of each channel.
+    held = 12 * 3 * 4 * 15_000_000
+    return held + 4 * 1000 * task.batch * math.prod(task.shape)
 
 
 def _implementation(task: Task, method: str, change, make):

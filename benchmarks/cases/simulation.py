@@ -1,5 +1,6 @@
 """``simulate``: how much of its time is not spent on drawing normal numbers."""
 
+import itertools
 import math
 import os
 from collections import deque
@@ -20,11 +21,14 @@ Z = 5.0
 """Standard errors that a simulated figure may be off: by chance in one run of a million."""
 
 
-def cases(n: int, layers: tuple[str, ...] = ("relu", "tanh", "silu")) -> Iterator[Case]:
-    """All cases of this family: n inputs, and as many arriving gradients."""
-    for layer in layers:
+LAYERS = ("relu", "tanh", "silu")
+
+
+def cases(sizes: tuple[int, ...]) -> Iterator[Case]:
+    """All cases of this family: so many inputs, and as many arriving gradients."""
+    for layer, n in itertools.product(LAYERS, sizes):
         yield Case(
-            f"simulate/{layer}",
+            f"simulate/{layer}/{n}",
             "drawing alone",
             {
                 "drawing alone": _drawing(n),

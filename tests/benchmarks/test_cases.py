@@ -54,7 +54,7 @@ def test_the_full_run_has_all_that_was_promised():
     for name in ("relu", "sigmoid", "tanh", "gelu", "silu"):
         assert {f"activation/{name}/{10**k}" for k in range(3, 9)} <= names
         assert f"compiled-activation/{name}/1000000" in names
-    for net in ("resnet18", "vgg16", "dense", "transformer"):
+    for net in ("resnet18-64", "resnet18-224", "vgg16-32", "dense", "transformer"):
         assert {f"training/{net}", f"inference/{net}"} <= names
     assert {f"depth/{10**k}" for k in range(1, 5)} <= names
     groups = {name.partition("/")[0] for name in names}

@@ -38,6 +38,7 @@ def test_the_worst_case_counts():
     found = row(cases, "activation-eager")
     assert found["verdict"] == "missed"
     assert (found["measured"], found["case"]) == (1.7, "activation/relu/10000000")
+    assert found["median"] == 1.3
     assert row(cases[:1], "activation-eager")["verdict"] == "met"
     assert row(cases, "activation-small")["measured"] == 9.0
 
@@ -45,7 +46,7 @@ def test_the_worst_case_counts():
 def test_a_miss_is_shown():
     text = goals.as_text(judge_all([relu(10**6, 1.7)], "cpu"), "cpu")
     assert "MISSED  large activation" in text
-    assert "≤ 1.6; 1.7  (worst: activation/relu/1000000)" in text
+    assert "≤ 1.6; 1.7 at worst, activation/relu/1000000; 1.7 in the median" in text
     assert "Goals of cuda: not measured in this run." in text
 
 
