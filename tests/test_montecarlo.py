@@ -162,6 +162,23 @@ ELSEWHERE = {
     "Softmax2d": "a dimension",
     "Softmin": "a dimension",
 }
+# Layers of which the witness must be told the shape of a sample: simulated beside their rules.
+ELSEWHERE |= dict.fromkeys(
+    [
+        *(
+            f"{family}{dims}d"
+            for family in (
+                "AdaptiveAvgPool", "AdaptiveMaxPool", "CircularPad", "ConstantPad", "LPPool",
+                "MaxUnpool", "ReflectionPad", "ReplicationPad", "ZeroPad",
+            )
+            for dims in (1, 2, 3)
+        ),
+        "AlphaDropout", "ChannelShuffle", "FeatureAlphaDropout", "Flatten", "Fold",
+        "FractionalMaxPool2d", "FractionalMaxPool3d", "PixelShuffle", "PixelUnshuffle",
+        "Unflatten", "Unfold", "Upsample", "UpsamplingBilinear2d", "UpsamplingNearest2d",
+    ],
+    "a shape",
+)  # fmt: skip
 
 
 def test_every_layer_of_the_package_has_a_row():

@@ -9,8 +9,15 @@ from normprop.graph import fold, fuse
 from normprop.graph.kinds import kind_of
 from tests.nn.battery import ROWS
 
-# Functions of several elements, which no line passes; one whose constants go with its mode.
-UNKNOWN = {"Softmax", "Softmax2d", "Softmin", "LogSoftmax", "RReLU"}
+# Functions of several elements, which no line passes; layers whose constants go with their mode or
+# with the shape of what comes in; and one that puts in a number of its own. All stay as they are.
+UNKNOWN = {
+    "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool1d",
+    "AdaptiveMaxPool2d", "AdaptiveMaxPool3d", "AlphaDropout", "ConstantPad1d", "ConstantPad2d",
+    "ConstantPad3d", "FeatureAlphaDropout", "Fold", "LPPool1d", "LPPool2d", "LPPool3d",
+    "LogSoftmax", "RReLU", "Softmax", "Softmax2d", "Softmin", "Unfold", "Upsample",
+    "UpsamplingBilinear2d", "UpsamplingNearest2d",
+}  # fmt: skip
 
 
 def first(output):
