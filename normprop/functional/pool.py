@@ -262,15 +262,16 @@ def avg_pool3d(
 _NORM = r"""Normalised pooling by a norm over windows of K = ∏kernel_size elements.
 
     .. math:: y = \frac{(x_1^p + \dots + x_K^p)^{1/p} - \mu}{\sigma}, \qquad
-        \sigma_b = (\textstyle\prod\mathrm{stride})^{-1/2} \text{ for } p = 2.
+        \sigma_b = (\textstyle\prod\mathrm{stride})^{-1/2} \text{ for } p \neq 1.
 
     For p = 2 and x ~ N(mean, std²), independent, μ and σ_f are those of the length of a normal
-    vector; for p = 1 they are those of K times the average, as torch takes no absolute values.
+    vector, for p = ±∞ those of its largest or smallest element in absolute value; for p = 1 they
+    are those of K times the average, as torch takes no absolute values.
     The constants are those of the interior.
 
     Args:
         input: shape SHAPES.
-        norm_type: p, 1 or 2.
+        norm_type: p: 1, 2 or infinite.
         kernel_size: the window.
         stride: step of the window, by default its size.
         ceil_mode: as in torch.

@@ -210,7 +210,7 @@ class LPPool1d(_LPPool, nn.LPPool1d):
     """Normalised pooling by a norm: see :func:`normprop.functional.lp_pool1d`.
 
     Args:
-        norm_type: p, 1 or 2.
+        norm_type: p: 1, 2 or infinite.
         kernel_size: the window.
         stride: step of the window, by default its size.
         ceil_mode: as in torch.

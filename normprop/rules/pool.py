@@ -7,9 +7,9 @@ import numpy as np
 from torch import nn
 
 from normprop.gaussian import Law, Normal, maximum
-from normprop.gaussian.lengths import length
+from normprop.gaussian.lengths import extreme_size, length
 from normprop.rules.arguments import check_number, count, window_of
-from normprop.rules.registry import CLOSED, Moments, register
+from normprop.rules.registry import Moments, register
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -41,36 +41,39 @@ def avg_pool(
 
 
 def lp_pool(norm_type: float, window: Sequence[int], stride: Sequence[int], law: Law) -> Moments:
-    r"""Moments of :math:`(\sum x^p)^{1/p}` over windows of K elements, p = 1 or 2.
+    r"""Moments of :math:`(\sum x^p)^{1/p}` over windows of K elements, p = 1, 2, ∞ or -∞.
 
     For p = 2 and x ~ N(m, s²) the length of a normal vector, whose square over s² is noncentral
     χ² with K degrees of freedom, and since :math:`E x_i^2/\sum x^2 = 1/K`,
     :math:`\sigma_b = (\prod\mathrm{stride})^{-1/2}`, as for a maximum.  For p = 1 torch adds up,
-    without absolute values.
+    without absolute values; for p = ±∞ it takes the largest or smallest absolute value.
 
     Raises:
-        ValueError: p is another number, or p = 2 and the law is not normal.
+        ValueError: p is another number, or not 1 where the law is not normal.
     """
     size, period = count("kernel_size", window), count("stride", stride)
     check_number("norm_type", norm_type)
     if norm_type == 1:
         return avg_pool(window, stride, law, 1)
-    if norm_type != 2:
+    if norm_type not in (2, math.inf, -math.inf):
         raise ValueError(
-            "norm_type must be 1 or 2: torch raises to the power without absolute values, and the "
-            f"sum of other powers of normal variables has no law of its own; it was {norm_type}"
+            "norm_type must be 1, 2 or infinite: torch raises to the power without absolute "
+            "values, and the sum of other powers of normal variables has no law of its own; "
+            f"it was {norm_type}"
         )
     if not isinstance(law, Normal):
         raise ValueError(
-            "after= does not go with norm_type 2: where an activation puts out a window of zeros, "
-            "torch's gradient is 0/0"
+            "after= goes with norm_type 1 alone: where an activation puts out a window of zeros, "
+            f"other norms have no slope; it was {norm_type}"
         )
-    mean, std, error = length(size, law.mean / law.std)
+    offset = law.mean / law.std
+    if norm_type == 2:
+        mean, std, error = length(size, offset)
+    else:
+        mean, std, error = extreme_size(size, offset, largest=norm_type > 0)
     slope = 1.0 / math.sqrt(period)
-    method = CLOSED if size == 1 and law.mean == 0 else "quadrature"
-    return Moments(
-        law.std * mean, law.std * std, slope, law.std * error + 4.0 * _EPS * slope, method
-    )
+    error = law.std * error + 4.0 * _EPS * slope
+    return Moments(law.std * mean, law.std * std, slope, error, "quadrature")
 
 
 def pool_geometry(layer: nn.Module, dims: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -95,5 +98,5 @@ for _dims, (_max, _average) in {
     register(
         getattr(nn, f"LPPool{_dims}d"),
         lambda layer, law, d=_dims: lp_pool(layer.norm_type, *pool_geometry(layer, d), law),
-        note="for norm_type 1 and 2",
+        note="for norm_type 1, 2 and infinite ones",
     )

@@ -1,9 +1,10 @@
-"""The length of a normal vector: enclosed by ball arithmetic."""
+"""Norms of a normal vector: enclosed by ball arithmetic, and by high-precision quadrature."""
 
+import mpmath
 import pytest
 from flint import arb, ctx
 
-from normprop.gaussian.lengths import length
+from normprop.gaussian.lengths import extreme_size, length
 
 
 # The reference's series does not enclose it where n·mean² is large.
@@ -46,3 +47,36 @@ def test_too_far_is_refused():
         length(9, 100.0)
     with pytest.raises(ValueError, match="must be at most"):
         length(9, float("nan"))
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 1000])
+@pytest.mark.parametrize("mean", [0.0, -0.5, 3.0, 40.0])
+@pytest.mark.parametrize("largest", [True, False])
+def test_the_largest_and_the_smallest_size(n, mean, largest):
+    m = abs(mean)
+    got, std, error = extreme_size(n, mean, largest=largest)
+    with mpmath.workdps(25):
+
+        def density(y):
+            beyond = mpmath.ncdf(m - y) + mpmath.ncdf(-m - y)
+            slope = mpmath.npdf(y - m) + mpmath.npdf(y + m)
+            return n * slope * ((1 - beyond) if largest else beyond) ** (n - 1)
+
+        low, high = max(0.0, m - 14), m + 14
+        ends = {low + (high - low) * k / 8 for k in range(9)}
+        ends |= {low + (high - low) * 0.5**k for k in range(4, 14)}
+        ends = sorted(ends)
+        expected = mpmath.quad(lambda y: y * density(y), ends)
+        variance = mpmath.quad(lambda y: (y - expected) ** 2 * density(y), ends)
+        assert abs(got - expected) <= error
+        assert abs(std - mpmath.sqrt(variance)) <= error
+    assert error <= 1e-9
+
+
+def test_the_smallest_of_many_is_that_of_an_exponential():
+    # Near 0 the density of |x| is √(2/π): n√(2/π) min|x_i| tends to an exponential variable, with
+    # errors of the order of 1/n² in the density's curvature.
+    got, std, _ = extreme_size(100_000, largest=False)
+    scale = (3.14159265358979 / 2) ** 0.5 / 100_000
+    assert abs(got / scale - 1) < 1e-4
+    assert abs(std / scale - 1) < 1e-4

@@ -159,6 +159,8 @@ def _lp_pool(dims):
         {"norm_type": 2, "kernel_size": 2},
         (
             {"norm_type": 1},
+            {"norm_type": math.inf},
+            {"norm_type": -math.inf},
             {"kernel_size": 3},
             {"kernel_size": (3, 2, 1)[:dims] if dims > 1 else 4},
             {"stride": 1},

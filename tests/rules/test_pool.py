@@ -28,6 +28,8 @@ def test_the_length_of_a_standard_vector(size):
         (nn.LPPool2d(2, (2, 3)), (2, 6, 6)),
         (nn.LPPool3d(2, 2), (1, 4, 4, 4)),
         (nn.LPPool2d(1, 2), (2, 6, 6)),
+        (nn.LPPool2d(math.inf, (2, 3)), (2, 6, 6)),
+        (nn.LPPool1d(-math.inf, 3), (2, 9)),
     ],
     ids=str,
 )
@@ -63,6 +65,6 @@ def test_other_powers_are_refused(norm):
 def test_what_does_not_fit_is_refused():
     with pytest.raises(TypeError, match="norm_type must be a real number"):
         rules.lp_pool("2", (2,), (2,), Normal(0.0, 1.0))
-    with pytest.raises(ValueError, match="after= does not go with norm_type 2"):
+    with pytest.raises(ValueError, match="after= goes with norm_type 1 alone"):
         moments(nn.LPPool1d(2, 2), after="relu")
     assert moments(nn.LPPool1d(1, 2), after="relu").fwd_mean > 0
