@@ -3,29 +3,10 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
 
+from normprop.companion.benchmarks import saved_bytes
 
-def saved_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
-    """Bytes that autograd keeps from a forward pass, without parameters and buffers.
-
-    A storage that several nodes keep counts once, and whole, even where a node keeps a part.
-    """
-    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
-    # The storages themselves, so that none is freed and its address used again.
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = forward()
-    total = sum(storage.nbytes() for storage in kept.values())
-    del output
-    return total
+__all__ = ["by_batch", "peak_bytes", "saved_bytes"]
 
 
 def by_batch(at_one: int, at_two: int) -> tuple[int, int]:

@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor, nn
+
 SCHEMA = 1
 """Version of the layout of a file of results."""
 QUANTILES = (0.2, 0.5, 0.8)
@@ -110,6 +113,32 @@ def ratios(times: Mapping[str, list[float]], baseline: str) -> dict[str, list[fl
     }
 
 
+def saved_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
+    """Bytes that autograd keeps from a forward pass, without parameters and buffers.
+
+    A storage that several nodes keep counts once, and whole, even where a node keeps a part.
+
+    Args:
+        model: whose parameters and buffers do not count.
+        forward: runs it, and returns the output.
+    """
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    # The storages themselves, so that none is freed and its address used again.
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = forward()
+    total = sum(storage.nbytes() for storage in kept.values())
+    del output
+    return total
+
+
 @dataclass(frozen=True)
 class Entry:
     """An implementation of a case, as measured.
@@ -173,6 +202,17 @@ class Results:
                     raise KeyError(f"{case}, {implementation}: {entry.status}, {entry.reason}")
                 return entry
         raise KeyError(f"no case {case!r} with an implementation {implementation!r}")
+
+    def goal(self, name: str) -> dict:
+        """A promise of the device that was measured: its bound, what came, and the verdict.
+
+        Raises:
+            KeyError: there is none of this name.
+        """
+        for row in self.goals:
+            if (row["name"], row["device"]) == (name, self.origin["device"]):
+                return row
+        raise KeyError(f"no goal {name!r} for {self.origin['device']}")
 
     def names(self, group: str) -> list[str]:
         """Names of the measured cases of a group."""

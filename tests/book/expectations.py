@@ -11,6 +11,8 @@ A file of ``tests/book/expected`` combines them::
         "sigmoid_bwd_std_se": Within(1e-5, 1e-3, "0.16/√samples, and 20 times fewer samples"),
         "samples": Parameter("samples"),
         "verdict": Equals("confirmed"),
+        # A time that the page has taken while it was built.
+        "live_ratio": Measured(),
     }
 
 An expectation holds in both runs, the small one and the page's own. Where that cannot be, because
@@ -105,6 +107,20 @@ class Within:
         if _is_number(value) and self.low <= value <= self.high:
             return None
         return f"must lie in [{self.low}, {self.high}] ({self.why}), got {value!r}"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A time, or a ratio of times: positive, and finite as every record is.
+
+    How long something takes is no property of the book: nothing else can be asked of it.
+    """
+
+    def complaint(self, value, records, parameters, run):
+        """See `Expectation`."""
+        if _is_number(value) and value > 0:
+            return None
+        return f"must be a positive number, got {value!r}"
 
 
 @dataclass(frozen=True)

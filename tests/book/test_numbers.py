@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tests.book import expected
-from tests.book.expectations import Equals, Estimate, Exact, Parameter, PerRun, Within
+from tests.book.expectations import Equals, Estimate, Exact, Measured, Parameter, PerRun, Within
 from tests.book.notebooks import NOTEBOOKS
 
 RUNS = ["small", "own"]
@@ -106,6 +106,11 @@ class TestExpectations:
         assert self.complaint(Equals(True), 1) is not None
         with pytest.raises(TypeError, match="a string, a bool or an int"):
             Equals(0.1)
+
+    def test_measured(self):
+        assert self.complaint(Measured(), 0.7) is None
+        for wrong in (0.0, -1.0, "0.7", True):
+            assert "must be a positive number" in self.complaint(Measured(), wrong)
 
     def test_parameter(self):
         assert self.complaint(Parameter("n"), 5, parameters={"n": 5}) is None

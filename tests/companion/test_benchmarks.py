@@ -97,6 +97,9 @@ def test_ratios_are_taken_within_a_round():
     assert ratios(times, "base") == {"base": [1.0, 1.0], "other": [3.0, 3.0]}
 
 
+GOALS = (("cuda", "not measured"), ("cpu", "missed"))
+
+
 @pytest.fixture
 def file(tmp_path):
     entry = {
@@ -117,8 +120,8 @@ def file(tmp_path):
         "implementations": [entry, refused],
     }
     other = {**case, "name": "a/2", "status": "skipped", "reason": "room", "implementations": []}
-    goals = [{"name": "g", "verdict": "missed"}]
-    content = {"schema": 1, "date": "today", "goals": goals, "cases": [case, other]}
+    goals = [{"name": "g", "device": d, "verdict": v} for d, v in GOALS]
+    content = {"schema": 1, "device": "cpu", "goals": goals, "cases": [case, other]}
     path = tmp_path / "bench.json"
     path.write_text(json.dumps(content))
     return path
@@ -126,8 +129,10 @@ def file(tmp_path):
 
 def test_results_are_read(file):
     results = Results(file)
-    assert results.origin == {"schema": 1, "date": "today"}
-    assert results.goals == [{"name": "g", "verdict": "missed"}]
+    assert results.origin == {"schema": 1, "device": "cpu"}
+    assert results.goal("g")["verdict"] == "missed"
+    with pytest.raises(KeyError, match="no goal 'h' for cpu"):
+        results.goal("h")
     assert [(e.case, e.implementation) for e in results] == [("a/1", "ours"), ("a/1", "theirs")]
     assert results.names("a") == ["a/1"]
     assert results.parameters("a/2") == {"size": 1}
