@@ -262,11 +262,12 @@ def _dims_of(layer: nn.Upsample) -> int | None:
     return None
 
 
-for _type in (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d):
-    register(
-        _type,
-        _rule,
-        shaped=True,
-        note="of the interior for factors that are ratios of small integers; with a shape, over "
-        "all outputs and inputs",
-    )
+_WHOLE = "over all outputs and inputs of the given size"
+_INTERIOR = f"of the interior for factors that are ratios of small integers; with a shape, {_WHOLE}"
+
+for _type, _note in {
+    nn.Upsample: _INTERIOR,
+    nn.UpsamplingNearest2d: "everywhere; a factor without a shape counts as it is",
+    nn.UpsamplingBilinear2d: _WHOLE,
+}.items():
+    register(_type, _rule, shaped=True, note=_note)
