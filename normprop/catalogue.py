@@ -8,6 +8,7 @@ import csv
 import html
 import io
 import json
+import re
 import textwrap
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -199,11 +200,13 @@ def _group(module_type: type) -> str:
 
 
 def _html_row(names: list[str], layer: Layer) -> str:
-    name = ", ".join(f"<code>{html.escape(name)}</code>" for name in names)
-    note = f"<br><small>{html.escape(layer.note)}</small>" if layer.note else ""
+    # A narrow page may break a name where a word begins.
+    words = (re.sub(r"(?<=[a-z])(?=[A-Z])", "<wbr>", html.escape(name)) for name in names)
+    name = ", ".join(f"<code>{word}</code>" for word in words)
+    note = f'<br><span class="note">{html.escape(layer.note)}</span>' if layer.note else ""
     grade = layer.moments.replace(" ", "-")
     return (
-        f'<tr><td>{name}</td><td class="{grade}"><span>{layer.moments}</span>{note}</td>'
+        f'<tr><td>{name}</td><td class="{grade}">{layer.moments}{note}</td>'
         f"<td>{'yes' if layer.twin else 'no'}</td></tr>"
     )
 
