@@ -106,9 +106,6 @@ def instance(module, name):
     if entry is not None and entry.shaped:
         dims = int(name[-2]) if family != name else 1
         shape = SHAPES.get(family, (4, 6, 6, 6)[: dims + 1])
-    if name == "RReLU":
-        # In training it is no function.
-        layer.eval()
     return layer, shape
 
 

@@ -24,10 +24,12 @@ def orthogonal_(
     matrix; a convolution is delta-orthogonal: T blocks of as many outputs as there are inputs
     each look through an orthogonal matrix at one tap of their own, the T taps together
     covering one cell of the stride around the centre of the window.  Every input then reaches
-    the outputs once, with its length kept, in both passes, away from the border.
+    the outputs once, with its length kept, in both passes, away from the border.  A transposed
+    convolution is that convolution's backward pass: its weight, of shape (in, out/groups, k…),
+    needs inputs = outputs·T, and is filled alike.
 
     Args:
-        weight: shape (out, in/groups, k…), as in torch.
+        weight: shape (out, in/groups, k…), or transposed (in, out/groups, k…), as in torch.
         stride: of the convolution.
         groups: of the convolution.
         generator: of the random numbers.
