@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     from benchmarks.case import Context
     from benchmarks.cases import all_cases
     from benchmarks.runner import Journal, Options, run_all
+    from normprop.companion.benchmarks import keep_memory
 
     name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -48,11 +49,14 @@ def main(argv: list[str] | None = None) -> int:
 
     origin = machine.origin(argv, device, threads)
     settings = {"scale": scale, "only": options.only, "seed": options.seed, **measure.as_dict()}
-    kept = ("source", "benchmarks", "device", "device_name", "cores", "threads", "versions")
+    parts = ("source", "benchmarks", "device", "device_name", "cores", "threads", "versions")
     journal = Journal(
         options.out / f"bench_{device.type}.jsonl",
-        {**{k: origin[k] for k in kept}, **{k: v for k, v in settings.items() if k != "only"}},
+        {**{k: origin[k] for k in parts}, **{k: v for k, v in settings.items() if k != "only"}},
     )
+    # A GPU's allocator does so by itself.
+    kept = keep_memory() if device.type == "cpu" else True
+    settings["memory_kept"] = kept
     before = machine.load()
     results = list(run_all(cases, context, measure, journal))
     origin["load"] = {"before": before, "after": machine.load()}

@@ -72,6 +72,7 @@ def run_case(case: Case, context: Context, options: Options) -> dict:
         if case.compiled:
             torch.compiler.reset()
         gc.collect()
+        timing.give_back(context.device)
     for name in times:
         found[name] |= _figures(name, times, counts[name], case.baseline)
     status = {"status": "measured"}

@@ -5,6 +5,7 @@ after the other depends on them much less.  So calls are measured in rounds, eac
 round in random order, and compared round by round.
 """
 
+import ctypes
 import json
 import math
 import random
@@ -22,6 +23,9 @@ SCHEMA = 1
 QUANTILES = (0.2, 0.5, 0.8)
 """Which quantiles are kept of the rounds: a low one, the median, a high one."""
 
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+"""Names of options in glibc's malloc.h."""
+
 Clock = Callable[[Callable[[], object], int], float]
 
 
@@ -31,6 +35,24 @@ def cpu_clock(call: Callable[[], object], repetitions: int) -> float:
     for _ in range(repetitions):
         call()
     return time.perf_counter() - start
+
+
+def keep_memory() -> bool:
+    """Have the C library keep what this process frees, until the process ends.
+
+    By default it gives large blocks back to the system, which hands out new pages, zeroed, for the
+    next tensor: now and then, by the state of the heap, and then for several times the cost of an
+    elementwise layer.  On a GPU torch keeps memory itself.
+
+    Returns:
+        Whether the library can; only glibc is known to.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    # No block is a mapping of its own, and the end of the heap is never given back.
+    return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, -1))
 
 
 def interleaved(

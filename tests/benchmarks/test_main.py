@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import benchmarks.cases
+import normprop.companion.benchmarks
 from benchmarks import __main__ as command
 from benchmarks import machine, report
 from benchmarks.cases import constants
@@ -20,6 +21,8 @@ def small(monkeypatch):
         yield from constants.cases(("relu",), ("tanh",))
 
     monkeypatch.setattr(benchmarks.cases, "all_cases", cases)
+    # It would last as long as the process of the tests.
+    monkeypatch.setattr(normprop.companion.benchmarks, "keep_memory", lambda: False)
 
 
 @pytest.fixture
@@ -50,6 +53,7 @@ def test_a_run_writes_its_results(run, tmp_path, capsys):
     assert found["device"] == "cpu"
     assert found["device_name"]
     assert (found["threads"], found["settings"]["scale"]) == (1, "quick")
+    assert found["settings"]["memory_kept"] is False
     assert set(found["load"]) == {"before", "after"}
     assert {"python", "torch", "numpy", "normprop", "scipy"} <= set(found["versions"])
     # Neither where it ran nor for whom.

@@ -1,5 +1,8 @@
 import json
 import math
+import platform
+import subprocess
+import sys
 
 import pytest
 
@@ -160,3 +163,29 @@ def test_quantiles_and_ratios_of_real_calls_are_finite():
     times, _ = interleaved({"a": lambda: sum(range(100)), "b": lambda: None}, rounds=3, least=1e-4)
     for name, values in ratios(times, "b").items():
         assert all(math.isfinite(v) and v > 0 for v in values), name
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_memory_that_is_kept_has_its_pages_already():
+    # In a process of its own, which it changes for good.
+    code = """if True:
+        import resource
+        import numpy as np
+        from normprop.companion.benchmarks import keep_memory
+
+        def faults():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(20):
+                np.ones(1 << 20)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+        fresh = faults()
+        assert keep_memory()
+        faults()
+        print(fresh, faults())
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    fresh, kept = map(int, done.stdout.split())
+    # 20 arrays of 8 MB, by pages of 4 kB or of 2 MB.
+    assert fresh >= 20 * 4
+    assert kept < 20
