@@ -23,9 +23,16 @@ _GOOD = 2e-13
 _SMALL = 1e-3
 # A share of a callable's largest figure beyond REACH that is too much.
 _NEGLIGIBLE = 1e-11
-# Where its tails are looked at, in standard deviations: from one within REACH outwards.
-_TAIL = np.array([side * (REACH - 1.0 + k) for side in (-1.0, 1.0) for k in range(8)])
-_TAIL_DENSITY = pdf(_TAIL).reshape(2, -1)
+# Where its tails are looked at, in standard deviations: one point within REACH, then on to where
+# there is no density left in double precision.
+_OUTWARDS = np.array([REACH - 1.0, *(REACH + k for k in (0.0, 0.25, 0.5, *range(1, 25)))])
+_TAILS = np.concatenate([-_OUTWARDS, _OUTWARDS])
+# Where its rounding is looked at: at each place a wide and a narrow row of points.
+_PLACES = np.array([-3.1, -1.7, -0.87, -0.31, 0.31, 0.87, 1.7, 3.1])
+_ROWS = _PLACES[:, None, None] + np.array([[1e-3], [2.5e-4]]) * np.arange(9)
+_FIRST = np.concatenate([[0.0], _ROWS.ravel(), _TAILS])
+# More than this, of 1 or of the largest value, is no rounding.
+_ROUGHEST = 1e-11
 
 
 def elementwise(function: Function, law: Normal) -> Figures:
@@ -134,7 +141,7 @@ def integrate(function: Function, law: Normal) -> Figures:
     near = [c for c in function.features if abs(c - m) < s * REACH]
     anchor = near[0] if near and s > 1.0 else m
     sampled = _described if function.both is None else _observed
-    mesh, rough, cut, value_m = sampled(function, law, anchor)
+    mesh, rough, cut, blur, value_m = sampled(function, law, anchor)
     g, slope, values = mesh.values[4:]
     weights = mesh.weights * mesh.values[0]
 
@@ -165,9 +172,9 @@ def integrate(function: Function, law: Normal) -> Figures:
         seen = max(cut[0], std_error(variance, cut[1]), std_error(slope_square, cut[2]))
         if not seen <= _NEGLIGIBLE * size:
             raise _still_growing(function, law)
-    error_g += cut[0]
-    error_square += cut[1]
-    error_slope += cut[2]
+    error_g += cut[0] + blur[0]
+    error_square += cut[1] + blur[1]
+    error_slope += cut[2] + blur[2]
     error_mean = error_g + EPS * (abs(value_m) + _total(weights, np.abs(values) * 16.0))
     error = max(
         error_mean,
@@ -192,10 +199,15 @@ def _still_growing(function: Function, law: Normal) -> ArithmeticError:
 
 TINY = float(np.finfo(np.float64).tiny)
 
-Sampled = tuple[Mesh, tuple[np.ndarray, np.ndarray], tuple[float, float, float], float]
+Shares = tuple[float, float, float]
+"""Bounds on errors of E g, E g² and E f'²."""
+
+_NOTHING: Shares = (0.0, 0.0, 0.0)
+
+Sampled = tuple[Mesh, tuple[np.ndarray, np.ndarray], Shares, Shares, float]
 """Mesh in v with x = anchor + s·v, on which 1, g, g² and f'² times the density have converged,
 and which carries g, f' and f; bounds on the rounding errors of g and f'; on what lies beyond
-REACH; f(m)."""
+REACH; on what the rounding of x does beside; f(m)."""
 
 
 def _described(function: Function, law: Normal, anchor: float) -> Sampled:
@@ -226,16 +238,18 @@ def _described(function: Function, law: Normal, anchor: float) -> Sampled:
     steep = np.abs(slope) * x_error + EPS * (function.looseness * np.abs(h) + function.noise)
     farthest = function.farthest(s, REACH)
     cut = (BEYOND * farthest, BEYOND * farthest**2, BEYOND * function.lipschitz**2)
-    return mesh, (steep, slope_error), cut, float(function.value(np.array([m]))[0])
+    return mesh, (steep, slope_error), cut, _NOTHING, float(function.value(np.array([m]))[0])
 
 
 def _observed(function: Function, law: Normal, anchor: float) -> Sampled:
     """Sample a function that is known by its values and slopes only."""
     m, s = law.mean, law.std
     center = (m - anchor) / s
-    f, slope = function.both(np.append(m + s * _TAIL, m), finite=False)
-    value_m = float(f[-1])
-    cut = _beyond(f[:-1] - value_m, slope[:-1])
+    f, slope = function.both(m + s * _FIRST, finite=False)
+    value_m = float(f[0])
+    far = 1 + _ROWS.size
+    value_noise, slope_noise = (_jitter(v[1:far].reshape(_ROWS.shape)) for v in (f, slope))
+    cut = _beyond(f[far:] - value_m, slope[far:])
     if cut is None:
         raise _still_growing(function, law)
 
@@ -243,14 +257,21 @@ def _observed(function: Function, law: Normal, anchor: float) -> Sampled:
         f, slope = function.both(anchor + s * v)
         return _rows(v - center, f - value_m, slope, f)
 
+    def rounding(f, v):
+        x = np.abs(anchor + s * v)
+        steep = EPS * (16.0 * (np.abs(f) + abs(value_m)) + function.looseness * x) + value_noise
+        return steep, np.full_like(x, EPS * function.looseness + slope_noise)
+
     def noise(v, values):
-        # Of values a few ulp, and of x, which moves slopes as fast as they change in a panel.
+        # Beside what is rounded in values and slopes what x is off by, which moves slopes as fast
+        # as they change in a panel.
         density, g, slope = values[0], np.abs(values[4]), np.abs(values[5])
+        steep, loose = rounding(values[6], v)
         x_error = EPS * (abs(m) + abs(anchor) + s * np.abs(v))
         # A panel may be as narrow as numbers are.
         change = np.ptp(values[5], axis=-1) / (s * np.maximum(np.ptp(v, axis=-1), TINY))
-        steep = slope * x_error + 16.0 * EPS * (np.abs(values[6]) + abs(value_m))
-        loose = change[:, None] * x_error + EPS * (4.0 * slope + function.looseness)
+        steep = steep + slope * x_error
+        loose = loose + change[:, None] * x_error + 4.0 * EPS * slope
         return density * np.stack(
             [0.0 * g, steep, (2.0 * g + steep) * steep, (2.0 * slope + loose) * loose]
         )
@@ -263,14 +284,16 @@ def _observed(function: Function, law: Normal, anchor: float) -> Sampled:
         search=lambda left, right: located(
             lambda v: function.both(anchor + s * v, finite=False), left, right
         ),
+        shift=abs(anchor) / s,
     )
-    values = mesh.values
-    x = anchor + s * mesh.nodes
-    x_error = EPS * (abs(m) + abs(anchor) + s * np.abs(mesh.nodes))
-    steep = np.abs(values[5]) * x_error + 16.0 * EPS * (np.abs(values[6]) + abs(value_m))
-    steep = steep + EPS * function.looseness * np.abs(x)
-    slope_error = _variation(x, values[5]) * x_error + EPS * function.looseness
-    return mesh, (steep, slope_error), tuple(cut), value_m
+    density, g, slope, f = mesh.values[[0, 4, 5, 6]]
+    # x is off by less than this.  That shifts the integrands, and what an integral loses is at
+    # most the shift times all the ways that the integrand goes up and down, steps among them.
+    order = np.argsort(mesh.nodes)
+    shift = density * EPS * ((abs(m) + abs(anchor)) / s + np.abs(mesh.nodes))
+    shift = np.maximum(shift[order][1:], shift[order][:-1])
+    blur = tuple(_total(shift, np.abs(np.diff(row[order]))) for row in (g, g * g, slope * slope))
+    return mesh, rounding(f, mesh.nodes), tuple(cut), blur, value_m
 
 
 def _rows(z: np.ndarray, g: np.ndarray, slope: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -301,28 +324,36 @@ def _rungs(function: Function, law: Normal, anchor: float):
             rung /= _RUNG
 
 
-def _beyond(g: np.ndarray, slope: np.ndarray) -> np.ndarray | None:
-    """Bounds on the shares of E|g|, E g² and E f'² beyond REACH, from the values on _TAIL.
+def _jitter(rows: np.ndarray) -> float:
+    """How far values on rows of nine points are off from a polynomial.
 
-    Where the last step of a standard deviation has halved the integrand, each further one is
-    taken to do so again.  ``None`` where it has not.
+    An eighth difference is 256 errors at most; that of a smooth function falls by 4⁸ from a wide
+    row to a narrow one, where errors stay what they are.  What is larger comes from a kink.
     """
-    shares = _TAIL_DENSITY * np.stack([np.abs(g), g * g, slope * slope]).reshape(3, 2, -1)
-    for steps in (shares.shape[-1], 2):
-        seen = shares[..., :steps]
-        if np.isfinite(seen).all() and (seen[..., -1] <= 0.5 * seen[..., -2]).all():
-            return 2.0 * seen[..., 1:].sum((1, 2))
+    with np.errstate(invalid="ignore", over="ignore"):
+        wide, narrow = np.abs(np.diff(rows, 8, axis=-1))[..., 0].T / 32.0
+        error = np.isfinite(wide) & (narrow > wide / 16.0)
+        error &= narrow <= _ROUGHEST * max(np.abs(rows).max(), 1.0)
+    return float(narrow.max(where=error, initial=0.0))
+
+
+def _beyond(g: np.ndarray, slope: np.ndarray) -> np.ndarray | None:
+    """Bounds on the shares of E|g|, E g² and E f'² beyond REACH, from the values at _TAILS.
+
+    Between two points out there the integrand is at most the density at the nearer times the
+    larger of the values at both, if these grow or fall.  Where they overflow on the way, each
+    standard deviation is taken to halve the integrand, if the last one within REACH does;
+    ``None`` if it does not.
+    """
+    sizes = np.stack([np.abs(g), g * g, slope * slope]).reshape(3, 2, -1)
+    density, steps = pdf(_OUTWARDS), np.diff(_OUTWARDS)
+    larger = np.maximum(sizes[..., 1:], sizes[..., :-1])[..., 1:]
+    if np.isfinite(larger).all():
+        return (larger * (density[1:-1] * steps[1:])).sum((1, 2))
+    inner, outer = sizes[..., 0] * density[0], sizes[..., 1] * density[1]
+    if np.isfinite(outer).all() and (outer <= 0.5 * inner).all():
+        return 2.0 * outer.sum(1)
     return None
-
-
-def _variation(x: np.ndarray, slope: np.ndarray) -> np.ndarray:
-    """How fast the slope changes around each node, from its neighbours on the mesh."""
-    order = np.argsort(x)
-    steps, rises = np.diff(x[order]), np.abs(np.diff(slope[order]))
-    rates = np.divide(rises, steps, out=np.zeros_like(rises), where=steps > 0)
-    variation = np.empty_like(x)
-    variation[order] = np.maximum(np.append(rates, 0.0), np.insert(rates, 0, 0.0))
-    return variation
 
 
 def panel_ends(center: float, marks: list[float]) -> np.ndarray:

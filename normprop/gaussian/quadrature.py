@@ -3,7 +3,9 @@
 A panel is accepted when it agrees with its two halves; the halves are then what is used, so
 the reported difference bounds the error of a coarser rule than the one in the result.  What
 lies between the nodes of a panel and leaves no trace at any of them is not seen: panels have to
-end near where an integrand is narrow.
+end near where an integrand is narrow.  A kink that lies between the end of a panel and the node
+next to it leaves none.  Where kinks have to be searched for, the integrands are therefore sampled
+at the ends, too, and have to be there what the polynomial through the nodes says.
 """
 
 from collections.abc import Callable
@@ -15,9 +17,19 @@ from normprop.gaussian.normal import EPS
 
 _ORDER = 20
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(_ORDER)
+# Weights of the polynomial through the nodes, in its barycentric form.
+_BARYCENTRIC = np.array(
+    [1.0 / np.prod(2.0 * (a - np.delete(_NODES, i))) for i, a in enumerate(_NODES)]
+)
+_GAP = 1.0 + _NODES[0]
+# An end is looked at from so many ulp inside: at a kink itself values belong to either side.
+_INSIDE = 16.0 * EPS
 # A panel that holds all of an integral cannot agree with its halves better than to the
 # rounding of a sum of _ORDER terms.
 _AGREEMENT = 8.0 * EPS
+_TINY = float(np.finfo(np.float64).tiny)
+# Squares of this size have lost their digits on the way to nothing.
+_UNDERFLOW = 1e-290
 _MAX_LEVELS = 80
 _MAX_PANELS = 4096
 # Where so many panels have not settled, it is no matter of a few kinks.
@@ -54,6 +66,7 @@ def converged_mesh(
     tested: int | None = None,
     noise: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
     search: Breaks | None = None,
+    shift: float = 0.0,
 ) -> Mesh:
     """Refine the panels between ``breaks`` until every integrand has converged.
 
@@ -66,7 +79,9 @@ def converged_mesh(
             the tested ones; panels need not agree better than to these.
         search: from the left and right ends of panels that have not settled to further breaks
             for each of them, strictly inside and increasing; where it finds none, the panel is
-            halved.
+            halved.  With it, panels are tested at their ends, too.
+        shift: size of what is added to a node before the integrand is computed; its rounding
+            blurs the nodes.
 
     Raises:
         ArithmeticError: the integrals do not converge, or a value is not finite.
@@ -83,10 +98,11 @@ def converged_mesh(
         if len(starts) > _MAX_PANELS:
             break
         whole = int(fresh.sum())
-        nodes, weights, values = _sample(
+        nodes, weights, values, off = _sample(
             integrand,
             np.concatenate([left[fresh], starts]),
             np.concatenate([right[fresh], ends]),
+            None if search is None else (tested, shift),
         )
         known = values[:tested] * weights
         sums = known.sum(-1)
@@ -98,11 +114,14 @@ def converged_mesh(
         sums, sizes = sums[:, whole:], np.abs(known[:, whole:]).sum(-1)
         difference = np.abs(coarse - sums[:, ::2] - sums[:, 1::2])
         size = settled_size + sizes.sum(-1)
-        allowed = _AGREEMENT * size[:, None]
+        allowed = _AGREEMENT * size[:, None] + _UNDERFLOW
         if noise is not None:
             rough = (noise(nodes, values) * weights).sum(-1)
             allowed = allowed + rough[:, ::2] + rough[:, 1::2]
         settled = (difference <= allowed).all(0)
+        if search is not None:
+            off = off[:, whole:]
+            settled &= (off[:, ::2] + off[:, 1::2] <= allowed).all(0)
         keep = np.repeat(settled, 2)
         truncation = truncation + difference[:, settled].sum(-1)
         accepted.append((nodes[keep], weights[keep], values[:, keep]))
@@ -133,9 +152,7 @@ def _split(left, right, halves, found):
         return starts, ends, sums, np.zeros(len(starts), dtype=bool)
     plain = np.repeat([len(breaks) == 0 for breaks in found], 2)
     cut = [
-        np.concatenate([[a], breaks, [b]])
-        for a, b, breaks in zip(left, right, found, strict=True)
-        if len(breaks)
+        _cut(a, b, breaks) for a, b, breaks in zip(left, right, found, strict=True) if len(breaks)
     ]
     starts = np.concatenate([starts[plain], *(c[:-1] for c in cut)])
     ends = np.concatenate([ends[plain], *(c[1:] for c in cut)])
@@ -145,11 +162,37 @@ def _split(left, right, halves, found):
     return starts, ends, coarse, fresh
 
 
-def _sample(integrand, left, right):
+def _cut(left: float, right: float, breaks: np.ndarray) -> np.ndarray:
+    """Ends of the parts of a panel, none of which is longer than half of it."""
+    ends = np.concatenate([[left], breaks, [right]])
+    long = int(np.argmax(np.diff(ends)))
+    if ends[long + 1] - ends[long] > 0.5 * (right - left):
+        ends = np.insert(ends, long + 1, 0.5 * (ends[long] + ends[long + 1]))
+    return ends
+
+
+def _sample(integrand, left, right, ends=None):
+    """Nodes, weights and values, and what the integrals would lose between nodes and ends."""
     half = 0.5 * (right - left)
     nodes = (0.5 * (left + right))[:, None] + half[:, None] * _NODES
     weights = half[:, None] * _WEIGHTS
-    values = integrand(nodes.ravel()).reshape(-1, *nodes.shape)
+    if ends is None:
+        values, off = integrand(nodes.ravel()).reshape(-1, *nodes.shape), None
+    else:
+        tested, shift = ends
+        bounds = np.stack([left, right], 1)
+        blur = _INSIDE * (np.abs(bounds) + shift) + 1e-30 * half[:, None]
+        blur = np.minimum(blur, 0.5 * _GAP * half[:, None])
+        inside = bounds + blur * (1.0, -1.0)
+        values = integrand(np.concatenate([nodes, inside], 1).ravel())
+        values = values.reshape(-1, len(nodes), _ORDER + 2)
+        values, there = values[..., :_ORDER], values[:tested, :, _ORDER:]
+        # Where the ends lie between -1 and 1; half is 0 for a panel between neighbours.
+        at = np.array([-1.0, 1.0]) + blur / np.maximum(half, _TINY)[:, None] * (1.0, -1.0)
+        carry = _BARYCENTRIC / (at[..., None] - _NODES)
+        carry /= carry.sum(-1, keepdims=True)
+        said = np.einsum("ipk,pek->ipe", values[:tested], carry)
+        off = _GAP * half * np.abs(there - said).sum(-1)
     if not np.isfinite(values).all():
         raise ArithmeticError("the integrand must be finite at every node; it is not")
-    return nodes, weights, values
+    return nodes, weights, values, off
