@@ -1,0 +1,138 @@
+"""Expectations of the chapter on speed. Committed numbers are read from the file once more."""
+
+import json
+import statistics
+from pathlib import Path
+
+from tests.book.expectations import Equals, Exact, Measured, PerRun, Within
+
+SMALL = {"images": 2, "rounds": 3}
+RESULTS = Path(__file__).resolve().parents[3] / "book" / "results"
+FOUND = json.loads((RESULTS / "bench_cpu.json").read_text("utf-8"))
+CASES = {case["name"]: case for case in FOUND["cases"]}
+ENTRIES = [entry for case in FOUND["cases"] for entry in case["implementations"]]
+NAMES = ("relu", "sigmoid", "tanh", "gelu", "silu")
+FLOAT = 4
+ROWS, WIDTH = 128, 256
+
+
+def entry(case: str, implementation: str) -> dict:
+    (one,) = [e for e in CASES[case]["implementations"] if e["name"] == implementation]
+    return one
+
+
+def ratio(case: str, implementation: str) -> float:
+    return entry(case, implementation)["ratio"][1]
+
+
+def middle(size: int, implementation: str) -> float:
+    return statistics.median(ratio(f"activation/{name}/{size}", implementation) for name in NAMES)
+
+
+def shown(value: float | None, unit: str) -> Equals:
+    return Equals("not measured" if value is None else f"{value:.3g} {unit}".strip())
+
+
+SIZES = sorted(
+    case["parameters"]["size"]
+    for case in FOUND["cases"]
+    if case["name"].startswith("activation/relu/") and case["status"] == "measured"
+)
+RESNETS = {
+    case["parameters"]["shape"][-1]: name
+    for name, case in CASES.items()
+    if name.startswith("training/resnet18-")
+}
+SMALL_SIDE, LARGE_SIDE = min(RESNETS), max(RESNETS)
+LARGE = RESNETS[LARGE_SIDE]
+STATUSES = [e["status"] for e in ENTRIES]
+
+
+def held(figure: str, implementation: str) -> Exact:
+    figures = (entry(LARGE, name)["figures"][figure] for name in (implementation, "plain"))
+    ours, plain = figures
+    return Exact(ours / plain, 0.0)
+
+
+EXPECTED = {
+    "elements": PerRun(own=Equals(16 * 64 * 28 * 28), small=Equals(2 * 64 * 28 * 28)),
+    "live_plain_again": Measured(),
+    "live_naive": Measured(),
+    "live_normprop": Measured(),
+    "live_batchnorm": Measured(),
+    "live_separate": Measured(),
+    # Three operations forward, two backward; one pass more each way. One rounding.
+    "predicted_naive": Exact((3 * 3 + 3 + 4) / (3 + 4), 4.5e-16),
+    "predicted_normprop": Exact((3 + 2 + 4 + 2) / (3 + 4), 4.5e-16),
+    # The input of each map, which is the output of the activation before, and the last output.
+    "kept_plain_activations": Equals(FLOAT * ROWS * WIDTH * 4),
+    "kept_plain_rest": Equals(0),
+    "kept_normprop_activations": Equals(FLOAT * ROWS * WIDTH * 4),
+    "kept_normprop_rest": Within(
+        FLOAT * WIDTH * WIDTH * 2,
+        FLOAT * (WIDTH * WIDTH * 3 + WIDTH * 12),
+        "weights as they run, of two layers at least, and a few numbers for each neuron",
+    ),
+    # Besides, what goes into BatchNorm, and its two statistics a channel.
+    "kept_batchnorm_activations": Equals(FLOAT * ROWS * WIDTH * 7),
+    "kept_batchnorm_rest": Equals(FLOAT * WIDTH * 2 * 3),
+    "fuse_difference": Within(
+        0.0,
+        1e-11,
+        "three sums of 576 products of numbers below 10, each rounded by 1.1e-16 of its terms",
+    ),
+    "fold_plain": Equals(True),
+    "command": Equals(FOUND["command"]),
+    "scale": Equals(FOUND["settings"]["scale"]),
+    "date": Equals(FOUND["date"].partition("T")[0]),
+    "commit": Equals(
+        FOUND["commit"][:10]
+        + (" with changes that were not committed yet" if FOUND["changed"] else "")
+    ),
+    "machine": Equals(f"{FOUND['device_name']}, {FOUND['cores']} cores"),
+    "threads": Equals(FOUND["threads"]),
+    "load_before": Exact(FOUND["load"]["before"][0], 0.0),
+    "load_after": Exact(FOUND["load"]["after"][0], 0.0),
+    "versions": Equals(", ".join(" ".join(pair) for pair in FOUND["versions"].items())),
+    "implementations": Equals(len(ENTRIES)),
+    "failed": Equals(STATUSES.count("failed")),
+    "skipped": Equals(sum(status not in ("failed", "measured") for status in STATUSES)),
+    "size_smallest": Equals(SIZES[0]),
+    "size_largest": Equals(SIZES[-1]),
+    "side_small": Equals(SMALL_SIDE),
+    "side_large": Equals(LARGE_SIDE),
+    "held_fused": held("saved_bytes", "normprop fused"),
+    "held_batchnorm": held("saved_bytes", "batchnorm"),
+    "peak_fused": held("peak_bytes", "normprop fused"),
+    "peak_batchnorm": held("peak_bytes", "batchnorm"),
+    "gpu": Equals(
+        "measured, in bench_cuda.json"
+        if (RESULTS / "bench_cuda.json").is_file()
+        else "no GPU was there: not measured"
+    ),
+    "exercise_batchnorm": Exact((3 + 4 + 1 + 3 + 2 + 4) / 7, 4.5e-16),
+    "exercise_batch": Exact(5000 / 3, 4.6e-13),
+}
+_calls = [
+    entry(f"activation/relu/{SIZES[0]}", name)["seconds"][1] for name in ("normprop", "plain")
+]
+# A product's rounding.
+EXPECTED["call_extra"] = Exact(1e6 * (_calls[0] - _calls[1]), 4.5e-16 * 1e6 * _calls[0])
+for _role in ("naive", "normprop", "batchnorm"):
+    EXPECTED[f"smallest_{_role}"] = Exact(middle(SIZES[0], _role), 0.0)
+    EXPECTED[f"largest_{_role}"] = Exact(middle(SIZES[-1], _role), 0.0)
+for _size, _side in (("small", SMALL_SIDE), ("large", LARGE_SIDE)):
+    for _key, _method in (
+        ("fused", "normprop fused"),
+        ("projected", "normprop fused, projected"),
+        ("batchnorm", "batchnorm"),
+    ):
+        EXPECTED[f"step_{_size}_{_key}"] = Exact(ratio(RESNETS[_side], _method), 0.0)
+for _row in FOUND["goals"]:
+    if _row["device"] == "cpu":
+        _key = _row["name"].replace("-", "_")
+        _sign = "≥" if _row["least"] else "≤"
+        EXPECTED[f"goal_{_key}"] = Equals(f"{_sign} {_row['bound']:g} {_row['unit']}".strip())
+        EXPECTED[f"worst_{_key}"] = shown(_row["measured"], _row["unit"])
+        EXPECTED[f"median_{_key}"] = shown(_row["median"], _row["unit"])
+        EXPECTED[f"verdict_{_key}"] = Equals(_row["verdict"])
