@@ -89,6 +89,17 @@ def test_nothing_overflows(name, m, s):
     assert figures.error <= 1e-11 * max(1.0, abs(m), s)
 
 
+@pytest.mark.parametrize("s", [1e-8, 1e-3, 1.0, 1e3, 1e8])
+@pytest.mark.parametrize("m", [0.0, -1e-8, 1e-3, -1.0, 10.0, -40.0, 1e3, -1e8])
+@pytest.mark.parametrize("name", CLOSED)
+def test_extreme_laws_keep_the_bound(name, m, s):
+    figures = elementwise(FUNCTIONS[name], Normal(m, s))
+    holds(figures, enclosed(name, m, s))
+    holds(FUNCTIONS[name].closed(Normal(m, s)), enclosed(name, m, s))
+    # Relative to the largest figure, as long as there is one to speak of.
+    assert figures.error <= 1e-10 * max(1e-3, *map(abs, triple(figures)))
+
+
 @given(
     st.lists(st.floats(-8, 8).map(lambda v: round(v, 2)), min_size=1, max_size=4, unique=True),
     st.lists(slopes, min_size=5, max_size=5),

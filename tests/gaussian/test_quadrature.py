@@ -83,3 +83,64 @@ def test_a_wrong_integral_is_seen():
     mesh = converged_mesh(one(np.exp), np.array([0.0, 1.0]))
     wrong = (math.e - 1) * (1 + 1e-12)
     assert abs(mesh.integrals()[0] - wrong) > mesh.truncation[0] + 64 * EPS * wrong
+
+
+# A kink between the end of the panel and its first node, and a step.
+HIDDEN = {
+    "kink": (lambda x: np.maximum(x - 1e-3, 0.0), 0.5 * (1 - 1e-3) ** 2),
+    "step": (lambda x: (x > 1e-3).astype(float), 1 - 1e-3),
+}
+
+
+def nowhere(left, right):
+    return [np.empty(0) for _ in left]
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_hides_next_to_an_end_is_seen_by_looking_there(name):
+    function, exact = HIDDEN[name]
+    blind = converged_mesh(one(function), np.array([0.0, 1.0]))
+    assert abs(blind.integrals()[0] - exact) > 10 * (blind.truncation[0] + 64 * EPS)
+    mesh = converged_mesh(one(function), np.array([0.0, 1.0]), search=nowhere)
+    assert abs(mesh.integrals()[0] - exact) <= mesh.truncation[0] + 64 * EPS
+
+
+def test_looking_at_the_ends_costs_a_smooth_function_no_panels():
+    plain = converged_mesh(one(np.exp), np.array([0.0, 1.0]))
+    looking = converged_mesh(one(np.exp), np.array([0.0, 1.0]), search=nowhere)
+    assert len(looking.nodes) == len(plain.nodes)
+
+
+def test_found_breaks_end_panels():
+    def search(left, right):
+        ends = zip(left, right, strict=True)
+        return [np.array([0.3]) if a < 0.3 < b else np.empty(0) for a, b in ends]
+
+    kinked = one(lambda x: np.abs(x - 0.3))
+    mesh = converged_mesh(kinked, np.array([0.0, 1.0]), search=search)
+    halved = converged_mesh(kinked, np.array([0.0, 1.0]))
+    # Three panels: the left one, and both halves of the right one.
+    assert len(mesh.nodes) == 120 < len(halved.nodes) / 5
+    exact = (0.3**2 + 0.7**2) / 2
+    assert abs(mesh.integrals()[0] - exact) <= mesh.truncation[0] + 64 * EPS
+    assert abs(math.fsum(mesh.weights) - 1.0) <= 64 * EPS
+
+
+def test_panels_need_not_agree_better_than_to_the_noise():
+    blurred = one(lambda x: x + 1e-9 * np.sin(1e12 * x))
+    with pytest.raises(ArithmeticError, match="must converge"):
+        converged_mesh(blurred, np.array([0.0, 1.0]))
+    mesh = converged_mesh(
+        blurred, np.array([0.0, 1.0]), noise=lambda nodes, values: np.full_like(values, 1e-9)
+    )
+    assert len(mesh.nodes) == 40
+    assert abs(mesh.integrals()[0] - 0.5) <= 1e-9 + mesh.truncation[0]
+
+
+def test_what_is_carried_along_need_not_converge():
+    def integrand(x):
+        return np.stack([np.exp(x), (x > 1 / 3).astype(float)])
+
+    mesh = converged_mesh(integrand, np.array([0.0, 1.0]), tested=1)
+    assert mesh.values.shape == (2, 40)
+    assert mesh.truncation.shape == (1,)
