@@ -6,6 +6,8 @@ import torch
 
 from normprop.companion.benchmarks import saved_bytes
 
+_MEASURED = "peak_bytes"
+
 __all__ = ["by_batch", "peak_bytes", "saved_bytes"]
 
 
@@ -26,9 +28,20 @@ def by_batch(at_one: int, at_two: int) -> tuple[int, int]:
     return activations, at_one - activations
 
 
-def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
-    """Highest sum of tensors allocated during a call, beyond those that were there before."""
+def peak_bytes(
+    call: Callable[[], object],
+    device: torch.device,
+    ready: Callable[[], object] = lambda: None,
+) -> int:
+    """Highest sum of tensors allocated during a call, beyond those that were there before.
+
+    Args:
+        call: what is watched; it is run twice.
+        device: where its tensors are.
+        ready: run before each call and not watched, such as the dropping of old gradients.
+    """
     if device.type == "cuda":
+        ready()
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -37,11 +50,21 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device) - before
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
+        # The profiler does not see what is freed of earlier tensors.  In the second call they are
+        # those of the first.
+        ready()
         call()
-    # One event an allocation, negative for what is freed.
-    events = (e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]")
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
+        ready()
+        with torch.profiler.record_function(_MEASURED):
+            call()
+    events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    (start,) = (event.start_ns() for event in events if event.name() == _MEASURED)
+    held = before = peak = 0
+    for event in events:
+        # One event an allocation, negative for what is freed.
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            if event.start_ns() < start:
+                before = peak = held
+            peak = max(peak, held)
+    return peak - before

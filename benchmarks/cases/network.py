@@ -318,7 +318,7 @@ def _held(task: Task, model: nn.Module, context: Context, call) -> dict[str, flo
     return {
         "saved_bytes": activations,
         "saved_other_bytes": rest,
-        "peak_bytes": memory.peak_bytes(call, context.device),
+        "peak_bytes": memory.peak_bytes(call, context.device, model.zero_grad),
     }
 
 

@@ -36,3 +36,16 @@ def test_peak_is_what_lives_at_a_time():
         return b, c
 
     assert memory.peak_bytes(call, torch.device("cpu")) == 8 * 3000
+
+
+def test_what_was_there_before_and_goes_does_not_count():
+    held = [torch.empty(1000, dtype=torch.float64)]
+
+    def call():
+        # The old one is gone when the new one comes, and 500 more come and go with it.
+        held.clear()
+        held.append(torch.empty(1000, dtype=torch.float64))
+        torch.empty(500, dtype=torch.float64)
+
+    for _ in range(3):
+        assert memory.peak_bytes(call, torch.device("cpu")) == 8 * 500
