@@ -166,7 +166,7 @@ def fold(
             say.
 
     Returns:
-        Tensor of shape (N, C, *output_size).
+        Tensor of shape (N, C, …), the last dimensions those of ``output_size``.
 
     Raises:
         ValueError: an argument is out of its range.
