@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import timing
+from benchmarks import inputs, timing
 from benchmarks.case import Case, Context, Prepared, UnavailableError
 from normprop.companion.benchmarks import interleaved, quantiles, ratios
 
@@ -68,6 +68,7 @@ def run_case(case: Case, context: Context, options: Options) -> dict:
     finally:
         torch.set_num_threads(threads)
         ready = None
+        inputs.forget()
         # Compiled code and what it was compiled for go with the case.
         if case.compiled:
             torch.compiler.reset()

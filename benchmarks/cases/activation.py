@@ -3,7 +3,6 @@
 import copy
 import math
 from collections.abc import Callable
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 import normprop
 from benchmarks import gate, peers
 from benchmarks.case import Case, Context, Prepared
+from benchmarks.inputs import normals
 
 MAIN = ("ReLU", "Sigmoid", "Tanh", "GELU", "SiLU")
 """Activations that are measured at every size."""
@@ -164,30 +164,19 @@ def _implementation(make, shape: tuple[int, ...], compile: bool):
         module, reference = make()
         module = module.to(context.device)
         run = torch.compile(module, fullgraph=True, dynamic=False) if compile else module
-        x, dy = _numbers(shape, context)
+        x, dy = normals(shape, context)
         parameters = list(module.parameters())
 
         def call():
             return torch.autograd.grad(run(x), (x, *parameters), dy)
 
         def check() -> str | None:
-            inputs = (x, dy) if x.numel() <= _GATED else _numbers(SHAPES[10_000], context)
+            inputs = (x, dy) if x.numel() <= _GATED else normals(SHAPES[10_000], context)
             return wrong(run, reference.double(), *inputs)
 
         return Prepared(call, check)
 
     return prepare
-
-
-@lru_cache(maxsize=2)
-def _numbers(shape: tuple[int, ...], context: Context) -> tuple[Tensor, Tensor]:
-    """Input and arriving gradient: the same tensors for every implementation of a case."""
-    generator = torch.Generator(context.device).manual_seed(context.seed)
-    x, dy = (
-        torch.randn(shape, generator=generator, device=context.device, dtype=torch.float32)
-        for _ in range(2)
-    )
-    return x.requires_grad_(), dy
 
 
 def wrong(run, reference: nn.Module, x: Tensor, dy: Tensor) -> str | None:

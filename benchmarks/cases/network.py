@@ -226,9 +226,9 @@ def _case(group: str, task: Task, make, compile: bool) -> Case:
 
 def _memory(task: Task) -> int:
     # All methods are held at once: weights, gradients and momenta of up to 15 million numbers
-    # each.  One of them runs, and keeps a few images of each channel.
+    # each.  One of them runs, and keeps up to some 200 numbers for each of its input.
     held = 12 * 3 * 4 * 15_000_000
-    return held + 4 * 1000 * task.batch * math.prod(task.shape)
+    return held + 4 * 200 * task.batch * math.prod(task.shape)
 
 
 def _implementation(task: Task, method: str, change, make):

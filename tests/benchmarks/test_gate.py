@@ -7,6 +7,7 @@ from torch import nn
 from benchmarks import gate, peers
 from benchmarks.case import Context
 from benchmarks.cases import activation, network
+from benchmarks.inputs import normals
 from normprop import functional
 
 CONTEXT = Context(torch.device("cpu"))
@@ -55,7 +56,7 @@ class Slope(torch.autograd.Function):
     ],
 )
 def test_a_wrong_activation_is_refused(run, name):
-    x, dy = activation._numbers((10, 50, 4, 5), CONTEXT)
+    x, dy = normals((10, 50, 4, 5), CONTEXT)
     reference = activation._formula("Tanh", "backward").double()
     assert activation.wrong(functional.tanh, reference, x, dy) is None
     assert activation.wrong(lambda x: Slope.apply(x, 1.0), reference, x, dy) is None
