@@ -20,6 +20,8 @@ from torch import Tensor
 from normprop.functional.fused import Backend, is_transformed, wants_triton
 from normprop.functional.scale import transforms_active, upcast
 
+_aten = torch.ops.aten
+
 Ball = Literal["forward", "backward"]
 Per = Literal["neuron", "layer"]
 Method = Literal["normalize", "project"]
@@ -78,19 +80,8 @@ def scaled_weight(
     backend: Backend = "auto",
 ) -> Tensor:
     """``gain`` times :func:`normalize_weight`, without another pass over the weight."""
-    check_ball(ball, per)
-    if weight.shape[0] % groups:
-        channels = f"{weight.shape[0]} {'inputs' if transposed else 'outputs'}"
-        raise ValueError(f"groups must divide {channels}; it was {groups}")
-    if transposed:
-        # The transposed map is the convolution's own backward pass.
-        ball = "backward" if ball == "forward" else "forward"
-    period = stride_period(stride, weight.ndim - 2)
-    if per == "layer":
-        over, size = "all", _neurons(weight, ball, groups, period)
-    else:
-        over, size = ("fan-in", 1) if ball == "forward" else ("fan-out", period)
-    size = gain * math.sqrt(size)
+    over, radius = _sphere(weight, ball, per, stride, groups, transposed)
+    size = gain * radius
     if wants_triton(weight, backend, is_transformed(weight)):
         return _Scaled.apply(weight, over, groups, size, True)[0]
     wide = upcast(weight)
@@ -103,8 +94,54 @@ def scaled_weight(
     return scaled.to(weight.dtype)
 
 
-def _neurons(weight: Tensor, ball: Ball, groups: int, period: int) -> int:
-    return weight.shape[0] if ball == "forward" else weight.shape[1] * groups * period
+@torch.no_grad()
+def normalize_weight_(
+    weight: Tensor,
+    ball: Ball = "backward",
+    per: Per = "neuron",
+    *,
+    stride: int | tuple[int, ...] = 1,
+    groups: int = 1,
+    transposed: bool = False,
+) -> Tensor:
+    """:func:`normalize_weight` in place, without a gradient: the weight is read twice at most.
+
+    Args:
+        weight: as there; it is overwritten.
+        ball: as there, and so are the others.
+        per: one factor a neuron, or one for the layer.
+        stride: of the convolution.
+        groups: of the convolution.
+        transposed: whether the weight is that of a transposed convolution.
+
+    Returns:
+        ``weight``.
+
+    Raises:
+        ValueError: as there.
+    """
+    over, radius = _sphere(weight, ball, per, stride, groups, transposed)
+    if weight.device.type == "cpu" and upcast(weight) is weight and weight.is_contiguous():
+        factor = radius * _inverse_norm(weight, over, groups)
+        weight.flatten(1).mul_(_row(factor, weight))
+        return weight
+    return weight.copy_(scaled_weight(weight, ball, per, stride, groups, transposed=transposed))
+
+
+def _sphere(weight, ball, per, stride, groups, transposed) -> tuple[str, float]:
+    """What the norm of a weight goes over, and what it has to be."""
+    check_ball(ball, per)
+    if weight.shape[0] % groups:
+        channels = f"{weight.shape[0]} {'inputs' if transposed else 'outputs'}"
+        raise ValueError(f"groups must divide {channels}; it was {groups}")
+    if transposed:
+        # The transposed map is the convolution's own backward pass.
+        ball = "backward" if ball == "forward" else "forward"
+    period = stride_period(stride, weight.ndim - 2)
+    if per == "layer":
+        rows = weight.shape[0] if ball == "forward" else weight.shape[1] * groups * period
+        return "all", math.sqrt(rows)
+    return ("fan-in", 1.0) if ball == "forward" else ("fan-out", math.sqrt(period))
 
 
 class _Scaled(torch.autograd.Function):
@@ -124,6 +161,8 @@ class _Scaled(torch.autograd.Function):
             from normprop.kernels import weight as kernel
 
             return kernel.forward(weight, over, groups, size)
+        if _has_kernel(weight, over, groups):
+            return _in_one_pass(weight, over, size)
         inverse = _inverse_norm(weight, over, groups)
         return _times(weight, size * inverse), inverse
 
@@ -149,6 +188,8 @@ class _Scaled(torch.autograd.Function):
             from normprop.kernels import weight as kernel
 
             result = kernel.backward(weight, inverse, gradient, over, groups, size)
+        elif _has_kernel(gradient, over, groups):
+            result = _tangent_in_one_pass(weight, inverse, gradient, over, size)
         else:
             result = _tangent(weight, inverse, gradient, over, groups, size)
         return result, None, None, None, None
@@ -172,6 +213,62 @@ def _tangent(weight, inverse, gradient, over, groups, size):
     return torch.mul(gradient.flatten(1), factor).addcmul_(rows, along, value=-1).view_as(weight)
 
 
+def _has_kernel(tensor: Tensor, over: str, groups: int) -> bool:
+    """Whether torch's own kernels of weight normalisation, those of the CPU, have this norm."""
+    fits = over == "fan-in" or (over == "fan-out" and groups == 1)
+    # They end the process where there is nothing to norm.
+    fits = fits and tensor.numel() > 0
+    return fits and tensor.device.type == "cpu" and not is_transformed(tensor)
+
+
+def _in_one_pass(weight: Tensor, over: str, size: float) -> tuple[Tensor, Tensor]:
+    """size·W/n and 1/n."""
+    rows, dim, shape = _for_kernel(weight, over)
+    scaled, norms = _aten._weight_norm_interface(rows, rows.new_full(shape, size), dim)
+    taps = _taps(weight)
+    if over == "fan-out" and taps > 1:
+        # Its columns are single taps: from their norms to those of the channels.
+        squares = norms.square().view(-1, taps).sum(1)
+        inverse = torch.where(squares == 0, 1.0, squares).rsqrt_()
+        scaled.mul_(norms * inverse.repeat_interleave(taps))
+    else:
+        inverse = torch.where(norms == 0, 1.0, norms).reciprocal_()
+    ones = [1] * (weight.ndim - 2)
+    channels = (-1, 1) if over == "fan-in" else (1, -1)
+    inverse = inverse.reshape(*channels, *ones)
+    if not norms.all():
+        # The kernel has divided by them.
+        scaled = torch.where(norms == 0, rows * _row(size * inverse, weight), scaled)
+    return scaled.view_as(weight), inverse
+
+
+def _tangent_in_one_pass(weight, inverse, gradient, over, size):
+    """What :func:`_tangent` gives."""
+    rows, dim, shape = _for_kernel(weight, over)
+    taps = _taps(weight) if over == "fan-out" else 1
+    inverse = inverse.flatten().repeat_interleave(taps) if taps > 1 else inverse.flatten()
+    norms = inverse.reciprocal().view(shape)
+    factors = rows.new_full(shape, size)
+    result, along = _aten._weight_norm_interface_backward(
+        gradient.flatten(1), rows, factors, norms, dim
+    )
+    if taps > 1:
+        # Each column has lost its own share ⟨W, G⟩/n of the channel's; now the others' shares.
+        along = along.view(-1, taps)
+        others = (along.sum(1, keepdim=True) - along).flatten()
+        result.addcmul_(rows, others * inverse.square(), value=-size)
+    return result.view_as(weight)
+
+
+def _for_kernel(weight: Tensor, over: str) -> tuple[Tensor, int, tuple[int, int]]:
+    rows = weight.flatten(1)
+    return (rows, 0, (rows.shape[0], 1)) if over == "fan-in" else (rows, 1, (1, rows.shape[1]))
+
+
+def _taps(weight: Tensor) -> int:
+    return math.prod(weight.shape[2:])
+
+
 def _inverse_norm(weight: Tensor, over: str, groups: int) -> Tensor:
     squares = _sums(weight, weight, over, groups)
     return torch.where(squares == 0, 1.0, squares).rsqrt()
@@ -180,10 +277,10 @@ def _inverse_norm(weight: Tensor, over: str, groups: int) -> Tensor:
 def _sums(left: Tensor, right: Tensor, over: str, groups: int) -> Tensor:
     """Sums of left·right, of the weight's shape, in a shape that broadcasts against it."""
     ones = [1] * (left.ndim - 2)
-    outputs, inputs = left.shape[0] // groups, left.shape[1]
+    outputs, inputs, taps = left.shape[0] // groups, left.shape[1], _taps(left)
     if over == "fan-out" and groups > 1:
         rows = (left * right).unflatten(0, (groups, outputs)).sum(1)
-        sums = rows.reshape(groups, inputs, -1).sum(2).reshape(groups, inputs, *ones)
+        sums = rows.reshape(groups, inputs, taps).sum(2).reshape(groups, inputs, *ones)
         return sums.repeat_interleave(outputs, 0)
     left, right = left.flatten(1), right.flatten(1)
     # Products that stay in the cache: in memory they would cost more than all the rest.
@@ -194,17 +291,17 @@ def _sums(left: Tensor, right: Tensor, over: str, groups: int) -> Tensor:
     if over == "fan-out":
         # Whole rows first: they are long, and the taps of one input are few.
         rows = sum((a * b).sum(0) for a, b in blocks)
-        return rows.reshape(1, inputs, -1).sum(2).reshape(1, inputs, *ones)
+        return rows.reshape(1, inputs, taps).sum(2).reshape(1, inputs, *ones)
     sums = torch.cat([(a * b).sum(1) for a, b in blocks])
     return sums.sum().reshape(1, 1, *ones) if over == "all" else sums.reshape(-1, 1, *ones)
 
 
-_BLOCK = 2**17
+_BLOCK = 2**20
 
 
 def _row(factor: Tensor, weight: Tensor) -> Tensor:
     """What :func:`_sums` gives, in a shape that broadcasts against rows of the weight."""
-    taps = weight[0, 0].numel()
+    taps = _taps(weight)
     factor = factor.flatten(1)
     return factor if factor.shape[1] == 1 or taps == 1 else factor.repeat_interleave(taps, 1)
 

@@ -6,10 +6,10 @@ from normprop import functional, rules
 from normprop.functional.conv import Size
 from normprop.functional.scale import Scaling
 from normprop.functional.weight import Method, Per
-from normprop.nn.parametric import Parametric, parametric_moments
+from normprop.nn.parametric import MapFromWeight, parametric_moments
 
 
-class _Conv(Parametric):
+class _Conv(MapFromWeight):
     """Arguments and the call; a subclass adds the function."""
 
     def __init__(

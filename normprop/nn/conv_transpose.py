@@ -6,10 +6,10 @@ from normprop import functional, rules
 from normprop.functional.conv import Size
 from normprop.functional.scale import Scaling
 from normprop.functional.weight import Method, Per
-from normprop.nn.parametric import Parametric, weights_that_run
+from normprop.nn.parametric import MapFromWeight, weights_that_run
 
 
-class _ConvTranspose(Parametric):
+class _ConvTranspose(MapFromWeight):
     """Arguments and the call; a subclass adds the function."""
 
     def __init__(

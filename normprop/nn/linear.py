@@ -5,10 +5,10 @@ from torch import Tensor, nn
 from normprop import functional, rules
 from normprop.functional.scale import Scaling
 from normprop.functional.weight import Method, Per
-from normprop.nn.parametric import Parametric, parametric_moments
+from normprop.nn.parametric import MapFromWeight, parametric_moments
 
 
-class Linear(Parametric, nn.Linear):
+class Linear(MapFromWeight, nn.Linear):
     """Linear map with weights on the unit ball: see :func:`normprop.functional.linear`.
 
     Args:

@@ -6,7 +6,13 @@ from torch import nn
 from normprop import rules
 from normprop.functional.parametric import Absorbed, check_method
 from normprop.functional.scale import Scaling, check_scaling
-from normprop.functional.weight import Method, Per, normalize_weight, separate_factor
+from normprop.functional.weight import (
+    Method,
+    Per,
+    normalize_weight,
+    normalize_weight_,
+    separate_factor,
+)
 
 
 class Parametric:
@@ -38,11 +44,7 @@ class Parametric:
         return "backward" if self.scaling == "backward" else "forward"
 
     def _on_ball(self, weight: torch.Tensor, ball: str) -> torch.Tensor:
-        stride, groups = getattr(self, "stride", 1), getattr(self, "groups", 1)
-        transposed = getattr(self, "transposed", False)
-        return normalize_weight(
-            weight, ball, self.per, stride=stride, groups=groups, transposed=transposed
-        )
+        raise NotImplementedError
 
     def extra_repr(self) -> str:
         """The arguments."""
@@ -50,6 +52,25 @@ class Parametric:
         if self.absorbed is not None:
             own += f", absorbed={self.absorbed}"
         return f"{super().extra_repr()}, {own}"
+
+
+class MapFromWeight(Parametric):
+    """Where the weight is a matrix of inputs and outputs, with taps or without."""
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """As there, without a copy of the weight."""
+        normalize_weight_(self.weight, self._ball(), self.per, **self._geometry())
+
+    def _on_ball(self, weight: torch.Tensor, ball: str) -> torch.Tensor:
+        return normalize_weight(weight, ball, self.per, **self._geometry())
+
+    def _geometry(self) -> dict:
+        return {
+            "stride": getattr(self, "stride", 1),
+            "groups": getattr(self, "groups", 1),
+            "transposed": getattr(self, "transposed", False),
+        }
 
 
 def project_(module: nn.Module) -> int:
@@ -74,9 +95,7 @@ def weights_that_run(layer: nn.Module):
     backward = forward
     if layer.scaling == "separate" and layer.per == "layer":
         # What runs is a multiple of the forward weight, on its ball or not.
-        stride, groups = getattr(layer, "stride", 1), getattr(layer, "groups", 1)
-        transposed = getattr(layer, "transposed", False)
-        backward = forward * separate_factor(plain, stride, groups, transposed)
+        backward = forward * separate_factor(plain, **layer._geometry())
     elif layer.scaling == "separate":
         backward = layer._on_ball(plain, "backward")
     return forward.numpy(), bias, backward.numpy()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from normprop.functional import normalize_weight
+from normprop.functional.weight import normalize_weight_
 from tests.nn.battery import on_ball
 
 CASES = [
@@ -89,6 +90,47 @@ def test_one_neuron_of_zeros_leaves_the_others_alone(ball, index):
     untouched = torch.ones_like(weight, dtype=torch.bool)
     untouched[index] = False
     assert torch.equal(after[untouched], before[untouched])
+
+
+def test_one_tap_of_zeros_leaves_the_others_alone():
+    weight = torch.randn(6, 4, 3, dtype=torch.float64)
+    weight[:, 1, 2] = 0
+    got = normalize_weight(weight, "backward")
+    wanted = on_ball(weight, "backward", "neuron", (1,), 1)
+    assert torch.allclose(got, wanted, rtol=1e-14, atol=0)
+    assert (got[:, 1, 2] == 0).all()
+
+
+@pytest.mark.parametrize("ball", ["forward", "backward"])
+@pytest.mark.parametrize("shape", [(3, 0), (0, 3), (3, 0, 2), (0, 3, 2)])
+def test_an_empty_weight_stays_empty(shape, ball):
+    weight = torch.empty(shape, requires_grad=True)
+    scaled = normalize_weight(weight, ball)
+    assert scaled.shape == shape
+    assert torch.autograd.grad(scaled.sum(), weight)[0].shape == shape
+    assert normalize_weight_(torch.empty(shape), ball).shape == shape
+
+
+@pytest.mark.parametrize("per", ["neuron", "layer"])
+@pytest.mark.parametrize("ball", ["forward", "backward"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("shape", "stride", "groups"), CASES)
+def test_in_place_is_the_same(shape, stride, groups, dtype, ball, per):
+    weight = weight_of(shape).detach().to(dtype)
+    weight[0] = 0
+    wanted = normalize_weight(weight, ball, per, stride=stride, groups=groups)
+    got = normalize_weight_(weight, ball, per, stride=stride, groups=groups)
+    assert got is weight
+    # Two roundings of a norm, of a factor and of a product.
+    assert torch.allclose(got, wanted, rtol=16 * torch.finfo(dtype).eps, atol=0)
+
+
+def test_in_place_takes_a_weight_that_is_not_contiguous():
+    weight = torch.randn(4, 6, 3, 3).to(memory_format=torch.channels_last)
+    wanted = normalize_weight(weight, "backward")
+    got = normalize_weight_(weight, "backward")
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(got, wanted, rtol=1e-6, atol=0)
 
 
 def test_a_single_entry_of_a_stride_is_for_every_dimension():
