@@ -4,14 +4,15 @@ No formula of :mod:`normprop.gaussian` is used here, nor imported: a figure that
 reach was reached twice.  On CUDA a kernel may stand for torch's layer, with functions of its own.
 
 A simulation is a fixed number of independent replicates, each a fixed number of blocks, each
-block with random numbers of its own, a function of (seed, replicate, block) alone.  So the
-result depends neither on how many blocks are in flight nor on which process runs which
-replicate; and the scatter of the replicates is the standard error, whatever the dependence
-among the elements of one tensor.
+block with random numbers of its own, a function of (seed, replicate, block) alone; replicates too
+small to be worth a call share a block, always the same ones.  So the result depends neither on
+how many blocks are in flight nor on which process runs which replicate; and the scatter of the
+replicates is the standard error, whatever the dependence among the elements of one tensor.
 """
 
 import copy
 import difflib
+import itertools
 import math
 import numbers
 import os
@@ -27,7 +28,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-_BLOCK = 1 << 16
+_BLOCK = 1 << 17
 """Input elements a block holds at most, unless one sample is larger: small enough for the
 caches, large enough that a layer call costs nothing beside its numbers."""
 
@@ -166,7 +167,8 @@ def simulate(
         device: where the layer runs.  On the CPU the numbers come from NumPy's SFC64, on
             CUDA from Philox, torch's or Triton's by ``backend``: same seed, other numbers.
         dtype: float64 by default; sums are float64 always.
-        chunk: blocks drawn ahead, by as many threads as there are cores.
+        chunk: blocks in flight, on as many threads as there are cores.  Layers of torch and of
+            this package that draw no numbers run there too; others run one block at a time.
         backend: ``"torch"`` runs the layer itself, whatever it is.  ``"triton"`` runs a kernel
             that draws, maps and sums in registers, without traffic to memory: for an elementwise
             activation of torch alone, in float32 or float64, on CUDA.  Its functions and its
@@ -197,13 +199,17 @@ def simulate(
     with torch.random.fork_rng(devices=devices), _one_thread():
         plan = _plan(function, before, n, mean, std, shape, replicates, device, dtype)
         rank, world = _process()
-        mine = range(rank, replicates, world)
+        stacks = [
+            range(first, min(first + plan.stacked, replicates))
+            for first in range(0, replicates, plan.stacked)
+        ][rank::world]
         sums = np.zeros((replicates, 2, 3, plan.channels))
-        with _progress_bar(progress if rank == 0 else False, plan.elements * len(mine)) as bar:
-            for replicate, block in _blocks(plan, mine, seed, chunk, device, dtype):
-                _seed(block.layer_seed, device)
-                _merge(sums[replicate], _measure(function, before, block, plan))
-                bar.update(block.x.numel())
+        total = plan.elements * sum(map(len, stacks))
+        with _progress_bar(progress if rank == 0 else False, total) as bar:
+            jobs = _Jobs(function, before, plan, seed, device, dtype)
+            for stack, elements, figures in jobs.run(stacks, chunk):
+                _merge(sums[stack.start : stack.stop], figures)
+                bar.update(elements)
     sums = _all_reduced(sums, device)
     return _estimates(sums, plan, replicates)
 
@@ -277,7 +283,7 @@ def _by_kernel(known, n, law, seed, replicates, device, dtype, progress) -> Simu
     from normprop.kernels import montecarlo
 
     samples = math.ceil(n / replicates)
-    plan = _Plan((), (), (samples,), (), (), False, 1, *law)
+    plan = _Plan((), (), (samples,), 1, (), (), False, 1, *law)
     key = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> np.uint64(1))
     rank, world = _process()
     mine = range(rank, replicates, world)
@@ -294,17 +300,35 @@ def _by_kernel(known, n, law, seed, replicates, device, dtype, progress) -> Simu
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a simulation draws and which elements of it count."""
+    """What a simulation draws and which elements of it count.
+
+    Attributes:
+        sample: shape of an input of the layer, without the batch dimension.
+        output: shape of an output.
+        rows: samples of each block of a replicate.
+        stacked: replicates that share a block.
+        inside_x: the input's places that count, of the dimensions after the channels.
+        inside_y: the output's.
+        by_channel: whether figures are one a channel.
+        channels: entries of a figure.
+        mean: of the input.
+        std: of the input.
+        alone: whether blocks have to run one after the other, in order.
+        writes: whether the layer may write on its input.
+    """
 
     sample: tuple[int, ...]
     output: tuple[int, ...]
     rows: tuple[int, ...]
+    stacked: int
     inside_x: tuple[slice, ...]
     inside_y: tuple[slice, ...]
     by_channel: bool
     channels: int
     mean: float
     std: float
+    alone: bool = True
+    writes: bool = True
 
     @property
     def elements(self) -> int:
@@ -312,39 +336,75 @@ class _Plan:
         return sum(self.rows) * math.prod(self.sample)
 
 
-@dataclass(frozen=True)
-class _Block:
-    x: Tensor
-    dy: Tensor
-    layer_seed: int
-
-
 def _plan(function, before, n, mean, std, shape, replicates, device, dtype) -> _Plan:
     sample, inside_x, inside_y, by_channel = _geometry(function, shape)
     trial = torch.zeros(3, *sample, device=device, dtype=dtype).normal_() * std + mean
-    output = _forward(function, before, trial, sample, shape)
-    rows = math.ceil(n / (replicates * math.prod(sample)))
-    most = max(1, _BLOCK // math.prod(sample))
+    output, draws = _forward(function, before, trial, sample, shape)
+    size = math.prod(sample)
+    rows = math.ceil(n / (replicates * size))
+    most = max(1, _BLOCK // size)
     counts = (most,) * (rows // most) + ((rows % most,) if rows % most else ())
+    # With a shape, samples of a batch may depend on one another, as statistics of batches do.
+    stacked = max(1, min(replicates, most // rows)) if shape is None else 1
     channels = 1
     if by_channel:
         # Forward figures have an entry an output channel, backward ones an input channel.
         channels = max(sample[0], output[0])
+    parts = [function] if before is None else [function, before]
     return _Plan(
-        sample, output, counts, inside_x, inside_y, by_channel, channels, float(mean), float(std)
+        sample,
+        output,
+        counts,
+        stacked,
+        inside_x,
+        inside_y,
+        by_channel,
+        channels,
+        float(mean),
+        float(std),
+        alone=draws or torch.is_autocast_enabled("cpu") or not all(map(_is_pure, parts)),
+        writes=not _is_pure(function) or any(getattr(m, "inplace", 0) for m in _modules(function)),
     )
 
 
-def _forward(function, before, trial, sample, shape) -> tuple[int, ...]:
-    """Shape of an output sample; refuses a module that mixes what it was guessed not to mix."""
+def _is_pure(function) -> bool:
+    """Whether calls from several threads cannot meet, and none leaves anything behind."""
+    modules = _modules(function)
+    if not modules:
+        return function in _NAMED.values()
+    return all(
+        type(m).__module__.startswith(("torch.nn.modules.", "normprop."))
+        # Holds a function of the caller's.
+        and type(m).__module__ != "normprop.nn.elementwise"
+        and not (m.training and any(True for _ in m.buffers(recurse=False)))
+        and not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks)
+        for m in modules
+    )
+
+
+def _modules(function) -> list[nn.Module]:
+    return list(function.modules()) if isinstance(function, nn.Module) else []
+
+
+def _forward(function, before, trial, sample, shape) -> tuple[tuple[int, ...], bool]:
+    """Shape of an output sample, and whether random numbers were drawn for it.
+
+    Refuses a module that mixes what it was guessed not to mix.
+    """
+    drawn = []
+
+    def seeded(call, *inputs):
+        _seed(0, trial.device)
+        state = _state(trial.device)
+        result = call(*inputs)
+        drawn.append(not torch.equal(state, _state(trial.device)))
+        return result
+
     try:
         with torch.no_grad():
-            _seed(0, trial.device)
-            x = trial if before is None else before(trial)
-            _seed(0, trial.device)
-            y = _tensor(function(x.clone()))
-            _seed(0, trial.device)
-            fewer = _tensor(function(x[:2].clone()))
+            x = trial if before is None else seeded(before, trial)
+            y = _tensor(seeded(function, x.clone()))
+            fewer = _tensor(seeded(function, x[:2].clone()))
     except Exception as problem:
         if shape is None:
             raise ValueError(
@@ -359,7 +419,7 @@ def _forward(function, before, trial, sample, shape) -> tuple[int, ...]:
             f"shape must be given for {_name(function)}: the samples of a batch must not "
             f"depend on one another; an input of shape {tuple(trial.shape)} gave {tuple(y.shape)}"
         )
-    return tuple(y.shape[1:])
+    return tuple(y.shape[1:]), any(drawn)
 
 
 def _geometry(function, shape):
@@ -448,29 +508,60 @@ def _is_tuple(value) -> bool:
     return isinstance(value, tuple | list)
 
 
-def _blocks(plan, mine, seed, chunk, device, dtype) -> Iterator[tuple[int, _Block]]:
-    """Blocks in order, drawn ahead by threads: NumPy draws without holding the lock."""
-    keys = ((r, k, rows) for r in mine for k, rows in enumerate(plan.rows))
+@dataclass(frozen=True)
+class _Jobs:
+    """The blocks of a simulation."""
 
-    def draw(replicate, index, rows):
-        sequence = np.random.SeedSequence(seed, spawn_key=(replicate, index))
+    function: Callable[[Tensor], Tensor]
+    before: Callable[[Tensor], Tensor] | None
+    plan: _Plan
+    seed: int
+    device: torch.device
+    dtype: torch.dtype
+
+    def run(self, stacks: list[range], chunk: int) -> Iterator[tuple[range, int, np.ndarray]]:
+        """Replicates, number of elements drawn and figures of each block, in order.
+
+        Threads work ahead: NumPy draws without holding Python's lock, and torch computes so.
+        """
+        keys = ((stack, k, rows) for stack in stacks for k, rows in enumerate(self.plan.rows))
+        if self.device.type == "cuda":
+            for key in keys:
+                yield self._measured(*self._drawn(*key))
+            return
+        ahead: deque = deque()
+        job = self._drawn if self.plan.alone else self._drawn_and_measured
+        workers = min(chunk, os.cpu_count() or 1)
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for key in itertools.chain(keys, itertools.repeat(None)):
+                if key is not None:
+                    ahead.append(pool.submit(job, *key))
+                if key is None or len(ahead) >= chunk:
+                    if not ahead:
+                        return
+                    found = ahead.popleft().result()
+                    yield self._measured(*found) if self.plan.alone else found
+
+    def _drawn_and_measured(self, stack: range, index: int, rows: int):
+        return self._measured(*self._drawn(stack, index, rows))
+
+    def _drawn(self, stack: range, index: int, rows: int):
+        plan = self.plan
+        sequence = np.random.SeedSequence(self.seed, spawn_key=(stack.start, index))
         numbers_seed, layer_seed = sequence.spawn(2)
-        x, dy = _normals(numbers_seed, rows, plan, device, dtype)
-        x.mul_(plan.std).add_(plan.mean)
-        # torch's CPU generator keeps 32 bits of a seed.
-        return replicate, _Block(x, dy, int(layer_seed.generate_state(1)[0]))
+        x, dy = _normals(numbers_seed, len(stack) * rows, plan, self.device, self.dtype)
+        if plan.std != 1.0:
+            x.mul_(plan.std)
+        if plan.mean != 0.0:
+            x.add_(plan.mean)
+        return stack, layer_seed, x, dy
 
-    if device.type == "cuda":
-        yield from (draw(*key) for key in keys)
-        return
-    with ThreadPoolExecutor(min(chunk, os.cpu_count() or 1)) as pool:
-        ahead = deque()
-        for key in keys:
-            ahead.append(pool.submit(draw, *key))
-            if len(ahead) >= chunk:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+    def _measured(self, stack: range, layer_seed, x: Tensor, dy: Tensor):
+        if self.plan.alone:
+            # torch's CPU generator keeps 32 bits of a seed.
+            _seed(int(layer_seed.generate_state(1)[0]), self.device)
+        elements = x.numel()
+        return stack, elements, _measure(self.function, self.before, x, dy, len(stack), self.plan)
 
 
 def _normals(sequence, rows, plan, device, dtype) -> tuple[Tensor, Tensor]:
@@ -485,43 +576,73 @@ def _normals(sequence, rows, plan, device, dtype) -> tuple[Tensor, Tensor]:
     return x.to(device, dtype), dy.to(device, dtype)
 
 
-def _measure(function, before, block: _Block, plan: _Plan) -> np.ndarray:
-    """Count, mean and sum of squared deviations of y and of dx: shape (2, 3, channels)."""
-    x = block.x if before is None else before(block.x).detach()
+class _Arriving(torch.autograd.Function):
+    """A number whose gradient at y is dy.
+
+    So is that of Σ y·dy, at the cost of two passes more.  Handing dy over to
+    ``torch.autograd.grad`` would make torch import SymPy, half a second, to compare two shapes.
+    """
+
+    @staticmethod
+    def forward(ctx, y, dy):
+        ctx.save_for_backward(dy)
+        return y.new_zeros(())
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, _):
+        return ctx.saved_tensors[0], None
+
+
+def _measure(function, before, x: Tensor, dy: Tensor, stacked: int, plan: _Plan) -> np.ndarray:
+    """Count, mean and sum of squared deviations of y and of dx: (stacked, 2, 3, channels)."""
+    x = x if before is None else before(x).detach()
     x.requires_grad_()
     with torch.enable_grad():
         # A layer may write on its input, but not on a leaf.
-        y = _tensor(function(x.clone()))
-        # The gradient of Σ y·dy at y is dy itself.  Handing dy over instead would make torch
-        # import SymPy, half a second, to compare two shapes.
-        paired = (y * block.dy).sum()
-    (dx,) = torch.autograd.grad(paired, x, materialize_grads=True)
-    figures = np.zeros((2, 3, plan.channels))
+        y = _tensor(function(x.clone() if plan.writes else x))
+        arriving = _Arriving.apply(y, dy)
+    (dx,) = torch.autograd.grad(arriving, x, materialize_grads=True)
+    figures = np.zeros((stacked, 2, 3, plan.channels))
     for row, (tensor, inside) in enumerate(((y.detach(), plan.inside_y), (dx, plan.inside_x))):
         tensor = tensor[(slice(None), slice(None), *inside)] if inside else tensor
         tensor = tensor.double()
-        kept = (1,) if plan.by_channel else ()
-        dims = [d for d in range(tensor.ndim) if d not in kept]
-        average = tensor.mean(dims, keepdim=True)
-        squares = (tensor - average).square_().sum(dims)
-        channels = squares.numel()
-        figures[row, 0] = tensor.numel() // channels
-        figures[row, 1, :channels] = average.flatten().cpu().numpy()
-        figures[row, 2, :channels] = squares.flatten().cpu().numpy()
+        if plan.by_channel:
+            by_channel = tensor.unflatten(0, (stacked, -1)).movedim(2, 1).flatten(2)
+        else:
+            by_channel = tensor.reshape(stacked, 1, -1)
+        average, squares = _spread(by_channel)
+        channels = squares.shape[1]
+        figures[:, row, 0] = by_channel.shape[2]
+        figures[:, row, 1, :channels] = average
+        figures[:, row, 2, :channels] = squares
     return figures
 
 
+def _spread(numbers: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and sum of squared deviations over the last dimension."""
+    average = numbers.mean(-1, keepdim=True)
+    around_zero = torch.linalg.vector_norm(numbers, dim=-1).square_().cpu().numpy()
+    mean = average[..., 0].cpu().numpy()
+    moved = numbers.shape[-1] * mean**2
+    if (moved <= 0.99 * around_zero).all():
+        # At most two digits of sixteen are lost.
+        return mean, around_zero - moved
+    return mean, torch.linalg.vector_norm(numbers - average, dim=-1).square_().cpu().numpy()
+
+
 def _merge(total: np.ndarray, part: np.ndarray) -> None:
-    """Add a block's count, mean and sum of squared deviations to its replicate's, in place.
+    """Add a block's counts, means and sums of squared deviations to its replicates', in place.
 
     The pairwise rule for sums of squared deviations cancels nothing, however large the mean
     is beside the spread.
     """
-    count = total[:, 0] + part[:, 0]
-    gap = part[:, 1] - total[:, 1]
-    total[:, 2] += part[:, 2] + gap**2 * (total[:, 0] * part[:, 0] / count)
-    total[:, 1] += gap * (part[:, 0] / count)
-    total[:, 0] = count
+    before, count = total[:, :, 0].copy(), part[:, :, 0]
+    after = before + count
+    gap = part[:, :, 1] - total[:, :, 1]
+    total[:, :, 2] += part[:, :, 2] + gap**2 * (before * count / after)
+    total[:, :, 1] += gap * (count / after)
+    total[:, :, 0] = after
 
 
 def _estimates(sums: np.ndarray, plan: _Plan, replicates: int) -> Simulation:
@@ -573,6 +694,13 @@ def _seed(seed: int, device: torch.device) -> None:
         torch.cuda.manual_seed(seed)
     else:
         torch.default_generator.manual_seed(seed)
+
+
+def _state(device: torch.device) -> Tensor:
+    """Of the generator that :func:`_seed` seeds."""
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.default_generator.get_state()
 
 
 def _process() -> tuple[int, int]:

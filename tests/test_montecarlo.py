@@ -4,12 +4,14 @@
 fails for good.
 """
 
+import copy
 import json
 import math
 import os
 import random
 import subprocess
 import sys
+import threading
 from dataclasses import fields
 from statistics import NormalDist
 from types import SimpleNamespace
@@ -245,6 +247,61 @@ def test_the_same_seed_gives_the_same_sums_for_any_chunk(layer):
     assert same(first, simulate(layer, 1_200_000, seed=3, replicates=4))
     for chunk in (1, 2, 7):
         assert same(first, simulate(layer, 1_200_000, seed=3, replicates=4, chunk=chunk), 1e-12)
+
+
+@pytest.mark.parametrize("n", [10_000, 700_000])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.SiLU(),
+        nn.ReLU(inplace=True),
+        weighted(nn.Linear(5, 3)),
+        weighted(nn.Conv2d(3, 4, 3, stride=2)),
+        nn.MaxPool1d(3, 2),
+    ],
+    ids=str,
+)
+def test_threads_find_what_one_thread_finds(layer, n):
+    threads = simulate(layer, n, replicates=5, progress=False)
+    calls = []
+    # With a hook, which may do anything, a layer runs one block at a time, on this thread.
+    watched = copy.deepcopy(layer)
+    watched.register_forward_hook(lambda *_: calls.append(threading.get_ident()))
+    one = simulate(watched, n, replicates=5, progress=False)
+    assert set(calls) == {threading.get_ident()}
+    for field in fields(one):
+        got, wanted = getattr(threads, field.name), getattr(one, field.name)
+        assert np.array_equal(got, wanted), field.name
+
+
+def test_state_that_a_pass_changes_is_changed_in_order():
+    def run():
+        found = []
+
+        class Counting(nn.BatchNorm1d):
+            def forward(self, input):
+                found.append((threading.get_ident(), int(self.num_batches_tracked)))
+                return super().forward(input)
+
+        simulate(Counting(3), 5000, shape=(3,), replicates=4, progress=False)
+        return found
+
+    threads, counts = zip(*run(), strict=True)
+    assert set(threads) == {threading.get_ident()}
+    assert list(counts) == list(range(len(counts)))
+
+
+def test_small_replicates_are_still_independent():
+    layer, n = nn.SiLU(), 256 * 40
+    whole = simulate(layer, n, progress=False)
+    # One replicate after another from the numbers of the block that they share.
+    assert whole.n == n
+    assert whole.replicates == 256
+    spread = [simulate(layer, n, seed=seed, progress=False) for seed in range(40)]
+    means = np.array([s.fwd_mean for s in spread])
+    expected = np.mean([s.fwd_mean_se for s in spread])
+    # The standard deviation of a standard deviation of 40 numbers is about a ninth of it.
+    assert abs(means.std(ddof=1) / expected - 1) < LIMIT / 9
 
 
 def test_another_seed_gives_other_numbers():
