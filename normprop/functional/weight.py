@@ -83,14 +83,14 @@ def scaled_weight(
     over, radius = _sphere(weight, ball, per, stride, groups, transposed)
     size = gain * radius
     if wants_triton(weight, backend, is_transformed(weight)):
-        return _Scaled.apply(weight, over, groups, size, True)[0]
+        return _Scaled.apply(weight, over, groups, size, True)
     wide = upcast(weight)
-    if torch.compiler.is_compiling() or not wide.is_contiguous():
+    if torch.compiler.is_compiling() or not wide.is_contiguous() or is_transformed(weight):
         # A compiler fuses the passes by itself, and must not meet a custom backward where
         # torch.func may differentiate it (pytorch issue 193279).
         scaled = wide * (size * _inverse_norm(wide, over, groups))
     else:
-        scaled, _ = _Scaled.apply(wide, over, groups, size, False)
+        scaled = _Scaled.apply(wide, over, groups, size, False)
     return scaled.to(weight.dtype)
 
 
@@ -153,28 +153,24 @@ class _Scaled(torch.autograd.Function):
     Where n is 0 it counts as 1.
     """
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(weight, over, groups, size, triton):
+    def forward(ctx, weight, over, groups, size, triton):
         if triton:
             from normprop.kernels import weight as kernel
 
-            return kernel.forward(weight, over, groups, size)
-        if _has_kernel(weight, over, groups):
-            return _in_one_pass(weight, over, size)
-        inverse = _inverse_norm(weight, over, groups)
-        return _times(weight, size * inverse), inverse
+            scaled, inverse = kernel.forward(weight, over, groups, size)
+        elif _has_kernel(weight, over, groups):
+            scaled, inverse = _in_one_pass(weight, over, size)
+        else:
+            inverse = _inverse_norm(weight, over, groups)
+            scaled = _times(weight, size * inverse)
+        ctx.arguments = over, groups, size, triton
+        ctx.save_for_backward(weight, inverse)
+        ctx.save_for_forward(weight)
+        return scaled
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        weight, *ctx.arguments = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(weight, output[1])
-        ctx.save_for_forward(weight, output[1])
-
-    @staticmethod
-    def backward(ctx, gradient, _):
+    def backward(ctx, gradient):
         weight, inverse = ctx.saved_tensors
         over, groups, size, triton = ctx.arguments
         if torch.is_grad_enabled() or (triton and is_transformed(gradient)):
@@ -183,8 +179,8 @@ class _Scaled(torch.autograd.Function):
             wide = upcast(weight)
             inverse = _inverse_norm(wide, over, groups)
             result = _tangent(wide, inverse, upcast(gradient), over, groups, size)
-            return result.to(weight.dtype), None, None, None, None
-        if triton:
+            result = result.to(weight.dtype)
+        elif triton:
             from normprop.kernels import weight as kernel
 
             result = kernel.backward(weight, inverse, gradient, over, groups, size)
@@ -196,12 +192,12 @@ class _Scaled(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, tangent, *_):
-        weight, _ = ctx.saved_tensors
+        (weight,) = ctx.saved_tensors
         over, groups, size, _ = ctx.arguments
         wide = upcast(weight)
         inverse = _inverse_norm(wide, over, groups)
         result = _tangent(wide, inverse, upcast(tangent), over, groups, size)
-        return result.to(weight.dtype), None
+        return result.to(weight.dtype)
 
 
 def _tangent(weight, inverse, gradient, over, groups, size):
@@ -228,16 +224,19 @@ def _in_one_pass(weight: Tensor, over: str, size: float) -> tuple[Tensor, Tensor
     taps = _taps(weight)
     if over == "fan-out" and taps > 1:
         # Its columns are single taps: from their norms to those of the channels.
-        squares = norms.square().view(-1, taps).sum(1)
-        inverse = torch.where(squares == 0, 1.0, squares).rsqrt_()
-        scaled.mul_(norms * inverse.repeat_interleave(taps))
+        channels = norms.view(-1, taps).square().sum(1).sqrt_()
     else:
-        inverse = torch.where(norms == 0, 1.0, norms).reciprocal_()
-    ones = [1] * (weight.ndim - 2)
-    channels = (-1, 1) if over == "fan-in" else (1, -1)
-    inverse = inverse.reshape(*channels, *ones)
-    if not norms.all():
-        # The kernel has divided by them.
+        channels = norms.flatten()
+    # The kernel has divided by what may be zeros.
+    whole = norms.all()
+    if not whole:
+        channels = channels.where(channels != 0, 1.0)
+    inverse = channels.reciprocal()
+    if over == "fan-out" and taps > 1:
+        scaled.mul_(norms * _each_tap(inverse, taps))
+    ends = [1] * (weight.ndim - 2)
+    inverse = inverse.view(-1, 1, *ends) if over == "fan-in" else inverse.view(1, -1, *ends)
+    if not whole:
         scaled = torch.where(norms == 0, rows * _row(size * inverse, weight), scaled)
     return scaled.view_as(weight), inverse
 
@@ -246,7 +245,7 @@ def _tangent_in_one_pass(weight, inverse, gradient, over, size):
     """What :func:`_tangent` gives."""
     rows, dim, shape = _for_kernel(weight, over)
     taps = _taps(weight) if over == "fan-out" else 1
-    inverse = inverse.flatten().repeat_interleave(taps) if taps > 1 else inverse.flatten()
+    inverse = _each_tap(inverse.flatten(), taps)
     norms = inverse.reciprocal().view(shape)
     factors = rows.new_full(shape, size)
     result, along = _aten._weight_norm_interface_backward(
@@ -303,7 +302,14 @@ def _row(factor: Tensor, weight: Tensor) -> Tensor:
     """What :func:`_sums` gives, in a shape that broadcasts against rows of the weight."""
     taps = _taps(weight)
     factor = factor.flatten(1)
-    return factor if factor.shape[1] == 1 or taps == 1 else factor.repeat_interleave(taps, 1)
+    return factor if factor.shape[1] == 1 else _each_tap(factor, taps)
+
+
+def _each_tap(channels: Tensor, taps: int) -> Tensor:
+    """Every number of the last dimension as often as there are taps, in their order."""
+    if taps == 1:
+        return channels
+    return channels.unsqueeze(-1).expand(*channels.shape, taps).flatten(-2)
 
 
 def _times(weight: Tensor, factor: Tensor) -> Tensor:
