@@ -7,13 +7,14 @@
 
 from normprop import functional, nn
 from normprop.catalogue import Coverage, coverage
-from normprop.graph import Legality, Report, check, fold, fuse
+from normprop.graph import Conversion, Legality, Report, check, convert, fold, fuse
 from normprop.montecarlo import Simulation, simulate
 from normprop.post import Cell, Table, table
 from normprop.rules import Moments, moments
 
 __all__ = [
     "Cell",
+    "Conversion",
     "Coverage",
     "Legality",
     "Moments",
@@ -21,6 +22,7 @@ __all__ = [
     "Simulation",
     "Table",
     "check",
+    "convert",
     "coverage",
     "fold",
     "functional",

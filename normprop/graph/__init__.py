@@ -1,5 +1,6 @@
-"""Whole networks: where separate scales are legal, and layers whose constants move to others."""
+"""Whole networks: normalised copies, legal separate scales, constants that move to neighbours."""
 
+from normprop.graph.conversion import Conversion, convert
 from normprop.graph.folding import fold
 from normprop.graph.fusion import fuse
 from normprop.graph.legality import Bridge, Factor, Legality, check, separate_on_bridges_
@@ -7,10 +8,12 @@ from normprop.graph.rewrite import Report
 
 __all__ = [
     "Bridge",
+    "Conversion",
     "Factor",
     "Legality",
     "Report",
     "check",
+    "convert",
     "fold",
     "fuse",
     "separate_on_bridges_",

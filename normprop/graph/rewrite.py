@@ -82,19 +82,7 @@ def plain_of(layer: nn.Module, plain: type[nn.Module], **changes) -> nn.Module:
 
     Parameters and buffers are those of ``layer`` itself.
     """
-    arguments = {}
-    for name, parameter in inspect.signature(plain.__init__).parameters.items():
-        if name in ("self", "device", "dtype") or parameter.kind in (
-            parameter.VAR_POSITIONAL,
-            parameter.VAR_KEYWORD,
-        ):
-            continue
-        if name == "bias":
-            arguments[name] = layer.bias is not None
-        elif hasattr(layer, name):
-            arguments[name] = getattr(layer, name)
-        elif parameter.default is parameter.empty:
-            raise TypeError(f"{plain.__name__} takes {name}, which {layer} does not have")
+    arguments = arguments_of(layer, plain)
     arguments.update(changes)
     if any(True for _ in layer.parameters()):
         arguments["device"] = "meta"
@@ -105,6 +93,30 @@ def plain_of(layer: nn.Module, plain: type[nn.Module], **changes) -> nn.Module:
         made._buffers[name] = value
     made.training = layer.training
     return made
+
+
+def arguments_of(layer: nn.Module, plain: type[nn.Module]) -> dict[str, object]:
+    """What a class of torch has to be called with to give a layer like this one."""
+    arguments = {}
+    for name, parameter in inspect.signature(plain.__init__).parameters.items():
+        if name in ("self", "device", "dtype") or parameter.kind in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+        ):
+            continue
+        if name in ("bias", "add_bias_kv"):
+            arguments[name] = _has_bias(layer, name)
+        elif hasattr(layer, name):
+            arguments[name] = getattr(layer, name)
+        elif parameter.default is parameter.empty:
+            raise TypeError(f"{plain.__name__} takes {name}, which {layer} does not have")
+    return arguments
+
+
+def _has_bias(layer: nn.Module, argument: str) -> bool:
+    if isinstance(layer, nn.MultiheadAttention):
+        return (layer.in_proj_bias if argument == "bias" else layer.bias_k) is not None
+    return layer.bias is not None
 
 
 def limits_behind(kind: Kind, before: Affine) -> tuple[float, float]:
