@@ -131,6 +131,10 @@ def standard_error(constant: Constant, n: int = 200_000, seed: int = 0) -> float
     return own * math.sqrt(found.n / window / constant.samples)
 
 
+_WIDEST = 1e150
+"""Of a signal: beyond it, squares leave double precision."""
+
+
 def after(constant: Constant, depth: int = 100) -> float:
     """Standard deviation that the constant makes of a unit one over a stack of such layers.
 
@@ -138,7 +142,7 @@ def after(constant: Constant, depth: int = 100) -> float:
     and hands on a signal of mean 0 to the next, normal again, as wide layers make it; what
     counts is the standard deviation under ``fwd_std`` and the root mean square under ``rms``.
     Backward constants: the gradient, at inputs that stay N(0, 1).  With the exact constant the
-    answer is 1.
+    answer is 1; it is infinite once a signal is wider than 1e150.
 
     Raises:
         ValueError: the constant is no scale.
@@ -151,10 +155,8 @@ def after(constant: Constant, depth: int = 100) -> float:
     if quantity == "bwd_std":
         return (gain * figures(constant).bwd_std) ** depth
     for _ in range(depth):
-        try:
-            std = constant.std * gain * _quantity(quantity, figures(constant, std), std)
-        except (OverflowError, ValueError):
-            # Wider than double precision's squares.
+        std = constant.std * gain * _quantity(quantity, figures(constant, std), std)
+        if std > _WIDEST:
             return math.inf
         if std == 0.0:
             return 0.0

@@ -54,7 +54,9 @@ def fold(
     Returns:
         A copy, in evaluation mode; with ``report=True`` also a :class:`Report`.  The keys of
         its ``state_dict`` are those of the model, and a ``bias`` where a map without one had
-        to take a shift.  In training mode it is another network: its dropout is the plain one.
+        to take a shift.  It is for inference: in training mode it is another network, as its
+        dropout is the plain one, and where a shift stays it overwrites what it shifts, so that a
+        backward pass raises.
 
     Raises:
         ValueError: no example is given, or the model decides by a value that it computes.
