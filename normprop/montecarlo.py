@@ -12,7 +12,6 @@ replicates is the standard error, whatever the dependence among the elements of 
 
 import copy
 import difflib
-import itertools
 import math
 import numbers
 import os
@@ -532,15 +531,18 @@ class _Jobs:
         ahead: deque = deque()
         job = self._drawn if self.plan.alone else self._drawn_and_measured
         workers = min(chunk, os.cpu_count() or 1)
+
+        def first():
+            found = ahead.popleft().result()
+            return self._measured(*found) if self.plan.alone else found
+
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for key in itertools.chain(keys, itertools.repeat(None)):
-                if key is not None:
-                    ahead.append(pool.submit(job, *key))
-                if key is None or len(ahead) >= chunk:
-                    if not ahead:
-                        return
-                    found = ahead.popleft().result()
-                    yield self._measured(*found) if self.plan.alone else found
+            for key in keys:
+                ahead.append(pool.submit(job, *key))
+                if len(ahead) >= chunk:
+                    yield first()
+            while ahead:
+                yield first()
 
     def _drawn_and_measured(self, stack: range, index: int, rows: int):
         return self._measured(*self._drawn(stack, index, rows))

@@ -82,10 +82,11 @@ def scaled_weight(
     """``gain`` times :func:`normalize_weight`, without another pass over the weight."""
     over, radius = _sphere(weight, ball, per, stride, groups, transposed)
     size = gain * radius
-    if wants_triton(weight, backend, is_transformed(weight)):
+    transformed = is_transformed(weight)
+    if wants_triton(weight, backend, transformed):
         return _Scaled.apply(weight, over, groups, size, True)
     wide = upcast(weight)
-    if torch.compiler.is_compiling() or not wide.is_contiguous() or is_transformed(weight):
+    if torch.compiler.is_compiling() or not wide.is_contiguous() or transformed:
         # A compiler fuses the passes by itself, and must not meet a custom backward where
         # torch.func may differentiate it (pytorch issue 193279).
         scaled = wide * (size * _inverse_norm(wide, over, groups))
@@ -96,23 +97,16 @@ def scaled_weight(
 
 @torch.no_grad()
 def normalize_weight_(
-    weight: Tensor,
-    ball: Ball = "backward",
-    per: Per = "neuron",
-    *,
-    stride: int | tuple[int, ...] = 1,
-    groups: int = 1,
-    transposed: bool = False,
+    weight: Tensor, ball: Ball = "backward", per: Per = "neuron", *, groups: int = 1, **geometry
 ) -> Tensor:
     """:func:`normalize_weight` in place, without a gradient: the weight is read twice at most.
 
     Args:
         weight: as there; it is overwritten.
-        ball: as there, and so are the others.
-        per: one factor a neuron, or one for the layer.
-        stride: of the convolution.
-        groups: of the convolution.
-        transposed: whether the weight is that of a transposed convolution.
+        ball: as there.
+        per: as there.
+        groups: as there.
+        geometry: stride and transposed, as there.
 
     Returns:
         ``weight``.
@@ -120,15 +114,15 @@ def normalize_weight_(
     Raises:
         ValueError: as there.
     """
-    over, radius = _sphere(weight, ball, per, stride, groups, transposed)
+    over, radius = _sphere(weight, ball, per, groups=groups, **geometry)
     if weight.device.type == "cpu" and upcast(weight) is weight and weight.is_contiguous():
         factor = radius * _inverse_norm(weight, over, groups)
         weight.flatten(1).mul_(_row(factor, weight))
         return weight
-    return weight.copy_(scaled_weight(weight, ball, per, stride, groups, transposed=transposed))
+    return weight.copy_(normalize_weight(weight, ball, per, groups=groups, **geometry))
 
 
-def _sphere(weight, ball, per, stride, groups, transposed) -> tuple[str, float]:
+def _sphere(weight, ball, per, stride=1, groups=1, transposed=False) -> tuple[str, float]:
     """What the norm of a weight goes over, and what it has to be."""
     check_ball(ball, per)
     if weight.shape[0] % groups:
@@ -219,20 +213,16 @@ def _has_kernel(tensor: Tensor, over: str, groups: int) -> bool:
 
 def _in_one_pass(weight: Tensor, over: str, size: float) -> tuple[Tensor, Tensor]:
     """size·W/n and 1/n."""
-    rows, dim, shape = _for_kernel(weight, over)
+    rows, dim, shape, taps = _for_kernel(weight, over)
     scaled, norms = _aten._weight_norm_interface(rows, rows.new_full(shape, size), dim)
-    taps = _taps(weight)
-    if over == "fan-out" and taps > 1:
-        # Its columns are single taps: from their norms to those of the channels.
-        channels = norms.view(-1, taps).square().sum(1).sqrt_()
-    else:
-        channels = norms.flatten()
+    # Its columns are single taps: from their norms to those of the channels.
+    channels = norms.view(-1, taps).square().sum(1).sqrt_() if taps > 1 else norms.flatten()
     # The kernel has divided by what may be zeros.
     whole = norms.all()
     if not whole:
         channels = channels.where(channels != 0, 1.0)
     inverse = channels.reciprocal()
-    if over == "fan-out" and taps > 1:
+    if taps > 1:
         scaled.mul_(norms * _each_tap(inverse, taps))
     ends = [1] * (weight.ndim - 2)
     inverse = inverse.view(-1, 1, *ends) if over == "fan-in" else inverse.view(1, -1, *ends)
@@ -243,8 +233,7 @@ def _in_one_pass(weight: Tensor, over: str, size: float) -> tuple[Tensor, Tensor
 
 def _tangent_in_one_pass(weight, inverse, gradient, over, size):
     """What :func:`_tangent` gives."""
-    rows, dim, shape = _for_kernel(weight, over)
-    taps = _taps(weight) if over == "fan-out" else 1
+    rows, dim, shape, taps = _for_kernel(weight, over)
     inverse = _each_tap(inverse.flatten(), taps)
     norms = inverse.reciprocal().view(shape)
     factors = rows.new_full(shape, size)
@@ -259,9 +248,12 @@ def _tangent_in_one_pass(weight, inverse, gradient, over, size):
     return result.view_as(weight)
 
 
-def _for_kernel(weight: Tensor, over: str) -> tuple[Tensor, int, tuple[int, int]]:
+def _for_kernel(weight: Tensor, over: str) -> tuple[Tensor, int, tuple[int, int], int]:
+    """A matrix, the dimension that the kernel keeps, the shape of norms, columns to a channel."""
     rows = weight.flatten(1)
-    return (rows, 0, (rows.shape[0], 1)) if over == "fan-in" else (rows, 1, (1, rows.shape[1]))
+    if over == "fan-in":
+        return rows, 0, (rows.shape[0], 1), 1
+    return rows, 1, (1, rows.shape[1]), _taps(weight)
 
 
 def _taps(weight: Tensor) -> int:

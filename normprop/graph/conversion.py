@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from normprop import functional
 from normprop import nn as twins
 from normprop.functional.parametric import check_method
 from normprop.functional.scale import Scaling, check_scaling
 from normprop.functional.weight import Method, Per
-from normprop.graph.rewrite import arguments_of, check_arguments
+from normprop.graph.kinds import is_watched
+from normprop.graph.plan import ADD, JOIN, SUB
+from normprop.graph.rewrite import check_arguments, check_model, remade, replace
 from normprop.graph.trace import Node, Trace, trace
 
 _MAPS = {
@@ -61,8 +64,6 @@ _MOVES = {
     "roll", "flip", "to", "float", "double", "half", "bfloat16", "type_as", "alias", "positive",
     "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "t", "T", "mT",
 }  # fmt: skip
-_SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__", "sub", "sub_", "__sub__", "__isub__"}
-_JOINS = {"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"}
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,9 @@ def convert(
     """
     check_scaling(scaling)
     check_method(method, per)
+    check_model(model)
     run = None
-    if example_inputs or not isinstance(model, nn.Module):
+    if example_inputs:
         check_arguments(model, example_inputs)
         run = _watched(model, example_inputs)
     options = {"scaling": scaling}
@@ -200,7 +202,7 @@ class _Converter:
         for path in plain:
             if path in twins_of:
                 self.converted[path] = type(plain[path]).__name__
-                self._put(path, twins_of[path])
+                self.model = replace(self.model, path, plain[path], twins_of[path])
         return self.model
 
     def _layers(self, module: nn.Module, path: str):
@@ -226,7 +228,7 @@ class _Converter:
             raise _KeptError("normalises by statistics of its own")
         if name not in _CONVERTED:
             raise _KeptError(_why_not(layer))
-        if _watches(layer) or "forward" in vars(layer):
+        if is_watched(layer) or layer._backward_hooks or layer._backward_pre_hooks:
             raise _KeptError("has hooks, or a forward of its own, which may do anything")
         options = dict(self.weights if name in _MAPS else self.options)
         twin_type = getattr(twins, name)
@@ -255,45 +257,19 @@ class _Converter:
             raise _KeptError(f"is called behind different layers, {', '.join(sorted(sources))}")
         return {"after": next(iter(activations.values()))}
 
-    def _put(self, path: str, twin: nn.Module) -> None:
-        if not path:
-            self.model = twin
-            return
-        parent, _, name = path.rpartition(".")
-        self.model.get_submodule(parent)._modules[name] = twin
-
 
 class _KeptError(Exception):
     """A layer stays, for the reason that is the message."""
 
 
 def _made(layer: nn.Module, twin_type: type[nn.Module], options: dict) -> nn.Module:
-    arguments = arguments_of(layer, type(layer))
-    if arguments.get("inplace"):
+    if hasattr(layer, "inplace"):
         # The same outputs; a twin keeps what it needs where the plain layer overwrote it.
-        arguments["inplace"] = False
-    if layer._parameters:
-        arguments["device"] = "meta"
-    made = twin_type(**arguments, **options)
-    for name, value in layer._parameters.items():
-        made._parameters[name] = value
-    for name, value in layer._buffers.items():
-        made._buffers[name] = value
-    for name, child in layer._modules.items():
-        made._modules[name] = child
-    made.training = layer.training
+        options = options | {"inplace": False}
+    made = remade(layer, type(layer), twin_type, **options)
     if options.get("method") == "project":
         made.project_()
     return made
-
-
-def _watches(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
 
 
 def _why_not(layer: nn.Module) -> str:
@@ -348,11 +324,9 @@ def _times(count: int) -> str:
 
 
 def _instead(name: str) -> str:
-    from normprop import functional
-
-    if name in _SUMS:
+    if name in ADD | SUB:
         return "variances add up: nn.Residual keeps them"
-    if name in _JOINS:
+    if name in JOIN:
         return "parts should have one scale: nn.Concat gives it to them"
     plain = name.rstrip("_")
     if plain in functional.__all__ and not plain.startswith("normalize"):

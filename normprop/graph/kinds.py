@@ -67,14 +67,18 @@ class Kind:
         return self.name == "dropout" or self.constants != _IDENTITY
 
 
+def is_watched(module: nn.Module) -> bool:
+    """Whether a hook, which may change the weights, sees what comes out; or another forward."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
 def kind_of(module: nn.Module) -> Kind | None:
     """The kind of a layer of ``torch.nn`` or ``normprop.nn``; None where it is not known.
 
     A subclass of theirs from elsewhere may do anything, and is not known; nor is a layer with
     hooks.
     """
-    if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
-        # A hook may change the weights, and sees what comes out.
+    if is_watched(module):
         return None
     if type(module) is Clamp:
         plain = nn.ReLU if module.high == math.inf else nn.Hardtanh

@@ -35,11 +35,11 @@ _COMMUTING = {
     "interpolate", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
 }  # fmt: skip
 _HOMOGENEOUS = {"relu", "relu_", "leaky_relu", "sum", "avg_pool1d", "avg_pool2d", "avg_pool3d"}
-_ADD = {"add", "add_", "__add__", "__radd__", "__iadd__"}
-_SUB = {"sub", "sub_", "subtract", "__sub__", "__isub__"}
+ADD = {"add", "add_", "__add__", "__radd__", "__iadd__"}
+SUB = {"sub", "sub_", "subtract", "__sub__", "__isub__"}
 _MUL = {"mul", "mul_", "multiply", "__mul__", "__rmul__", "__imul__"}
 _DIV = {"div", "div_", "divide", "true_divide", "__truediv__", "__div__", "__itruediv__"}
-_JOIN = {"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"}
+JOIN = {"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"}
 
 
 @dataclass(frozen=True)
@@ -281,9 +281,9 @@ class Plan:
         name, inputs = node.name, node.inputs
         args, kwargs = node.arguments
         first = self.pending[inputs[0]]
-        if name in _JOIN:
+        if name in JOIN:
             return self._through_join(node, summed=False)
-        if name in _ADD | _SUB and set(kwargs) <= {"other"}:
+        if name in ADD | SUB and set(kwargs) <= {"other"}:
             return self._through_sum(node, args, kwargs)
         if name in _MUL | _DIV:
             factor = _number(args, kwargs)
@@ -311,7 +311,7 @@ class Plan:
     def _through_sum(self, node, args, kwargs):
         number = _number(args, kwargs)
         first = self.pending[node.inputs[0]]
-        sign = 1 if node.name in _ADD else -1
+        sign = 1 if node.name in ADD else -1
         if number is not None:
             return first._replace(shift=first.shift + sign * number * (1.0 - first.scale))
         if len(node.inputs) != 2:
@@ -398,13 +398,13 @@ class Plan:
     def _request_of_function(self, node, current, target) -> bool:
         args, kwargs = node.arguments
         name, inputs = node.name, node.inputs
-        if name in _JOIN:
+        if name in JOIN:
             return all(self._request(v, target) for v in inputs)
         number = _number(args, kwargs)
-        if name in _ADD | _SUB and number is None:
+        if name in ADD | SUB and number is None:
             return self._request_of_sum(node, current, target)
-        if name in _ADD | _SUB:
-            sign = 1 if name in _ADD else -1
+        if name in ADD | SUB:
+            sign = 1 if name in ADD else -1
             scale = current.scale if target.scale is None else target.scale
             shift = target.shift
             if shift is not None:
@@ -422,7 +422,7 @@ class Plan:
         return False
 
     def _request_of_sum(self, node, current, target) -> bool:
-        sign = 1 if node.name in _ADD else -1
+        sign = 1 if node.name in ADD else -1
         both = Target(target.scale, None, target.gradient)
         pending = [self.pending[v] for v in node.inputs]
         if not all(both.met_by(p) for p in pending):
@@ -464,7 +464,7 @@ class Plan:
             for zeroed in (True, False) if conflict.summed else (False,):
                 shift = wanted.shift if not conflict.summed else None
                 if zeroed:
-                    sign = 1 if conflict.node.name in _ADD else -1
+                    sign = 1 if conflict.node.name in ADD else -1
                     shift = -sign * wanted.shift
                 target = Target(wanted.scale, shift, wanted.gradient)
                 if all(self._request(v, target) for v in others):

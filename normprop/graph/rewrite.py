@@ -36,10 +36,15 @@ class Report:
         return len(self.moved) + len(self.kept)
 
 
-def check_arguments(model: nn.Module, inputs: tuple) -> None:
-    """Refuse what cannot be traced."""
+def check_model(model: nn.Module) -> None:
+    """Refuse what is no module."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module; it was {type(model).__name__}")
+
+
+def check_arguments(model: nn.Module, inputs: tuple) -> None:
+    """Refuse what cannot be traced."""
+    check_model(model)
     if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(inputs)):
         raise ValueError("example inputs must be given, among them a tensor; none was")
 
@@ -80,17 +85,25 @@ def replace(model: nn.Module, path: str, old: nn.Module, new: nn.Module) -> nn.M
 def plain_of(layer: nn.Module, plain: type[nn.Module], **changes) -> nn.Module:
     """A layer of torch with the arguments of ``layer``, which is of a subclass of its class.
 
-    Parameters and buffers are those of ``layer`` itself.
+    What it holds is that of :func:`remade`.
     """
-    arguments = arguments_of(layer, plain)
-    arguments.update(changes)
+    return remade(layer, plain, plain, **changes)
+
+
+def remade(
+    layer: nn.Module, plain: type[nn.Module], made_type: type[nn.Module], **changes
+) -> nn.Module:
+    """A layer of another class, with the arguments of ``layer`` that its class of torch has.
+
+    Parameters, buffers and layers inside are those of ``layer`` itself.
+    """
+    arguments = arguments_of(layer, plain) | changes
     if any(True for _ in layer.parameters()):
         arguments["device"] = "meta"
-    made = plain(**arguments)
-    for name, value in layer._parameters.items():
-        made._parameters[name] = value
-    for name, value in layer._buffers.items():
-        made._buffers[name] = value
+    made = made_type(**arguments)
+    made._parameters.update(layer._parameters)
+    made._buffers.update(layer._buffers)
+    made._modules.update(layer._modules)
     made.training = layer.training
     return made
 
