@@ -7,7 +7,7 @@
 
 from normprop import functional, nn
 from normprop.catalogue import Coverage, coverage
-from normprop.graph import Conversion, Legality, Report, check, convert, fold, fuse
+from normprop.graph import Conversion, Legality, Report, check, convert, fold, fuse, report
 from normprop.montecarlo import Simulation, simulate
 from normprop.post import Cell, Table, table
 from normprop.rules import Moments, moments
@@ -29,6 +29,7 @@ __all__ = [
     "fuse",
     "moments",
     "nn",
+    "report",
     "simulate",
     "table",
 ]

@@ -14,6 +14,7 @@ from normprop.functional.scale import Scaling, check_scaling
 from normprop.functional.weight import Method, Per
 from normprop.graph.kinds import is_watched
 from normprop.graph.plan import ADD, JOIN, SUB
+from normprop.graph.report import kept_with_models, remember
 from normprop.graph.rewrite import check_arguments, check_model, remade, replace
 from normprop.graph.trace import Node, Trace, trace
 
@@ -66,6 +67,7 @@ _MOVES = {
 }  # fmt: skip
 
 
+@kept_with_models
 @dataclass(frozen=True)
 class Conversion:
     """What became of every layer; prints as a table.
@@ -100,8 +102,7 @@ def convert(
     scaling: Scaling = "backward",
     per: Per = "neuron",
     method: Method = "normalize",
-    report: bool = False,
-) -> nn.Module | tuple[nn.Module, Conversion]:
+) -> nn.Module:
     """A normalised copy of a plain network: every layer of torch that has a twin becomes it.
 
     Activations, linear maps, convolutions, pooling, dropout, embeddings, attention and resizing
@@ -112,11 +113,11 @@ def convert(
 
     It is another function than the model's: convert before training, not after.
 
-    What stays is in the report with its reason: layers that normalise by statistics already, a
-    softmax, whose outputs have to sum to 1, losses, subclasses from elsewhere and layers with
-    hooks, which may compute anything, and composed layers of torch such as
-    ``nn.TransformerEncoderLayer``, which read the weights of their parts past them.  So does what
-    the model computes by functions, and a sum of a branch and its skip path among them adds
+    What stays is in :func:`normprop.report` with its reason: layers that normalise by
+    statistics already, a softmax, whose outputs have to sum to 1, losses, subclasses from
+    elsewhere and layers with hooks, which may compute anything, and composed layers of torch such
+    as ``nn.TransformerEncoderLayer``, which read the weights of their parts past them.  So does
+    what the model computes by functions, and a sum of a branch and its skip path among them adds
     variances: :class:`normprop.nn.Residual` does not.
 
     Args:
@@ -127,10 +128,9 @@ def convert(
         per: of weights, one factor a neuron or one for the layer, which is what a bilinear map
             always has.
         method: of weights, ``"normalize"`` in each forward pass or ``"project"`` after each step.
-        report: whether to return also what was converted and what was not.
 
     Returns:
-        A copy, in the mode of the model; with ``report=True`` also a :class:`Conversion`.
+        A copy, in the mode of the model; :func:`normprop.report` has its :class:`Conversion`.
 
     Raises:
         TypeError: the model is no module, or returns no tensor.
@@ -153,7 +153,7 @@ def convert(
     made = _Converter(copy.deepcopy(model), run, options, weights)
     converted = made.convert()
     found = Conversion(made.converted, made.kept, None if run is None else _functions(run))
-    return (converted, found) if report else converted
+    return remember(converted, found)
 
 
 def _watched(model: nn.Module, inputs: tuple) -> Trace:

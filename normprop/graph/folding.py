@@ -7,8 +7,8 @@ from normprop.functional.parametric import Absorbed, Affine, absorbing_bias
 from normprop.graph import affine
 from normprop.graph.kinds import Kind
 from normprop.graph.plan import Choice, Plan, keeps_itself, kinds_of
+from normprop.graph.report import remember
 from normprop.graph.rewrite import (
-    Report,
     check_arguments,
     limits_behind,
     plain_of,
@@ -20,9 +20,7 @@ from normprop.graph.trace import trace
 from normprop.nn.parametric import Parametric
 
 
-def fold(
-    model: nn.Module, *example_inputs, report: bool = False
-) -> nn.Module | tuple[nn.Module, Report]:
+def fold(model: nn.Module, *example_inputs) -> nn.Module:
     r"""A network of plain ``torch.nn`` layers with the same outputs in evaluation.
 
     A normalised map becomes a plain one with the weight that it runs with.  A normalised
@@ -49,12 +47,11 @@ def fold(
         model: is not changed.
         example_inputs: what it is called with; values do not matter, shapes may where the
             model looks at them.
-        report: whether to return also where the constants went.
 
     Returns:
-        A copy, in evaluation mode; with ``report=True`` also a :class:`Report`.  The keys of
-        its ``state_dict`` are those of the model, and a ``bias`` where a map without one had
-        to take a shift.  It is for inference: in training mode it is another network, as its
+        A copy, in evaluation mode; :func:`normprop.report` says where the constants went.  The
+        keys of its ``state_dict`` are those of the model, and a ``bias`` where a map without one
+        had to take a shift.  It is for inference: in training mode it is another network, as its
         dropout is the plain one, and where a shift stays it overwrites what it shifts, so that a
         backward pass raises.
 
@@ -79,7 +76,7 @@ def fold(
             folded = replace(folded, path, layer, made)
     still = _tied(folded)
     split += [names for names in tied if names not in still]
-    return (folded, report_of(plan, split)) if report else folded
+    return remember(folded, report_of(plan, split))
 
 
 def _made(layer: nn.Module, kind: Kind, choice: Choice, plan: Plan, path: str) -> nn.Module:

@@ -7,8 +7,8 @@ from normprop.functional.parametric import Absorbed, Affine
 from normprop.graph import affine
 from normprop.graph.kinds import Kind
 from normprop.graph.plan import Choice, Plan, kinds_of
+from normprop.graph.report import remember
 from normprop.graph.rewrite import (
-    Report,
     check_arguments,
     limits_behind,
     plain_of,
@@ -20,9 +20,7 @@ from normprop.graph.trace import trace
 from normprop.nn.parametric import Parametric
 
 
-def fuse(
-    model: nn.Module, *example_inputs, report: bool = False
-) -> nn.Module | tuple[nn.Module, Report]:
+def fuse(model: nn.Module, *example_inputs) -> nn.Module:
     r"""The same normalised network, to be trained, at the cost of the plain one.
 
     Activations become torch's own, at their paths; their shift and scale are kept by the
@@ -44,10 +42,9 @@ def fuse(
     Args:
         model: is not changed.  It is watched in training and in evaluation.
         example_inputs: what it is called with.
-        report: whether to return also where the constants went.
 
     Returns:
-        A copy, in the mode of the model; with ``report=True`` also a :class:`Report`.
+        A copy, in the mode of the model; :func:`normprop.report` says where the constants went.
 
     Raises:
         ValueError: no example is given, the model decides by a value that it computes, or it is
@@ -67,7 +64,7 @@ def fuse(
     for path, choice in plan.choices.items():
         layer = fused.get_submodule(path)
         fused = replace(fused, path, layer, _made(layer, kinds[path], choice, plan))
-    return (fused, report_of(plan, split)) if report else fused
+    return remember(fused, report_of(plan, split))
 
 
 def _takes_part(layer: nn.Module, kind: Kind) -> bool:

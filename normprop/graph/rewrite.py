@@ -10,8 +10,10 @@ from torch.utils._pytree import tree_leaves
 from normprop.functional.parametric import Affine
 from normprop.graph.kinds import Kind
 from normprop.graph.plan import Choice, Plan
+from normprop.graph.report import kept_with_models
 
 
+@kept_with_models
 @dataclass(frozen=True)
 class Report:
     """Where the constants of every layer went; prints as a table.

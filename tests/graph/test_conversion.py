@@ -28,7 +28,8 @@ def test_every_layer_of_torch_is_converted_quiet_or_has_a_reason():
         with warnings.catch_warnings():
             # Deprecated names, as they are copied.
             warnings.simplefilter("ignore")
-            _, found = convert(nn.Sequential(layer), report=True)
+            made = convert(nn.Sequential(layer))
+            found = normprop.report(made)
         kind = type(layer).__name__
         if kind in CONVERTED:
             assert found.converted == {"0": kind}
@@ -97,7 +98,8 @@ def test_a_network_is_what_one_would_have_written():
     torch.manual_seed(0)
     model = Residual().double()
     x = torch.randn(2, 4, 8, 8, dtype=torch.float64)
-    made, found = convert(model, x, scaling="separate", per="layer", report=True)
+    made = convert(model, x, scaling="separate", per="layer")
+    found = normprop.report(made)
     wanted = copy.deepcopy(model)
     options = {"scaling": "separate", "per": "layer"}
     conv = normprop.nn.Conv2d(4, 4, 3, padding=1, dtype=torch.float64, **options)
@@ -161,7 +163,8 @@ def test_what_stays_says_why():
             "done": normprop.nn.ReLU(),
             "flat": nn.Flatten(),
         })  # fmt: skip
-    made, found = convert(model, report=True)
+    made = convert(model)
+    found = normprop.report(made)
     assert found.converted == {}
     for path, reason in (
         ("norm", "statistics"), ("softmax", "sum to 1"), ("mine", "Mine"), ("hook", "hooks"),
@@ -185,7 +188,8 @@ def test_a_composed_layer_of_torch_keeps_its_parts():
 
 def test_pooling_that_its_activation_has_no_constants_for_stays():
     model = nn.Sequential(nn.GELU(), nn.MaxPool1d(2))
-    made, found = convert(model, torch.randn(1, 2, 8), report=True)
+    made = convert(model, torch.randn(1, 2, 8))
+    found = normprop.report(made)
     assert type(made[1]) is nn.MaxPool1d
     assert "no normalised form" in found.kept["1"]
 
@@ -199,7 +203,8 @@ def test_pooling_behind_different_layers_stays():
         def forward(self, x):
             return self.pool(self.relu(x)) + self.pool(x)
 
-    made, found = convert(Twice(), torch.randn(1, 2, 8), report=True)
+    made = convert(Twice(), torch.randn(1, 2, 8))
+    found = normprop.report(made)
     assert type(made.pool) is nn.MaxPool1d
     assert "different" in found.kept["pool"]
 

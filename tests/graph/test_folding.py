@@ -70,7 +70,8 @@ STAY = {
 @pytest.mark.parametrize(("name", "stay"), STAY.items())
 def test_constants_move(name, stay):
     model, x = build(name)
-    folded, report = fold(model, x, report=True)
+    folded = fold(model, x)
+    report = normprop.report(folded)
     assert len(report.kept) == stay
     assert sum(isinstance(m, Affine) for m in folded.modules()) == stay
     assert len(report.moved) == sum(
@@ -122,9 +123,8 @@ def test_a_relu_before_zero_padding_is_shifted_on_its_way_in():
 
 
 def test_a_curve_before_zero_padding_keeps_its_shift_alone():
-    folded, report = fold(
-        conv_pair(nnp.GELU, padding=1), torch.randn(1, 3, 6, 6).double(), report=True
-    )
+    folded = fold(conv_pair(nnp.GELU, padding=1), torch.randn(1, 3, 6, 6).double())
+    report = normprop.report(folded)
     assert [type(m) for m in folded[1]] == [nn.GELU, Affine]
     assert folded[1][1].scale == 1.0
     assert report.kept == {"1": "the shift alone, for 2"}
@@ -132,7 +132,8 @@ def test_a_curve_before_zero_padding_keeps_its_shift_alone():
 
 @pytest.mark.parametrize("activation", [nnp.GELU, nnp.ReLU])
 def test_without_padding_nothing_stays(activation):
-    _, report = fold(conv_pair(activation), torch.randn(1, 3, 6, 6).double(), report=True)
+    made = fold(conv_pair(activation), torch.randn(1, 3, 6, 6).double())
+    report = normprop.report(made)
     assert report.moved == ("1",)
 
 
@@ -164,7 +165,8 @@ def test_a_projected_weight_is_taken_as_it_is():
 def test_tied_weights_part_and_are_reported():
     model, x = build("mlp")
     model[4].weight = model[2].weight
-    folded, report = fold(model, x, report=True)
+    folded = fold(model, x)
+    report = normprop.report(folded)
     assert_same(folded, model, x)
     assert ("2.weight", "4.weight") in report.split
     assert folded[2].weight is not folded[4].weight
@@ -189,7 +191,8 @@ class Tied(nn.Module):
 @pytest.mark.parametrize("by_function", [False, True])
 def test_a_weight_that_others_read_is_theirs_too(by_function):
     model, x = Tied(by_function).double(), torch.arange(7)[None]
-    folded, report = fold(model, x, report=True)
+    folded = fold(model, x)
+    report = normprop.report(folded)
     with torch.no_grad():
         assert (folded(x) - model(x)).abs().max() <= 64 * torch.finfo(torch.float64).eps * 8
     # A function reads the head's weight as it is, so that it must stay.
@@ -198,7 +201,8 @@ def test_a_weight_that_others_read_is_theirs_too(by_function):
 
 
 def test_an_embedding_and_its_head_part():
-    _, report = fold(Tied(False), torch.arange(7)[None], report=True)
+    made = fold(Tied(False), torch.arange(7)[None])
+    report = normprop.report(made)
     assert ("embedding.weight", "head.weight") in report.split
 
 
@@ -237,7 +241,8 @@ class Drops(nn.Module):
 def test_a_plain_layer_would_give_back_its_input_itself(drop):
     layers = [nn.Sequential(nnp.Linear(6, WIDTH), nnp.ReLU()), Drops(drop), nnp.Linear(WIDTH, 3)]
     model, x = nn.Sequential(*layers).double(), torch.randn(4, 6).double()
-    folded, report = fold(model, x, report=True)
+    folded = fold(model, x)
+    report = normprop.report(folded)
     assert_same(folded, model, x)
     assert report.kept["1.drop"] == "what it gives is written in place"
 
@@ -328,7 +333,8 @@ def test_a_loss_of_scale_on_the_way_down_is_stopped():
     # Each block multiplies what is pending by 1/σ: sixty are more than may pile up.
     model = nn.Sequential(*(Block("post", *options()) for _ in range(60))).double()
     x = torch.randn(1, WIDTH, 4, 4).double()
-    folded, report = fold(model, x, report=True)
+    folded = fold(model, x)
+    report = normprop.report(folded)
     assert "piled up" in "".join(report.kept.values())
     assert_same(folded, model, x)
 
@@ -337,7 +343,8 @@ def test_a_layer_that_the_example_does_not_reach_stays():
     model, x = build("mlp")
     branch = Called(model, lambda y: y, nn.Identity())
     branch.spare = nnp.Tanh()
-    folded, report = fold(branch, x, report=True)
+    folded = fold(branch, x)
+    report = normprop.report(folded)
     assert type(folded.spare) is nnp.Tanh
     assert report.kept["spare"] == "the example does not reach it"
 
@@ -363,3 +370,14 @@ def test_refusals():
         fold(nnp.Linear(2, 2))
     with pytest.raises(TypeError, match="must return tensors"):
         fold(Called(nn.Identity(), lambda x: 3, nn.Identity()), torch.randn(2))
+
+
+def test_the_report_goes_where_the_model_goes():
+    folded = fold(nn.Sequential(nnp.Linear(2, 2), nnp.ReLU()), torch.ones(1, 2))
+    said = str(normprop.report(folded))
+    assert said == str(normprop.report(copy.deepcopy(folded)))
+    assert said == str(normprop.report(pickle.loads(pickle.dumps(folded))))
+    with pytest.raises(ValueError, match="carries no report"):
+        normprop.report(nn.Linear(2, 2))
+    with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module; it was list"):
+        normprop.report([])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import normprop
 import normprop.nn as nnp
 from normprop.graph import check, fold, fuse, separate_on_bridges_
 from normprop.graph.affine import Affine, Clamp
@@ -96,7 +97,8 @@ def test_a_separate_scale_is_not_the_forward_one():
 @pytest.mark.parametrize("scaling", ["backward", "separate"])
 def test_constants_move(name, stay, scaling):
     model, x = build(name, scaling)
-    fused, report = fuse(model, x, report=True)
+    fused = fuse(model, x)
+    report = normprop.report(fused)
     assert len(report.kept) == stay
     assert sum(hasattr(m, "constants") for m in fused.modules()) == stay
     if not stay:
@@ -230,7 +232,8 @@ def test_functional_transforms():
 
 def test_a_curve_before_zero_padding_is_followed_by_its_shift():
     model = nn.Sequential(nnp.Conv2d(3, 4, 3), nnp.GELU(), nnp.Conv2d(4, 4, 3, padding=1))
-    fused, report = fuse(model, torch.randn(1, 3, 6, 6), report=True)
+    fused = fuse(model, torch.randn(1, 3, 6, 6))
+    report = normprop.report(fused)
     assert [type(m) for m in fused[1]] == [nn.GELU, Affine]
     assert report.kept == {"1": "the shift alone, for 2"}
     # torch's sigmoid keeps its output, which nobody may shift in place.

@@ -1,0 +1,52 @@
+"""What a verb did to a model, kept with the model that it returned."""
+
+from typing import TypeVar
+
+from torch import nn
+
+_Model = TypeVar("_Model", bound=nn.Module)
+_kinds: dict[str, type] = {}
+
+
+def kept_with_models(kind: type) -> type:
+    """Make a report known, a dataclass whose fields are Python's own types.
+
+    A folded network is unpickled where there is no normprop, so that the model carries those
+    fields and the name.
+    """
+    _kinds[kind.__name__] = kind
+    return kind
+
+
+def remember(model: _Model, found) -> _Model:
+    """Keep what was done with the model, in the place of what an earlier verb has left."""
+    model._normprop_report = (type(found).__name__, dict(vars(found)))
+    return model
+
+
+def report(model: nn.Module):
+    """What :func:`convert`, :func:`fuse` or :func:`fold` did to a model, and what it left and why.
+
+    The report goes where the model goes: into its copies and, by ``torch.save``, into a file.
+    Of a model that went through several verbs it is that of the last.
+
+    Args:
+        model: what a verb returned, or a copy of it.
+
+    Returns:
+        :class:`Conversion` or :class:`Report`; each prints as a table.
+
+    Raises:
+        TypeError: the model is no module.
+        ValueError: no verb has returned this model.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module; it was {type(model).__name__}")
+    found = getattr(model, "_normprop_report", None)
+    if found is None:
+        raise ValueError(
+            "model must be what convert, fuse or fold returned; "
+            f"this {type(model).__name__} carries no report"
+        )
+    name, fields = found
+    return _kinds[name](**fields)
