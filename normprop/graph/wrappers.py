@@ -1,0 +1,111 @@
+"""What stands around a model, and what its results are wrapped in."""
+
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields, is_dataclass
+from itertools import count
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+# Module and name of a class, and where it holds the model. A class whose module nobody has imported
+# has no objects: torch's compiler alone would take a second to import.
+_WRAPPERS = (
+    ("torch._dynamo.eval_frame", "OptimizedModule", "_orig_mod"),
+    ("torch.nn.parallel", "DataParallel", "module"),
+    ("torch.nn.parallel", "DistributedDataParallel", "module"),
+    ("torch.optim.swa_utils", "AveragedModel", "module"),
+)
+_OPAQUE = (
+    ("torch.jit", "ScriptModule", "a model of TorchScript, whose layers are no longer Python's"),
+    (
+        "torch.distributed.fsdp",
+        "FullyShardedDataParallel",
+        "sharded, so that its layers do not hold their weights",
+    ),
+)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, out of what compiling, data parallelism or averaging put around it.
+
+    Args:
+        model: a module; in :class:`torch.nn.DataParallel`,
+            :class:`torch.nn.parallel.DistributedDataParallel`,
+            :class:`torch.optim.swa_utils.AveragedModel` or ``torch.compile``, one in the other.
+
+    Returns:
+        The innermost, not copied.
+
+    Raises:
+        TypeError: it is no module; or it, or a part of it, cannot be looked into: a module of
+            TorchScript, or one that is sharded.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module; it was {type(model).__name__}")
+    for path, module in model.named_modules():
+        for home, name, reason in _OPAQUE:
+            if _is(module, home, name):
+                where = f"its {path}" if path else f"this {name}"
+                raise TypeError(
+                    f"model must be made of layers that can be seen; {where} is {reason}"
+                )
+    found = True
+    while found:
+        found = False
+        for home, name, inside in _WRAPPERS:
+            if _is(model, home, name):
+                model, found = getattr(model, inside), True
+    return model
+
+
+def _is(model: nn.Module, home: str, name: str) -> bool:
+    kind = getattr(sys.modules.get(home), name, None)
+    return kind is not None and isinstance(model, kind)
+
+
+def run_as_written() -> AbstractContextManager:
+    """A context in which whatever ``torch.compile`` made runs as the Python that it was made of."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
+def tensors_in(result: object) -> list[Tensor]:
+    """The tensors that a result holds, in their order, wherever they are in it.
+
+    Looks into tuples, lists, sets, mappings, dataclasses, whatever torch knows as a tree, and
+    the attributes of other objects, such as a distribution; not into modules.
+    """
+    found: list[Tensor] = []
+    # Whatever was looked at stays alive, so that its id remains its own.
+    seen: dict[int, object] = {}
+    waiting = [result]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, Tensor):
+            found.append(item)
+        elif id(item) not in seen:
+            seen[id(item)] = item
+            waiting += reversed(list(_parts(item)))
+    return found
+
+
+def _parts(item: object) -> Iterable:
+    # One storey at a time: the first that is asked for is the item itself.
+    asked = count()
+    parts = tree_leaves(item, is_leaf=lambda _: next(asked) > 0)
+    if not (len(parts) == 1 and parts[0] is item):
+        return parts
+    if isinstance(item, str | bytes | type | ModuleType | nn.Module):
+        return ()
+    if isinstance(item, Mapping):
+        return item.values()
+    if isinstance(item, tuple | list | set | frozenset):
+        return item
+    if is_dataclass(item):
+        return [getattr(item, field.name, None) for field in fields(item)]
+    return getattr(item, "__dict__", {}).values()
