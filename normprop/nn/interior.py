@@ -27,8 +27,7 @@ class Interior(Twin):
         if "torch_type" not in vars(cls):
             return
         cls.__signature__ = signature_of(cls.torch_type, cls._options)
-        entry = rules.entry_of_type(cls.torch_type)
-        rules.register(cls, _moments, grade=entry.grade, note=entry.note, shaped=True)
+        rules.inherit(cls, cls.torch_type, _moments)
 
     def constants_of(self, shape: Sequence[int] | None) -> Constants:
         """Shift and divisors for samples of this shape."""

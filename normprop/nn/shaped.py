@@ -36,8 +36,7 @@ class Shaped:
             return
         cls.torch_type = torch_type
         cls.__signature__ = signature_of(torch_type, cls._options)
-        entry = rules.entry_of_type(torch_type)
-        rules.register(cls, _moments, grade=entry.grade, note=entry.note, shaped=True)
+        rules.inherit(cls, torch_type, _moments)
 
     def __init__(
         self,

@@ -49,7 +49,7 @@ class Twin:
         if entry is None or entry.rule is None:
             raise TypeError(f"rules must know {torch_type.__name__} before it has a twin")
         image = None if entry.image is None else _image
-        rules.register(cls, _moments, image, grade=entry.grade, note=entry.note)
+        rules.inherit(cls, torch_type, _moments, image)
 
     def __init__(
         self,

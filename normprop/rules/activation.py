@@ -1,7 +1,9 @@
 """Elementwise functions: by name, by module, by callable."""
 
 import difflib
+import math
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 import torch
 from torch import nn
@@ -140,45 +142,60 @@ def _rrelu(layer: nn.RReLU) -> Function:
     return families.rrelu(layer.lower, layer.upper)
 
 
-def _gelu(layer: nn.GELU) -> Function:
-    return smooth.gelu_tanh() if layer.approximate == "tanh" else smooth.gelu()
-
-
 # The function that a module with these parameters computes.
-_FAMILIES: dict[type, Callable[[nn.Module], Function]] = {
-    nn.CELU: lambda layer: families.celu(layer.alpha),
-    nn.ELU: lambda layer: families.elu(float(layer.alpha)),
-    nn.GELU: _gelu,
-    nn.Hardshrink: lambda layer: families.hardshrink(layer.lambd),
-    nn.Hardsigmoid: lambda _: FUNCTIONS["hardsigmoid"],
-    nn.Hardswish: lambda _: families.hardswish(),
-    nn.Hardtanh: lambda layer: families.hardtanh(layer.min_val, layer.max_val),
-    nn.Identity: lambda _: families.identity(),
-    nn.LeakyReLU: lambda layer: families.leaky_relu(layer.negative_slope),
-    nn.LogSigmoid: lambda _: smooth.logsigmoid(),
-    nn.Mish: lambda _: smooth.mish(),
-    nn.PReLU: _prelu,
-    nn.ReLU: lambda _: FUNCTIONS["relu"],
-    nn.ReLU6: lambda _: families.relu6(),
-    nn.RReLU: _rrelu,
-    nn.SELU: lambda _: families.selu(),
-    nn.Sigmoid: lambda _: FUNCTIONS["sigmoid"],
-    nn.SiLU: lambda _: smooth.silu(),
-    nn.Softplus: lambda layer: smooth.softplus(float(layer.beta), float(layer.threshold)),
-    nn.Softshrink: lambda layer: families.softshrink(layer.lambd),
-    nn.Softsign: lambda _: smooth.softsign(),
-    nn.Tanh: lambda _: FUNCTIONS["tanh"],
-    nn.Tanhshrink: lambda _: smooth.tanhshrink(),
-    nn.Threshold: lambda layer: families.threshold(layer.threshold, layer.value),
-}
+_FAMILIES: dict[type, Callable[[nn.Module], Function]] = {}
 
 
-for _type, _describe in _FAMILIES.items():
+def _is(module_type: type, function: Callable[[nn.Module], Function], **facts) -> None:
+    """Make an activation known: a class of torch, its function and what differs from a curve."""
+    _FAMILIES[module_type] = function
     register(
-        _type,
-        lambda layer, law, describe=_describe: activation(describe(layer), law),
-        lambda layer, base, describe=_describe: Image(describe(layer), base),
+        module_type,
+        lambda layer, law: activation(function(layer), law),
+        lambda layer, base: Image(function(layer), base),
+        **{"family": "activation", "algebra": "curve", **facts},
     )
+
+
+def _always(layer: nn.Module) -> bool:
+    return True
+
+
+_ends = attrgetter("min_val", "max_val")
+
+_is(nn.CELU, lambda layer: families.celu(layer.alpha))
+_is(nn.ELU, lambda layer: families.elu(float(layer.alpha)))
+_is(nn.GELU, lambda x: smooth.gelu_tanh() if x.approximate == "tanh" else smooth.gelu())
+_is(nn.Hardshrink, lambda layer: families.hardshrink(layer.lambd))
+_is(nn.Hardsigmoid, lambda _: FUNCTIONS["hardsigmoid"])
+_is(nn.Hardswish, lambda _: families.hardswish())
+_is(
+    nn.Hardtanh,
+    lambda layer: families.hardtanh(layer.min_val, layer.max_val),
+    algebra="clamp",
+    limits=_ends,
+)
+_is(nn.Identity, lambda _: families.identity(), family="moving", algebra="commuting")
+_is(
+    nn.LeakyReLU,
+    lambda layer: families.leaky_relu(layer.negative_slope),
+    algebra="homogeneous",
+    needs_zero=_always,
+)
+_is(nn.LogSigmoid, lambda _: smooth.logsigmoid())
+_is(nn.Mish, lambda _: smooth.mish())
+_is(nn.PReLU, _prelu, algebra="homogeneous", needs_zero=_always)
+_is(nn.ReLU, lambda _: FUNCTIONS["relu"], algebra="clamp", limits=lambda _: (0.0, math.inf))
+_is(nn.ReLU6, lambda _: families.relu6(), algebra="clamp", limits=_ends)
+_is(nn.SELU, lambda _: families.selu())
+_is(nn.Sigmoid, lambda _: FUNCTIONS["sigmoid"])
+_is(nn.SiLU, lambda _: smooth.silu())
+_is(nn.Softplus, lambda layer: smooth.softplus(float(layer.beta), float(layer.threshold)))
+_is(nn.Softshrink, lambda layer: families.softshrink(layer.lambd))
+_is(nn.Softsign, lambda _: smooth.softsign())
+_is(nn.Tanh, lambda _: FUNCTIONS["tanh"])
+_is(nn.Tanhshrink, lambda _: smooth.tanhshrink())
+_is(nn.Threshold, lambda layer: families.threshold(layer.threshold, layer.value))
 
 
 def rrelu(layer: nn.RReLU, law: Law) -> Moments:
@@ -193,4 +210,11 @@ def rrelu(layer: nn.RReLU, law: Law) -> Moments:
     return Moments(figures.mean, figures.std, figures.slope, figures.error, figures.method)
 
 
-register(nn.RReLU, rrelu, lambda layer, base: Image(_rrelu(layer), base))
+_FAMILIES[nn.RReLU] = _rrelu
+register(
+    nn.RReLU,
+    rrelu,
+    lambda layer, base: Image(_rrelu(layer), base),
+    family="activation",
+    draws=attrgetter("training"),
+)

@@ -169,12 +169,16 @@ for _dims in (1, 2, 3):
         getattr(nn, f"AdaptiveAvgPool{_dims}d"),
         _adaptive(adaptive_avg_pool, _dims),
         shaped=True,
+        family="pool",
+        algebra="commuting",
         note="averaged over all outputs and inputs of the given size",
     )
     register(
         getattr(nn, f"AdaptiveMaxPool{_dims}d"),
         _adaptive(adaptive_max_pool, _dims),
         shaped=True,
+        family="pool",
+        algebra="commuting",
         note="averaged over all outputs and inputs of the given size",
     )
 for _dims in (2, 3):
@@ -182,5 +186,7 @@ for _dims in (2, 3):
         getattr(nn, f"FractionalMaxPool{_dims}d"),
         _fractional(_dims),
         shaped=True,
+        family="pool",
+        draws=lambda layer: layer._random_samples is None,
         note="wherever the windows fall; a ratio without a size counts as it is",
     )

@@ -186,6 +186,8 @@ register(
     grade="asymptotic",
     note="self-attention over n positions, O(n/embed_dim) for weights that are independent",
     shaped=True,
+    family="map",
+    draws=lambda layer: layer.training and layer.dropout > 0,
 )
 
 for _type in (
@@ -199,4 +201,5 @@ for _type in (
         _type,
         "its residual sums make the inputs of its later parts dependent on one another; "
         "its parts have constants one by one",
+        family="composite",
     )

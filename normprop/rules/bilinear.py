@@ -92,4 +92,5 @@ register(
     lambda layer, law: bilinear(*weights_of(layer), law),
     note="two independent inputs of one law; backward the entries of the first input, then "
     "those of the second",
+    family="map",
 )

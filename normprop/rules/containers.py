@@ -20,4 +20,4 @@ for _type, _reason in {
     nn.DataParallel: "it spreads a batch over devices and runs its module on each; measure its "
     "module",
 }.items():
-    refuse(_type, _reason)
+    refuse(_type, _reason, family="composite")

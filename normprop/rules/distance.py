@@ -43,5 +43,8 @@ def _moments(figures) -> Moments:
 
 
 _NOTE = "two independent inputs of one law; the gradient is that of either"
-register(nn.CosineSimilarity, cosine_similarity, note=_NOTE + "; for a mean of 0", shaped=True)
-register(nn.PairwiseDistance, pairwise_distance, note=_NOTE + "; for p = 1 or 2", shaped=True)
+for _type, _rule, _where in (
+    (nn.CosineSimilarity, cosine_similarity, "; for a mean of 0"),
+    (nn.PairwiseDistance, pairwise_distance, "; for p = 1 or 2"),
+):
+    register(_type, _rule, note=_NOTE + _where, shaped=True, family="distance")

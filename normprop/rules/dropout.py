@@ -1,6 +1,7 @@
 """Dropout, of elements and of whole channels: the figures of one element are the same."""
 
 import math
+from operator import attrgetter
 
 import numpy as np
 from torch import nn
@@ -71,7 +72,15 @@ def dropout_rule(layer: nn.Module, law: Law) -> Moments:
 
 
 for _type in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d):
-    register(_type, dropout_rule)
+    register(
+        _type,
+        dropout_rule,
+        family="dropout",
+        # A factor for each element, but no shift.
+        algebra="commuting",
+        needs_zero=attrgetter("training"),
+        draws=attrgetter("training"),
+    )
 
 
 def alpha_dropout_rule(layer: nn.Module, law: Law) -> Moments:
@@ -80,4 +89,4 @@ def alpha_dropout_rule(layer: nn.Module, law: Law) -> Moments:
 
 
 for _type in (nn.AlphaDropout, nn.FeatureAlphaDropout):
-    register(_type, alpha_dropout_rule)
+    register(_type, alpha_dropout_rule, family="dropout", draws=attrgetter("training"))

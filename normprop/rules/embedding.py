@@ -112,6 +112,7 @@ register(
     nn.Embedding,
     embedding_rule,
     note="over uniform tokens, one entry a dimension; no gradient reaches a token",
+    family="map",
 )
 register(
     nn.EmbeddingBag,

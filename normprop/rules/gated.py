@@ -28,4 +28,6 @@ register(
     nn.GLU,
     lambda layer, law: gated_linear(FUNCTIONS["sigmoid"], need_normal(layer, law)),
     note="the gradient's standard deviation is over both halves of the input",
+    family="activation",
+    algebra="curve",
 )

@@ -34,4 +34,5 @@ for _name in dir(nn):
             filter(None, ("once its first input has made a plain layer of it", _entry.note))
         ),
         shaped=_entry.shaped,
+        family=_entry.family,
     )

@@ -129,12 +129,14 @@ register(
     nn.CrossEntropyLoss,
     _of_classes(lambda layer, c, law: cross_entropy(c, law, layer.label_smoothing)),
     shaped=True,
+    family="loss",
     note="for a uniform class",
 )
 register(
     nn.NLLLoss,
     _of_classes(lambda _, c, law: negative_log_likelihood(c, law)),
     shaped=True,
+    family="loss",
     note="for a uniform class",
 )
 register(
@@ -143,6 +145,7 @@ register(
         lambda layer, law: losses.square(losses.distance(law, target_of(layer))),
     ),
     shaped=True,
+    family="loss",
     note="for an independent normal target",
 )
 for _type, _function in (
@@ -150,7 +153,13 @@ for _type, _function in (
     (nn.SmoothL1Loss, lambda layer: losses.smooth_l1(float(layer.beta))),
     (nn.HuberLoss, lambda layer: losses.huber(float(layer.delta))),
 ):
-    register(_type, _of_distance(_function), shaped=True, note="for an independent normal target")
+    register(
+        _type,
+        _of_distance(_function),
+        shaped=True,
+        family="loss",
+        note="for an independent normal target",
+    )
 for _type, _figures, _weights in (
     (
         nn.BCEWithLogitsLoss,
@@ -165,15 +174,26 @@ for _type, _figures, _weights in (
     ),
 ):
     register(
-        _type, _of_elements(_figures, *_weights), shaped=True, note="for labels of even chances"
+        _type,
+        _of_elements(_figures, *_weights),
+        shaped=True,
+        family="loss",
+        note="for labels of even chances",
     )
 register(
     nn.MarginRankingLoss,
     _of_elements(_ranking),
     shaped=True,
+    family="loss",
     note="for labels of even chances; it has no twin, as its gradient goes to two inputs",
 )
-register(nn.MultiLabelSoftMarginLoss, _many_labels, shaped=True, note="for labels of even chances")
+register(
+    nn.MultiLabelSoftMarginLoss,
+    _many_labels,
+    shaped=True,
+    family="loss",
+    note="for labels of even chances",
+)
 
 for _type, _reason in (
     (nn.BCELoss, "its input is a probability, which no normal variable is"),
@@ -187,7 +207,11 @@ for _type, _reason in (
     (nn.MultiMarginLoss, "its hinges share the score of the target, so that they are dependent"),
     (nn.MultiLabelMarginLoss, "its hinges share scores, so that they are dependent"),
 ):
-    refuse(_type, _reason)
+    refuse(_type, _reason, family="loss")
 # Older versions of torch do not have it.
 if hasattr(nn, "LinearCrossEntropyLoss"):
-    refuse(nn.LinearCrossEntropyLoss, "its logits are its own weights' doing, and dependent")
+    refuse(
+        nn.LinearCrossEntropyLoss,
+        "its logits are its own weights' doing, and dependent",
+        family="loss",
+    )

@@ -194,6 +194,11 @@ def local_response_norm(layer: nn.LocalResponseNorm, law: Law) -> Moments:
 
 _NO_TWIN = "it normalises already, by statistics of its own, so that a twin has nothing to add"
 
+
+def _tracks(layer: nn.Module) -> bool:
+    return layer.training and layer.track_running_stats
+
+
 for _type in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
     register(
         _type,
@@ -201,19 +206,29 @@ for _type in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
         grade="asymptotic",
         note="in training O(1/n) in the n values of a channel in the batch; in evaluation exact; "
         + _NO_TWIN,
+        family="statistics",
+        # Another process's samples are in the statistics of the last.
+        algebra=None if _type is nn.SyncBatchNorm else "batchnorm",
+        keeps_state=_tracks,
     )
-for _type in (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d):
-    register(_type, instance_norm, shaped=True, note=_NO_TWIN)
-register(nn.GroupNorm, group_norm, shaped=True, note=_NO_TWIN)
-register(nn.LayerNorm, layer_norm, note=_NO_TWIN)
-register(nn.RMSNorm, rms_norm, note="for an input of mean 0; " + _NO_TWIN)
-register(
-    nn.LocalResponseNorm,
-    local_response_norm,
-    note="for an input of mean 0, in the interior of the channels; " + _NO_TWIN,
-)
+for _type, _rule, _note, _facts in (
+    (nn.InstanceNorm1d, instance_norm, "", {"shaped": True, "keeps_state": _tracks}),
+    (nn.InstanceNorm2d, instance_norm, "", {"shaped": True, "keeps_state": _tracks}),
+    (nn.InstanceNorm3d, instance_norm, "", {"shaped": True, "keeps_state": _tracks}),
+    (nn.GroupNorm, group_norm, "", {"shaped": True, "algebra": "norm"}),
+    (nn.LayerNorm, layer_norm, "", {"algebra": "norm"}),
+    (nn.RMSNorm, rms_norm, "for an input of mean 0; ", {}),
+    (
+        nn.LocalResponseNorm,
+        local_response_norm,
+        "for an input of mean 0, in the interior of the channels; ",
+        {},
+    ),
+):
+    register(_type, _rule, note=_note + _NO_TWIN, family="statistics", **_facts)
 refuse(
     nn.CrossMapLRN2d,
     "its running sum never lets go of the first channel, so that its channels have no common law; "
     "LocalResponseNorm has",
+    family="statistics",
 )

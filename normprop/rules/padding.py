@@ -107,10 +107,21 @@ PADDINGS: dict[type[nn.Module], tuple[str, int]] = {
 }
 """The mode and the dimension of every padding module."""
 
+
+def _commuting(module_type: type) -> dict[str, object]:
+    """What a constant is after a map depends on it, but that 0 stays where nothing is shifted."""
+    if issubclass(module_type, nn.modules.padding._ConstantPadNd):
+        zero = module_type.__name__.startswith("Zero")
+        return {"algebra": "commuting", "needs_zero": lambda _: True} if zero else {}
+    return {"algebra": "commuting"}
+
+
 for _type, (_mode, _dims) in PADDINGS.items():
     register(
         _type,
         padding_rule(_mode, _dims),
         shaped=True,
         note=f"of the interior; with a shape, over all positions: {_NOTES[_mode]}",
+        family="padding",
+        **_commuting(_type),
     )

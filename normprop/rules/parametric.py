@@ -68,11 +68,27 @@ def weights_of(module: nn.Module) -> tuple[np.ndarray, np.ndarray | None]:
     )
 
 
-register(nn.Linear, lambda layer, law: parametric(*weights_of(layer), law))
+def border_holds_zeros(layer: nn.Module) -> bool:
+    """Whether a convolution pads with zeros, which are not moved with its input."""
+    padding = layer.padding
+    if layer.padding_mode != "zeros" or isinstance(padding, str):
+        return layer.padding_mode == "zeros" and padding != "valid"
+    return any((padding,) if isinstance(padding, int) else padding)
+
+
+register(
+    nn.Linear,
+    lambda layer, law: parametric(*weights_of(layer), law),
+    family="map",
+    algebra="map",
+)
 for _type in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
     register(
         _type,
         lambda layer, law: parametric(
             *weights_of(layer), law, stride=layer.stride, groups=layer.groups
         ),
+        family="map",
+        algebra="map",
+        needs_zero=border_holds_zeros,
     )

@@ -83,20 +83,37 @@ def pool_geometry(layer: nn.Module, dims: int) -> tuple[tuple[int, ...], tuple[i
     return window, window_of(stride, dims, "stride")
 
 
+def _moves_constants(layer: nn.Module) -> bool:
+    """Whether some window's average of a constant is not the constant."""
+    if getattr(layer, "divisor_override", None) is not None:
+        return True
+    padding = layer.padding if isinstance(layer.padding, tuple | list) else (layer.padding,)
+    return layer.count_include_pad and any(padding)
+
+
 for _dims, (_max, _average) in {
     1: (nn.MaxPool1d, nn.AvgPool1d),
     2: (nn.MaxPool2d, nn.AvgPool2d),
     3: (nn.MaxPool3d, nn.AvgPool3d),
 }.items():
-    register(_max, lambda layer, law, d=_dims: max_pool(*pool_geometry(layer, d), law))
+    register(
+        _max,
+        lambda layer, law, d=_dims: max_pool(*pool_geometry(layer, d), law),
+        family="pool",
+        algebra="commuting",
+    )
     register(
         _average,
         lambda layer, law, d=_dims: avg_pool(
             *pool_geometry(layer, d), law, getattr(layer, "divisor_override", None)
         ),
+        family="pool",
+        algebra="commuting",
+        needs_zero=_moves_constants,
     )
     register(
         getattr(nn, f"LPPool{_dims}d"),
         lambda layer, law, d=_dims: lp_pool(layer.norm_type, *pool_geometry(layer, d), law),
         note="for norm_type 1, 2 and infinite ones",
+        family="pool",
     )

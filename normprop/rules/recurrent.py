@@ -20,4 +20,4 @@ for _type, _reason in {
     nn.RNNBase: "it is the base of recurrent layers and computes nothing by itself",
     nn.RNNCellBase: "it is the base of recurrent cells and computes nothing by itself",
 }.items():
-    refuse(_type, _reason)
+    refuse(_type, _reason, family="composite")

@@ -1,8 +1,8 @@
 """The layers that have constants, by type, and those that have none, with the reason."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 from torch import nn
@@ -42,6 +42,23 @@ Rule = Callable[..., Moments]
 
 ImageRule = Callable[[nn.Module, Normal], Image]
 Grade = Literal["exact", "asymptotic"]
+Family = Literal[
+    "activation", "composite", "distance", "dropout", "loss", "map", "moving", "padding", "pool",
+    "resizing", "softmax", "statistics",
+]  # fmt: skip
+"""What a layer is to a network: "map" has weights, "moving" changes no number but its place."""
+
+Algebra = Literal["batchnorm", "clamp", "commuting", "curve", "homogeneous", "map", "norm"]
+"""What becomes of an affine map of the input.
+
+"map": linear but for a bias; "clamp" to ``limits``; "homogeneous": f(cx) = c f(x) for c > 0;
+"commuting" with every affine map; "norm": no affine map of the input changes the output, nor, in
+training, that of a "batchnorm"; "curve": any other function.
+"""
+
+
+def _never(layer: nn.Module) -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -58,6 +75,12 @@ class Entry:
             it was not given.
         note: what a reader of the table of all layers should know: the order of an asymptotic
             figure, or why there is none.
+        family: what the layer is to a network.
+        algebra: what becomes of an affine map of its input; ``None`` where nothing is known.
+        limits: of a clamp, from the module.
+        needs_zero: from the module, whether only maps without a shift pass as ``algebra`` says.
+        draws: from the module, whether it draws random numbers in the mode that it is in.
+        keeps_state: from the module, whether a forward pass in training changes it.
     """
 
     rule: Rule | None
@@ -65,6 +88,32 @@ class Entry:
     grade: Grade = "exact"
     note: str = ""
     shaped: bool = False
+    family: Family | None = None
+    algebra: Algebra | None = None
+    limits: Callable[[nn.Module], tuple[float, float]] | None = None
+    needs_zero: Callable[[nn.Module], bool] = _never
+    draws: Callable[[nn.Module], bool] = _never
+    keeps_state: Callable[[nn.Module], bool] = _never
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("grade", self.grade, get_args(Grade)),
+            ("family", self.family, (None, *get_args(Family))),
+            ("algebra", self.algebra, (None, *get_args(Algebra))),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {known}; it was {value!r}")
+
+    @property
+    def quiet(self) -> bool:
+        """Whether it moves numbers, and changes none but at a border."""
+        return self.family in ("moving", "padding")
+
+    @property
+    def converts(self) -> bool:
+        """Whether a normalised network has the layer's twin: where there is something to do."""
+        taken = ("activation", "dropout", "map", "pool", "resizing")
+        return self.rule is not None and self.family in taken
 
 
 _entries: dict[type, Entry] = {}
@@ -74,10 +123,7 @@ def register(
     module_type: type,
     rule: Rule,
     image: ImageRule | None = None,
-    *,
-    grade: Grade = "exact",
-    note: str = "",
-    shaped: bool = False,
+    **facts,
 ) -> None:
     """Tell :func:`moments` how to measure a type of module.
 
@@ -86,21 +132,22 @@ def register(
         rule: from the module and the law of its input to :class:`Moments`.
         image: for activations, from the module and the normal law of its input to the law
             of its output, so that the module may stand in ``after``.
-        grade: whether the figures are exact or hold in a limit.
-        note: the order of an asymptotic figure, or another remark.
-        shaped: whether the rule also takes the shape of a sample.
+        facts: the other attributes of :class:`Entry`.
     """
-    if grade not in ("exact", "asymptotic"):
-        raise ValueError(f"grade must be 'exact' or 'asymptotic'; it was {grade!r}")
-    _entries[module_type] = Entry(rule, image, grade, note, shaped)
+    _entries[module_type] = Entry(rule, image, **facts)
 
 
-def refuse(module_type: type, reason: str) -> None:
+def inherit(module_type: type, parent: type, rule: Rule, image: ImageRule | None = None) -> None:
+    """Make a twin known: a rule of its own, and every other fact of its parent."""
+    _entries[module_type] = replace(_entries[parent], rule=rule, image=image)
+
+
+def refuse(module_type: type, reason: str, **facts) -> None:
     """Say why a type of module has no constants: one sentence, from a small letter on.
 
     It stands in the error of :func:`moments` and in the table of all layers.
     """
-    _entries[module_type] = Entry(None, note=reason)
+    _entries[module_type] = Entry(None, note=reason, **facts)
 
 
 def entry_of_type(module_type: type) -> Entry | None:

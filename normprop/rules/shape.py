@@ -108,10 +108,15 @@ def fold_rule(layer: nn.Fold, law: Law, shape: tuple[int, ...] | None = None) ->
 
 
 for _type in (nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Flatten, nn.Unflatten):
-    register(_type, lambda _, law: copied(law))
-register(
-    nn.Unfold, unfold_rule, shaped=True, note="of the interior; with a shape, over all windows"
-)
-register(
-    nn.Fold, fold_rule, shaped=True, note="of the interior; with a shape, over the whole image"
-)
+    register(_type, lambda _, law: copied(law), family="moving", algebra="commuting")
+for _type, _rule, _over in (
+    (nn.Unfold, unfold_rule, "all windows"),
+    (nn.Fold, fold_rule, "the whole image"),
+):
+    register(
+        _type,
+        _rule,
+        shaped=True,
+        note=f"of the interior; with a shape, over {_over}",
+        family="resizing",
+    )

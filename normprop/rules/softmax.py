@@ -54,9 +54,10 @@ for _type, _figures in (
     (nn.Softmax2d, softmax),
     (nn.LogSoftmax, log_softmax),
 ):
-    register(_type, _rule(_figures), shaped=True)
+    register(_type, _rule(_figures), shaped=True, family="softmax")
 
 refuse(
     nn.AdaptiveLogSoftmaxWithLoss,
     "its output is a loss over clusters of its own weights, whose classes have no common law",
+    family="loss",
 )

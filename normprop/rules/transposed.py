@@ -109,4 +109,8 @@ for _type in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
             dilation=layer.dilation,
             groups=layer.groups,
         ),
+        family="map",
+        algebra="map",
+        # The phases of the stride would make different numbers of a shift.
+        needs_zero=lambda _: True,
     )

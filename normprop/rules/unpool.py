@@ -64,5 +64,6 @@ for _dims in (1, 2, 3):
         getattr(nn, f"MaxUnpool{_dims}d"),
         _rule(_dims),
         shaped=True,
+        family="resizing",
         note="for indices that all differ; of the interior, or with a shape over the whole output",
     )

@@ -270,4 +270,4 @@ for _type, _note in {
     nn.UpsamplingNearest2d: "everywhere; a factor without a shape counts as it is",
     nn.UpsamplingBilinear2d: _WHOLE,
 }.items():
-    register(_type, _rule, shaped=True, note=_note)
+    register(_type, _rule, shaped=True, note=_note, family="resizing", algebra="commuting")
