@@ -6,12 +6,14 @@
 # 12 seconds take minutes.
 export OMP_WAIT_POLICY := PASSIVE
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# What the versions of constraints.txt were tried with; PYTHON=... names one, else one is looked for.
+TRIED := 3.11 3.12 3.13
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 LAB_INSTALLED := $(VENV)/.installed-lab
 BENCH_INSTALLED := $(VENV)/.installed-bench
+comma := ,
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -36,16 +38,22 @@ bench: $(BENCH_INSTALLED) ## measure speed and memory side by side, for the chap
 clean: ## remove the built book and the environment
 	rm -rf _build $(VENV) normprop.egg-info .pytest_cache .ruff_cache
 
+# pip is loud, and heard only where it fails: its reason is at the end of what it says.
+define install
+@echo "installing [$(1)]"
+@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
+	-c constraints.txt -e '.[$(1)]' >$(VENV)/pip.log 2>&1 \
+	|| { tail -n 40 $(VENV)/pip.log; echo "pip failed, all it said is in $(VENV)/pip.log"; exit 1; } >&2
+@touch $@
+endef
+
+# The environment is made anew: an old one would keep its Python, and what is no longer asked for.
 $(INSTALLED): constraints.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and f"Python 3.11 is needed, {sys.executable} is {sys.version.split()[0]}; set PYTHON=")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[book,test]'
-	@touch $@
+	python=$$(PYTHON='$(PYTHON)' .ci/find_python $(TRIED)) && "$$python" -m venv --clear $(VENV)
+	$(call install,book$(comma)test)
 
 $(LAB_INSTALLED): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab]'
-	@touch $@
+	$(call install,lab)
 
 $(BENCH_INSTALLED): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	@touch $@
+	$(call install,bench)
