@@ -33,7 +33,7 @@ lab: $(LAB_INSTALLED) ## open the chapters in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=book
 
 bench: $(BENCH_INSTALLED) ## measure speed and memory side by side, for the chapter on speed; BENCH=--quick
-	$(BIN)/python -m benchmarks --book book/results $(BENCH)
+	$(BIN)/python -m benchmarks --book normprop/companion/results $(BENCH)
 
 clean: ## remove the built book and the environment
 	rm -rf _build $(VENV) normprop.egg-info .pytest_cache .ruff_cache

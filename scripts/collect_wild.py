@@ -1,4 +1,4 @@
-"""Collect the constants that other projects print, and write book/results/wild.json.
+"""Collect the constants that other projects print into wild.json, among the package's results.
 
     python scripts/collect_wild.py            reads what is installed, keeps the rest of the file
     python scripts/collect_wild.py --at DIR   looks for packages in a folder as well
@@ -26,7 +26,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-TARGET = Path(__file__).resolve().parent.parent / "book" / "results" / "wild.json"
+from normprop.companion import results
+
+TARGET = results.FOLDER / "wild.json"
 
 Constants = list[dict]
 

@@ -1,7 +1,7 @@
 """Other projects' constants, each beside the exact figure that it stands for.
 
-``book/results/wild.json``, written by ``scripts/collect_wild.py``, holds the constants and says of
-each what it stands for: a layer, the law of its input, and one of the quantities below.
+``results/wild.json``, written by ``scripts/collect_wild.py``, holds the constants and says of each
+what it stands for: a layer, the law of its input, and one of the quantities below.
 
 =================  ======================================================================
 ``fwd_mean``       mean of the output
@@ -18,10 +18,10 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import nn
 
+from normprop.companion import results
 from normprop.montecarlo import simulate
 from normprop.rules import Moments, moments
 
@@ -70,9 +70,9 @@ class Constant:
         return abs(self.value - exact(self)) <= 0.5 * 10.0**-self.digits
 
 
-def constants(path: Path | str) -> Iterator[Constant]:
+def constants() -> Iterator[Constant]:
     """The constants of the file, source by source."""
-    for source, entry in json.loads(Path(path).read_text("utf-8")).items():
+    for source, entry in json.loads(results.path("wild.json").read_text("utf-8")).items():
         for constant in entry["constants"]:
             yield Constant(source, **constant)
 

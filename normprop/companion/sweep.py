@@ -13,6 +13,7 @@ import argparse
 from itertools import product
 from pathlib import Path
 
+from normprop.companion import results
 from normprop.companion.networks import METHODS
 from normprop.companion.runs import Cell, Plan, experiment, origin
 from normprop.companion.training import OPTIMIZERS
@@ -118,7 +119,7 @@ def add_places(parser: argparse.ArgumentParser) -> None:
     add("--processes", type=int, default=1, help="runs at a time, one thread each")
     add("--data", default="digits", help="'digits', or a folder of IDX files")
     add("--device", default="cpu", help="torch device")
-    add("--results", type=Path, default=Path("book/results"), help="folder of the results")
+    add("--results", type=Path, default=results.FOLDER, help="folder of the results")
     add("--journal", type=Path, default=Path("build/companion"), help="folder of finished runs")
 
 

@@ -8,7 +8,7 @@ from importlib import metadata
 import pytest
 
 from normprop import moments
-from normprop.companion import audit
+from normprop.companion import audit, results
 from normprop.companion.audit import Constant, after, constants, exact, standard_error
 
 
@@ -18,8 +18,8 @@ def script(root):
 
 
 @pytest.fixture(scope="module")
-def stored(root):
-    return json.loads((root / "book/results/wild.json").read_text("utf-8"))
+def stored():
+    return json.loads(results.path("wild.json").read_text("utf-8"))
 
 
 def test_the_file_is_what_the_installed_packages_say(script, stored):
@@ -46,8 +46,8 @@ def test_a_table_is_read_from_source_text(script):
         script["_assigned"](source, "_delta")
 
 
-def test_every_constant_has_an_exact_figure(root):
-    for constant in constants(root / "book/results/wild.json"):
+def test_every_constant_has_an_exact_figure():
+    for constant in constants():
         assert math.isfinite(exact(constant))
         assert constant.rounds or constant.error != 0
 

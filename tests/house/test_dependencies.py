@@ -2,11 +2,14 @@
 
 import re
 import tomllib
+from importlib import metadata
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +21,29 @@ def project(root):
 def pins(root):
     lines = (root / "constraints.txt").read_text().splitlines()
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+@pytest.fixture(scope="module")
+def distributions():
+    """Version, Requires-Python and requirements of what is installed, by canonical name."""
+    return {
+        canonicalize_name(found.metadata["Name"]): (
+            found.version,
+            found.metadata["Requires-Python"] or "",
+            found.requires or [],
+        )
+        for found in metadata.distributions()
+    }
+
+
+@pytest.fixture(scope="module")
+def makefile(root):
+    return (root / "Makefile").read_text()
+
+
+@pytest.fixture(scope="module")
+def tried(makefile):
+    return re.search(r"^TRIED := (.*)$", makefile, re.MULTILINE)[1].split()
 
 
 @pytest.fixture(scope="module")
@@ -55,18 +81,106 @@ def test_pins_are_exact_unique_and_public(pins):
         assert re.fullmatch(r"==[\w.]+", str(pin.specifier)), f"{pin} must be name==version"
 
 
-def test_conda_installs_the_same_world(environment, project):
+def test_conda_installs_the_same_world(environment, tried):
     python, pip, section = environment["dependencies"]
     assert pip == "pip"
-    minimum = project["requires-python"].removeprefix(">=")
-    assert python == f"python={minimum}"
+    last = Version(tried[-1])
+    assert python == f"python>={tried[0]},<{last.major}.{last.minor + 1}"
     assert section == {"pip": ["-c constraints.txt", "-e .[book,test]"]}
 
 
-def test_the_makefile_installs_the_same_extras(root, environment):
-    makefile = (root / "Makefile").read_text()
-    extras = environment["dependencies"][-1]["pip"][-1].removeprefix("-e ")
-    assert f"-c constraints.txt -e '{extras}'" in makefile
+def test_the_makefile_installs_the_same_extras(makefile, environment):
+    extras = environment["dependencies"][-1]["pip"][-1].removeprefix("-e .[").removesuffix("]")
+    assert f"$(call install,{extras.replace(',', '$(comma)')})" in makefile
+
+
+def test_all_name_the_same_pythons(root, makefile, tried, project):
+    prefix = "Programming Language :: Python :: 3."
+    named = [entry for entry in project["classifiers"] if entry.startswith(prefix)]
+    assert [entry.rpartition(" ")[2] for entry in named] == tried
+    assert project["requires-python"] == f">={tried[0]}"
+    workflow = yaml.safe_load((root / ".github/workflows/test.yml").read_text())
+    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == tried
+    said = f"Python {', '.join(tried[:-1])} or {tried[-1]}"
+    for page in ("README.md", "CONTRIBUTING.md", "book/running.md"):
+        assert said in (root / page).read_text("utf-8"), page
+
+
+def refusals(distributions, pins, pythons) -> list[str]:
+    """Return a line for every pinned distribution that does not admit one of the Pythons."""
+    exact = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
+    return [
+        f"{name} {version} needs Python {needed}, not {python}"
+        for name, (version, needed, _) in distributions.items()
+        if exact.get(name) == version
+        for python in pythons
+        if not SpecifierSet(needed).contains(python)
+    ]
+
+
+def unpinned(requirements, distributions, pins, environment) -> list[str]:
+    """Return what pip would install for the requirements without being told a version.
+
+    What is not installed here has no metadata to follow; its own requirements are not seen.
+    """
+    exact = {canonicalize_name(pin.name): pin for pin in pins}
+    found, seen, todo = set(), set(), [(requirement, "") for requirement in requirements]
+    while todo:
+        requirement, extra = todo.pop()
+        if requirement.marker and not requirement.marker.evaluate({**environment, "extra": extra}):
+            continue
+        name = canonicalize_name(requirement.name)
+        found |= set(disagreements([requirement], pins))
+        for wanted in ("", *requirement.extras):
+            if (name, wanted) in seen or name not in distributions or name not in exact:
+                continue
+            seen.add((name, wanted))
+            todo += [(Requirement(text), wanted) for text in distributions[name][2]]
+    return sorted(found)
+
+
+def pythons_of(tried) -> list[str]:
+    """Return the first release of each, which admits the least."""
+    return [f"{version}.0" for version in tried]
+
+
+def test_every_pin_admits_every_python(distributions, pins, tried):
+    assert refusals(distributions, pins, pythons_of(tried)) == []
+
+
+@pytest.mark.parametrize(
+    ("system", "platform"), [("Linux", "linux"), ("Darwin", "darwin")], ids=["linux", "macos"]
+)
+def test_all_that_pip_installs_is_pinned(distributions, project, pins, tried, system, platform):
+    for python in pythons_of(tried):
+        environment = {
+            "python_full_version": python,
+            "python_version": python.removesuffix(".0"),
+            "platform_system": system,
+            "sys_platform": platform,
+        }
+        found = unpinned(declared(project), distributions, pins, environment)
+        assert found == [], f"Python {python} on {system}"
+
+
+def test_a_pin_that_refuses_a_python_is_seen():
+    pins = [Requirement("late==2.0"), Requirement("other==1.0")]
+    known = {"late": ("2.0", ">=3.11.5", []), "other": ("1.1", ">=3.14", [])}
+    # Nothing is known of what is installed in another version than the pin's.
+    assert refusals(known, pins, ["3.11.0", "3.12.0"]) == [
+        "late 2.0 needs Python >=3.11.5, not 3.11.0"
+    ]
+
+
+def test_what_only_one_python_needs_is_seen():
+    pins = [Requirement("a==1"), Requirement("b==1")]
+    known = {
+        "a": ("1", "", ['b; python_version < "3.12"', 'c>=2; python_version == "3.12"', "b[x]"]),
+        "b": ("1", "", ['d; extra == "x"', 'e; extra == "y"']),
+    }
+    for python, missing in (("3.11", ["d"]), ("3.12", ["c", "d"])):
+        found = unpinned([Requirement("a")], known, pins, {"python_version": python})
+        assert found == [f"{name} is not pinned" for name in missing]
 
 
 def test_every_imported_package_that_the_tests_need_is_declared(project):

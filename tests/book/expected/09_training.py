@@ -4,16 +4,14 @@ import json
 import math
 from fractions import Fraction
 from itertools import combinations
-from pathlib import Path
 
+from normprop.companion import results
 from tests import reference
 from tests.book.expectations import Equals, Exact, Parameter, Within
 
 SMALL = {"steps": 12, "seeds": 1}
 
-SWEEP = json.loads(
-    (Path(__file__).parents[3] / "book" / "results" / "sweep_core.json").read_text("utf-8")
-)
+SWEEP = json.loads(results.path("sweep_core.json").read_text("utf-8"))
 NAMES = {
     "he": "He",
     "batchnorm": "BatchNorm",
@@ -81,9 +79,7 @@ RUNS = [run for cell in SWEEP["cells"] for run in cell["trials"] + cell["runs"]]
 SECONDS = sum(run["seconds"] for run in RUNS) / 60
 ENDS = {name: (min(rates), max(rates)) for name, rates in SWEEP["plan"]["rates"].items()}
 
-VARIATIONS = json.loads(
-    (Path(__file__).parents[3] / "book" / "results" / "sweep_variations.json").read_text("utf-8")
-)
+VARIATIONS = json.loads(results.path("sweep_variations.json").read_text("utf-8"))
 
 
 def _variation_key(cell):

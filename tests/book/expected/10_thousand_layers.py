@@ -4,19 +4,17 @@ import json
 import math
 from fractions import Fraction
 from functools import cache
-from pathlib import Path
 
 from mpmath import mp, mpf
 
+from normprop.companion import results
 from tests import reference
 from tests.book.expectations import Equals, Exact, Parameter, PerRun, Within
 
 SMALL = {"depth": 100, "live_depth": 20, "steps": 6}
 OWN_DEPTH, SMALL_DEPTH, WIDTH = 1000, 100, 64
 
-FOUND = json.loads(
-    (Path(__file__).parents[3] / "book" / "results" / "depth_1000_sgd.json").read_text("utf-8")
-)
+FOUND = json.loads(results.path("depth_1000_sgd.json").read_text("utf-8"))
 CELLS = {cell["method"]: cell for cell in FOUND["cells"]}
 ACCURACIES = {
     method: [None if run["diverged"] else run["test"] for run in cell["runs"]]

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 from mpmath import mp
 
+from normprop.companion import results
 from tests import reference
 from tests.book.expectations import Equals, Exact, Expectation, Within
 
 ROOT = Path(__file__).resolve().parents[3]
-WILD = json.loads((ROOT / "book/results/wild.json").read_text("utf-8"))
+WILD = json.loads(results.path("wild.json").read_text("utf-8"))
 CERTIFIED = json.loads((ROOT / "normprop/gaussian/certified.json").read_text("utf-8"))
 
 SMALL = {"samples": 20_000, "layers": 100}

@@ -2,13 +2,12 @@
 
 import json
 import statistics
-from pathlib import Path
 
+from normprop.companion import results
 from tests.book.expectations import Equals, Exact, Measured, PerRun, Within
 
 SMALL = {"images": 2, "rounds": 3}
-RESULTS = Path(__file__).resolve().parents[3] / "book" / "results"
-FOUND = json.loads((RESULTS / "bench_cpu.json").read_text("utf-8"))
+FOUND = json.loads(results.path("bench_cpu.json").read_text("utf-8"))
 CASES = {case["name"]: case for case in FOUND["cases"]}
 ENTRIES = [entry for case in FOUND["cases"] for entry in case["implementations"]]
 NAMES = ("relu", "sigmoid", "tanh", "gelu", "silu")
@@ -107,7 +106,7 @@ EXPECTED = {
     "peak_batchnorm": held("peak_bytes", "batchnorm"),
     "gpu": Equals(
         "measured, in bench_cuda.json"
-        if (RESULTS / "bench_cuda.json").is_file()
+        if (results.FOLDER / "bench_cuda.json").is_file()
         else "no GPU was there: not measured"
     ),
     "exercise_batchnorm": Exact((3 + 4 + 1 + 3 + 2 + 4) / 7, 4.5e-16),
