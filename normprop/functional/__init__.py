@@ -67,6 +67,7 @@ from normprop.functional.loss import (
     smooth_l1_loss,
     soft_margin_loss,
 )
+from normprop.functional.observed import observed
 from normprop.functional.padding import pad
 from normprop.functional.pool import (
     avg_pool1d,
@@ -185,3 +186,7 @@ __all__ = [
     "threshold",
     "unfold",
 ]
+
+for _name in __all__:
+    if _name != Constants.__name__:
+        globals()[_name] = observed(globals()[_name])

@@ -1,0 +1,46 @@
+"""Whoever watches sees every public function as one call."""
+
+import inspect
+import pickle
+
+import pytest
+import torch
+
+from normprop import functional
+from normprop.functional.observed import observers
+
+NAMES = [name for name in functional.__all__ if name != "Constants"]
+
+
+@pytest.fixture
+def calls():
+    found = []
+
+    def observe(function, arguments, keywords):
+        found.append((function.__name__, arguments, keywords))
+        return "seen"
+
+    observers.append(observe)
+    yield found
+    observers.remove(observe)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_seen_with_its_arguments(name, calls):
+    assert getattr(functional, name)(1, 2, three=3) == "seen"
+    assert calls == [(name, (1, 2), {"three": 3})]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_what_it_was(name):
+    function = getattr(functional, name)
+    assert pickle.loads(pickle.dumps(function)) is function
+    assert function.__doc__
+    assert "kwargs" not in str(inspect.signature(function))
+
+
+def test_it_compiles_in_one_piece():
+    torch.compiler.reset()
+    x = torch.randn(9)
+    compiled = torch.compile(functional.relu, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x, scaling="forward"), functional.relu(x, scaling="forward"))
