@@ -16,7 +16,8 @@ from normprop.graph.kinds import is_watched
 from normprop.graph.plan import ADD, JOIN, SUB
 from normprop.graph.report import kept_with_models, remember
 from normprop.graph.rewrite import check_arguments, check_model, remade, replace
-from normprop.graph.trace import Node, Trace, trace
+from normprop.graph.roads import roads_of
+from normprop.graph.trace import Node, Trace
 
 _MAPS = {
     "Linear", "Bilinear", "Embedding", "MultiheadAttention",
@@ -160,7 +161,7 @@ def _watched(model: nn.Module, inputs: tuple) -> Trace:
     # Not run in the model itself: training would move its statistics.
     seen = copy.deepcopy(model)
     leaves = {path for path, module in seen.named_modules() if _is_leaf(module)}
-    return trace(seen, inputs, leaves)
+    return roads_of(seen, inputs, {}, leaves).traces[0]
 
 
 def _is_leaf(module: nn.Module) -> bool:

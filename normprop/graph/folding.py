@@ -16,11 +16,11 @@ from normprop.graph.rewrite import (
     report_of,
     separated,
 )
-from normprop.graph.trace import trace
+from normprop.graph.roads import roads_of
 from normprop.nn.parametric import Parametric
 
 
-def fold(model: nn.Module, *example_inputs) -> nn.Module:
+def fold(model: nn.Module, /, *example_inputs, **example_keywords) -> nn.Module:
     r"""A network of plain ``torch.nn`` layers with the same outputs in evaluation.
 
     A normalised map becomes a plain one with the weight that it runs with.  A normalised
@@ -38,8 +38,11 @@ def fold(model: nn.Module, *example_inputs) -> nn.Module:
     that is not known, or a layer that is called twice with different neighbours.
 
     The code of the model is kept, and with it everything that it does in Python; its layers
-    are exchanged.  It is watched while it runs on the example, so that the example has to take
-    the roads that all inputs take.  Functions of ``normprop.functional`` that it calls itself
+    are exchanged.  It is watched while it runs on the example, several times: where it asks a
+    tensor for a truth, also with the other answer.  Roads that dice choose, or what earlier runs
+    have left, are all folded for; one that the values choose is refused.  A value that leaves by
+    another way than by ``return`` is what it was: in an attribute, a list, a buffer, as a number,
+    in a hook.  Functions of ``normprop.functional`` that the model calls itself
     stay what they are.  In float16 and bfloat16 a shifted input is rounded coarser than one near
     0; fold in float32 and cast afterwards where that matters.
 
@@ -47,6 +50,7 @@ def fold(model: nn.Module, *example_inputs) -> nn.Module:
         model: is not changed.
         example_inputs: what it is called with; values do not matter, shapes may where the
             model looks at them.
+        example_keywords: what else it is called with.
 
     Returns:
         A copy, in evaluation mode; :func:`normprop.report` says where the constants went.  The
@@ -56,16 +60,17 @@ def fold(model: nn.Module, *example_inputs) -> nn.Module:
         backward pass raises.
 
     Raises:
-        ValueError: no example is given, or the model decides by a value that it computes.
-        TypeError: the model is no module, or returns no tensor.
+        ValueError: no example is given, or the model decides by a value that it computes, by
+            dice other than torch's, or by how often it ran.
+        TypeError: the model is no module, cannot be looked into or copied, or returns no tensor.
     """
-    check_arguments(model, example_inputs)
+    check_arguments(model, example_inputs, example_keywords)
     seen, split = separated(model)
     seen.eval()
     kinds = kinds_of(seen)
-    run = trace(seen, example_inputs, kinds)
+    roads = roads_of(seen, example_inputs, example_keywords, kinds)
     can_shift = {p for p in kinds if not keeps_itself(seen.get_submodule(p))}
-    plan = Plan(seen, [run], training=False, kinds=kinds, can_shift=can_shift)
+    plan = Plan(seen, roads.traces, training=False, kinds=kinds, can_shift=can_shift)
 
     folded = separated(model)[0].eval()
     tied = _tied(folded)
@@ -76,7 +81,7 @@ def fold(model: nn.Module, *example_inputs) -> nn.Module:
             folded = replace(folded, path, layer, made)
     still = _tied(folded)
     split += [names for names in tied if names not in still]
-    return remember(folded, report_of(plan, split))
+    return remember(folded, report_of(plan, split, roads.notes))
 
 
 def _made(layer: nn.Module, kind: Kind, choice: Choice, plan: Plan, path: str) -> nn.Module:

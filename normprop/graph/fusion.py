@@ -16,11 +16,11 @@ from normprop.graph.rewrite import (
     report_of,
     separated,
 )
-from normprop.graph.trace import trace
+from normprop.graph.roads import roads_of
 from normprop.nn.parametric import Parametric
 
 
-def fuse(model: nn.Module, *example_inputs) -> nn.Module:
+def fuse(model: nn.Module, /, *example_inputs, **example_keywords) -> nn.Module:
     r"""The same normalised network, to be trained, at the cost of the plain one.
 
     Activations become torch's own, at their paths; their shift and scale are kept by the
@@ -42,29 +42,32 @@ def fuse(model: nn.Module, *example_inputs) -> nn.Module:
     Args:
         model: is not changed.  It is watched in training and in evaluation.
         example_inputs: what it is called with.
+        example_keywords: what else it is called with.
 
     Returns:
         A copy, in the mode of the model; :func:`normprop.report` says where the constants went.
 
     Raises:
-        ValueError: no example is given, the model decides by a value that it computes, or it is
-            fused already.
-        TypeError: the model is no module, or returns no tensor.
+        ValueError: no example is given, the model is fused already, or it decides by a value
+            that it computes, by dice other than torch's, or by how often it ran.
+        TypeError: the model is no module, cannot be looked into or copied, or returns no tensor.
     """
-    check_arguments(model, example_inputs)
+    check_arguments(model, example_inputs, example_keywords)
     if any(getattr(module, "absorbed", None) is not None for module in model.modules()):
         raise ValueError("model must not be fused already; it was")
     seen, split = separated(model)
     kinds = {p: k for p, k in kinds_of(seen).items() if _takes_part(seen.get_submodule(p), k)}
-    learning = trace(seen.train(), example_inputs, kinds)
-    runs = [learning, trace(seen.eval(), example_inputs, kinds, learning.next)]
+    given = example_inputs, example_keywords, kinds
+    learning = roads_of(seen.train(), *given)
+    judging = roads_of(seen.eval(), *given, learning.traces[-1].next)
+    runs = [*learning.traces, *judging.traces]
     plan = Plan(seen, runs, training=True, kinds=kinds, can_shift=_keep_their_input(seen, kinds))
 
     fused = separated(model)[0]
     for path, choice in plan.choices.items():
         layer = fused.get_submodule(path)
         fused = replace(fused, path, layer, _made(layer, kinds[path], choice, plan))
-    return remember(fused, report_of(plan, split))
+    return remember(fused, report_of(plan, split, learning.notes + judging.notes))
 
 
 def _takes_part(layer: nn.Module, kind: Kind) -> bool:

@@ -530,7 +530,7 @@ class Plan:
         shiftable = half and choice.mode == "moved" and node.name in self.can_shift
         choice.mode = "shifted" if shiftable else "explicit"
         what = "the shift alone" if shiftable else "shift and scale"
-        choice.reason = f"{what}, for {self.current.name}"
+        choice.reason = f"{what}, for {self.current}"
         return True
 
 
@@ -572,7 +572,7 @@ def _number(args, kwargs) -> float | None:
 
 
 def _is_quiet_dropout(node: Node) -> bool:
-    if "dropout" not in node.name:
+    if "dropout" not in node.name or "." in node.name:
         return False
     args, kwargs = node.arguments
     return not kwargs.get("training", args[2] if len(args) > 2 else True)

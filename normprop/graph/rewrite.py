@@ -2,15 +2,16 @@
 
 import copy
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from normprop.functional.parametric import Affine
 from normprop.graph.kinds import Kind
 from normprop.graph.plan import Choice, Plan
 from normprop.graph.report import kept_with_models
+from normprop.graph.wrappers import tensors_in, unwrapped
 
 
 @kept_with_models
@@ -22,16 +23,19 @@ class Report:
         moved: paths of the layers whose constants all moved into a neighbour.
         kept: by path, the layers that still shift or scale, and why.
         split: groups of paths that shared a layer or a parameter and no longer do.
+        runs: what the model was watched at, and what that rests on.
     """
 
     moved: tuple[str, ...]
     kept: dict[str, str]
     split: tuple[tuple[str, ...], ...] = ()
+    runs: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"constants moved out of {len(self.moved)} of {self._total()} normalised layers"]
         lines += [f"kept  {path:<32}  {reason}" for path, reason in self.kept.items()]
         lines += [f"split {', '.join(paths)}" for paths in self.split]
+        lines += [f"seen  {note}" for note in self.runs]
         return "\n".join(lines)
 
     def _total(self) -> int:
@@ -44,11 +48,38 @@ def check_model(model: nn.Module) -> None:
         raise TypeError(f"model must be a torch.nn.Module; it was {type(model).__name__}")
 
 
-def check_arguments(model: nn.Module, inputs: tuple) -> None:
+def check_arguments(
+    model: nn.Module, inputs: tuple, keywords: Mapping[str, object] | None = None
+) -> None:
     """Refuse what cannot be traced."""
     check_model(model)
-    if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(inputs)):
+    if not tensors_in((inputs, keywords or {})):
         raise ValueError("example inputs must be given, among them a tensor; none was")
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of the model itself, out of whatever it, or a part of it, is wrapped in.
+
+    What an earlier run has left in it that autograd would differentiate is there as a number.
+
+    Raises:
+        TypeError: it is no module, cannot be looked into, or cannot be copied.
+    """
+    model = unwrapped(model)
+    left = tensors_in([list(vars(module).values()) for module in model.modules()])
+    known = {id(t): t.detach().clone() for t in left if not t.is_leaf}
+    try:
+        made = copy.deepcopy(model, known)
+    except Exception as problem:
+        raise TypeError(
+            f"model must be one that copy.deepcopy copies; this {type(model).__name__} raised "
+            f"{type(problem).__name__}: {problem}"
+        ) from problem
+    for parent in list(made.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is not None:
+                parent._modules[name] = unwrapped(child)
+    return made
 
 
 def separated(model: nn.Module) -> tuple[nn.Module, list[tuple[str, ...]]]:
@@ -57,7 +88,7 @@ def separated(model: nn.Module) -> tuple[nn.Module, list[tuple[str, ...]]]:
     A network may use one activation object everywhere, as it holds nothing; what becomes of
     it need not be the same everywhere.
     """
-    model = copy.deepcopy(model)
+    model = copied(model)
     paths: dict[int, list[str]] = {}
     for path, parent in list(model.named_modules()):
         for name, child in list(parent._modules.items()):
@@ -141,7 +172,7 @@ def limits_behind(kind: Kind, before: Affine) -> tuple[float, float]:
     return tuple((limit - shift) / scale for limit in kind.limits)
 
 
-def report_of(plan: Plan, split) -> Report:
+def report_of(plan: Plan, split, runs) -> Report:
     """What became of the normalised layers."""
     layers = {p: c for p, c in plan.choices.items() if plan.kinds[p].normalised}
     moved = tuple(p for p, c in layers.items() if c.mode == "moved")
@@ -149,7 +180,7 @@ def report_of(plan: Plan, split) -> Report:
     for path, kind in plan.kinds.items():
         if kind.normalised and path not in layers:
             kept[path] = "the example does not reach it"
-    return Report(moved, kept, tuple(split))
+    return Report(moved, kept, tuple(split), tuple(runs))
 
 
 def _kept(kind: Kind, choice: Choice) -> bool:

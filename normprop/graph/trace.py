@@ -1,34 +1,52 @@
 """Which layer's output reaches which layer, seen while a model runs.
 
 A module of which the caller knows what it does is a leaf; everything else is seen as the
-functions of torch that it calls.  Whatever Python does in between is done as it is written: no
-code is rewritten, and a road that the example does not take is not seen.
+functions of torch, and of :mod:`normprop.functional`, that it calls.  Whatever Python does in
+between is done as it is written: no code is rewritten, and a road that the run does not take is
+not seen; :mod:`normprop.graph.roads` looks for those.
+
+A value counts as an output wherever it leaves the model: by ``return``, by outliving the run (in
+an attribute, a list, a closure, a buffer), through a hook, or as something of Python's.
 """
 
-from collections.abc import Callable, Container
+import gc
+import os
+import sys
+import weakref
+from collections.abc import Callable, Container, Iterable, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_map
+
+from normprop.functional.observed import observers
+from normprop.graph.wrappers import run_as_written, tensors_in
 
 _SAYS_NO_VALUE = {
     "__get__", "size", "dim", "ndimension", "numel", "nelement", "stride", "is_floating_point",
     "is_complex", "is_contiguous", "element_size", "storage_offset", "get_device", "data_ptr",
-    "__len__", "requires_grad_", "type", "is_same_size", "untyped_storage", "is_inference",
-    "is_signed", "has_names", "__hash__", "__repr__", "__format__",
+    "__len__", "requires_grad_", "type", "is_same_size", "is_inference", "is_signed", "has_names",
+    "__hash__", "is_shared", "is_pinned", "is_set_to", "is_conj", "is_neg", "is_coalesced",
+    "result_type", "can_cast", "promote_types", "dense_dim", "sparse_dim", "__dlpack_device__",
+    "__dir__", "__set__", "is_tensor", "is_storage", "is_nonzero_static", "is_distributed",
 }  # fmt: skip
-_BECOMES_PYTHON = {"__bool__", "__int__", "__float__", "__index__", "item", "tolist", "is_nonzero"}
-
+"""Of these, what is no tensor depends on no number in one."""
 
 # What a plain layer of these kinds gives may be its input itself, or a view of it.
 _MAY_GIVE_BACK = ("Dropout", "Identity", "Flatten", "Unflatten")
+# The hooks of a module, and those of all modules.
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+_BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
+_GLOBAL = "_global{}"
 
 
 @dataclass(eq=False)
 class Node:
-    """A call.
+    """A call, or something else that values go to.
 
     Attributes:
         name: path of the module, or name of the function.
@@ -36,8 +54,11 @@ class Node:
         function: the function that was called.
         inputs: values of the tensors among the arguments, in order.
         outputs: values of the tensors that came out.
-        arguments: positional and keyword arguments.
+        arguments: positional and keyword arguments, None in the place of tensors and of whatever
+            else is not plain.
+        shapes: of the tensors among the arguments.
         opaque: whether more is read or written than inputs and outputs say.
+        where: file and line that called a function.
     """
 
     name: str
@@ -46,7 +67,29 @@ class Node:
     inputs: list[int] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
     arguments: tuple = ((), {})
+    shapes: tuple[tuple[int, ...], ...] = ()
     opaque: bool = False
+    where: str = ""
+
+    def __str__(self) -> str:
+        place = f" ({os.path.basename(self.where)})" if self.where else ""
+        return f"{self.name}{place}"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A truth that Python learnt from a tensor.
+
+    Attributes:
+        where: file and line that asked.
+        answer: what it was told.
+        by: what the tensor depends on: ``"value"``, what the model was called with; ``"chance"``,
+            dice; ``"state"``, what earlier runs have left.
+    """
+
+    where: str
+    answer: bool
+    by: str
 
 
 @dataclass
@@ -59,6 +102,9 @@ class Trace:
         read: identities of the parameters and buffers that functions outside leaves read.
         written: paths of layers whose input or output is written in place, and whose plain
             twin would give back its input itself.
+        decisions: truths that Python learnt from tensors that are no constants, in order.
+        told: file and line of each place where it learnt a number.
+        numbers: those that it was told.
         next: the first number that no value has.
     """
 
@@ -66,10 +112,24 @@ class Trace:
     producer: dict[int, Node] = field(default_factory=dict)
     read: set[int] = field(default_factory=set)
     written: set[str] = field(default_factory=set)
+    decisions: list[Decision] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    numbers: set[float] = field(default_factory=set)
     next: int = 0
 
 
-def trace(model: nn.Module, inputs: tuple, leaves: Container[str], first: int = 0) -> Trace:
+def trace(
+    model: nn.Module,
+    inputs: tuple,
+    leaves: Container[str],
+    first: int = 0,
+    *,
+    keywords: Mapping[str, object] | None = None,
+    answers: tuple[bool, ...] = (),
+    changing: Container[int] = (),
+    shifted: bool = False,
+    seed: int = 0,
+) -> Trace:
     """Run the model and record it.
 
     Args:
@@ -77,77 +137,187 @@ def trace(model: nn.Module, inputs: tuple, leaves: Container[str], first: int = 
         inputs: what it is called with.
         leaves: paths of the modules that are leaves.
         first: the smallest number to give to a value.
+        keywords: what else it is called with.
+        answers: what Python is told, whatever the tensors say, at its first decisions.
+        changing: identities of parameters and buffers that earlier runs have changed.
+        shifted: whether the numbers that it learns are others than those of the tensors.
+        seed: of torch's dice, whose state stays what it was.
 
     Raises:
         TypeError: the model returns no tensor.
-        ValueError: the model decides by a value that it computed.
     """
-    recorder = _Recorder(model, first)
-    wrapped = []
-    for path, module in model.named_modules():
-        if path in leaves:
-            module.__dict__["forward"] = recorder.leaf(path, module, module.forward)
-            wrapped.append(module)
-    devices = {t.device for t in tree_flatten(inputs)[0] if isinstance(t, Tensor)}
-    try:
-        with (
-            torch.no_grad(),
-            torch.random.fork_rng([d for d in devices if d.type == "cuda"]),
-            recorder,
-        ):
-            recorder.paused = True
-            recorder.begin(inputs)
+    keywords = dict(keywords or {})
+    recorder = _Recorder(model, first, tuple(answers), changing, shifted)
+    devices = {t.device for t in tensors_in((inputs, keywords)) if t.device.type == "cuda"}
+    with _old_objects_apart():
+        return _recorded(model, inputs, keywords, leaves, recorder, devices, seed)
+
+
+def _recorded(model, inputs, keywords, leaves, recorder, devices, seed) -> Trace:
+    with ExitStack() as stack:
+        stack.enter_context(_leaves_of(model, leaves, recorder))
+        stack.enter_context(_hooks_of(model, recorder))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(run_as_written())
+        stack.enter_context(torch.random.fork_rng(devices))
+        torch.manual_seed(seed)
+        observers.append(recorder.observe)
+        stack.callback(observers.remove, recorder.observe)
+        recorder.begin((inputs, keywords), devices)
+        with recorder:
             recorder.paused = False
-            result = model(*inputs)
+            result = model(*inputs, **keywords)
             recorder.paused = True
-            recorder.end(result)
-    finally:
-        for module in wrapped:
-            del module.__dict__["forward"]
+        recorder.end(result)
+        del result
+    recorder.outlived()
     recorder.trace.next = recorder.next
     return recorder.trace
 
 
+@contextmanager
+def _old_objects_apart():
+    """A collection of garbage looks at what the run has made alone, which is quick."""
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
+def _leaves_of(model, leaves, recorder):
+    wrapped = []
+    for path, module in model.named_modules():
+        if path in leaves:
+            own = vars(module).get("forward")
+            module.__dict__["forward"] = recorder.leaf(path, module, module.forward)
+            wrapped.append((module, own))
+    try:
+        yield
+    finally:
+        for module, own in wrapped:
+            del module.__dict__["forward"]
+            if own is not None:
+                module.__dict__["forward"] = own
+
+
+@contextmanager
+def _hooks_of(model, recorder):
+    """What a hook is called with goes to it; gradients say what a value is to a backward hook."""
+    saved, handles = [], []
+
+    def watch(hooks, path):
+        saved.append((hooks, dict(hooks)))
+        for key, hook in hooks.items():
+            hooks[key] = recorder.hook(hook, path)
+
+    everywhere = any(getattr(torch_module, _GLOBAL.format(name)) for name in _BACKWARD_HOOKS)
+    for name in _HOOKS:
+        watch(getattr(torch_module, _GLOBAL.format(name)), "all modules")
+    for path, module in model.named_modules():
+        for name in _HOOKS:
+            watch(getattr(module, name), path or "the model")
+        if everywhere or any(getattr(module, name) for name in _BACKWARD_HOOKS):
+            see = recorder.hook(lambda *_: None, path or "the model")
+            handles.append(module.register_forward_pre_hook(see, with_kwargs=True))
+            handles.append(module.register_forward_hook(see, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for hooks, before in saved:
+            hooks.update({key: hook for key, hook in before.items() if key in hooks})
+
+
 class _Recorder(TorchFunctionMode):
-    def __init__(self, model, first):
+    def __init__(self, model, first, answers, changing, shifted):
         super().__init__()
         self.trace = Trace()
         self.next, self.paused = first, True
+        self.answers, self.changing, self.shifted = answers, changing, shifted
         self.values: dict[int, int] = {}
         self.alive: list[Tensor] = []
         self.shared: dict[int, set[int]] = {}
         self.quiet: dict[int, set[str]] = {}
-        self.computed: set[int] = set()
+        # By value, what it depends on that may be otherwise in another run.
+        self.by: dict[int, str] = {}
         self.owned = {id(t) for t in (*model.parameters(), *model.buffers())}
         self.constants = set(self.owned)
         for module in model.modules():
             own = [v for k, v in vars(module).items() if k not in ("_modules", "_parameters")]
-            self.constants |= {id(t) for t in tree_flatten(own)[0] if isinstance(t, Tensor)}
+            self.constants |= {id(t) for t in tensors_in(own)}
 
-    def begin(self, inputs):
+    # What the run calls
+
+    def begin(self, inputs, devices):
+        self.devices = devices
+        self.dice = self._dice()
         node = Node("inputs")
-        node.outputs = [self._fresh(t) for t in self._tensors(inputs)]
-        self.computed |= set(node.outputs)
+        node.outputs = [self._fresh(t) for t in tensors_in(inputs)]
+        self.by.update(dict.fromkeys(node.outputs, "value"))
         self._add(node)
 
     def end(self, result):
-        tensors = self._tensors(result)
+        tensors = tensors_in(result)
         if not tensors:
             raise TypeError(
-                "the model must return tensors, alone or in tuples, lists and dictionaries; "
-                f"it returned {type(result).__name__}"
+                "the model must return tensors, alone or in tuples, lists, dictionaries and "
+                f"dataclasses; it returned {type(result).__name__}"
             )
-        self._add(Node("outputs", inputs=[self._value(t) for t in tensors], opaque=True))
+        self._goes_to("outputs", tensors)
+
+    def outlived(self):
+        """Values that are still there go to whoever holds them."""
+        kept = {id(t): t for t in self.alive}
+        watched = [
+            (weakref.ref(tensor), self.values[key])
+            for key, tensor in kept.items()
+            if self._made(self.values[key])
+        ]
+        self.alive.clear()
+        kept.clear()
+        if any(reference() is not None for reference, _ in watched):
+            gc.collect()
+        left = [value for reference, value in watched if reference() is not None]
+        if left:
+            node = Node("what outlives the run", inputs=left, opaque=True)
+            self.trace.nodes.insert(-1, node)
+
+    def _made(self, value) -> bool:
+        node = self.trace.producer.get(value)
+        return node is not None and node is not self.trace.nodes[0]
 
     def leaf(self, path, module, forward):
+        return self._unseen_inside(forward, lambda: Node(path, module))
+
+    def observe(self, function, args, kwargs):
+        node = Node(f"functional.{function.__name__}", function=function)
+        return self._unseen_inside(function, lambda: node)(*args, **kwargs)
+
+    def _unseen_inside(self, function, node):
         def call(*args, **kwargs):
             if self.paused:
-                return forward(*args, **kwargs)
+                return function(*args, **kwargs)
             self.paused = True
             try:
-                return self._call(Node(path, module), forward, args, kwargs)
+                return self._call(node(), function, args, kwargs)
             finally:
                 self.paused = False
+
+        return call
+
+    def hook(self, hook, path):
+        def call(module, *arguments):
+            if not self.paused:
+                self.paused = True
+                self._goes_to(f"a hook of {path}", tensors_in(arguments))
+                self.paused = False
+            return hook(module, *arguments)
 
         return call
 
@@ -163,15 +333,14 @@ class _Recorder(TorchFunctionMode):
             # A property that is a tensor, such as x.T.
             self._called(Node(name, function=func, opaque=True), args, kwargs, result)
             return result
-        if name in _BECOMES_PYTHON and self._computed(args):
-            raise ValueError(
-                "what the model does must not depend on values that it computes; "
-                f"it made a Python value of a tensor, by {name}"
-            )
-        return self._call(Node(name, function=func), func, args, kwargs)
+        if name == "__iter__":
+            return iter(self._call(Node("unbind", function=func), Tensor.unbind, args, kwargs))
+        result = self._call(Node(name, function=func), func, args, kwargs)
+        by = self._depends(self.values.get(id(t)) for t in tensors_in((args, kwargs)))
+        return self._told(result, by, name) if by else result
 
     def _call(self, node, function, args, kwargs):
-        tensors = self._tensors((args, kwargs))
+        tensors = tensors_in((args, kwargs))
         versions = [t._version for t in tensors]
         result = function(*args, **kwargs)
         changed = [t for t, v in zip(tensors, versions, strict=True) if t._version != v]
@@ -179,12 +348,14 @@ class _Recorder(TorchFunctionMode):
         return result
 
     def _called(self, node, args, kwargs, result, changed=()):
-        tensors = self._tensors((args, kwargs))
-        node.inputs = [self._value(t, node) for t in tensors]
-        node.arguments = (args, kwargs)
+        tensors = tensors_in((args, kwargs))
+        node.inputs = [self._value(t) for t in tensors]
+        node.arguments = tree_map(_plain, (args, kwargs))
+        node.shapes = tuple(tuple(t.shape) for t in tensors)
         if node.module is None:
-            self.trace.read |= {id(t) for t in tensors if id(t) in self.owned}
-        results = self._tensors(result)
+            node.where = _user_line()
+            self._read(tensors)
+        results = tensors_in(result)
         for tensor in changed:
             others = self._others(tensor)
             if others or len(changed) > 1:
@@ -194,25 +365,67 @@ class _Recorder(TorchFunctionMode):
             if not any(tensor is r for r in results):
                 results.append(tensor)
                 node.opaque = node.opaque or node.module is None
-        computed = any(v in self.computed for v in node.inputs)
+        if not results:
+            node.opaque = True
+        by = self._depends(node.inputs) or self._thrown()
         node.outputs = [self._fresh(t) for t in results]
-        if computed:
-            self.computed |= set(node.outputs)
+        if by:
+            self.by.update(dict.fromkeys(node.outputs, by))
         if type(node.module).__name__.startswith(_MAY_GIVE_BACK) and tensors and results:
             self._share(tensors[0], results[0], node.name)
         self._add(node)
+
+    def _goes_to(self, name, tensors):
+        self._read(tensors)
+        self._add(Node(name, inputs=[self._value(t) for t in tensors], opaque=True))
+
+    def _read(self, tensors):
+        self.trace.read |= {id(t) for t in tensors if id(t) in self.owned}
 
     def _add(self, node):
         self.trace.nodes.append(node)
         for value in node.outputs:
             self.trace.producer[value] = node
 
-    @staticmethod
-    def _tensors(tree) -> list[Tensor]:
-        return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
+    # What Python learns
 
-    def _computed(self, tree):
-        return any(self.values.get(id(t)) in self.computed for t in self._tensors(tree))
+    def _told(self, result, by, name):
+        if isinstance(result, list):
+            return [self._told(entry, by, name) for entry in result]
+        if isinstance(result, bool):
+            return self.decide(result, by)
+        if not isinstance(result, int | float):
+            return result
+        self.trace.numbers.add(result)
+        if not name.startswith("__"):
+            return _Told.of(result, by)
+        # Python wants a number of its own here, and nobody sees what becomes of it.
+        self.trace.told.append(_user_line())
+        if not self.shifted:
+            return result
+        return result + 1 if isinstance(result, int) else 1.37 * result + 0.11
+
+    def decide(self, answer: bool, by: str) -> bool:
+        """Note a truth that Python learns, and say it."""
+        place = len(self.trace.decisions)
+        answer = self.answers[place] if place < len(self.answers) else answer
+        self.trace.decisions.append(Decision(_user_line(), answer, by))
+        return answer
+
+    def _depends(self, values: Iterable[int]) -> str:
+        found = {self.by.get(v) for v in values}
+        return next((by for by in ("value", "chance", "state") if by in found), "")
+
+    def _dice(self):
+        cpu = [torch.default_generator.get_state()]
+        return cpu + [torch.cuda.get_rng_state(d) for d in self.devices]
+
+    def _thrown(self) -> str:
+        before, self.dice = self.dice, self._dice()
+        same = all(torch.equal(a, b) for a, b in zip(before, self.dice, strict=True))
+        return "" if same else "chance"
+
+    # Values
 
     def _fresh(self, tensor) -> int:
         value = self.next
@@ -222,7 +435,7 @@ class _Recorder(TorchFunctionMode):
         self.shared.setdefault(_memory(tensor), set()).add(id(tensor))
         return value
 
-    def _value(self, tensor, node=None) -> int:
+    def _value(self, tensor) -> int:
         if id(tensor) in self.values:
             return self.values[id(tensor)]
         if id(tensor) not in self.constants:
@@ -230,11 +443,15 @@ class _Recorder(TorchFunctionMode):
             sources = [self.values[i] for i in self._others(tensor)] or list(self.trace.producer)
             unseen = Node("something that is not seen", inputs=sources, opaque=True)
             unseen.outputs = [self._fresh(tensor)]
-            if any(v in self.computed for v in sources):
-                self.computed |= set(unseen.outputs)
+            by = self._depends(sources)
+            if by:
+                self.by.update(dict.fromkeys(unseen.outputs, by))
             self._add(unseen)
             return unseen.outputs[0]
-        return self._fresh(tensor)
+        value = self._fresh(tensor)
+        if id(tensor) in self.changing:
+            self.by[value] = "state"
+        return value
 
     def _others(self, tensor) -> list[int]:
         return [i for i in self.shared.get(_memory(tensor), ()) if i != id(tensor)]
@@ -248,3 +465,66 @@ class _Recorder(TorchFunctionMode):
 
 def _memory(tensor) -> int:
     return tensor.untyped_storage().data_ptr() or id(tensor)
+
+
+def _plain(argument):
+    """What may be kept of an argument: no tensor would outlive the run otherwise, but for it."""
+    kept = isinstance(argument, bool | int | float | str) and not isinstance(argument, _Told)
+    return argument if kept else None
+
+
+def _user_line() -> str:
+    """File and line of the code that called, past torch and what watches it."""
+    frame = sys._getframe(1)
+    inside = (os.path.dirname(torch.__file__), os.path.dirname(__file__))
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+class _Told:
+    """A number out of a tensor, which says what is asked of it."""
+
+    @classmethod
+    def of(cls, number, by):
+        made = (_ToldInt if isinstance(number, int) else _ToldFloat)(number)
+        made.depends_on = by
+        return made
+
+    def __reduce__(self):
+        return self.plain, (self.plain(self),)
+
+    def __deepcopy__(self, memo):
+        return self.plain(self)
+
+
+def _asking(plain, name):
+    def call(self, *others):
+        answer = getattr(plain, name)(self, *others)
+        if answer is NotImplemented or not observers:
+            return answer
+        return observers[-1].__self__.decide(bool(answer), self.depends_on)
+
+    return call
+
+
+def _computing(plain, name):
+    def call(self, *others):
+        result = getattr(plain, name)(self, *others)
+        return _Told.of(result, self.depends_on) if isinstance(result, int | float) else result
+
+    return call
+
+
+def _told_of(plain: type) -> type:
+    """Numbers of Python's that note comparisons, and whose sums and products do."""
+    asking = ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__", "__bool__")
+    computing = [f"__{name}__" for name in ("neg", "abs", "pos", "add", "sub", "mul", "truediv")]
+    computing += [f"__r{name}__" for name in ("add", "sub", "mul", "truediv")]
+    body = {name: _asking(plain, name) for name in asking}
+    body |= {name: _computing(plain, name) for name in computing}
+    body |= {"plain": plain, "__hash__": plain.__hash__}
+    return type(f"Told{plain.__name__}", (_Told, plain), body)
+
+
+_ToldFloat, _ToldInt = _told_of(float), _told_of(int)

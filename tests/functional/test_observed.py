@@ -39,8 +39,10 @@ def test_it_is_what_it_was(name):
     assert "kwargs" not in str(inspect.signature(function))
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")
 def test_it_compiles_in_one_piece():
     torch.compiler.reset()
-    x = torch.randn(9)
+    x = torch.randn(9, dtype=torch.float64)
     compiled = torch.compile(functional.relu, backend="eager", fullgraph=True)
-    assert torch.equal(compiled(x, scaling="forward"), functional.relu(x, scaling="forward"))
+    got, wanted = (call(x, scaling="forward") for call in (compiled, functional.relu))
+    assert (got - wanted).abs().max() <= 8 * torch.finfo(x.dtype).eps * wanted.abs().max()

@@ -1,0 +1,254 @@
+"""All the roads that a model may take, not only that of one run.
+
+Where Python asks a tensor for a truth, the run is repeated with the other answer.  If that raises,
+the question was a check; if it takes the same road, nothing follows from it (it was logged, say);
+else there are two roads.  Roads that dice or the state of the model choose are planned for
+together; a model whose road depends on the values that it is called with is refused.
+"""
+
+import os
+import random
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from normprop.graph.trace import Trace, trace
+
+_MOST = 64
+"""Runs in search of roads."""
+
+
+@dataclass(frozen=True)
+class Roads:
+    """What a model does in one mode.
+
+    Attributes:
+        traces: one of each road.
+        notes: what was looked at, in words.
+    """
+
+    traces: tuple[Trace, ...]
+    notes: tuple[str, ...]
+
+
+def roads_of(
+    model: nn.Module,
+    inputs: tuple,
+    keywords: Mapping[str, object],
+    leaves: Container[str],
+    first: int = 0,
+) -> Roads:
+    """Run the model as often as it takes to know its roads in the mode that it is in.
+
+    Args:
+        model: is run without gradients, and changed as its runs change it.
+        inputs: what it is called with.
+        keywords: what else it is called with.
+        leaves: paths of the modules that are leaves.
+        first: the smallest number to give to a value.
+
+    Raises:
+        TypeError: the model returns no tensor.
+        ValueError: its road depends on the values that it is called with, on dice or a count that
+            nobody can watch, or there are too many roads.
+    """
+    return _Search(model, inputs, keywords, leaves, first).found()
+
+
+class _Search:
+    def __init__(self, model, inputs, keywords, leaves, first):
+        self.model, self.inputs, self.keywords, self.leaves = model, inputs, keywords, leaves
+        self.first, self.runs = first, 0
+        self.traces: dict[tuple, Trace] = {}
+        self.checks: set[str] = set()
+        self.idle: set[str] = set()
+        self.chosen: set[str] = set()
+        self.changing: set[int] = set()
+
+    def found(self) -> Roads:
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        versions = [t._version for t in tensors]
+        dice, counts = _dice(self.model), _counts(self.model)
+        python_s, numpy_s = random.getstate(), np.random.get_state()  # noqa: NPY002
+        try:
+            once = self._run()
+            self._refuse_dice(dice)
+            self._refuse_counts(counts, once)
+            changed = zip(tensors, versions, strict=True)
+            self.changing = {id(t) for t, version in changed if t._version != version}
+            again = self._run()
+            self._explore(again, 0)
+            self._shift(again)
+        finally:
+            random.setstate(python_s)
+            np.random.set_state(numpy_s)  # noqa: NPY002
+        return Roads(tuple(self.traces.values()), self._notes())
+
+    def _run(self, answers=(), shifted=False, keep=True) -> Trace:
+        self.runs += 1
+        made = trace(
+            self.model,
+            self.inputs,
+            self.leaves,
+            self.first,
+            keywords=self.keywords,
+            answers=answers,
+            changing=self.changing,
+            shifted=shifted,
+            seed=self.runs,
+        )
+        self.first = made.next
+        if keep:
+            self.traces.setdefault(_road(made), made)
+        return made
+
+    def _explore(self, parent: Trace, start: int):
+        """Take every other answer from this decision on."""
+        answers = [d.answer for d in parent.decisions]
+        for place in range(start, len(answers)):
+            decision = parent.decisions[place]
+            if self.runs >= _MOST:
+                raise ValueError(
+                    f"the model must take few roads; after {_MOST} runs there were more, chosen "
+                    f"at {', '.join(sorted(self.chosen | {decision.where}))}"
+                )
+            try:
+                child = self._run((*answers[:place], not answers[place]), keep=False)
+            except Exception:
+                self.checks.add(decision.where)
+                continue
+            if _same(parent, child):
+                self.idle.add(decision.where)
+                continue
+            if decision.by == "value":
+                raise ValueError(_decides([decision.where]))
+            self.chosen.add(decision.where)
+            self.traces.setdefault(_road(child), child)
+            self._explore(child, place + 1)
+
+    def _shift(self, usual: Trace):
+        """Tell Python other numbers where it makes its own of a tensor."""
+        if not usual.told:
+            return
+        try:
+            other = self._run(shifted=True, keep=False)
+        except Exception:
+            # No number of the model's own; what it does with its own was seen.
+            return
+        if not _same(usual, other):
+            raise ValueError(_decides(usual.told))
+        self.traces.setdefault(_road(other), other)
+
+    def _refuse_dice(self, before):
+        for name, state in _dice(self.model).items():
+            if name in before and before[name] != state:
+                raise ValueError(
+                    "what the model does must depend on no dice but torch's own, which can be "
+                    f"watched; it threw those of {name}"
+                )
+
+    def _refuse_counts(self, before, run: Trace):
+        for name, number in _counts(self.model).items():
+            changed = name in before and repr(before[name]) != repr(number)
+            if changed and number not in run.numbers:
+                raise ValueError(
+                    "what the model does must not depend on how often it ran, and nobody can see "
+                    f"what it makes of its {name}, which a run changed from {before[name]!r} to "
+                    f"{number!r}; keep it in a tensor, or fix it"
+                )
+
+    def _notes(self) -> tuple[str, ...]:
+        mode = "training" if self.model.training else "evaluation"
+        count, roads = self.runs, len(self.traces)
+        notes = [f"{count} runs in {mode} took {roads} road{'s' * (roads > 1)}"]
+        for places, what in (
+            (self.chosen, "dice or the state of the model choose a road"),
+            (self.checks, "a check, that raises otherwise"),
+            (self.idle - self.checks - self.chosen, "a truth is asked for, and no road follows"),
+            (set().union(*(t.told for t in self.traces.values())), "a number is asked for"),
+        ):
+            notes += [f"{os.path.basename(place)}: {what}" for place in sorted(places)]
+        return tuple(notes)
+
+
+def _decides(places) -> str:
+    return (
+        "what the model does must not depend on values that it computes; it made a Python value "
+        f"of a tensor, and took another road for another value, at {', '.join(sorted(places))}"
+    )
+
+
+def _same(parent: Trace, child: Trace) -> bool:
+    """Whether two runs were asked the same and took one road, numbers apart."""
+    asked, again = ([d.where for d in t.decisions] for t in (parent, child))
+    return asked == again and _road(parent, numbers=False) == _road(child, numbers=False)
+
+
+def _road(run: Trace, numbers: bool = True) -> tuple:
+    """What two runs have in common that do the same to values."""
+    names: dict[int, int] = {}
+    return tuple(
+        (
+            node.name,
+            id(node.module),
+            node.opaque,
+            tuple(names.setdefault(v, len(names)) for v in node.inputs),
+            tuple(names.setdefault(v, len(names)) for v in node.outputs),
+            repr(node.arguments) if numbers else None,
+        )
+        for node in run.nodes
+    )
+
+
+def _dice(model: nn.Module) -> dict[str, str]:
+    """States of the dice of Python and numpy, and of those that modules hold."""
+    found = {
+        "Python's random": repr(random.getstate()),
+        "numpy.random": repr([*map(_plain, np.random.get_state())]),  # noqa: NPY002
+    }
+    for path, module in model.named_modules():
+        for name, held in vars(module).items():
+            place = f"{name} of {path or 'the model'}"
+            if isinstance(held, random.Random):
+                found[place] = repr(held.getstate())
+            elif isinstance(held, np.random.Generator):
+                found[place] = repr(held.bit_generator.state)
+            elif isinstance(held, np.random.RandomState):
+                found[place] = repr([*map(_plain, held.get_state())])
+            elif isinstance(held, torch.Generator):
+                found[place] = repr(_plain(held.get_state().numpy()))
+    return found
+
+
+def _plain(state):
+    return state.tobytes() if isinstance(state, np.ndarray) else state
+
+
+def _counts(model: nn.Module) -> dict[str, float]:
+    """Numbers of Python that modules hold, by where."""
+    found: dict[str, float] = {}
+    for path, module in model.named_modules():
+        for name, held in vars(module).items():
+            if name not in _OWN:
+                _numbers(held, f"{name} of {path or 'the model'}", found, 3)
+    return found
+
+
+_OWN = set(vars(nn.Module()))
+
+
+def _numbers(held, place, found, depth):
+    if isinstance(held, bool | int | float):
+        found[place] = held
+    elif depth and isinstance(held, dict):
+        for key, entry in held.items():
+            _numbers(entry, f"{key!r} in {place}", found, depth - 1)
+    elif depth and isinstance(held, list | tuple):
+        for position, entry in enumerate(held):
+            _numbers(entry, f"entry {position} in {place}", found, depth - 1)
+    elif depth and is_dataclass(held) and not isinstance(held, type):
+        for field in fields(held):
+            _numbers(getattr(held, field.name, None), f"{field.name} in {place}", found, depth - 1)
