@@ -9,6 +9,11 @@ Where f' is a function of f, that is y, which the next layer keeps anyway; elsew
 never both, and never a mask.  A slope from y has an absolute error of a few units of rounding of
 the steepest slope, where one from x would have a relative one.
 
+Who writes into y would write into what is kept.  Where torch's function lets him, as it keeps x,
+``overwritten="output"`` keeps x too, and y is computed once more on the way back.  Where torch
+keeps its own output and so lets him write into x, and x would be kept here,
+``overwritten="input"`` runs torch's function and a line behind it: one tensor and one pass more.
+
 Where f consists of lines, y decides on which of them x lies: on the middle one where
 y(lower kink) < y < y(upper kink).  Hence this rule, for every implementation of it:
 
@@ -53,6 +58,7 @@ from normprop.gaussian.families import SELU_ALPHA, SELU_SCALE
 Backend = Literal["auto", "eager", "triton"]
 BACKENDS = ("auto", "eager", "triton")
 Kept = Literal["nothing", "input", "output"]
+Overwritten = Literal["input", "output"]
 Params = tuple[float | str, ...]
 
 _aten = torch.ops.aten
@@ -118,7 +124,12 @@ class Map:
 
 
 def fused(
-    name: str, input: Tensor, params: Params, constants: Constants, backend: Backend = "auto"
+    name: str,
+    input: Tensor,
+    params: Params,
+    constants: Constants,
+    backend: Backend = "auto",
+    overwritten: Overwritten | None = None,
 ) -> Tensor:
     """The function of that name with these parameters, normalised.
 
@@ -129,6 +140,7 @@ def fused(
         constants: shift and divisors.
         backend: ``"eager"`` for PyTorch's operations, ``"triton"`` for one kernel each way,
             ``"auto"`` for the second wherever it can run.
+        overwritten: what is written into between the two passes.
 
     Raises:
         TypeError: the input does not hold real numbers, or not such as ``"triton"`` takes.
@@ -140,13 +152,16 @@ def fused(
     row = MAPS[name]
     transformed = is_transformed(input)
     triton = wants_triton(input, backend, transformed)
-    if transformed:
+    kept = row.kept(params, input.dtype)
+    if transformed or (kept == "input" and overwritten == "input"):
         return normalized(lambda x: row.plain(x, *params), input, constants)
+    if kept == "output" and overwritten == "output":
+        kept = "input"
     if torch.compiler.is_compiling():
         # Dynamo makes variables of floats that it has seen change from layer to layer.
         constants = Constants(*[literal(value) for value in constants])
-        return _Traced.apply(input, name, params, constants, triton)
-    return _Fused.apply(input, name, params, constants, triton)
+        return _Traced.apply(input, name, params, constants, kept, triton)
+    return _Fused.apply(input, name, params, constants, kept, triton)
 
 
 def is_transformed(input: Tensor) -> bool:
@@ -191,9 +206,8 @@ def kernel_of(name: str, params: Params) -> tuple[str, Params]:
 
 class _Traced(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, input, name, params, constants, triton):
+    def forward(ctx, input, name, params, constants, kept, triton):
         row = MAPS[name]
-        kept = row.kept(params, input.dtype)
         line = line_of(name, params, *constants, input.dtype)
         if triton:
             from normprop.kernels import activation as kernel
@@ -218,7 +232,7 @@ class _Traced(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         if grad is None:
-            return None, None, None, None, None
+            return None, None, None, None, None, None
         name, params, constants, kept = ctx.call
         saved = ctx.saved_tensors[0] if kept != "nothing" else None
         # Whoever differentiates once more differentiates PyTorch's operations.
@@ -230,7 +244,7 @@ class _Traced(torch.autograd.Function):
             )
         else:
             dx = _backward(name, params, constants, kept, saved, grad)
-        return dx, None, None, None, None
+        return dx, None, None, None, None, None
 
 
 class _Fused(_Traced):
@@ -253,14 +267,16 @@ def _backward(name, params, constants, kept, saved, grad) -> Tensor:
     grad = upcast(grad)
     if kept == "nothing":
         return (grad * line.slope).to(dtype)
-    saved = upcast(saved)
     if kept != row.keeps(*params):
-        # A slope that takes y, and an x in half precision: y once more, in float32.
+        # A slope that takes y, and an x was kept: y once more, in float32 at least where no kinks
+        # are to be told apart by it.
+        saved = upcast(saved) if row.kinks is None else saved
         if torch.is_grad_enabled():
-            saved = _Fused.apply(saved, name, params, constants, False)
+            saved = _Fused.apply(saved, name, params, constants, "output", False)
         else:
-            saved = row.run(saved, line, params)
+            saved = (row.run_half if half(saved.dtype) else row.run)(saved, line, params)
         kept = "output"
+    saved = upcast(saved)
     if kept == "output" and constants.forward != constants.backward and torch.is_grad_enabled():
         # dy/dx is b f' where y gives its gradient back, and a f' where its slope is meant.
         saved = scale_gradient(saved, constants.backward / constants.forward)

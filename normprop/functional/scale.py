@@ -88,14 +88,16 @@ def normalized(function: Callable[[Tensor], Tensor], input: Tensor, constants: C
     shift, forward, backward = constants
     # Autocast may have given half precision back.
     output = upcast(function(upcast(input)))
+    if forward != backward:
+        # Before the line, which makes a tensor of its own: nobody may write into a view that a
+        # custom function returns.
+        output = scale_gradient(output, forward / backward)
     if torch.compiler.is_compiling():
         output = (output - shift) / forward
     else:
         # One pass instead of two; the number stays on the CPU whatever the device.
         number = torch.scalar_tensor(-shift / forward, dtype=output.dtype)
         output = torch.add(number, output, alpha=1.0 / forward)
-    if forward != backward:
-        output = scale_gradient(output, forward / backward)
     return output.to(input.dtype)
 
 

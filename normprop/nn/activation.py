@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from normprop import functional
 from normprop.functional.activation import activation_constants
-from normprop.functional.fused import Backend, check_backend
-from normprop.functional.scale import Constants
+from normprop.functional.fused import MAPS, Backend, Overwritten, Params, check_backend, fused
+from normprop.functional.scale import Constants, literal
 from normprop.functional.slope import rrelu_constants
 from normprop.gaussian import Normal
 from normprop.nn.law import joined
@@ -32,7 +32,13 @@ class Activation(Twin):
 
     Attributes:
         constants: shift and divisors, Python floats.
+        overwritten: what the network writes into in place before the backward pass: ``"output"``,
+            ``"input"``, or ``None``.  The layer then keeps for its gradient what torch's keeps,
+            so that what torch allows is allowed, for more memory and another pass.  Where
+            :func:`normprop.convert` sees such a write, it says so here.
     """
+
+    overwritten: Overwritten | None = None
 
     _function: Callable[..., Tensor]
     # The attributes that the function takes after its input.
@@ -62,12 +68,29 @@ class Activation(Twin):
     def forward(self, input: Tensor) -> Tensor:
         """Apply the function and normalise."""
         own = [getattr(self, name) for name in self._names]
+        row = None if self.overwritten is None else self._row(own)
+        if row is not None:
+            name, params = row
+            params = tuple(p if isinstance(p, str) else literal(p) for p in params)
+            return fused(name, input, params, self.constants, self.backend, self.overwritten)
         return self._function(input, *own, constants=self.constants, backend=self.backend)
+
+    @property
+    def keeps_output(self) -> bool:
+        """Whether the layer keeps its output for its gradient, unless it is overwritten."""
+        row = self._row([getattr(self, name) for name in self._names])
+        return row is not None and MAPS[row[0]].keeps(*row[1]) == "output"
+
+    def _row(self, own: list) -> tuple[str, Params] | None:
+        """The row of ``MAPS`` and its parameters; None where what torch keeps is kept anyway."""
+        name = self._function.__name__
+        return (name, tuple(own)) if name in MAPS else None
 
     def extra_repr(self) -> str:
         """The arguments; the backend where one was chosen."""
         chosen = "" if self.backend == "auto" else f"backend={self.backend!r}"
-        return joined(super().extra_repr(), chosen)
+        written = "" if self.overwritten is None else f"overwritten={self.overwritten!r}"
+        return joined(super().extra_repr(), chosen, written)
 
 
 class CELU(Activation, nn.CELU, function=functional.celu):
@@ -145,6 +168,15 @@ class RReLU(Activation, nn.RReLU, function=functional.rrelu):
         law = self.scaling, self.mean, self.std
         bounds = float(self.lower), float(self.upper)
         self._modes = {mode: rrelu_constants(*bounds, mode, *law) for mode in (True, False)}
+
+    @property
+    def keeps_output(self) -> bool:
+        """Whether it does in evaluation."""
+        return True
+
+    def _row(self, own: list) -> tuple[str, Params] | None:
+        lower, upper, training = own
+        return None if training else ("leaky_relu", ((lower + upper) / 2.0,))
 
     @property
     def constants(self) -> Constants:
