@@ -7,7 +7,17 @@
 
 from normprop import functional, nn
 from normprop.catalogue import Coverage, coverage
-from normprop.graph import Conversion, Legality, Report, check, convert, fold, fuse, report
+from normprop.graph import (
+    Conversion,
+    Legality,
+    Report,
+    check,
+    convert,
+    fold,
+    fuse,
+    report,
+    separate_on_bridges_,
+)
 from normprop.montecarlo import Simulation, simulate
 from normprop.post import Cell, Table, table
 from normprop.rules import Moments, moments
@@ -30,6 +40,7 @@ __all__ = [
     "moments",
     "nn",
     "report",
+    "separate_on_bridges_",
     "simulate",
     "table",
 ]

@@ -273,7 +273,7 @@ class _Dropped(torch.autograd.Function):
         shift, forward, backward = constants
         output, seed = kernel.forward(input, p, shift, forward, leading=leading)
         ctx.call = p, backward, output.stride(), leading
-        ctx.true = forward == backward
+        ctx.gradient_factors = (forward / backward,)
         ctx.save_for_backward(seed)
         ctx.save_for_forward(seed)
         return output
@@ -284,7 +284,7 @@ class _Dropped(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, tangent, *_):
-        if not ctx.true:
+        if ctx.gradient_factors != (1.0,):
             raise RuntimeError(
                 "scaling='separate' has no derivative in forward mode: its gradient is none"
             )
@@ -293,6 +293,8 @@ class _Dropped(torch.autograd.Function):
 
 class _DroppedAgain(torch.autograd.Function):
     """The gradient through the same mask: linear, and its own transpose."""
+
+    gradient_factors = (1.0,)
 
     @staticmethod
     def forward(ctx, grad, seed, *call):

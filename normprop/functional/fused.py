@@ -221,6 +221,7 @@ class _Traced(torch.autograd.Function):
         else:
             output = row.run(input, line, params)
         ctx.call = name, params, constants, kept
+        ctx.gradient_factors = (constants.forward / constants.backward,)
         ctx.triton = triton
         ctx.set_materialize_grads(False)
         if kept != "nothing":

@@ -1,5 +1,6 @@
 """What linear maps and convolutions share: which weight serves which pass, and what they absorb."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -135,6 +136,8 @@ class _TwoWeights(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         input, weight, bias, back, ctx.factor, ctx.function = inputs
+        # Without a factor the backward weight is a weight of its own.
+        ctx.gradient_factors = (math.nan if ctx.factor is None else ctx.factor,)
         ctx.save_for_backward(input, back)
         ctx.weight_type, ctx.has_bias = weight.dtype, bias is not None
         ctx.bias_type = bias.dtype if ctx.has_bias else None

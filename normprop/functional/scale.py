@@ -142,6 +142,10 @@ def scale_gradient(input: Tensor, factor: float) -> Tensor:
 
 
 class _ScaleGradient(torch.autograd.Function):
+    # Like every Function of this package it states by what it multiplies the gradients of its
+    # tensors, the first ones first, beyond what the derivative does: ``gradient_factors``, on the
+    # node or, where it is the same for all, on the class.  A gradient that is no multiple of the
+    # derivative has NaN; tensors without an entry have 1.
     generate_vmap_rule = True
 
     @staticmethod
@@ -150,8 +154,8 @@ class _ScaleGradient(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.factor = inputs[1]
+        ctx.gradient_factors = (inputs[1],)
 
     @staticmethod
     def backward(ctx, grad_output):
-        return grad_output * ctx.factor, None
+        return grad_output * ctx.gradient_factors[0], None

@@ -105,6 +105,8 @@ class _PReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, input, weight, constants, triton):
         ctx.constants, ctx.triton = constants, triton
+        # The slope has its true gradient.
+        ctx.gradient_factors = (constants.forward / constants.backward,)
         ctx.save_for_backward(input, weight)
         ctx.save_for_forward(input, weight)
         if triton:
@@ -229,6 +231,7 @@ class _RReLU(torch.autograd.Function):
         factors = torch.empty_like(x, memory_format=torch.contiguous_format)
         f = _aten.rrelu_with_noise(x, factors, lower, upper, True)
         ctx.line, ctx.constants = line, constants
+        ctx.gradient_factors = (constants.forward / constants.backward,)
         ctx.save_for_backward(factors)
         ctx.save_for_forward(factors)
         return affine_(f, line.scale, line.shift).to(input.dtype)

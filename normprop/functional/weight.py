@@ -147,6 +147,8 @@ class _Scaled(torch.autograd.Function):
     Where n is 0 it counts as 1.
     """
 
+    gradient_factors = (1.0,)
+
     @staticmethod
     def forward(ctx, weight, over, groups, size, triton):
         if triton:

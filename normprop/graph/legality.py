@@ -4,18 +4,36 @@ A layer with ``scaling="separate"`` multiplies the gradient that passes it by a 
 reaches a parameter is a sum over the paths from the output to it.  Where every path carries
 the same product of constants, the gradient is the true one times that product; where paths
 differ, at a residual sum, a concatenation or a shared weight, it is no multiple of it.  The
-products are read off autograd's own graph, so whatever the model does is what is checked.
+products are read off autograd's own graph, in which every function of this package states its
+constants; a graph that cannot be read is refused.
 """
 
 import math
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
+from torch.overrides import TorchFunctionMode
+
+from normprop.functional.scale import Constants
+from normprop.graph.wrappers import run_as_written, tensors_in, unwrapped
 
 _TOLERANCE = 1e-12
 """Two products count as equal when they differ by less than the rounding of a long product."""
+
+_DERIVATIVES = {
+    "torch.nn.modules._functions", "torch.nn.parallel._functions", "torch.nn.parallel.distributed",
+}  # fmt: skip
+"""Modules of torch whose Functions give the derivative."""
+
+_INSTEAD = {
+    "CheckpointFunction": "checkpoint layers with use_reentrant=False",
+    "CompiledFunction": "check the model before it is compiled",
+}
 
 
 @dataclass(frozen=True)
@@ -23,20 +41,23 @@ class Factor:
     """The products of constants over the paths from the output to one parameter.
 
     Attributes:
-        low: the smallest.
-        high: the largest.
-        asymmetric: whether a path passes a layer whose backward weights differ from its
-            forward ones by more than a scalar; then no factor describes the gradient.
+        low: the smallest; NaN where a path passes a layer whose backward weights differ from its
+            forward ones by more than a scalar, so that no factor describes the gradient.
+        high: the largest; NaN there too.
     """
 
     low: float
     high: float
-    asymmetric: bool = False
+
+    @property
+    def asymmetric(self) -> bool:
+        """Whether a path passes a layer whose backward weights are no multiple of its own."""
+        return math.isnan(self.low)
 
     @property
     def legal(self) -> bool:
         """Whether the gradient is the true one times a constant."""
-        return not self.asymmetric and self.high - self.low <= _TOLERANCE * self.high
+        return bool(_agree(self.low, self.high))
 
     @property
     def value(self) -> float:
@@ -55,10 +76,12 @@ class Bridge:
     """A layer with separate scales, and whether it may have them.
 
     Attributes:
-        factor: by what it multiplies the gradient that passes; NaN where its backward
-            weights differ from its forward ones by more than a scalar, which is legal nowhere.
-        legal: whether it is a bridge: all paths to the output from any parameter before it
-            lead through it.
+        factor: by what it multiplies the gradient that passes, 1 where none does; NaN where that
+            is no one number: its backward weights differ from its forward ones by more than a
+            scalar, or its inputs have factors of their own.
+        legal: whether every parameter's gradient were the true one times a constant if this were
+            the only layer with separate scales: all paths to the output from any parameter before
+            it lead through it, or its factor is 1.
     """
 
     factor: float
@@ -70,16 +93,20 @@ class Legality:
     """What ``check`` found; prints as a table.
 
     Attributes:
-        factors: by name of the parameter.
-        layers: by name of the module, for each layer with separate scales.
+        factors: by name of the parameter, of those that a gradient reaches.
+        layers: by name of the module, for each layer with separate scales that the outputs
+            depend on.
+        unreached: names of the parameters that no gradient reaches, of which nothing is said: the
+            run did not use them, or they are frozen.
     """
 
     factors: dict[str, Factor]
     layers: dict[str, Bridge]
+    unreached: tuple[str, ...] = ()
 
     @property
     def legal(self) -> bool:
-        """Whether every parameter's gradient is the true one times a constant."""
+        """Whether every gradient that reaches a parameter is the true one times a constant."""
         return all(factor.legal for factor in self.factors.values())
 
     def __str__(self) -> str:
@@ -92,63 +119,140 @@ class Legality:
             else:
                 text = f"none: paths give {factor.low:.6g} to {factor.high:.6g}"
             lines.append(f"{name:<40}  {text}")
+        lines += [f"{name:<40}  not reached" for name in self.unreached]
         illegal = [name for name, bridge in self.layers.items() if not bridge.legal]
         if illegal:
             lines.append(f"separate scales are not legal in: {', '.join(illegal)}")
         return "\n".join(lines)
 
 
-def check(model: nn.Module, *inputs: Tensor) -> Legality:
+def check(model: nn.Module, /, *inputs, **keywords) -> Legality:
     """Where separate scales are legal in a model, and by what factor they multiply gradients.
 
-    Runs the model once, on the inputs, and reads autograd's graph of its output.  Paths
-    count whether or not a gradient happens to vanish on them.
+    Runs the model once, on the inputs, in the mode that it is in, and reads autograd's graph of
+    its outputs.  Paths count whether or not a gradient happens to vanish on them.  What
+    ``torch.compile`` made runs as it was written.
+
+    A ``torch.autograd.Function`` from elsewhere may do anything to a gradient, and may hide
+    layers: it has to say what it does.  One whose backward pass gives the derivative says so by
+    the class attribute ``gradient_factors = (1.0,)``.
 
     Args:
-        model: uses ``normprop.nn`` layers, anywhere; returns a tensor or a tuple of them.
+        model: uses ``normprop.nn`` layers or ``normprop.functional``, anywhere; compiled, data
+            parallel or averaged models are looked into.  All tensors that it returns count,
+            wherever they are in tuples, lists, dictionaries, dataclasses and other objects.
         inputs: what the model is called with.
+        keywords: what it is called with by name.
 
     Returns:
-        :class:`Legality`.
+        :class:`Legality`, with the names that the model has for its parameters and modules.
 
     Raises:
-        ValueError: the output does not depend on any parameter.
+        TypeError: the model is no module, or it or a part of it is one of TorchScript or sharded.
+        ValueError: the output does not depend on any parameter, or the graph cannot be read: the
+            model passes a function with a backward pass of its own that does not say what it
+            does, such as a reentrant checkpoint, or runs autograd itself.
     """
-    outputs, scales = _traced(model, inputs)
-    roots = [output.grad_fn for output in outputs if output.grad_fn is not None]
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    roots, calls = _run(model, inputs, keywords)
     order = _topological(roots)
-    if not any(id(getattr(node, "variable", None)) in names for node in order):
+    columns = {name: column for column, name in enumerate(calls, 1)}
+    owners = defaultdict(set)
+    for name, made in calls.items():
+        for node in (node for call in made for node in call.order):
+            owners[node].add(columns[name])
+
+    def together_and_alone(node) -> list[np.ndarray]:
+        """The factors with all layers as they are, and with each as the only separate one."""
+        found = []
+        for factor in _stated(node):
+            row = np.ones(1 + len(columns))
+            row[[0, *owners[node]]] = factor
+            found.append(row)
+        return found
+
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    ends = _products(roots, order, together_and_alone, np.ones(1 + len(columns)))
+    reached = {
+        names[id(node.variable)]: np.stack(products)
+        for node, products in ends.items()
+        if id(getattr(node, "variable", None)) in names
+    }
+    if not reached:
         raise ValueError("the output must depend on a parameter; none of the model's is reached")
     factors = {
-        names[key]: factor
-        for key, factor in _products(roots, order, _factor_of).items()
-        if key in names
+        name: Factor(*reached[name][:, 0].tolist()) for name in names.values() if name in reached
     }
-    layers = {}
-    for name, nodes in scales.items():
-        marked = _products(roots, order, lambda node, chosen=nodes: 2.0 if node in chosen else 1.0)
-        factor = _factor_of(nodes[0]) if nodes else 1.0
-        on_bridge = all(mark.legal for mark in marked.values())
-        layers[name] = Bridge(factor, on_bridge and not math.isnan(factor))
-    return Legality({name: factors[name] for name in names.values() if name in factors}, layers)
+    legal = np.all([_agree(low, high) for low, high in reached.values()], axis=0)
+    layers = {
+        name: Bridge(_factor_through(made), bool(legal[columns[name]]))
+        for name, made in calls.items()
+    }
+    unreached = tuple(name for name in names.values() if name not in reached)
+    return Legality(factors, layers, unreached)
 
 
-def separate_on_bridges_(model: nn.Module, *inputs: Tensor) -> Legality:
+def separate_on_bridges_(model: nn.Module, /, *inputs, **keywords) -> Legality:
     """Keep separate scales where they are legal; elsewhere take the forward scale, in place.
+
+    Dropout and randomised activations are judged as they are in training.  A layer that the run
+    does not call takes the forward scale.
+
+    Args:
+        model: as in :func:`check`; likewise inputs and keywords.
+        inputs: as there.
+        keywords: as there.
 
     Returns:
         What ``check`` finds afterwards.
 
     Raises:
-        ValueError: a layer that is not legal cannot change its scaling.
+        TypeError: as there.
+        ValueError: as there; or a layer that is not legal cannot change its scaling, or a function
+            that is called outside layers turns a gradient.  The model is as it was then.
     """
-    found = check(model, *inputs)
     modules = dict(model.named_modules())
-    for name, bridge in found.layers.items():
-        if not bridge.legal:
+    before = []
+    modes = {module: module.training for module in modules.values() if _is_separate(module)}
+    try:
+        for layer in modes:
+            layer.training = True
+        found = check(model, *inputs, **keywords)
+        legal = {name for name, bridge in found.layers.items() if bridge.legal}
+        wrong = [
+            n for n, m in modules.items() if n not in legal and (m in modes or n in found.layers)
+        ]
+        for name in wrong:
+            before.append((modules[name], vars(modules[name]).copy()))
             _take_forward_scale(modules[name], name)
-    return check(model, *inputs)
+        found = check(model, *inputs, **keywords)
+        stuck = [name for name in wrong if name in found.layers]
+        if stuck:
+            raise ValueError(f"layers must take the forward scale; {', '.join(stuck)} did not")
+        turned = [name for name, factor in found.factors.items() if not factor.legal]
+        if turned:
+            raise ValueError(
+                "separate scales must be those of layers, to be taken away; functions that are "
+                f"called outside layers turn the gradients of {', '.join(turned)}"
+            )
+    except BaseException:
+        for layer, attributes in before:
+            vars(layer).update(attributes)
+        raise
+    finally:
+        for layer, mode in modes.items():
+            layer.training = mode
+    return check(model, *inputs, **keywords)
+
+
+def _agree(low, high):
+    """Whether two products are one; NaN is none."""
+    return high - low <= _TOLERANCE * np.maximum(np.abs(low), np.abs(high))
+
+
+def _is_separate(module: nn.Module) -> bool:
+    """Whether it is a layer of ours with separate scales."""
+    own = any(kind.__module__.startswith("normprop.") for kind in type(module).__mro__)
+    return own and getattr(module, "scaling", None) == "separate"
 
 
 def _absorbed_factor(module: nn.Module) -> float:
@@ -164,99 +268,150 @@ def _take_forward_scale(layer: nn.Module, name: str) -> None:
             f"{name} has absorbed those of its neighbours: {layer.absorbed}"
         )
     layer.scaling = "forward"
-    constants = getattr(layer, "constants", None)
-    if constants is None:
-        return
-    if hasattr(constants, "training"):
-        training = constants.training._replace(backward=constants.training.forward)
-        layer.constants = constants._replace(training=training)
-    elif hasattr(constants, "backward"):
-        layer.constants = constants._replace(backward=constants.forward)
-    else:
-        raise ValueError(f"{name} must have constants to change; it has {constants!r}")
+    vars(layer).update({key: _with_one_divisor(value) for key, value in vars(layer).items()})
 
 
-def _traced(model, inputs):
-    """Outputs of the model, and the gradient-scaling nodes that each module made."""
-    scales: dict[str, list] = defaultdict(list)
+def _with_one_divisor(value):
+    """The same, where it is or holds constants with the divisor of the forward pass in both."""
+    if isinstance(value, Constants):
+        return value._replace(backward=value.forward)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(_with_one_divisor, value))
+    if isinstance(value, dict) and any(isinstance(entry, Constants) for entry in value.values()):
+        return {key: _with_one_divisor(entry) for key, entry in value.items()}
+    return value
+
+
+class _Call:
+    """What a layer added to autograd's graph when it was called.
+
+    Attributes:
+        roots: the nodes of its outputs.
+        order: the nodes between them and its inputs.
+        parameters: identities of its parameters.
+    """
+
+    def __init__(self, module: nn.Module, inputs, output) -> None:
+        self.roots = _nodes_of(tensors_in(output))
+        self.order = _topological(self.roots, set(_nodes_of(tensors_in(inputs))))
+        self.parameters = {id(parameter) for parameter in module.parameters()}
+
+
+def _run(model, inputs, keywords) -> tuple[list, dict[str, list[_Call]]]:
+    """Nodes of the model's outputs, and the calls of each layer with separate scales."""
+    calls: dict[str, list[_Call]] = defaultdict(list)
     handles = []
+    inner = unwrapped(model)
+    # Named as the user's model names them.
     for name, module in model.named_modules():
-        if getattr(module, "scaling", None) == "separate" or _absorbed_factor(module) != 1.0:
-            handles.append(module.register_forward_hook(_recorder(scales[name])))
+        if _is_separate(module) or _absorbed_factor(module) != 1.0:
+            hook = _recorder(calls, name)
+            handles.append(module.register_forward_hook(hook, with_kwargs=True))
     try:
-        with torch.enable_grad():
-            result = model(*inputs)
+        with torch.enable_grad(), run_as_written(), _NoGradientsInside():
+            result = inner(*inputs, **keywords)
     finally:
         for handle in handles:
             handle.remove()
-    outputs = result if isinstance(result, tuple | list) else (result,)
-    return [o for o in outputs if isinstance(o, Tensor)], dict(scales)
+    return _nodes_of(tensors_in(result)), dict(calls)
 
 
-def _recorder(nodes: list):
-    def record(module, inputs, output):
-        output = output[0] if isinstance(output, tuple) else output
-        before = {i.grad_fn for i in inputs if isinstance(i, Tensor)}
-        nodes.extend(n for n in _topological([output.grad_fn], before) if _is_scale(n))
+def _recorder(calls, name: str):
+    def record(module, inputs, keywords, output):
+        calls[name].append(_Call(module, (inputs, keywords), output))
 
     return record
 
 
-def _is_scale(node) -> bool:
-    return _factor_of(node) != 1.0
+class _NoGradientsInside(TorchFunctionMode):
+    """Refuses a model whose outputs depend on gradients, which separate scales change."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name = {torch.autograd.grad: "torch.autograd.grad", Tensor.backward: "backward"}.get(func)
+        result = None if name else func(*args, **(kwargs or {}))
+        if name is None and func == Tensor.grad.__get__ and result is not None:
+            name = "the attribute grad of a tensor"
+        if name:
+            raise ValueError(
+                f"the model must not use gradients in its forward pass; it did, by {name}"
+            )
+        return result
 
 
-def _factor_of(node) -> float:
-    """What a node multiplies its first input's gradient by; NaN where it is no constant."""
-    kind = type(node).__name__
-    if kind == "_ScaleGradientBackward":
-        return node.factor
-    if kind == "_TwoWeightsBackward":
-        # Without a factor the backward weight is a weight of its own.
-        return math.nan if node.factor is None else node.factor
-    if kind in ("_FusedBackward", "_TracedBackward"):
-        _, _, constants, _ = node.call
-        return constants.forward / constants.backward
-    return 1.0
+def _nodes_of(tensors: Iterable[Tensor]) -> list:
+    """The nodes that the gradients of these tensors go to."""
+    return [get_gradient_edge(tensor).node for tensor in tensors if tensor.requires_grad]
+
+
+def _stated(node) -> tuple[float, ...]:
+    """What a node multiplies the gradients of its tensors by; those that follow have 1."""
+    function = getattr(type(node), "_forward_cls", None)
+    if function is None:
+        # Of torch's own nodes, in C++, this one holds a whole graph.
+        if "DifferentiableGraph" in node.name():
+            raise ValueError("the model must be made of Python; it calls a function of TorchScript")
+        return ()
+    stated = getattr(node, "gradient_factors", None)
+    if stated is None:
+        stated = getattr(function, "gradient_factors", None)
+    if stated is None and function.__module__ in _DERIVATIVES:
+        return ()
+    if stated is None:
+        instead = _INSTEAD.get(function.__name__, "see normprop.check on how to state it")
+        raise ValueError(
+            "a function with a backward pass of its own must state its gradient_factors, or nobody "
+            f"can judge what it does to gradients and whether it hides layers; "
+            f"{function.__module__}.{function.__qualname__} does not; {instead}"
+        )
+    return stated
 
 
 def _topological(roots, stop=frozenset()) -> list:
     """Nodes of autograd's graph, each before what it passes gradients to."""
-    order, state = [], {}
-    stack = [(root, False) for root in roots if root is not None]
+    order, seen = [], set()
+    stack = [(root, False) for root in roots]
     while stack:
         node, done = stack.pop()
         if done:
             order.append(node)
             continue
-        if node in state or node in stop:
+        if node in seen or node in stop:
             continue
-        state[node] = True
+        seen.add(node)
         stack.append((node, True))
         stack += [(child, False) for child, _ in node.next_functions if child is not None]
     return order[::-1]
 
 
-def _products(roots, order, factor_of) -> dict[int, Factor]:
-    """Smallest and largest product over the paths to each leaf, by the leaf's identity."""
-    low, high = {}, {}
-    asymmetric = set()
-    for root in roots:
-        low[root] = high[root] = 1.0
-    leaves = {}
+def _products(roots, order, factors_of: Callable, one) -> dict:
+    """Smallest and largest product over the paths to each node where they end.
+
+    Where a tensor needs no gradient, but has a factor, they end at None.
+    """
+    low, high = dict.fromkeys(roots, one), dict.fromkeys(roots, one)
     for node in order:
-        if hasattr(node, "variable"):
-            leaves[id(node.variable)] = Factor(low[node], high[node], node in asymmetric)
+        if not node.next_functions:
             continue
-        factor = factor_of(node)
+        least, most = low.pop(node), high.pop(node)
+        factors = factors_of(node)
         for position, (child, _) in enumerate(node.next_functions):
-            if child is None:
+            ends = least, most
+            if position < len(factors):
+                ends = least * factors[position], most * factors[position]
+                ends = np.minimum(*ends), np.maximum(*ends)
+            elif child is None:
                 continue
-            # Weight and bias get the gradient as it came; the input comes first.
-            through = factor if position == 0 else 1.0
-            if node in asymmetric or math.isnan(through):
-                asymmetric.add(child)
-                through = 1.0 if math.isnan(through) else through
-            low[child] = min(low.get(child, math.inf), low[node] * through)
-            high[child] = max(high.get(child, 0.0), high[node] * through)
-    return leaves
+            low[child] = np.minimum(low[child], ends[0]) if child in low else ends[0]
+            high[child] = np.maximum(high[child], ends[1]) if child in high else ends[1]
+    return {node: (low[node], high[node]) for node in low}
+
+
+def _factor_through(calls: Iterable[_Call]) -> float:
+    """By what a layer multiplies the gradient on its way to the inputs."""
+    found = []
+    for call in calls:
+        for node, products in _products(call.roots, call.order, _stated, 1.0).items():
+            if id(getattr(node, "variable", None)) not in call.parameters:
+                found += products
+    factor = Factor(float(np.min(found)), float(np.max(found))) if found else Factor(1.0, 1.0)
+    return factor.low if factor.legal else math.nan

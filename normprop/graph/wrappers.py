@@ -33,9 +33,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """The model itself, out of what compiling, data parallelism or averaging put around it.
 
     Args:
-        model: a module; in :class:`torch.nn.DataParallel`,
-            :class:`torch.nn.parallel.DistributedDataParallel`,
-            :class:`torch.optim.swa_utils.AveragedModel` or ``torch.compile``, one in the other.
+        model: a module; in ``nn.DataParallel``, ``nn.parallel.DistributedDataParallel``,
+            ``optim.swa_utils.AveragedModel`` or what ``torch.compile`` gives, one in the other.
 
     Returns:
         The innermost, not copied.

@@ -17,6 +17,7 @@ second derivatives raise.
 Importing this module loads no triton; the first call does.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -47,6 +48,8 @@ class _Operator:
             (torch.autograd.Function,),
             {
                 "generate_vmap_rule": True,
+                # There is no gradient: it raises.
+                "gradient_factors": (math.nan,),
                 "forward": staticmethod(self.run),
                 "setup_context": staticmethod(lambda ctx, inputs, output: None),
                 "backward": staticmethod(_refuse),
@@ -143,6 +146,8 @@ def _activation_backward(
 
 def _save_activation(ctx, inputs, output):
     input, *ctx.arguments, ctx.from_output = inputs
+    *_, forward, backward = ctx.arguments
+    ctx.gradient_factors = (forward / backward,)
     ctx.save_for_backward(output if ctx.from_output else input)
 
 
@@ -245,6 +250,8 @@ def _prelu_backward(
 
 def _save_prelu(ctx, inputs, output):
     input, slope, *ctx.arguments, ctx.from_output = inputs
+    _, forward, backward = ctx.arguments
+    ctx.gradient_factors = (forward / backward,) * 2
     ctx.save_for_backward(slope, output if ctx.from_output else input)
 
 
@@ -310,7 +317,8 @@ def _dropout_backward(
 
 
 def _save_dropout(ctx, inputs, output):
-    _, seed, ctx.p, _, _, ctx.factor, ctx.leading = inputs
+    _, seed, ctx.p, _, forward, ctx.factor, ctx.leading = inputs
+    ctx.gradient_factors = (forward / ctx.factor,)
     ctx.stride = list(output.stride())
     ctx.save_for_backward(seed)
 
@@ -378,6 +386,7 @@ def _weight_backward(
 
 def _save_weight(ctx, inputs, output):
     weight, *ctx.arguments = inputs
+    ctx.gradient_factors = (1.0,)
     ctx.save_for_backward(weight, output[1])
     ctx.mark_non_differentiable(output[1])
 

@@ -2,12 +2,19 @@
 
 import copy
 import math
+from collections import OrderedDict
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.checkpoint import checkpoint
 
+import normprop
+import normprop.functional as F
 import normprop.nn as nnp
+from normprop.functional import scale_gradient
 from normprop.graph import check, separate_on_bridges_
 
 WIDTH = 12
@@ -169,3 +176,366 @@ def test_what_was_legal_keeps_its_scales():
 def test_a_model_without_parameters_is_refused():
     with pytest.raises(ValueError, match="must depend on a parameter"):
         check(nnp.ReLU(), torch.randn(3, 4))
+
+
+# What stands around a model, or in it
+
+
+def compiled(model):
+    return torch.compile(model, backend="aot_eager")
+
+
+def compiled_in_place(model):
+    model.compile(backend="aot_eager")
+    return model
+
+
+@pytest.mark.parametrize("wrap", [compiled, compiled_in_place, nn.DataParallel, AveragedModel])
+def test_what_stands_around_a_model_is_looked_through(wrap):
+    torch.manual_seed(0)
+    model, x = residual(), torch.randn(3, WIDTH)
+    wanted = check(model, x)
+    wrapper = wrap(model)
+    found = check(wrapper, x)
+    names = [name for name, _ in wrapper.named_parameters()]
+    assert list(found.factors) == names
+    assert list(found.factors.values()) == list(wanted.factors.values())
+    assert list(found.layers.values()) == list(wanted.layers.values())
+    assert set(found.layers) <= {name for name, _ in wrapper.named_modules()}
+    assert separate_on_bridges_(wrapper, x).legal
+    assert check(wrapper, x).legal
+
+
+def test_compiled_parts_are_looked_through():
+    torch.manual_seed(0)
+    x = torch.randn(3, WIDTH)
+    part = nn.Sequential(block(), compiled(Residual(block())))
+    found = check(part, x)
+    # Of a square weight both balls are one.
+    assert [bridge.legal for bridge in found.layers.values()] == [True, True, True, False]
+    assert found.layers.keys() == {"0.0", "0.1", "1._orig_mod.block.0", "1._orig_mod.block.1"}
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, body, use_reentrant):
+        super().__init__()
+        self.first, self.body, self.use_reentrant = nn.Linear(WIDTH, WIDTH), body, use_reentrant
+
+    def forward(self, x):
+        return checkpoint(self.body, self.first(x), use_reentrant=self.use_reentrant)
+
+
+def test_a_checkpoint_that_leaves_its_graph_is_looked_through():
+    torch.manual_seed(0)
+    x = torch.randn(3, WIDTH)
+    found = check(Checkpointed(residual(), False), x)
+    assert not found.factors["first.weight"].legal
+    assert len(found.factors) == 2 + 3 * 2
+
+
+class Straight(torch.autograd.Function):
+    """A function from elsewhere, which rounds and lets the gradient through."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+class Stated(Straight):
+    gradient_factors = (1.0,)
+
+
+class Turned(Straight):
+    gradient_factors = (math.nan,)
+
+
+class Forgotten(Straight):
+    """One of ours that states nothing."""
+
+
+Forgotten.__module__ = "normprop.functional.new"
+
+
+class Hidden(torch.autograd.Function):
+    """A layer inside a function, which runs autograd of its own."""
+
+    @staticmethod
+    def forward(ctx, x, layer):
+        ctx.layer = layer
+        ctx.save_for_backward(x)
+        return layer(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(ctx.layer(x), x, gradient)[0], None
+
+
+class Through(nn.Module):
+    def __init__(self, function, *more):
+        super().__init__()
+        self.first, self.last = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.function, self.more = function, more
+
+    def forward(self, x):
+        return self.last(self.function(self.first(x), *self.more))
+
+
+def scripted():
+    return torch.jit.script(_curve)
+
+
+def _curve(x):
+    return torch.tanh(x) * x
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: Checkpointed(residual(), True), r"CheckpointFunction .* use_reentrant=False"),
+        (lambda: Through(Straight.apply), r"test_legality\.Straight does not"),
+        (lambda: Through(Forgotten.apply), r"normprop\.functional\.new\.Forgotten does not"),
+        (lambda: Through(Hidden.apply, block()), r"test_legality\.Hidden does not"),
+        (lambda: Through(scripted()), "TorchScript"),
+        (lambda: Through(lambda x: x + torch.autograd.grad(x.sum(), x)[0]), r"autograd\.grad"),
+        (lambda: Through(torch.func.grad(lambda x: block()(x).sum())), r"autograd\.grad"),
+        (lambda: Through(_backward), "by backward"),
+        (lambda: Through(_grad_of_leaf), "the attribute grad"),
+    ],
+)
+def test_what_cannot_be_looked_through_is_named(make, named):
+    torch.manual_seed(0)
+    model, x = make(), torch.randn(3, WIDTH)
+    for _ in range(3):
+        # TorchScript makes a graph of its own once it has seen some runs.
+        model(x)
+    with pytest.raises(ValueError, match=named):
+        check(model, x)
+
+
+def _backward(x):
+    x.sum().backward(retain_graph=True)
+    return x
+
+
+def _grad_of_leaf(x):
+    leaf = torch.ones_like(x, requires_grad=True)
+    torch.autograd.backward(leaf.square().sum())
+    return x * leaf.grad
+
+
+def test_a_function_from_elsewhere_may_say_what_it_does():
+    x = torch.randn(3, WIDTH)
+    assert check(Through(Stated.apply), x).legal
+    assert check(Through(Turned.apply), x).factors["first.weight"].asymmetric
+    assert check(Through(Turned.apply), x).factors["last.weight"].legal
+
+
+def test_functions_of_torch_give_the_derivative():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.CrossMapLRN2d(2))
+    assert check(model, torch.randn(2, 3, 5, 4)).factors["0.weight"].value == 1.0
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_model_of_torchscript_is_refused():
+    x = torch.randn(3, WIDTH)
+    with pytest.raises(TypeError, match="its 1 is a model of TorchScript"):
+        check(nn.Sequential(nn.Linear(WIDTH, WIDTH), torch.jit.trace(nn.Tanh(), x)), x)
+
+
+# Inputs and outputs
+
+
+class Reads(nn.Module):
+    """Two heads, one of which separate scales reach, in whatever is made of their outputs."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.trunk, self.head, self.make = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH), make
+
+    def forward(self, x, *, also=None):
+        h = self.trunk(x if also is None else x + also)
+        return self.make(h, F.tanh(self.head(h), scaling="separate"))
+
+
+@dataclass
+class Plain:
+    states: list
+    loss: torch.Tensor = None
+
+
+@dataclass
+class Output(OrderedDict):
+    loss: torch.Tensor = None
+    states: tuple = None
+
+    def __post_init__(self):
+        self.update(vars(self).copy())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda h, y: (y, h),
+        lambda h, y: [[h], (y,)],
+        lambda h, y: {"out": y, "more": {"hidden": (h,)}},
+        lambda h, y: Plain([{"h": h}], y),
+        lambda h, y: Output(loss=y, states=(h, Plain([]))),
+        lambda h, y: torch.distributions.Normal(y, h.exp(), validate_args=False),
+    ],
+)
+def test_every_output_counts(make):
+    x = torch.randn(3, WIDTH)
+    found = check(Reads(make), x)
+    assert not found.factors["trunk.weight"].legal
+    assert found.factors["head.weight"].legal
+    assert check(Reads(lambda h, y: y), x).legal
+
+
+def test_keywords_reach_the_model():
+    x = torch.randn(3, WIDTH)
+    model = Reads(lambda h, y: y)
+    with pytest.raises(RuntimeError, match="size"):
+        check(model, x=x, also=torch.randn(2, WIDTH))
+    assert check(model, x=x, also=x).legal
+    assert separate_on_bridges_(residual(), input=x).legal
+
+
+# What is not reached
+
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused, self.frozen = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.frozen.requires_grad_(False)
+        self.aside = nnp.Tanh(scaling="separate")
+
+    def forward(self, x):
+        self.unused(x)
+        return self.used(self.frozen(x))
+
+
+def test_what_no_gradient_reaches_is_listed_and_not_judged():
+    model, x = Unused(), torch.randn(3, WIDTH)
+    found = check(model, x)
+    assert list(found.factors) == ["used.weight", "used.bias"]
+    unreached = [f"{name}.{kind}" for name in ("unused", "frozen") for kind in ("weight", "bias")]
+    assert list(found.unreached) == unreached
+    for name in unreached:
+        assert f"{name:<40}  not reached" in str(found).splitlines()
+    assert found.layers == {}
+    # Nobody knows where it stands.
+    separate_on_bridges_(model, x)
+    assert model.aside.scaling == "forward"
+
+
+# Factors of any sign, and of several paths
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor, around=False):
+        super().__init__()
+        self.first, self.factor, self.around = nn.Linear(WIDTH, WIDTH), factor, around
+
+    def forward(self, x):
+        h = self.first(x)
+        y = scale_gradient(h, self.factor)
+        return torch.cat([h, y]) if self.around else y
+
+
+@pytest.mark.parametrize("factor", [-0.5, 0.0, 3.0])
+def test_a_factor_may_have_any_sign(factor):
+    x = torch.randn(3, WIDTH)
+    assert check(Scaled(factor), x).factors["first.weight"].value == factor
+    ends = check(Scaled(factor, around=True), x).factors["first.weight"]
+    assert (ends.low, ends.high) == (min(factor, 1.0), max(factor, 1.0))
+    assert not ends.legal
+
+
+def test_a_layer_s_factor_is_its_own():
+    torch.manual_seed(0)
+    found = check(chain(), torch.randn(3, WIDTH)).layers
+    moments = normprop.moments("relu")
+    assert found["0.1"].factor == moments.fwd_std / moments.bwd_std
+    # The weight is square: forward and backward ball are one.
+    assert found["0.0"].factor == 1.0
+
+
+def test_the_repair_is_all_or_nothing():
+    torch.manual_seed(0)
+    x = torch.randn(3, WIDTH)
+
+    class Outside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = residual()
+
+        def forward(self, x):
+            h = self.body(x)
+            return h + F.tanh(h, scaling="separate")
+
+    model = Outside()
+    before = [getattr(m, "scaling", None) for m in model.modules()]
+    constants = [getattr(m, "constants", None) for m in model.modules()]
+    with pytest.raises(
+        ValueError, match=r"outside layers turn the gradients of body\.0\.0\.weight"
+    ):
+        separate_on_bridges_(model, x)
+    assert before == [getattr(m, "scaling", None) for m in model.modules()]
+    assert constants == [getattr(m, "constants", None) for m in model.modules()]
+
+
+def test_dropout_in_evaluation_is_judged_as_it_trains():
+    x = torch.randn(3, WIDTH)
+    branch = nn.Sequential(nn.Linear(WIDTH, WIDTH), nnp.Dropout(0.3, scaling="separate", mean=1.0))
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), Residual(branch)).eval()
+    assert check(model, x).legal
+    assert separate_on_bridges_(model, x).legal
+    assert not model.training
+    assert not branch[1].training
+    assert check(model.train(), x).legal
+
+
+# Other roads of the same layers
+
+
+@pytest.mark.parametrize("make", [chain, residual, concatenated, shared])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_type_has_no_say(make, dtype):
+    torch.manual_seed(0)
+    model, x = make(), torch.randn(3, WIDTH)
+    wanted = check(model, x)
+    assert check(model.to(dtype), x.to(dtype)) == wanted
+
+
+class Mapped(nn.Module):
+    """The model, one sample at a time."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return torch.vmap(self.model)(x)
+
+
+class Own(torch.Tensor):
+    """A tensor of another class."""
+
+
+@pytest.mark.parametrize("make", [chain, residual, concatenated, shared])
+def test_transforms_and_tensors_of_other_classes_have_no_say(make):
+    torch.manual_seed(0)
+    model, x = make(), torch.randn(3, WIDTH)
+    wanted = list(check(model, x).factors.values())
+    for found in (check(Mapped(model), x), check(model, x.as_subclass(Own))):
+        for factor, same in zip(found.factors.values(), wanted, strict=True):
+            assert (factor.low, factor.high) == pytest.approx((same.low, same.high), rel=8 * EPS)
