@@ -49,6 +49,7 @@ class Bilinear(Parametric, nn.Bilinear):
 
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
         """Apply the map."""
+        self._check_place()
         return functional.bilinear(
             input1,
             input2,

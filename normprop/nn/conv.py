@@ -47,6 +47,7 @@ class _Conv(MapFromWeight):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve."""
+        self._check_place()
         padding = self.padding
         if self.padding_mode != "zeros":
             input = nn.functional.pad(

@@ -54,6 +54,7 @@ class _ConvTranspose(MapFromWeight):
             input: shape (N, in, …) or (in, …).
             output_size: as in torch, to choose among the shapes that a stride leaves open.
         """
+        self._check_place()
         dims = len(self.kernel_size)
         output_padding = self._output_padding(
             input, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation

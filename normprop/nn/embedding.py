@@ -75,6 +75,7 @@ class Embedding(Parametric, nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         """Look up."""
+        self._check_place()
         return functional.embedding(
             input,
             self.weight,

@@ -40,6 +40,7 @@ class Linear(MapFromWeight, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the map."""
+        self._check_place()
         return functional.linear(
             input,
             self.weight,

@@ -1,11 +1,13 @@
 """What the twins with weights share: the ball, and how they stay on it."""
 
+import warnings
+
 import torch
 from torch import nn
 
 from normprop import rules
 from normprop.functional.parametric import Absorbed, check_method
-from normprop.functional.scale import Scaling, check_scaling
+from normprop.functional.scale import Scaling, check_scaling, upcast
 from normprop.functional.weight import (
     Method,
     Per,
@@ -23,6 +25,10 @@ class Parametric:
     """
 
     absorbed: Absorbed | None = None
+    # Until the layer says otherwise: torch's constructor draws its weights first.
+    method: Method = "normalize"
+    # Identity and version of the weight as it was put on its ball.
+    _placed: tuple[int, int] | None = None
 
     def _declare(self, scaling: Scaling, per: Per, method: Method) -> None:
         check_scaling(scaling)
@@ -35,10 +41,66 @@ class Parametric:
     def project_(self) -> None:
         """Put the weight on its ball, in place: the forward one under ``"separate"``.
 
-        With ``method="project"`` call this after each step of the optimiser, and after a
-        plain checkpoint has been loaded.
+        With ``method="project"`` call this after each step of the optimiser, and after writing
+        into the weight.  ``load_state_dict`` and ``reset_parameters`` do so themselves, a weight
+        that is on its ball but for rounding staying as it was saved; whatever else writes, such
+        as a step or :mod:`torch.nn.init`, is seen by the next forward pass, which warns.  Not
+        seen are writes through ``weight.data`` or NumPy, a weight in the place of another, and,
+        in compiled code, anything.
         """
+        self._put_on_ball()
+        self._note_place()
+
+    def _put_on_ball(self) -> None:
         self.weight.copy_(self._on_ball(self.weight, self._ball()))
+
+    def _note_place(self) -> None:
+        if not self.weight.is_inference():
+            self._placed = id(self.weight), self.weight._version
+
+    def _check_place(self) -> None:
+        """Warn, once after each time that it was put there, of a weight that has left its ball."""
+        # Compiled code would be compiled anew after each projection.
+        if torch.compiler.is_compiling() or self._placed is None or self.method != "project":
+            return
+        weight = self.weight
+        if self._placed[0] == id(weight) and self._placed[1] != weight._version:
+            self._placed = None
+            warnings.warn(
+                f"the weight of {self} was written since it was put on its ball; with "
+                "method='project', call normprop.nn.project_(model) after each step and after "
+                "writing weights",
+                stacklevel=3,
+            )
+
+    def reset_parameters(self) -> None:
+        """As in torch; then onto the ball, with ``method="project"``."""
+        super().reset_parameters()
+        if self.method == "project":
+            self.project_()
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+        if self.method == "project" and f"{prefix}weight" in state_dict:
+            self._take_back(local_metadata.get("assign_to_params_buffers", False))
+
+    @torch.no_grad()
+    def _take_back(self, assigned: bool) -> None:
+        """Put a weight that was loaded on its ball, unless it is there but for rounding."""
+        weight = self.weight
+        if weight.is_meta:
+            return
+        wanted = self._on_ball(weight, self._ball())
+        own, computed = torch.finfo(weight.dtype), torch.finfo(upcast(weight[:0]).dtype)
+        # A norm is a sum in blocks, which rounds far less often than it has terms.
+        near = 2.0 * own.eps + 64.0 * computed.eps
+        if not torch.allclose(wanted, weight, rtol=near, atol=own.tiny):
+            if assigned:
+                # The tensor is the caller's.
+                self.weight = nn.Parameter(wanted, weight.requires_grad)
+            else:
+                weight.copy_(wanted)
+        self._note_place()
 
     def _ball(self) -> str:
         return "backward" if self.scaling == "backward" else "forward"
@@ -57,9 +119,8 @@ class Parametric:
 class MapFromWeight(Parametric):
     """Where the weight is a matrix of inputs and outputs, with taps or without."""
 
-    @torch.no_grad()
-    def project_(self) -> None:
-        """As there, without a copy of the weight."""
+    def _put_on_ball(self) -> None:
+        # Without a copy of the weight.
         normalize_weight_(self.weight, self._ball(), self.per, **self._geometry())
 
     def _on_ball(self, weight: torch.Tensor, ball: str) -> torch.Tensor:

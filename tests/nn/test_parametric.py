@@ -1,10 +1,14 @@
 """Staying on the ball: in the forward pass, or by projection after each step."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
 
 import normprop
+import normprop.nn as nnp
 from normprop.nn import Conv2d, Linear, ReLU, project_
 from tests.nn.battery import on_ball
 
@@ -92,13 +96,157 @@ def test_the_scale_of_a_weight_matters_only_where_it_is_projected():
         assert torch.equal(layer(x), before) == invariant
 
 
-def test_a_loaded_checkpoint_is_projected_on_request():
+def test_a_loaded_checkpoint_is_projected():
     layer = Linear(6, 4, method="project", dtype=torch.float64)
     layer.load_state_dict(nn.Linear(6, 4, dtype=torch.float64).state_dict())
-    assert off_the_ball(layer) > 1e-3
-    layer.project_()
     assert off_the_ball(layer) <= 2**-52 * 40
 
 
 def test_a_layer_on_the_meta_device_can_be_made():
     assert Linear(6, 4, method="project", device="meta").weight.is_meta
+
+
+BALLS = {
+    "Linear": lambda **o: nnp.Linear(5, 4, **o),
+    "Bilinear": lambda **o: nnp.Bilinear(3, 5, 4, **{**o, "per": "layer"}),
+    "Embedding": lambda method, **_: nnp.Embedding(6, 4, method=method),
+    **{
+        name: lambda name=name, **o: getattr(nnp, name)(4, 6, 3, groups=2, stride=2, **o)
+        for name in (
+            "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d",
+        )
+    },
+}  # fmt: skip
+
+
+def _input(name):
+    if name == "Embedding":
+        return (torch.arange(6),)
+    if name == "Bilinear":
+        return torch.randn(2, 3), torch.randn(2, 5)
+    return (torch.randn(2, *([5] if name == "Linear" else (4, 7, 7, 7)[: int(name[-2]) + 1])),)
+
+
+def _on_ball(layer):
+    wanted = layer._on_ball(layer.weight.detach(), layer._ball())
+    return torch.allclose(wanted, layer.weight, rtol=1e-5, atol=0)
+
+
+balls = pytest.mark.parametrize("name", BALLS)
+scalings = pytest.mark.parametrize("scaling", ["forward", "backward", "separate"])
+
+
+@scalings
+@balls
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_plain_checkpoint_lands_on_the_ball(name, scaling, assign):
+    torch.manual_seed(0)
+    layer = BALLS[name](scaling=scaling, method="project")
+    plain = BALLS[name](scaling=scaling, method="normalize")
+    checkpoint = plain.state_dict()
+    before = {key: value.clone() for key, value in checkpoint.items()}
+    assert not _on_ball(plain)
+    model = nn.Sequential(nn.ModuleDict({"inside": layer}))
+    model.load_state_dict({f"0.inside.{k}": v for k, v in checkpoint.items()}, assign=assign)
+    assert _on_ball(layer)
+    assert layer.weight.requires_grad
+    # The caller's tensors are his.
+    assert all(torch.equal(checkpoint[key], before[key]) for key in before)
+    if layer.__dict__["_parameters"].get("bias") is not None:
+        assert torch.equal(layer.bias, plain.bias)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@scalings
+@balls
+def test_a_checkpoint_of_its_own_comes_back_to_the_bit(name, scaling, dtype):
+    torch.manual_seed(0)
+    layer = BALLS[name](scaling=scaling, method="project").to(dtype)
+    layer.project_()
+    saved = copy.deepcopy(layer.state_dict())
+    other = BALLS[name](scaling=scaling, method="project").to(dtype)
+    for assign in (False, True):
+        other.load_state_dict(saved, assign=assign)
+        assert all(torch.equal(other.state_dict()[key], saved[key]) for key in saved)
+
+
+@balls
+def test_what_lacks_the_weight_leaves_it(name):
+    layer = BALLS[name](scaling="forward", method="project")
+    before = layer.weight.detach().clone()
+    layer.load_state_dict({}, strict=False)
+    assert torch.equal(layer.weight, before)
+
+
+@balls
+def test_weights_that_are_drawn_anew_land_on_the_ball(name):
+    for method in ("project", "normalize"):
+        layer = BALLS[name](scaling="backward", method=method)
+        before = layer.weight.detach().clone()
+        layer.reset_parameters()
+        assert not torch.equal(layer.weight, before)
+        assert _on_ball(layer) == (method == "project")
+
+
+WRITES = {
+    "init": lambda layer: nn.init.normal_(layer.weight),
+    "copy_": lambda layer: layer.weight.copy_(torch.randn_like(layer.weight)),
+    "mul_": lambda layer: layer.weight.mul_(2.0),
+    "a row": lambda layer: layer.weight[0].zero_(),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+@balls
+def test_the_next_forward_pass_sees_who_wrote_into_the_weight(name, write):
+    layer, inputs = BALLS[name](scaling="forward", method="project"), _input(name)
+    layer(*inputs)
+    for _ in range(2):
+        with torch.no_grad():
+            WRITES[write](layer)
+        with pytest.warns(UserWarning, match="was written since it was put on its ball"):
+            layer(*inputs)
+        # Once is enough.
+        layer(*inputs)
+        nnp.project_(layer)
+        layer(*inputs)
+
+
+@balls
+def test_a_step_without_a_projection_is_seen(name):
+    layer, inputs = BALLS[name](scaling="forward", method="project"), _input(name)
+    optimiser = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for projected in (True, False):
+        layer(*inputs).square().sum().backward()
+        optimiser.step()
+        if projected:
+            nnp.project_(layer)
+    with pytest.warns(UserWarning, match="after each step"):
+        layer(*inputs)
+
+
+@balls
+def test_nothing_is_said_where_nobody_wrote(name):
+    layer, inputs = BALLS[name](scaling="forward", method="project"), _input(name)
+    for other in (layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        other(*inputs)
+        other.double()(*(x.double() if x.is_floating_point() else x for x in inputs))
+    with torch.inference_mode():
+        BALLS[name](scaling="forward", method="project")(*inputs)
+    free = BALLS[name](scaling="forward", method="normalize")
+    nn.init.normal_(free.weight)
+    free(*inputs)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")
+@balls
+def test_compiled_it_is_one_graph(name):
+    layer, inputs = BALLS[name](scaling="backward", method="project"), _input(name)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    for _ in range(3):
+        compiled(*inputs)
+        nn.init.normal_(layer.weight)
+        layer.project_()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
