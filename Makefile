@@ -19,12 +19,10 @@ help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
 
 book: $(INSTALLED) ## build the book from nothing, warnings are errors: _build/html/index.html
-# From nothing, because a second build of a broken book is silent about pages it does not revisit.
-	rm -rf _build
-	$(BIN)/jupyter-book build -W -n --keep-going .
+	$(BIN)/python .ci/build_book.py
 
 test: $(INSTALLED) ## run all tests, the book's included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 8
 
 table: $(INSTALLED) ## print the post's table: post, exact, simulated, verdict
 	@$(BIN)/python -m normprop

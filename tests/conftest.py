@@ -1,8 +1,15 @@
 """What every test may rely on: the same random numbers whenever and in whatever order it runs."""
 
+import os
 import random
+import re
 import sys
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A worker a core, and a thread a worker: set before anything that counts cores is loaded.
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 import numpy as np
 import pytest
@@ -31,8 +38,22 @@ def seeded():
         sys.modules["torch"].manual_seed(0)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Share the files among the workers: what a file or the book has made is made once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return "tests/book" if nodeid.startswith("tests/book/") else nodeid.partition("::")[0]
+
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items):
-    """Skip what needs a GPU where there is none, and say so."""
+    """Refuse names that another process would not give; skip what needs a GPU, and say so."""
+    if passing := [item.nodeid for item in items if re.search(r"0x[0-9a-f]{6}", item.nodeid)]:
+        raise pytest.UsageError(f"a test's name must not hold an address; it was {passing[0]}")
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

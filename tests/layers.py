@@ -113,3 +113,8 @@ def figures(layer, shape):
     """The moments of what :func:`instance` gave, whole and as three figures."""
     found = moments(layer) if shape is None else moments(layer, shape=shape)
     return found, (found.fwd_mean, found.fwd_std, found.bwd_std)
+
+
+def named(value: object) -> str:
+    """The name of a value in the name of a test, which is the same in every process."""
+    return getattr(value, "__name__", None) or str(value).replace("\n", "")

@@ -23,6 +23,7 @@ from torch import nn
 
 import normprop
 from normprop import moments, simulate
+from tests.layers import named
 
 LIMIT = 4.5
 FIGURES = ("fwd_mean", "fwd_std", "bwd_std")
@@ -137,7 +138,7 @@ def same(a, b, tolerance=0.0):
     )
 
 
-@pytest.mark.parametrize(("layer", "law"), LAYERS, ids=lambda v: str(v).replace("\n", ""))
+@pytest.mark.parametrize(("layer", "law"), LAYERS, ids=named)
 def test_a_layer_agrees_with_its_moments(layer, law):
     assert worst(simulate(layer, 300_000, seed=1, **law), moments(layer, **law)) < LIMIT
 

@@ -1,87 +1,70 @@
-"""The book, executed twice and built once, for all tests of this folder."""
+"""The book, executed with small parameters and looked at as it is built, for all tests here."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
-import time
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
-import yaml
 
-from tests.book.notebooks import NOTEBOOKS, ROOT, Execution, execute_all
+from tests.book.notebooks import ROOT, Execution, execute_all, install, of_the_site
 
-# Seconds that all notebooks together should take on two cores. Reported, not asserted: a test that
-# fails because the machine is busy says nothing about the book.
-BUDGET = {"small": 60, "own": 180}
 
-_finished: dict[str, tuple[float, dict[str, Execution]]] = {}
+@pytest.fixture(scope="session")
+def package(tmp_path_factory) -> Path:
+    """The folder that the package is installed in, from its wheel."""
+    return install(tmp_path_factory.mktemp("install"))
+
+
+@pytest.fixture(scope="session")
+def build() -> SimpleNamespace:
+    """How the build of the book ended: `returncode`, `stderr`, and `folder`, where its site is.
+
+    It is the site that `make book` has built, if nothing has changed since, or else a new one.
+    """
+    book = SimpleNamespace(**runpy.run_path(str(ROOT / ".ci" / "build_book.py")))
+    # What a page says of its own address is another test's matter.
+    here = {name: text for name, text in os.environ.items() if not name.startswith("BOOK_")}
+    with mock.patch.dict(os.environ, here, clear=True):
+        said = book.built()
+        returncode, stderr = book.build() if said is None else (0, said)
+    return SimpleNamespace(returncode=returncode, stderr=stderr, folder=ROOT / "_build")
 
 
 class Executions:
-    """All notebooks after a run, executed when the first of them is asked for."""
+    """`executions[run][notebook]`, each run made when the first of its notebooks is asked for."""
 
-    def __init__(self, factory: pytest.TempPathFactory):
-        self._factory = factory
+    def __init__(self, request: pytest.FixtureRequest):
+        self._fixture = request.getfixturevalue
 
     def __getitem__(self, run: str) -> dict[str, Execution]:
-        if run not in _finished:
-            start = time.perf_counter()
-            done = execute_all(run, self._factory.mktemp(run))
-            _finished[run] = (time.perf_counter() - start, done)
-        return _finished[run][1]
+        return self._fixture(f"{run}_run")
 
 
 @pytest.fixture(scope="session")
-def executions(tmp_path_factory) -> Executions:
-    """`executions[run][notebook]`, for the runs "small" and "own"."""
-    return Executions(tmp_path_factory)
+def executions(request) -> Executions:
+    """The notebooks after both runs: "small", alone by papermill, and "own", as in the book."""
+    return Executions(request)
 
 
 @pytest.fixture(scope="session")
-def build(executions, tmp_path_factory) -> subprocess.CompletedProcess:
-    """The result of building the book, from nothing, out of the notebooks of the "own" run.
+def small_run(package, tmp_path_factory) -> dict[str, Execution]:
+    """All notebooks with small parameters."""
+    return execute_all(tmp_path_factory.mktemp("small"), package)
 
-    The pages thus show the very numbers that the tests have read.
-    """
-    source = tmp_path_factory.mktemp("source")
-    shutil.copytree(
-        ROOT / "book", source / "book", ignore=shutil.ignore_patterns(".ipynb_checkpoints")
-    )
-    shutil.copy(ROOT / "_toc.yml", source)
-    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-    config["execute"]["execute_notebooks"] = "off"
-    (source / "_config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    for name in NOTEBOOKS:
-        shutil.copy(executions["own"][name].path, source / name)
 
-    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
-    command += ["build", "-W", "-n", "--keep-going", str(source)]
-    environment = {key: text for key, text in os.environ.items() if not key.startswith("BOOK_")}
-    environment["PYTHONPATH"] = str(ROOT)
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    done.html = source / "_build" / "html"
-    return done
+@pytest.fixture(scope="session")
+def own_run(build) -> dict[str, Execution]:
+    """All notebooks with the parameters of their pages."""
+    return of_the_site(build.folder)
 
 
 @pytest.fixture(scope="session")
 def book_html(build) -> Path:
     """The folder of the built pages."""
-    if not (build.html / "index.html").is_file():
+    if not (build.folder / "html" / "index.html").is_file():
         pytest.fail("the book was not built, see test_build.py")
-    return build.html
-
-
-def pytest_terminal_summary(terminalreporter):
-    """Say how long the notebooks took, against their budget."""
-    for run, (wall, done) in _finished.items():
-        total = sum(execution.seconds for execution in done.values())
-        terminalreporter.section(f"notebooks, {run} parameters")
-        for name, execution in done.items():
-            terminalreporter.line(f"{execution.seconds:7.1f} s  {name}")
-        terminalreporter.line(
-            f"{total:7.1f} s  in all, {wall:.1f} s on the clock, budget {BUDGET[run]} s"
-        )
+    return build.folder / "html"

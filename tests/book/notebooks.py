@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
+import shutil
 import subprocess
 import sys
-import time
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # A notebook that hangs must not hang the tests.
 TIME_LIMIT = 300.0
+IGNORED = shutil.ignore_patterns("__pycache__")
 
 
 def pages() -> list[str]:
@@ -42,8 +45,7 @@ class Execution:
     name: str
     path: Path
     parameters: dict[str, Value]
-    seconds: float
-    # The end of papermill's report, empty if the notebook ran to its end.
+    # Why it did not run to its end, empty if it did.
     failure: str
 
     @cached_property
@@ -54,7 +56,14 @@ class Execution:
     @cached_property
     def records(self) -> dict[str, Value]:
         """The numbers that it has recorded."""
-        return read_records(self.notebook)
+        # The book takes them out of the notebook, and puts them beside it.
+        glued = self.path.with_suffix(".glue.json")
+        if not glued.is_file():
+            return read_records(self.notebook)
+        outputs = json.loads(glued.read_text("utf-8"))
+        return {
+            name: ast.literal_eval(output["data"]["text/plain"]) for name, output in outputs.items()
+        }
 
 
 def page_parameters(name: str) -> dict[str, Value]:
@@ -75,40 +84,75 @@ def run_parameters(name: str, run: str) -> dict[str, Value]:
     return own if run == "own" else {**own, **small_parameters(name, own)}
 
 
-def execute(name: str, run: str, directory: Path) -> Execution:
-    """Execute a notebook through papermill, in a process of its own."""
+def of_the_site(build: Path) -> dict[str, Execution]:
+    """Return every notebook as the book's build in this folder has executed it."""
+    found = {}
+    for name in NOTEBOOKS:
+        path = build / "jupyter_execute" / name
+        failure = "" if path.is_file() else "the build of the book ended before it"
+        found[name] = Execution(name, path, run_parameters(name, "own"), failure)
+    return found
+
+
+def execute(name: str, directory: Path, package: Path) -> Execution:
+    """Execute a notebook with small parameters through papermill, alone in an empty folder.
+
+    Args:
+        name: the notebook.
+        directory: where the executed one is written.
+        package: the folder that the package is installed in.
+    """
     output = directory / name
     output.parent.mkdir(parents=True, exist_ok=True)
-    own, parameters = page_parameters(name), run_parameters(name, run)
-    # Only what differs is passed: the page's own run executes the very cells of the page.
+    own, parameters = page_parameters(name), run_parameters(name, "small")
     changed = {key: value for key, value in parameters.items() if own.get(key) != value}
-    # Papermill changes the working directory of its process, hence a process for each notebook.
     command = [sys.executable, "-m", "papermill", str(ROOT / name), str(output)]
-    command += ["--cwd", str((ROOT / name).parent), "--kernel", "python3", "--no-progress-bar"]
+    command += ["--kernel", "python3", "--no-progress-bar"]
     if changed:
         command += ["--parameters_yaml", yaml.safe_dump(changed)]
-    start = time.perf_counter()
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIME_LIMIT, env=_environment()
-        )
-        failure = "" if done.returncode == 0 else done.stderr[-4000:]
-    except subprocess.TimeoutExpired:
-        failure = f"still running after {TIME_LIMIT:.0f} s"
-    return Execution(name, output, parameters, time.perf_counter() - start, failure)
+    with tempfile.TemporaryDirectory() as empty:
+        try:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                timeout=TIME_LIMIT,
+                cwd=empty,
+                env=alone(package),
+            )
+            failure = "" if done.returncode == 0 else done.stderr[-4000:]
+        except subprocess.TimeoutExpired:
+            failure = f"still running after {TIME_LIMIT:.0f} s"
+    return Execution(name, output, parameters, failure)
 
 
-def execute_all(run: str, directory: Path) -> dict[str, Execution]:
-    """Execute every notebook, two at a time, each on one core."""
+def execute_all(directory: Path, package: Path) -> dict[str, Execution]:
+    """Execute every notebook with small parameters, two at a time, each on one core."""
     # A third of a notebook's time is starting a kernel and importing, which uses one core only:
     # two notebooks on a core each end sooner than one after the other on both.
     with ThreadPoolExecutor(max_workers=2) as pool:
-        done = pool.map(lambda name: execute(name, run, directory), NOTEBOOKS)
+        done = pool.map(lambda name: execute(name, directory, package), NOTEBOOKS)
     return {execution.name: execution for execution in done}
 
 
-def _environment() -> dict[str, str]:
+def install(directory: Path) -> Path:
+    """Build the package's wheel and install it in a folder of its own; return that folder."""
+    source, wheels, package = (directory / name for name in ("source", "wheels", "package"))
+    # In a copy, because a build leaves its traces in the tree.
+    shutil.copytree(ROOT / "normprop", source / "normprop", ignore=IGNORED)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(source)]
+    subprocess.run([*pip, *build], check=True)
+    (wheel,) = wheels.glob("*.whl")
+    put = ["install", "--no-deps", "--no-index", "--target", str(package), str(wheel)]
+    subprocess.run([*pip, *put], check=True)
+    return package
+
+
+def alone(package: Path) -> dict[str, str]:
+    """Return an environment with one thread and this package, whatever else is installed."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    # The tree under test, whatever is installed.
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, **threads, "PYTHONPATH": path, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    return {**os.environ, **threads, **quiet, "PYTHONPATH": str(package)}

@@ -7,9 +7,10 @@ from tests.book.notebooks import PAGES
 
 @pytest.mark.slow
 def test_it_builds_without_a_warning(build):
-    report = (build.stdout + build.stderr)[-6000:]
+    report = build.stderr[-6000:]
     assert build.returncode == 0, report
-    assert "WARNING" not in build.stderr, report
+    # A kernel has warnings of its own, about its sockets, and writes them otherwise.
+    assert "WARNING:" not in build.stderr, report
 
 
 @pytest.mark.slow

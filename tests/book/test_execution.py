@@ -1,8 +1,12 @@
-"""Every notebook runs to its end, with small parameters and with the page's own."""
+"""Every notebook runs to its end, alone with small parameters and in the book with its own."""
+
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from tests.book.notebooks import NOTEBOOKS
+from tests.book.notebooks import NOTEBOOKS, ROOT, alone
 
 RUNS = ["small", "own"]
 
@@ -41,3 +45,24 @@ def test_every_picture_says_what_it_shows(executions, name):
                 f"mystnb.image.alt must describe the figure of\n{cell.source}"
             )
             assert len(pictures) == 1, f"one figure for one alt text, in\n{cell.source}"
+
+
+@pytest.mark.slow
+def test_it_is_the_installed_package_that_runs(package, tmp_path):
+    command = [sys.executable, "-c", "import normprop; print(normprop.__file__)"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=tmp_path, env=alone(package)
+    )
+    assert Path(done.stdout.strip()).parent == package / "normprop"
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_every_file_of_the_package(package):
+    def files(folder):
+        return {
+            path.relative_to(folder).as_posix()
+            for path in folder.rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        }
+
+    assert files(package / "normprop") == files(ROOT / "normprop")

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from html import unescape
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -13,6 +14,7 @@ from tests.book.notebooks import PAGES
 
 pytestmark = pytest.mark.slow
 
+ANCHOR = re.compile(r'<[^>]*\sid="([^"]*)"')
 HASH = re.compile(r"[0-9a-f]{16,}|\.(png|svg|jpg)$")
 
 
@@ -22,6 +24,7 @@ class Site:
     def __init__(self, folder: Path):
         self.folder = folder
         self._pages: dict[Path, BeautifulSoup] = {}
+        self._anchors: dict[Path, set[str]] = {}
 
     def parse(self, path: Path) -> BeautifulSoup:
         if path not in self._pages:
@@ -30,6 +33,14 @@ class Site:
 
     def __getitem__(self, page: str) -> BeautifulSoup:
         return self.parse(self.folder / f"{page}.html")
+
+    def anchors(self, path: Path) -> set[str]:
+        """Return what a link into the page may name."""
+        # Read from the text: the parsed source of the whole package would take a minute.
+        if path not in self._anchors:
+            found = ANCHOR.findall(path.read_text(encoding="utf-8"))
+            self._anchors[path] = {unescape(name) for name in found}
+        return self._anchors[path]
 
     def broken_links(self, page: str) -> list[str]:
         """Return the links of a page that lead nowhere in the site."""
@@ -46,7 +57,7 @@ class Site:
                 broken.append(link["href"])
             elif parts.fragment and target.suffix == ".html":
                 fragment = unquote(parts.fragment)
-                if not self.parse(target).find(id=fragment) and fragment != "#":
+                if fragment not in self.anchors(target) and fragment != "#":
                     broken.append(link["href"])
         return broken
 

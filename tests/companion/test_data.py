@@ -149,7 +149,9 @@ def test_a_test_label_that_training_lacks_is_refused(folder):
         data.idx_folder(folder)
 
 
-@pytest.mark.parametrize("broken", [b"no gzip", gzip.compress(bytes(100))[:-9], b""])
+@pytest.mark.parametrize(
+    "broken", [b"no gzip", gzip.compress(bytes(100))[:-9], b""], ids=["other", "cut", "empty"]
+)
 def test_a_broken_gzip_is_refused(folder, broken):
     name = data.FILES["train"][0]
     (folder / name).unlink()

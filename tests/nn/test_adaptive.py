@@ -9,6 +9,7 @@ from torch import nn
 
 import normprop
 from normprop import moments, simulate
+from tests.layers import named
 from tests.nn.battery import LAW, SCALINGS, first, run
 
 CASES = [
@@ -104,7 +105,7 @@ FITTED = [
 
 
 @pytest.mark.parametrize("make", FITTED)
-@pytest.mark.parametrize("after", ["relu", nn.LeakyReLU(0.1), torch.sigmoid], ids=str)
+@pytest.mark.parametrize("after", ["relu", nn.LeakyReLU(0.1), torch.sigmoid], ids=named)
 @pytest.mark.parametrize(
     "clone",
     [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))],

@@ -9,6 +9,7 @@ from torch import nn
 
 import normprop
 from normprop import functional, moments, simulate
+from tests.layers import named
 
 LAW = {"mean": 0.4, "std": 1.3}
 
@@ -21,7 +22,7 @@ GATES = ["relu", "gelu", "silu", "sigmoid", "tanh", nn.functional.softplus, squa
 
 
 @pytest.mark.parametrize("scaling", ["forward", "backward", "separate"])
-@pytest.mark.parametrize("gate", GATES, ids=str)
+@pytest.mark.parametrize("gate", GATES, ids=named)
 def test_a_gate_of_your_own(gate, scaling):
     layer = normprop.nn.GatedLinear(gate, scaling=scaling, **LAW)
     estimate = simulate(layer, 200_000, **LAW, shape=(6,), seed=5)
