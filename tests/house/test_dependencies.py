@@ -29,7 +29,7 @@ def distributions():
     return {
         canonicalize_name(found.metadata["Name"]): (
             found.version,
-            found.metadata["Requires-Python"] or "",
+            found.metadata.get("Requires-Python", ""),
             found.requires or [],
         )
         for found in metadata.distributions()
