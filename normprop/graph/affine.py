@@ -1,7 +1,11 @@
 """Layers for what could not be moved into weights, or moved only halfway."""
 
+import inspect
+import operator
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from normprop.functional.fused import affine
 from normprop.functional.scale import transforms_active
@@ -30,6 +34,64 @@ class Affine(nn.Module):
     def extra_repr(self) -> str:
         """The arguments."""
         return f"scale={self.scale:.6g}, shift={self.shift:.6g}"
+
+
+def line(scale: float, shift: float, inplace: bool = False) -> fx.GraphModule:
+    """scale·x + shift, as a module of torch alone, which is unpickled without this package.
+
+    ``inplace`` overwrites the input where the scale is 1.
+    """
+    graph = fx.Graph()
+    graph.output(_line(graph, graph.placeholder("input"), scale, shift, inplace))
+    return fx.GraphModule(nn.Module(), graph, "Line")
+
+
+def _line(graph: fx.Graph, x: fx.Node, scale: float, shift: float, inplace: bool) -> fx.Node:
+    if scale != 1.0:
+        # What was scaled is nobody else's.
+        x, inplace = graph.call_function(torch.mul, (x, scale)), True
+    if inplace:
+        return graph.call_method("add_", (x, shift))
+    return graph.call_function(torch.add, (x, shift))
+
+
+def computing(function: Callable[[Tensor], Tensor]) -> fx.GraphModule:
+    """A function that has a name, as a module of torch alone."""
+    graph = fx.Graph()
+    graph.output(graph.call_function(function, (graph.placeholder("input"),)))
+    return fx.GraphModule(nn.Module(), graph, "Function")
+
+
+def gating(gate: Callable[[Tensor], Tensor], dim: int) -> fx.GraphModule:
+    """a·g(b), of the halves a and b of the input, as a module of torch alone."""
+    graph = fx.Graph()
+    halves = graph.call_method("chunk", (graph.placeholder("input"), 2, dim))
+    value, gated = (graph.call_function(operator.getitem, (halves, i)) for i in range(2))
+    graph.output(graph.call_function(torch.mul, (value, graph.call_function(gate, (gated,)))))
+    return fx.GraphModule(nn.Module(), graph, "Gated")
+
+
+def followed(layer: nn.Module, scale: float, shift: float, inplace: bool) -> nn.Module:
+    """A layer and the line behind it; keys of the ``state_dict`` stay those of the layer."""
+    inputs = inspect.signature(layer.forward).parameters.values()
+    pair, learnt = getattr(layer, "return_indices", False), isinstance(layer, nn.PReLU)
+    if len(inputs) == 1 and not pair and not learnt:
+        return nn.Sequential(layer, line(scale, shift, inplace))
+    graph, root = fx.Graph(), nn.Module()
+    given = tuple(graph.placeholder(p.name, default_value=p.default) for p in inputs)
+    if learnt:
+        # Its slopes keep their key.
+        root.weight = layer.weight
+        y = graph.call_function(nn.functional.prelu, (*given, graph.get_attr("weight")))
+    else:
+        root.layer = layer
+        y = graph.call_module("layer", given)
+    if pair:
+        value, indices = (graph.call_function(operator.getitem, (y, i)) for i in range(2))
+        graph.output((_line(graph, value, scale, shift, False), indices))
+    else:
+        graph.output(_line(graph, y, scale, shift, False))
+    return fx.GraphModule(root, graph, "Followed")
 
 
 class Clamp(nn.Module):

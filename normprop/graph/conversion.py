@@ -20,7 +20,7 @@ from normprop.functional.parametric import check_method
 from normprop.functional.scale import Scaling, check_scaling
 from normprop.functional.weight import Method, Per
 from normprop.graph.kinds import is_watched
-from normprop.graph.plan import ADD, JOIN, SUB
+from normprop.graph.passing import ADD, JOIN, SUB
 from normprop.graph.report import kept_with_models, remember
 from normprop.graph.rewrite import check_arguments, check_model, copied, remade, replace
 from normprop.graph.roads import roads_of

@@ -1,12 +1,15 @@
 """Constants folded into weights: a network that costs what a plain one costs."""
 
+import dataclasses
+
 import torch
 from torch import nn
 
+from normprop.functional.gated import gate_function
 from normprop.functional.parametric import Absorbed, Affine, absorbing_bias
 from normprop.graph import affine
-from normprop.graph.kinds import Kind
-from normprop.graph.plan import Choice, Plan, keeps_itself, kinds_of
+from normprop.graph.kinds import Kind, constants_at, kinds_of
+from normprop.graph.plan import Choice, Plan
 from normprop.graph.report import remember
 from normprop.graph.rewrite import (
     check_arguments,
@@ -16,7 +19,8 @@ from normprop.graph.rewrite import (
     report_of,
     separated,
 )
-from normprop.graph.roads import roads_of
+from normprop.graph.roads import Roads, roads_of
+from normprop.nn.attention import MultiheadAttention
 from normprop.nn.parametric import Parametric
 
 
@@ -28,23 +32,27 @@ def fold(model: nn.Module, /, *example_inputs, **example_keywords) -> nn.Module:
 
     .. math:: W y + b = \frac{W}{\sigma} f(x) + \left(b - \frac{\mu}{\sigma} W 1\right),
 
-    through pooling, dropout, reshaping, sums and concatenations, as far as they let it pass.
-    Where a convolution pads with zeros, the shift has to be gone before: a ReLU then becomes
+    through pooling, dropout, reshaping, sums and concatenations, as far as they let it pass; a
+    batch normalisation that has its statistics, or another norm with a bias, takes it as a map
+    does.  Where a convolution pads with zeros, the shift has to be gone before: a ReLU then becomes
     ``nn.Threshold(-μ, -μ)``, as max(x, 0) - μ = max(x - μ, -μ), and the map in front of it
     gives x - μ; this costs nothing either.  A sum or a concatenation whose parts stand for
     different things asks the maps in front of them to give the same.  What no neighbour can
-    take stays, as an :class:`normprop.graph.affine.Affine` behind the plain layer: the shift of
+    take stays, as a line of torch's own functions behind the plain layer: the shift of
     a curved activation before a zero-padded convolution, or what reaches an output, a function
-    that is not known, or a layer that is called twice with different neighbours.
+    that is not known, or a layer that is called twice with different neighbours.  Where constants
+    follow from the shape of the input, as those of adaptive pooling, softmax and attention do,
+    they are those of the example's, and the report says so; a layer that gets several stays.
 
     The code of the model is kept, and with it everything that it does in Python; its layers
     are exchanged.  It is watched while it runs on the example, several times: where it asks a
     tensor for a truth, also with the other answer.  Roads that dice choose, or what earlier runs
     have left, are all folded for; one that the values choose is refused.  A value that leaves by
     another way than by ``return`` is what it was: in an attribute, a list, a buffer, as a number,
-    in a hook.  Functions of ``normprop.functional`` that the model calls itself
-    stay what they are.  In float16 and bfloat16 a shifted input is rounded coarser than one near
-    0; fold in float32 and cast afterwards where that matters.
+    in a hook.  Functions of ``normprop.functional`` that the model calls itself, and
+    ``normprop.nn.Residual`` and ``Concat``, stay what they are.  In float16 and bfloat16 a shifted
+    input is rounded coarser than one near 0; fold in float32 and cast afterwards where that
+    matters.
 
     Args:
         model: is not changed.
@@ -67,40 +75,73 @@ def fold(model: nn.Module, /, *example_inputs, **example_keywords) -> nn.Module:
     check_arguments(model, example_inputs, example_keywords)
     seen, split = separated(model)
     seen.eval()
-    kinds = kinds_of(seen)
+    kinds = _kinds(seen)
     roads = roads_of(seen, example_inputs, example_keywords, kinds)
-    can_shift = {p for p in kinds if not keeps_itself(seen.get_submodule(p))}
-    plan = Plan(seen, roads.traces, training=False, kinds=kinds, can_shift=can_shift)
+    kinds, notes = _fitted(seen, kinds, roads)
+    plan = Plan(roads.traces, training=False, kinds=kinds, can_shift=set(kinds))
 
     folded = separated(model)[0].eval()
     tied = _tied(folded)
     with torch.no_grad():
         for path, choice in plan.choices.items():
             layer = folded.get_submodule(path)
-            made = _made(layer, kinds[path], choice, plan, path)
+            made = _made(layer, kinds[path], choice, plan)
             folded = replace(folded, path, layer, made)
     still = _tied(folded)
     split += [names for names in tied if names not in still]
-    return remember(folded, report_of(plan, split, roads.notes))
+    return remember(folded, report_of(plan, folded, split, roads.notes + notes))
 
 
-def _made(layer: nn.Module, kind: Kind, choice: Choice, plan: Plan, path: str) -> nn.Module:
-    if path in plan.fixed or kind.name == "opaque":
+def _kinds(model: nn.Module) -> dict[str, Kind]:
+    found = kinds_of(model)
+    for path, kind in found.items():
+        layer = model.get_submodule(path)
+        function = getattr(layer, "function", getattr(layer, "gate", None))
+        named = isinstance(function, str) or "<" not in getattr(function, "__qualname__", "<")
+        if kind.plain is None and not named:
+            found[path] = kind.staying("its function has no name that a file could hold")
+    return found
+
+
+def _fitted(model: nn.Module, kinds: dict[str, Kind], roads: Roads):
+    """Kinds with constants for the shapes of the example, and notes on those shapes."""
+    kinds, notes = dict(kinds), []
+    nodes = [node for trace in roads.traces for node in trace.nodes if node.module is not None]
+    for path in [p for p, kind in kinds.items() if kind.constants is None]:
+        calls = [node for node in nodes if node.name == path]
+        if not calls:
+            continue
+        layer = model.get_submodule(path)
+        try:
+            found = {constants_at(layer, node) for node in calls}
+        except ValueError as problem:
+            kinds[path] = kinds[path].staying(str(problem))
+            continue
+        if len(found) > 1:
+            kinds[path] = kinds[path].staying("its constants change with the shapes that it gets")
+            continue
+        kinds[path] = dataclasses.replace(kinds[path], constants=found.pop())
+        text = " or ".join(sorted({str(node.shapes[0]) for node in calls}))
+        notes.append(f"{path or 'the model'}: its constants are those of an input of shape {text}")
+    return kinds, tuple(notes)
+
+
+def _made(layer: nn.Module, kind: Kind, choice: Choice, plan: Plan) -> nn.Module:
+    if choice.mode == "kept":
         return layer
     if kind.name == "map":
         return _map(layer, kind, Absorbed(choice.before, choice.after))
     if kind.name in ("norm", "batchnorm"):
-        return _norm(layer, kind, choice.before)
-    if choice.mode == "explicit" and keeps_itself(layer):
-        return layer
+        return _norm(layer, kind, choice.before, choice.after)
+    if kind.name == "remade":
+        return _remade(layer, kind)
     plain = _function(layer, kind, choice)
     if choice.mode == "moved":
         return plain
     out = plan.after(kind, layer, choice.before)
-    inplace = kind.name in ("curve", "clamp")
-    if choice.mode == "shifted":
-        return nn.Sequential(plain, affine.Affine(1.0, out.shift / out.scale, inplace))
-    return nn.Sequential(plain, affine.Affine(out.scale, out.shift, inplace))
+    scale = 1.0 if choice.mode == "shifted" else out.scale
+    shift = out.shift / out.scale if choice.mode == "shifted" else out.shift
+    return affine.followed(plain, scale, shift, kind.name in ("curve", "clamp"))
 
 
 def _function(layer, kind, choice) -> nn.Module:
@@ -111,9 +152,29 @@ def _function(layer, kind, choice) -> nn.Module:
             if kind.plain is nn.ReLU:
                 return nn.Threshold(low, low, inplace)
             return nn.Hardtanh(low, high, inplace)
+    if kind.plain is None:
+        if hasattr(layer, "gate"):
+            return affine.gating(gate_function(layer.gate), layer.dim)
+        return affine.computing(layer.function)
     if kind.before != (1.0, 0.0):
         return kind.plain()
     return layer if type(layer) is kind.plain else plain_of(layer, kind.plain)
+
+
+def _remade(layer, kind) -> nn.Module:
+    """A layer of torch with the weights that a twin runs with."""
+    made = plain_of(layer, kind.plain)
+    if isinstance(layer, MultiheadAttention):
+        made._modules.update(dict(layer._modules))
+        for name, weight in layer.weights_that_run(kind.constants).items():
+            place, _, key = name.rpartition(".")
+            setattr(made.get_submodule(place), key, nn.Parameter(weight, weight.requires_grad))
+        return made
+    if layer.method == "normalize":
+        weight = layer.weight
+        wide = layer._on_ball(weight.detach().to("cpu", torch.float64), layer._ball())
+        made.weight = nn.Parameter(wide.to(weight), weight.requires_grad)
+    return made
 
 
 def _map(layer, kind, absorbed: Absorbed) -> nn.Module:
@@ -142,14 +203,25 @@ def _absorb(layer, weight, bias, absorbed: Absorbed):
     return weight, absorbing_bias(bias, weight, *absorbed, outputs)
 
 
-def _norm(layer, kind, before: Affine) -> nn.Module:
-    if before == Affine():
-        return layer
+def _norm(layer, kind, before: Affine, after: Affine) -> nn.Module:
     # The same quotient, as mean, standard deviation and √eps shrink alike.
     layer.eps /= before.scale**2
-    if kind.name == "batchnorm" and layer.running_mean is not None:
+    counted = kind.name == "batchnorm" and layer.running_mean is not None
+    if counted:
         layer.running_mean.sub_(before.shift).div_(before.scale)
         layer.running_var.div_(before.scale**2)
+    if after == Affine():
+        return layer
+    if layer.weight is not None and layer.bias is not None:
+        weight, bias = layer.weight, layer.bias
+        layer.weight = nn.Parameter(weight / after.scale, weight.requires_grad)
+        layer.bias = nn.Parameter((bias - after.shift) / after.scale, bias.requires_grad)
+        return layer
+    # By its statistics: (x - m - t·√(v + eps))/(s·√(v + eps)).
+    spread = (layer.running_var + layer.eps).sqrt()
+    layer.running_mean.add_(spread * after.shift)
+    layer.running_var.mul_(after.scale**2)
+    layer.eps *= after.scale**2
     return layer
 
 

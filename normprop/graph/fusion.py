@@ -3,10 +3,11 @@
 import torch
 from torch import nn
 
+from normprop import rules
 from normprop.functional.parametric import Absorbed, Affine
 from normprop.graph import affine
-from normprop.graph.kinds import Kind
-from normprop.graph.plan import Choice, Plan, kinds_of
+from normprop.graph.kinds import Kind, kinds_of
+from normprop.graph.plan import Choice, Plan
 from normprop.graph.report import remember
 from normprop.graph.rewrite import (
     check_arguments,
@@ -56,25 +57,46 @@ def fuse(model: nn.Module, /, *example_inputs, **example_keywords) -> nn.Module:
     if any(getattr(module, "absorbed", None) is not None for module in model.modules()):
         raise ValueError("model must not be fused already; it was")
     seen, split = separated(model)
-    kinds = {p: k for p, k in kinds_of(seen).items() if _takes_part(seen.get_submodule(p), k)}
+    kinds = _kinds(seen.train())
     given = example_inputs, example_keywords, kinds
-    learning = roads_of(seen.train(), *given)
+    learning = roads_of(seen, *given)
     judging = roads_of(seen.eval(), *given, learning.traces[-1].next)
-    runs = [*learning.traces, *judging.traces]
-    plan = Plan(seen, runs, training=True, kinds=kinds, can_shift=_keep_their_input(seen, kinds))
+    runs = learning.traces + judging.traces
+    plan = Plan(runs, training=True, kinds=kinds, can_shift=_keep_their_input(seen, kinds))
 
     fused = separated(model)[0]
     for path, choice in plan.choices.items():
         layer = fused.get_submodule(path)
         fused = replace(fused, path, layer, _made(layer, kinds[path], choice, plan))
-    return remember(fused, report_of(plan, split, learning.notes + judging.notes))
+    return remember(fused, report_of(plan, fused, split, learning.notes + judging.notes))
 
 
-def _takes_part(layer: nn.Module, kind: Kind) -> bool:
-    if kind.name == "map":
-        return isinstance(layer, Parametric)
-    # Their constants are others in evaluation.
-    return not (kind.name == "commuting" and kind.plain.__name__.startswith("Dropout"))
+def _kinds(model: nn.Module) -> dict[str, Kind]:
+    """Of the layers that can take part while a network trains."""
+    found = {}
+    for path, kind in kinds_of(model).items():
+        layer = model.get_submodule(path)
+        if kind.name == "map" and not isinstance(layer, Parametric):
+            continue
+        if kind.name == "commuting" and kind.draws:
+            # Its constants are others in evaluation.
+            continue
+        found[path] = _staying(kind)
+    return found
+
+
+def _staying(kind: Kind) -> Kind:
+    if kind.name == "remade":
+        return kind.staying("its weights are normalised as it runs")
+    if kind.constants is None:
+        return kind.staying("its constants follow from the shape of its input")
+    if kind.plain is None:
+        return kind.staying("torch has no such layer")
+    if (kind.name == "curve" and kind.draws) or hasattr(kind.constants, "center"):
+        return kind.staying("its constants are others in evaluation")
+    if kind.name == "curve" and rules.entry_of_type(kind.plain).family != "activation":
+        return kind.staying("it is no activation, and trains as it is")
+    return kind
 
 
 def _keep_their_input(model: nn.Module, kinds: dict[str, Kind]) -> set[str]:
@@ -103,7 +125,7 @@ def _made(layer: nn.Module, kind: Kind, choice: Choice, plan: Plan) -> nn.Module
         layer.eps /= choice.before.scale**2
     if kind.name not in ("clamp", "homogeneous", "curve", "commuting"):
         return layer
-    if choice.mode == "explicit":
+    if choice.mode in ("explicit", "kept"):
         return layer
     if kind.name == "clamp":
         limits = limits_behind(kind, choice.before)

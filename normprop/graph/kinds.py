@@ -1,41 +1,22 @@
 """What a layer does to an affine map that its input stands for."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from torch import nn
 
+from normprop import nn as twins
+from normprop import rules
+from normprop.functional.attention import AttentionConstants
 from normprop.functional.scale import Constants
 from normprop.graph.affine import Clamp
-from normprop.nn.calibrated import Calibrated
-from normprop.nn.parametric import Parametric
-
-_MAPS = ("Linear", "Conv1d", "Conv2d", "Conv3d")
-_TRANSPOSED = ("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
-_CLAMPS = ("ReLU", "ReLU6", "Hardtanh")
-_HOMOGENEOUS = ("LeakyReLU", "PReLU")
-_CURVES = (
-    "CELU", "ELU", "GELU", "GLU", "Hardshrink", "Hardsigmoid", "Hardswish", "LogSigmoid", "Mish",
-    "SELU", "SiLU", "Sigmoid", "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink",
-    "Threshold",
-)  # fmt: skip
-_AVERAGES = ("AvgPool1d", "AvgPool2d", "AvgPool3d")
-_COMMUTING = (
-    "Identity", "Flatten", "Unflatten", "PixelShuffle", "PixelUnshuffle", "ChannelShuffle",
-    "Upsample", "UpsamplingNearest2d", "UpsamplingBilinear2d",
-    "MaxPool1d", "MaxPool2d", "MaxPool3d",
-    "AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AdaptiveMaxPool3d",
-    "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d",
-    "ReflectionPad1d", "ReflectionPad2d", "ReflectionPad3d",
-    "ReplicationPad1d", "ReplicationPad2d", "ReplicationPad3d",
-    "CircularPad1d", "CircularPad2d", "CircularPad3d",
-)  # fmt: skip
-_ZERO_PADS = ("ZeroPad1d", "ZeroPad2d", "ZeroPad3d")
-_DROPOUTS = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d")
-_BATCH_NORMS = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
-_NORMS = ("LayerNorm", "GroupNorm")
+from normprop.graph.trace import Node
 
 _IDENTITY = Constants(0.0, 1.0, 1.0)
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, twins.Residual, twins.Concat)
+_REMADE = (twins.Bilinear, twins.Embedding, twins.MultiheadAttention)
+"""Twins with weights that hold what they run with; no constant goes into them or comes out."""
 
 
 @dataclass(frozen=True)
@@ -46,109 +27,161 @@ class Kind:
         name: "map", linear but for a bias; "clamp"; "homogeneous", f(cx) = c f(x) for c > 0;
             "curve", any other function; "commuting" with every affine map; "batchnorm";
             "norm", which no affine map of its input changes; "dropout", the normalised one;
-            "opaque", anything else with parameters.
+            "remade", whose weights alone are normalised; "opaque", which stays as it is.
         plain: the class of torch; None where there is none.
-        constants: shift and divisors; those of the identity for layers of torch.
+        constants: shift and divisors; those of the identity for layers of torch; None where
+            they follow from the shape of the input.
         before: scale and shift of the input in front of the function.
         limits: of a clamp.
         needs_zero: whether the shift of its input has to be 0.
+        gives: whether its parameters can take any scale and shift of its output.
+        draws: whether it draws random numbers in the mode that it is in.
+        reason: of an opaque one, why it stays.
     """
 
     name: str
     plain: type[nn.Module] | None
-    constants: Constants = _IDENTITY
+    constants: Constants | None = _IDENTITY
     before: tuple[float, float] = (1.0, 0.0)
     limits: tuple[float, float] = (-math.inf, math.inf)
     needs_zero: bool = False
+    gives: bool = False
+    draws: bool = False
+    reason: str = ""
 
     @property
     def normalised(self) -> bool:
         """Whether there are constants to move away."""
-        return self.name == "dropout" or self.constants != _IDENTITY
+        return self.constants != _IDENTITY
+
+    def staying(self, reason: str) -> "Kind":
+        """The same layer, where it has to stay what it is."""
+        return replace(self, name="opaque", reason=reason)
 
 
 def is_watched(module: nn.Module) -> bool:
     """Whether a hook, which may change the weights, sees what comes out; or another forward."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+    return _is_hooked(module) or "forward" in vars(module)
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    forward = module._forward_hooks or module._forward_pre_hooks
+    return bool(forward or module._backward_hooks or module._backward_pre_hooks)
+
+
+def is_twin(module: nn.Module) -> bool:
+    """Whether it is a normalised layer of ``normprop.nn``, or a subclass from elsewhere."""
+    own = any(t.__module__.startswith("normprop.nn.") for t in type(module).__mro__)
+    return own and not isinstance(module, _CONTAINERS)
+
+
+def kinds_of(model: nn.Module) -> dict[str, Kind]:
+    """The kind of every layer whose kind is known, by its path."""
+    found = {}
+    for path, module in model.named_modules():
+        kind = kind_of(module)
+        if kind is not None:
+            found[path] = kind.staying("it has hooks") if _is_hooked(module) else kind
+    for path, reason in _held(model):
+        if path in found:
+            found[path] = found[path].staying(reason)
+    return found
+
+
+def _held(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Paths of layers whose weights somebody else may read, past them."""
+    for path, module in model.named_modules():
+        name = path.rpartition(".")[2]
+        inner = [f"{path}.{p}" if path else p for p, _ in module.named_modules() if p]
+        if name == "parametrizations":
+            yield from ((p, "it makes a weight") for p in inner)
+        elif inner and _composed(module):
+            reason = f"it is a part of {path or 'the model'}, which may read its weights past it"
+            yield from ((p, reason) for p in inner)
+
+
+def _composed(module: nn.Module) -> bool:
+    """Whether a layer of torch, or a subclass of one, has layers of its own."""
+    if isinstance(module, _CONTAINERS):
+        return False
+    parents = (t for t in type(module).__mro__ if t is not nn.Module)
+    return any(getattr(nn, t.__name__, None) is t for t in parents)
 
 
 def kind_of(module: nn.Module) -> Kind | None:
     """The kind of a layer of ``torch.nn`` or ``normprop.nn``; None where it is not known.
 
     A subclass of theirs from elsewhere may do anything, and is not known; nor is a layer with
-    hooks.
+    a forward of its own.
     """
-    if is_watched(module):
+    if "forward" in vars(module):
         return None
     if type(module) is Clamp:
         plain = nn.ReLU if module.high == math.inf else nn.Hardtanh
         return Kind("clamp", plain, limits=(module.low, module.high))
-    if type(module) is Calibrated:
-        return _calibrated(module)
     own = type(module).__module__.startswith("normprop.nn.")
     plain = next((t for t in type(module).__mro__ if t.__module__.startswith("torch.nn.")), None)
     if plain is None or not (own or type(module) is plain):
         return None
-    name = plain.__name__
-    if getattr(nn, name, None) is not plain:
-        return None
-    if own and isinstance(module, Parametric):
-        return _map(module, plain) if name in _MAPS + _TRANSPOSED else None
-    if own and name in _DROPOUTS:
-        return Kind("dropout", plain)
-    constants = _IDENTITY
     if own:
-        constants = getattr(module, "constants", None)
-        if not isinstance(constants, Constants):
-            return None
-    return _without_weights(module, plain, constants, own)
-
-
-def _without_weights(module, plain, constants, own) -> Kind | None:
-    name = plain.__name__
-    if name in _CLAMPS:
-        limits = (0.0, math.inf) if name == "ReLU" else (module.min_val, module.max_val)
-        return Kind("clamp", plain, constants, limits=limits)
-    if name in _HOMOGENEOUS:
-        return Kind("homogeneous", plain, constants, needs_zero=True)
-    if name in _AVERAGES:
-        return Kind("commuting", plain, constants, needs_zero=_counts_padding(module))
-    if name in _COMMUTING:
-        return Kind("commuting", plain, constants)
-    if name in _ZERO_PADS:
-        return Kind("commuting", plain, constants, needs_zero=True)
-    if name in _CURVES and own:
-        return Kind("curve", plain, constants)
-    if own:
+        return _of_twin(module, plain)
+    if getattr(nn, plain.__name__, None) is not plain:
         return None
-    if name in _MAPS + _TRANSPOSED:
-        return _map(module, plain)
-    if name in _DROPOUTS:
-        return Kind("commuting", plain, needs_zero=module.training)
-    if name in _BATCH_NORMS:
-        return Kind("batchnorm", plain)
-    if name in _NORMS:
-        return Kind("norm", plain)
+    facts = rules.entry_of_type(plain)
+    if facts is not None and facts.algebra not in (None, "curve"):
+        return _by_facts(module, plain, _IDENTITY, facts)
     # Its parameters are its own affair, whoever else holds them.
     own_parameters = any(p is not None for p in module._parameters.values())
     return Kind("opaque", plain) if own_parameters and not module._modules else None
 
 
-def _map(module, plain) -> Kind:
-    transposed = plain.__name__ in _TRANSPOSED
-    padded = getattr(module, "padding_mode", "zeros") == "zeros" and _any(
-        getattr(module, "padding", 0)
+def _of_twin(module, plain) -> Kind | None:
+    if isinstance(module, twins.Calibrated):
+        return _calibrated(module)
+    if isinstance(module, _CONTAINERS):
+        return None
+    if isinstance(module, _REMADE):
+        return Kind("remade", plain, None if plain is nn.MultiheadAttention else _IDENTITY)
+    facts = rules.entry_of_type(plain)
+    if plain is nn.Module:
+        return Kind("curve", None, module.constants)
+    if facts.family == "map":
+        return _by_facts(module, plain, _IDENTITY, facts)
+    if facts.family == "dropout":
+        return Kind("dropout", plain, module.constants)
+    constants = getattr(module, "constants", None)
+    if facts.algebra is None:
+        return Kind("curve", plain, constants, draws=facts.draws(module))
+    return _by_facts(module, plain, constants, facts)
+
+
+def _by_facts(module, plain, constants, facts) -> Kind:
+    limits = facts.limits(module) if facts.algebra == "clamp" else (-math.inf, math.inf)
+    return Kind(
+        facts.algebra,
+        plain,
+        constants,
+        limits=limits,
+        needs_zero=facts.needs_zero(module),
+        draws=facts.draws(module),
+        gives=facts.algebra == "map" or _has_shift_and_scale(module, facts),
     )
-    return Kind("map", plain, needs_zero=transposed or padded)
 
 
-def _calibrated(module: Calibrated) -> Kind | None:
+def _has_shift_and_scale(module, facts) -> bool:
+    if facts.algebra not in ("batchnorm", "norm"):
+        return False
+    own = module.weight is not None and module.bias is not None
+    return own or getattr(module, "running_mean", None) is not None
+
+
+def _calibrated(module) -> Kind | None:
     names = {_simple(t.__name__): t for t in vars(nn).values() if isinstance(t, type)}
     plain = names.get(_simple(module.activation))
     before = (module.calibration.std, module.calibration.mean)
     if plain is nn.ReLU:
         return Kind("clamp", plain, module.constants, before, limits=(0.0, math.inf))
-    if plain is None or plain.__name__ not in _CURVES:
+    if plain is None or rules.entry_of_type(plain).algebra != "curve":
         return None
     return Kind("curve", plain, module.constants, before)
 
@@ -157,14 +190,26 @@ def _simple(name: str) -> str:
     return name.lower().replace("_", "")
 
 
-def _any(padding) -> bool:
-    if isinstance(padding, str):
-        return padding != "valid"
-    return any((padding,) if isinstance(padding, int) else padding)
+def constants_at(module: nn.Module, node: Node) -> Constants | AttentionConstants:
+    """The constants of a layer in a call, where they follow from the shapes that it gets.
+
+    Raises:
+        ValueError: it has none for those shapes.
+    """
+    shape = node.shapes[0]
+    if isinstance(module, twins.MultiheadAttention):
+        return _attention(module, node)
+    if isinstance(module, nn.modules.loss._Loss):
+        return module.constants_of(shape)
+    dims = getattr(module, "_dims", None)
+    return module.constants_of(shape[1:] if dims is None else (1, *shape[-dims:]))
 
 
-def _counts_padding(module) -> bool:
-    """Whether some window's average of a constant is not the constant."""
-    if getattr(module, "divisor_override", None) is not None:
-        return True
-    return module.count_include_pad and _any(module.padding)
+def _attention(module: nn.Module, node: Node) -> AttentionConstants:
+    args, keywords = node.arguments
+    names = [*("query", "key", "value")[: len(args)], *keywords]
+    if names[:3] != ["query", "key", "value"]:
+        raise ValueError(f"it must be called with query, key and value first; it had {names}")
+    causal = keywords.get("is_causal", args[7] if len(args) > 7 else False)
+    # A fifth tensor is padding, and then the mask alone says what is seen.
+    return module.constants_of(*node.shapes[:3], bool(causal) and len(node.shapes) < 5)

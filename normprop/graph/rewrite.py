@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from normprop.functional.parametric import Affine
-from normprop.graph.kinds import Kind
-from normprop.graph.plan import Choice, Plan
+from normprop.graph.kinds import Kind, is_twin
+from normprop.graph.plan import Plan
 from normprop.graph.report import kept_with_models
 from normprop.graph.wrappers import tensors_in, unwrapped
 
@@ -172,16 +172,27 @@ def limits_behind(kind: Kind, before: Affine) -> tuple[float, float]:
     return tuple((limit - shift) / scale for limit in kind.limits)
 
 
-def report_of(plan: Plan, split, runs) -> Report:
-    """What became of the normalised layers."""
-    layers = {p: c for p, c in plan.choices.items() if plan.kinds[p].normalised}
-    moved = tuple(p for p, c in layers.items() if c.mode == "moved")
-    kept = {p: c.reason for p, c in plan.choices.items() if _kept(plan.kinds[p], c)}
+def report_of(plan: Plan, made: nn.Module, split, runs) -> Report:
+    """What became of the normalised layers.
+
+    Args:
+        plan: says what became of those that the runs reached.
+        made: the model that they are in now.
+        split: as in :class:`Report`.
+        runs: as in :class:`Report`.
+    """
+    moved, kept = [], {}
     for path, kind in plan.kinds.items():
-        if kind.normalised and path not in layers:
-            kept[path] = "the example does not reach it"
-    return Report(moved, kept, tuple(split), tuple(runs))
-
-
-def _kept(kind: Kind, choice: Choice) -> bool:
-    return choice.mode != "moved" and (kind.normalised or kind.name == "map")
+        choice = plan.choices.get(path)
+        if choice is None:
+            if kind.normalised or is_twin(made.get_submodule(path)):
+                kept[path] = kind.reason or "the example does not reach it"
+        elif choice.mode != "moved":
+            if kind.normalised or kind.gives or choice.reason:
+                kept[path] = choice.reason
+        elif kind.normalised:
+            moved.append(path)
+    for path, module in made.named_modules():
+        if is_twin(module) and path not in plan.kinds:
+            kept[path] = f"it is a {type(module).__name__}, which may compute anything"
+    return Report(tuple(moved), kept, tuple(split), tuple(runs))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from normprop import functional, rules
-from normprop.functional.attention import multi_head_constants
+from normprop.functional.attention import AttentionConstants, multi_head_constants
 from normprop.functional.parametric import check_method
 from normprop.functional.scale import Scaling, check_scaling
 from normprop.functional.weight import Per
@@ -101,17 +101,14 @@ class MultiheadAttention(nn.MultiheadAttention):
         # is_causal is a promise about the mask, which then is not needed, but for padding.
         causal = is_causal and key_padding_mask is None
         mask = self._mask(query, None if causal else attn_mask, key_padding_mask, batched)
-        if self._qkv_same_embed_dim:
-            weights = self.in_proj_weight.chunk(3)
-        else:
-            weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        weights = self._projections()
         biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         output, probabilities = functional.multi_head_attention(
             query,
             key,
             value,
             self.num_heads,
-            tuple(weights),
+            weights,
             tuple(biases),
             self.out_proj.weight,
             self.out_proj.bias,
@@ -128,6 +125,46 @@ class MultiheadAttention(nn.MultiheadAttention):
         if not batched:
             return output[0], None if probabilities is None else probabilities[0]
         return output if self.batch_first else output.transpose(0, 1), probabilities
+
+    def _projections(self) -> tuple[Tensor, ...]:
+        if self._qkv_same_embed_dim:
+            return tuple(self.in_proj_weight.chunk(3))
+        return self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
+
+    def constants_of(
+        self,
+        query: tuple[int, ...],
+        key: tuple[int, ...],
+        value: tuple[int, ...],
+        causal: bool = False,
+    ) -> AttentionConstants:
+        """What divides in the heads, for inputs of these shapes; ``causal`` as in ``forward``."""
+        length = 1 if self.batch_first else 0
+        sizes = (shape[length if len(shape) == 3 else 0] for shape in (query, key, value))
+        return multi_head_constants(
+            tuple((size, self.head_dim) for size in sizes),
+            tuple(tuple(weight.shape) for weight in self._projections()),
+            self.scaling,
+            self.std,
+            causal,
+            self.dropout if self.training else 0.0,
+        )
+
+    def weights_that_run(self, constants: AttentionConstants) -> dict[str, Tensor]:
+        """By key, the weights with which torch's layer gives what this one gives."""
+        ball = "backward" if self.scaling == "backward" else "forward"
+
+        def on_ball(weight):
+            wide = weight.detach().to("cpu", torch.float64)
+            return functional.normalize_weight(wide, ball, self.per)
+
+        own = [on_ball(weight) for weight in self._projections()]
+        keys = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+        found = dict(zip(keys, own, strict=True))
+        if self._qkv_same_embed_dim:
+            found = {"in_proj_weight": torch.cat(own)}
+        found["out_proj.weight"] = on_ball(self.out_proj.weight) / constants.forward
+        return {key: value.to(self.out_proj.weight) for key, value in found.items()}
 
     def _mask(self, query, attn_mask, key_padding_mask, batched) -> Tensor | None:
         """One mask to add to the logits, shape (L, n) or (N, heads or 1, L, n)."""

@@ -6,18 +6,8 @@ from torch import nn
 
 import normprop.nn as nnp
 from normprop.graph import fold, fuse
-from normprop.graph.kinds import kind_of
+from normprop.graph.kinds import kind_of, kinds_of
 from tests.nn.battery import ROWS
-
-# Functions of several elements, which no line passes; layers whose constants go with their mode or
-# with the shape of what comes in; and one that puts in a number of its own. All stay as they are.
-UNKNOWN = {
-    "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool1d",
-    "AdaptiveMaxPool2d", "AdaptiveMaxPool3d", "AlphaDropout", "ConstantPad1d", "ConstantPad2d",
-    "ConstantPad3d", "FeatureAlphaDropout", "Fold", "LPPool1d", "LPPool2d", "LPPool3d",
-    "LogSoftmax", "RReLU", "Softmax", "Softmax2d", "Softmin", "Unfold", "Upsample",
-    "UpsamplingBilinear2d", "UpsamplingNearest2d",
-}  # fmt: skip
 
 
 def first(output):
@@ -26,7 +16,9 @@ def first(output):
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_its_kind_is_known(row):
-    assert (kind_of(row.layer()) is None) == (row.name in UNKNOWN)
+    kind = kind_of(row.layer())
+    assert kind.plain is row.plain().__class__
+    assert not kind.reason
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -79,4 +71,4 @@ def test_what_somebody_has_changed_is_not_known(module):
     assert kind_of(make(Mine)) is None
     hooked = make(module)
     hooked.register_forward_hook(lambda *_: None)
-    assert kind_of(hooked) is None
+    assert kinds_of(hooked)[""].reason == "it has hooks"
