@@ -15,6 +15,7 @@ from normprop.functional.scale import (
     constant_when_compiled,
     literal,
     normalized,
+    refuse_separate,
     upcast,
 )
 
@@ -284,10 +285,7 @@ class _Dropped(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, tangent, *_):
-        if ctx.gradient_factors != (1.0,):
-            raise RuntimeError(
-                "scaling='separate' has no derivative in forward mode: its gradient is none"
-            )
+        refuse_separate(ctx)
         return _DroppedAgain.apply(tangent, *ctx.saved_tensors, *ctx.call)
 
 

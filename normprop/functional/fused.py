@@ -49,6 +49,7 @@ from normprop.functional.scale import (
     constant_when_compiled,
     literal,
     normalized,
+    refuse_separate,
     scale_gradient,
     transforms_active,
     upcast,
@@ -253,10 +254,7 @@ class _Fused(_Traced):
     @staticmethod
     def jvp(ctx, tangent, *_):
         name, params, constants, kept = ctx.call
-        if constants.forward != constants.backward:
-            raise RuntimeError(
-                "scaling='separate' has no derivative in forward mode: its gradient is none"
-            )
+        refuse_separate(ctx)
         saved = ctx.saved_tensors[0] if kept != "nothing" else None
         # f' is the factor both ways.
         return _backward(name, params, constants, kept, saved, tangent)

@@ -107,6 +107,14 @@ def refuse_inplace(inplace: bool) -> None:
         raise ValueError("inplace must be False: a normalised layer keeps its input; it was True")
 
 
+def refuse_separate(ctx) -> None:
+    """Refuse forward mode where the gradient is not the derivative."""
+    if ctx.gradient_factors != (1.0,):
+        raise RuntimeError(
+            "scaling='separate' has no derivative in forward mode: its gradient is none"
+        )
+
+
 def check_real(input: Tensor) -> None:
     """Refuse integers, which could not hold the output, and complex numbers."""
     if not input.is_floating_point():

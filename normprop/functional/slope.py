@@ -32,6 +32,7 @@ from normprop.functional.scale import (
     literal,
     normalized,
     refuse_inplace,
+    refuse_separate,
     scale_gradient,
     upcast,
 )
@@ -140,11 +141,7 @@ class _PReLU(torch.autograd.Function):
     @staticmethod
     def jvp(ctx, tangent, slope_tangent, *_):
         input, weight = ctx.saved_tensors
-        _, forward, backward = ctx.constants
-        if forward != backward:
-            raise RuntimeError(
-                "scaling='separate' has no derivative in forward mode: its gradient is none"
-            )
+        refuse_separate(ctx)
         x = upcast(input)
         total = torch.zeros_like(x)
         if tangent is not None:
@@ -152,7 +149,7 @@ class _PReLU(torch.autograd.Function):
             total = total + _aten._prelu_kernel_backward(upcast(tangent), x, slopes)[0]
         if slope_tangent is not None:
             total = total + x.clamp(max=0.0) * _aligned(slope_tangent, x)
-        return (total / forward).to(input.dtype)
+        return (total / ctx.constants.forward).to(input.dtype)
 
 
 def _aligned(weight: Tensor, x: Tensor) -> Tensor:
@@ -230,7 +227,7 @@ class _RReLU(torch.autograd.Function):
         # ATen counts through it as through a contiguous tensor.
         factors = torch.empty_like(x, memory_format=torch.contiguous_format)
         f = _aten.rrelu_with_noise(x, factors, lower, upper, True)
-        ctx.line, ctx.constants = line, constants
+        ctx.line = line
         ctx.gradient_factors = (constants.forward / constants.backward,)
         ctx.save_for_backward(factors)
         ctx.save_for_forward(factors)
@@ -244,10 +241,6 @@ class _RReLU(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, tangent, *_):
-        _, forward, backward = ctx.constants
-        if forward != backward:
-            raise RuntimeError(
-                "scaling='separate' has no derivative in forward mode: its gradient is none"
-            )
+        refuse_separate(ctx)
         (factors,) = ctx.saved_tensors
         return (upcast(tangent) * factors * ctx.line.slope).to(tangent.dtype)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from normprop.functional.scale import Constants
@@ -94,8 +95,8 @@ class Legality:
 
     Attributes:
         factors: by name of the parameter, of those that a gradient reaches.
-        layers: by name of the module, for each layer with separate scales that the outputs
-            depend on.
+        layers: by name of the module, for each layer with separate scales on the way to the
+            outputs.
         unreached: names of the parameters that no gradient reaches, of which nothing is said: the
             run did not use them, or they are frozen.
     """
@@ -130,8 +131,9 @@ def check(model: nn.Module, /, *inputs, **keywords) -> Legality:
     """Where separate scales are legal in a model, and by what factor they multiply gradients.
 
     Runs the model once, on the inputs, in the mode that it is in, and reads autograd's graph of
-    its outputs.  Paths count whether or not a gradient happens to vanish on them.  What
-    ``torch.compile`` made runs as it was written.
+    its outputs; buffers and torch's random numbers are afterwards what they were.  Paths count
+    whether or not a gradient happens to vanish on them.  What ``torch.compile`` made runs as it
+    was written.
 
     A ``torch.autograd.Function`` from elsewhere may do anything to a gradient, and may hide
     layers: it has to say what it does.  One whose backward pass gives the derivative says so by
@@ -155,6 +157,8 @@ def check(model: nn.Module, /, *inputs, **keywords) -> Legality:
     """
     roots, calls = _run(model, inputs, keywords)
     order = _topological(roots)
+    nodes = set(order)
+    calls = {name: made for name, made in calls.items() if any(c.is_on_way(nodes) for c in made)}
     columns = {name: column for column, name in enumerate(calls, 1)}
     owners = defaultdict(set)
     for name, made in calls.items():
@@ -211,37 +215,34 @@ def separate_on_bridges_(model: nn.Module, /, *inputs, **keywords) -> Legality:
             that is called outside layers turns a gradient.  The model is as it was then.
     """
     modules = dict(model.named_modules())
-    before = []
-    modes = {module: module.training for module in modules.values() if _is_separate(module)}
+    saved = {layer: vars(layer).copy() for layer in modules.values() if _is_separate(layer)}
     try:
-        for layer in modes:
+        for layer in saved:
             layer.training = True
-        found = check(model, *inputs, **keywords)
-        legal = {name for name, bridge in found.layers.items() if bridge.legal}
-        wrong = [
-            n for n, m in modules.items() if n not in legal and (m in modes or n in found.layers)
-        ]
-        for name in wrong:
-            before.append((modules[name], vars(modules[name]).copy()))
-            _take_forward_scale(modules[name], name)
-        found = check(model, *inputs, **keywords)
-        stuck = [name for name in wrong if name in found.layers]
-        if stuck:
-            raise ValueError(f"layers must take the forward scale; {', '.join(stuck)} did not")
-        turned = [name for name, factor in found.factors.items() if not factor.legal]
-        if turned:
-            raise ValueError(
-                "separate scales must be those of layers, to be taken away; functions that are "
-                f"called outside layers turn the gradients of {', '.join(turned)}"
-            )
+        bridges = check(model, *inputs, **keywords).layers
+        for name, layer in modules.items():
+            if not bridges[name].legal if name in bridges else layer in saved:
+                _take_forward_scale(layer, name)
+        _refuse_turned(check(model, *inputs, **keywords))
     except BaseException:
-        for layer, attributes in before:
+        for layer, attributes in saved.items():
             vars(layer).update(attributes)
         raise
-    finally:
-        for layer, mode in modes.items():
-            layer.training = mode
+    for layer, attributes in saved.items():
+        layer.training = attributes["training"]
     return check(model, *inputs, **keywords)
+
+
+def _refuse_turned(found: Legality) -> None:
+    illegal = ", ".join(name for name, bridge in found.layers.items() if not bridge.legal)
+    if illegal:
+        raise ValueError(f"layers must be able to take the forward scale; {illegal} did not")
+    if not found.legal:
+        turned = [name for name, factor in found.factors.items() if not factor.legal]
+        raise ValueError(
+            "separate scales must be those of layers, to be taken away; functions that are called "
+            f"outside layers turn the gradients of {', '.join(turned)}"
+        )
 
 
 def _agree(low, high):
@@ -296,6 +297,10 @@ class _Call:
         self.order = _topological(self.roots, set(_nodes_of(tensors_in(inputs))))
         self.parameters = {id(parameter) for parameter in module.parameters()}
 
+    def is_on_way(self, nodes: set) -> bool:
+        """Whether a gradient passes, or none can as no parameter stands before it."""
+        return not self.roots or not nodes.isdisjoint(self.roots)
+
 
 def _run(model, inputs, keywords) -> tuple[list, dict[str, list[_Call]]]:
     """Nodes of the model's outputs, and the calls of each layer with separate scales."""
@@ -307,13 +312,22 @@ def _run(model, inputs, keywords) -> tuple[list, dict[str, list[_Call]]]:
         if _is_separate(module) or _absorbed_factor(module) != 1.0:
             hook = _recorder(calls, name)
             handles.append(module.register_forward_hook(hook, with_kwargs=True))
+    held = [*tensors_in((inputs, keywords)), *model.parameters(), *model.buffers()]
+    devices = {tensor.device for tensor in held if tensor.is_cuda}
+    # Statistics and random numbers are to be what they were.
+    buffers = {n: b.clone() for n, b in inner.named_buffers() if not is_lazy(b)}
     try:
-        with torch.enable_grad(), run_as_written(), _NoGradientsInside():
-            result = inner(*inputs, **keywords)
+        with (
+            torch.random.fork_rng(devices),
+            torch.enable_grad(),
+            run_as_written(),
+            _NoGradientsInside(),
+        ):
+            result = torch.func.functional_call(inner, buffers, inputs, keywords)
     finally:
         for handle in handles:
             handle.remove()
-    return _nodes_of(tensors_in(result)), dict(calls)
+    return _nodes_of(tensors_in(result)), calls
 
 
 def _recorder(calls, name: str):

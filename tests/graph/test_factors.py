@@ -1,6 +1,7 @@
 """What check() says of every layer is what its gradient under separate scales is measured to be."""
 
 import inspect
+import itertools
 
 import pytest
 import torch
@@ -110,8 +111,6 @@ OTHERS = [
 ]
 CASES = [*_of_battery(), *OTHERS]
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-modes = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-places = pytest.mark.parametrize("joined", [False, True], ids=["chain", "join"])
 
 
 def test_every_layer_that_can_be_separate_is_here():
@@ -150,42 +149,61 @@ def test_every_function_of_ours_states_its_factors():
 
 
 @cases
-@modes
-@places
-def test_the_factor_is_what_is_measured(case, training, joined):
-    model = case.model("separate", joined, training)
-    separate = case.gradients(model)
-    true = case.gradients(case.model("forward", joined, training))
-    found = normprop.check(model, *case.inputs)
-    assert set(found.factors) | set(found.unreached) == set(true)
-    for name, wanted in true.items():
-        if name in found.unreached:
-            assert wanted is None
-            continue
-        got = separate[name]
-        ratio = ((got * wanted).sum() / wanted.square().sum()).item()
-        # Some hundreds of roundings, of sums and products of a few numbers each.
-        bound = 1000 * EPS * max(abs(ratio), 1.0) * wanted.abs().max()
-        factor = found.factors[name]
-        if factor.legal:
-            assert factor.value == pytest.approx(ratio, rel=1000 * EPS), name
-            assert (got - ratio * wanted).abs().max() <= bound, name
-        else:
-            assert (got - ratio * wanted).abs().max() > 1e-6 * wanted.abs().max(), name
+def test_the_factor_is_what_is_measured(case):
+    for training, joined in itertools.product((True, False), (True, False)):
+        model = case.model("separate", joined, training)
+        separate = case.gradients(model)
+        true = case.gradients(case.model("forward", joined, training))
+        found = normprop.check(model, *case.inputs)
+        assert set(found.factors) | set(found.unreached) == set(true)
+        for name, wanted in true.items():
+            where = f"{name}, training={training}, joined={joined}"
+            if name in found.unreached:
+                assert wanted is None, where
+                continue
+            got = separate[name]
+            ratio = ((got * wanted).sum() / wanted.square().sum()).item()
+            off = (got - ratio * wanted).abs().max()
+            factor = found.factors[name]
+            assert factor.legal == (off <= 1e-6 * wanted.abs().max()), where
+            if factor.legal:
+                # Some hundreds of roundings, of sums and products of a few numbers each.
+                assert factor.value == pytest.approx(ratio, rel=1000 * EPS), where
+                assert off <= 1000 * EPS * max(abs(ratio), 1.0) * wanted.abs().max(), where
 
 
 @cases
-@modes
-def test_where_a_layer_must_not_be_separate_it_takes_the_forward_scale(case, training):
-    model = case.model("separate", True, training)
-    names = [name for name, _ in model.named_modules()]
-    found = normprop.separate_on_bridges_(model, *case.inputs)
-    assert found.legal
-    assert [m.training for m in model.modules()] == [training] * len(names)
-    model.train()
-    separate, true = case.gradients(model), case.gradients(case.model("forward", True))
-    for name, wanted in true.items():
-        if wanted is not None and name in found.factors:
-            bound = 1000 * EPS * wanted.abs().max()
-            value = found.factors[name].value
-            assert (separate[name] - value * wanted).abs().max() <= bound, name
+def test_where_a_layer_must_not_be_separate_it_takes_the_forward_scale(case):
+    true = case.gradients(case.model("forward", True))
+    for training in (True, False):
+        model = case.model("separate", True, training)
+        found = normprop.separate_on_bridges_(model, *case.inputs)
+        assert found.legal
+        assert all(module.training == training for module in model.modules())
+        separate = case.gradients(model.train())
+        for name, wanted in true.items():
+            if name in found.factors:
+                bound = 1000 * EPS * wanted.abs().max()
+                value = found.factors[name].value
+                assert (separate[name] - value * wanted).abs().max() <= bound, name
+
+
+class Own(torch.Tensor):
+    """A tensor of another class."""
+
+
+@cases
+def test_half_precision_and_other_tensors_have_the_same_factors(case):
+    model = case.model("separate", False)
+    wanted = normprop.check(model, *case.inputs)
+    others = [x.as_subclass(Own) for x in case.inputs]
+    halves = [x.bfloat16() if x.is_floating_point() else x for x in case.inputs]
+    found = [normprop.check(model, *others), normprop.check(model.bfloat16(), *halves)]
+    for factors in (f.factors for f in found):
+        assert factors.keys() == wanted.factors.keys()
+        for name, factor in wanted.factors.items():
+            got = factors[name]
+            assert got.asymmetric == factor.asymmetric
+            if not factor.asymmetric:
+                ends = pytest.approx((factor.low, factor.high), rel=8 * EPS)
+                assert (got.low, got.high) == ends, name

@@ -416,10 +416,10 @@ class Unused(nn.Module):
         super().__init__()
         self.used, self.unused, self.frozen = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
         self.frozen.requires_grad_(False)
-        self.aside = nnp.Tanh(scaling="separate")
+        self.aside, self.never = (nnp.Tanh(scaling="separate") for _ in range(2))
 
     def forward(self, x):
-        self.unused(x)
+        self.aside(self.unused(x))
         return self.used(self.frozen(x))
 
 
@@ -434,7 +434,20 @@ def test_what_no_gradient_reaches_is_listed_and_not_judged():
     assert found.layers == {}
     # Nobody knows where it stands.
     separate_on_bridges_(model, x)
-    assert model.aside.scaling == "forward"
+    assert model.aside.scaling == model.never.scaling == "forward"
+
+
+def test_looking_changes_nothing():
+    torch.manual_seed(0)
+    layers = nn.BatchNorm1d(WIDTH), nnp.Dropout(scaling="separate"), nn.Linear(WIDTH, WIDTH)
+    model, x = nn.Sequential(*layers), torch.randn(3, WIDTH)
+    state = copy.deepcopy(model.state_dict())
+    drawn = torch.get_rng_state()
+    check(model, x)
+    separate_on_bridges_(model, x)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name]), name
 
 
 # Factors of any sign, and of several paths
