@@ -86,8 +86,8 @@ def _kinds(model: nn.Module) -> dict[str, Kind]:
 
 
 def _staying(kind: Kind) -> Kind:
-    if kind.name == "remade":
-        return kind.staying("its weights are normalised as it runs")
+    if kind.name == "remade" and not kind.normalised:
+        return kind
     if kind.constants is None:
         return kind.staying("its constants follow from the shape of its input")
     if kind.plain is None:

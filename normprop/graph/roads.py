@@ -2,8 +2,9 @@
 
 Where Python asks a tensor for a truth, the run is repeated with the other answer.  If that raises,
 the question was a check; if it takes the same road, nothing follows from it (it was logged, say);
-else there are two roads.  Roads that dice or the state of the model choose are planned for
-together; a model whose road depends on the values that it is called with is refused.
+else there are two roads.  Roads that dice choose, or the state of the model, or what it is called
+with, such as a mask, are planned for together; a model whose road depends on what its layers make
+of that is refused.
 """
 
 import os
@@ -52,7 +53,7 @@ def roads_of(
 
     Raises:
         TypeError: the model returns no tensor.
-        ValueError: its road depends on the values that it is called with, on dice or a count that
+        ValueError: its road depends on values that its layers compute, on dice or a count that
             nobody can watch, or there are too many roads.
     """
     return _Search(model, inputs, keywords, leaves, first).found()
@@ -165,7 +166,7 @@ class _Search:
         count, roads = self.runs, len(self.traces)
         notes = [f"{count} runs in {mode} took {roads} road{'s' * (roads > 1)}"]
         for places, what in (
-            (self.chosen, "dice or the state of the model choose a road"),
+            (self.chosen, "dice, the state of the model or what it is called with choose a road"),
             (self.checks, "a check, that raises otherwise"),
             (self.idle - self.checks - self.chosen, "a truth is asked for, and no road follows"),
             (set().union(*(t.told for t in self.traces.values())), "a number is asked for"),

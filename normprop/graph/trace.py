@@ -83,8 +83,8 @@ class Decision:
     Attributes:
         where: file and line that asked.
         answer: what it was told.
-        by: what the tensor depends on: ``"value"``, what the model was called with; ``"chance"``,
-            dice; ``"state"``, what earlier runs have left.
+        by: what the tensor depends on: ``"value"``, what a layer made of the model's input;
+            ``"input"``, that alone; ``"chance"``, dice; ``"state"``, what earlier runs have left.
     """
 
     where: str
@@ -247,6 +247,7 @@ class _Recorder(TorchFunctionMode):
         # By value, what it depends on that may be otherwise in another run.
         self.by: dict[int, str] = {}
         self.owned = {id(t) for t in (*model.parameters(), *model.buffers())}
+        self.parameters = {id(t) for t in model.parameters()}
         self.constants = set(self.owned)
         for module in model.modules():
             own = [v for k, v in vars(module).items() if k not in ("_modules", "_parameters")]
@@ -259,7 +260,7 @@ class _Recorder(TorchFunctionMode):
         self.dice = self._dice()
         node = Node("inputs")
         node.outputs = [self._fresh(t) for t in tensors_in(inputs)]
-        self.by.update(dict.fromkeys(node.outputs, "value"))
+        self.by.update(dict.fromkeys(node.outputs, "input"))
         self._add(node)
 
     def end(self, result):
@@ -368,6 +369,8 @@ class _Recorder(TorchFunctionMode):
         if not results:
             node.opaque = True
         by = self._depends(node.inputs) or self._thrown()
+        if by == "input" and self._learnt(node, tensors):
+            by = "value"
         node.outputs = [self._fresh(t) for t in results]
         if by:
             self.by.update(dict.fromkeys(node.outputs, by))
@@ -414,7 +417,11 @@ class _Recorder(TorchFunctionMode):
 
     def _depends(self, values: Iterable[int]) -> str:
         found = {self.by.get(v) for v in values}
-        return next((by for by in ("value", "chance", "state") if by in found), "")
+        return next((by for by in ("value", "input", "chance", "state") if by in found), "")
+
+    def _learnt(self, node, tensors) -> bool:
+        """Whether a layer, or a function with its weights, was at work."""
+        return node.module is not None or any(id(t) in self.parameters for t in tensors)
 
     def _dice(self):
         cpu = [torch.default_generator.get_state()]

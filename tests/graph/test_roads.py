@@ -206,7 +206,9 @@ def test_every_road_that_dice_choose_is_planned_for(name):
                 module.thrown = lambda: True
     assert_alike(fused, model, X, [0])
     runs = normprop.report(fused).runs
-    assert any("dice or the state of the model choose a road" in note for note in runs)
+    assert any(
+        "the state of the model or what it is called with choose a road" in note for note in runs
+    )
     assert runs[0].endswith("4 roads")
 
 
@@ -381,6 +383,46 @@ def test_keywords(verb):
     assert same(got["hidden"][0][0], wanted["hidden"][0][0])
     with pytest.raises(ValueError, match="example inputs must be given"):
         verb(net, model="any")
+
+
+def test_every_road_that_the_input_chooses_is_planned_for():
+    class Masked(nn.Module):
+        """Looks at its mask first, as language models do."""
+
+        def __init__(self):
+            super().__init__()
+            self.before, self.after = nnp.Linear(6, 6), nnp.Linear(6, 3)
+            self.act, self.other = nnp.Tanh(), nnp.GELU()
+
+        def forward(self, x, mask):
+            x = self.act(self.before(x))
+            if not (mask == 1).all():
+                x = self.other(x) * mask
+            return self.after(x)
+
+    model, part = Masked().double().eval(), (X > 0).double()
+    for verb in (fold, fuse):
+        for mask in (torch.ones_like(X), part):
+            made = verb(model, X, mask=mask)
+            assert same(made(X, part), model(X, part))
+            assert same(made(X, torch.ones_like(X)), model(X, torch.ones_like(X)))
+            assert normprop.report(made).runs[0].endswith("2 roads")
+
+
+def test_language_models_with_masks():
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.BertConfig(**sizes, intermediate_size=32, max_position_embeddings=16)
+    plain = transformers.BertForSequenceClassification(config)
+    model = normprop.convert(plain).double().eval()
+    ids, mask = torch.randint(0, 50, (2, 7)), torch.ones(2, 7, dtype=torch.long)
+    given = {"input_ids": ids, "attention_mask": mask}
+    hidden = {"input_ids": ids, "attention_mask": mask.clone().index_fill_(1, torch.tensor(6), 0)}
+    for verb in (fold, fuse):
+        made = verb(model, **given)
+        assert normprop.report(made).moved
+        for keywords in (given, hidden):
+            assert same(made(**keywords).logits, model(**keywords).logits)
 
 
 # Functions of this package.
