@@ -61,7 +61,7 @@ normprop.part("depth", ["page", "text", "chart", "maps", "crew"], (page, text, c
       const low = Math.min(0.1, Math.max(FARTHEST[0], ...[Math.min(...inside)]));
       const high = Math.max(10, Math.min(FARTHEST[1], Math.max(...inside)));
       plot.ranges({
-        x: [0, predicted.signal.length - 1],
+        x: [0, Math.max(1, predicted.signal.length - 1)],
         y: [10 ** Math.floor(Math.log10(low) + 1e-9), 10 ** Math.ceil(Math.log10(high) - 1e-9)],
       });
       const points = (list) => Array.from(list, (std, layer) => [layer, std]);
