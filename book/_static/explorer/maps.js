@@ -26,8 +26,11 @@ normprop.part("maps", ["quadrature"], ({ figures }) => {
     if (!(ahead > 0 && back > 0)) return null;
     const signal = [1];
     const growth = [];
+    let law;
     for (let layer = 0; layer < depth; layer++) {
-      const law = figures(f, mean, std * signal[layer]);
+      // At a fixed point each layer is the one before.
+      const moved = layer === 0 || Math.abs(signal[layer] / signal[layer - 1] - 1) > 1e-14;
+      if (moved) law = figures(f, mean, std * signal[layer]);
       const off = weights === "centred" ? 0 : law.mean - shift;
       signal.push(Math.hypot(law.forward, off) / ahead);
       growth.push((std * law.backward) / back);
