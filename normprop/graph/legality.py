@@ -314,15 +314,16 @@ def _run(model, inputs, keywords) -> tuple[list, dict[str, list[_Call]]]:
             handles.append(module.register_forward_hook(hook, with_kwargs=True))
     held = [*tensors_in((inputs, keywords)), *model.parameters(), *model.buffers()]
     devices = {tensor.device for tensor in held if tensor.is_cuda}
-    # Statistics and random numbers are to be what they were.
-    buffers = {n: b.clone() for n, b in inner.named_buffers() if not is_lazy(b)}
     try:
         with (
             torch.random.fork_rng(devices),
+            torch.inference_mode(False),
             torch.enable_grad(),
             run_as_written(),
             _NoGradientsInside(),
         ):
+            # Statistics are to be what they were.
+            buffers = {n: b.clone() for n, b in inner.named_buffers() if not is_lazy(b)}
             result = torch.func.functional_call(inner, buffers, inputs, keywords)
     finally:
         for handle in handles:

@@ -437,6 +437,16 @@ def test_what_no_gradient_reaches_is_listed_and_not_judged():
     assert model.aside.scaling == model.never.scaling == "forward"
 
 
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_it_looks_where_gradients_are_switched_off(context):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(residual(), nn.BatchNorm1d(WIDTH)), torch.randn(3, WIDTH)
+    wanted = check(model, x)
+    with context():
+        assert check(model, x) == wanted
+        assert separate_on_bridges_(model, x).legal
+
+
 def test_looking_changes_nothing():
     torch.manual_seed(0)
     layers = nn.BatchNorm1d(WIDTH), nnp.Dropout(scaling="separate"), nn.Linear(WIDTH, WIDTH)
