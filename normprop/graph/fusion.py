@@ -41,7 +41,8 @@ def fuse(model: nn.Module, /, *example_inputs, **example_keywords) -> nn.Module:
     :func:`normprop.fold`; layers of torch with weights take no constants here.
 
     Args:
-        model: is not changed.  It is watched in training and in evaluation.
+        model: is not changed.  It is watched in training, in evaluation, and in its own mode
+            where a part of it is in another.
         example_inputs: what it is called with.
         example_keywords: what else it is called with.
 
@@ -58,17 +59,25 @@ def fuse(model: nn.Module, /, *example_inputs, **example_keywords) -> nn.Module:
         raise ValueError("model must not be fused already; it was")
     seen, split = separated(model)
     kinds = _kinds(seen.train())
-    given = example_inputs, example_keywords, kinds
-    learning = roads_of(seen, *given)
-    judging = roads_of(seen.eval(), *given, learning.traces[-1].next)
-    runs = learning.traces + judging.traces
-    plan = Plan(runs, training=True, kinds=kinds, can_shift=_keep_their_input(seen, kinds))
+    traces, notes = (), ()
+    for mode in _modes(model):
+        first = traces[-1].next if traces else 0
+        network = separated(model)[0] if mode is None else seen.train(mode)
+        roads = roads_of(network, example_inputs, example_keywords, kinds, first)
+        traces, notes = traces + roads.traces, notes + roads.notes
+    plan = Plan(traces, training=True, kinds=kinds, can_shift=_keep_their_input(seen, kinds))
 
     fused = separated(model)[0]
     for path, choice in plan.choices.items():
         layer = fused.get_submodule(path)
         fused = replace(fused, path, layer, _made(layer, kinds[path], choice, plan))
-    return remember(fused, report_of(plan, fused, split, learning.notes + judging.notes))
+    return remember(fused, report_of(plan, fused, split, notes))
+
+
+def _modes(model: nn.Module) -> tuple[bool | None, ...]:
+    """Training, evaluation, and ``None`` for its own where a part of it is in another."""
+    mixed = len({module.training for module in model.modules()}) > 1
+    return (True, False, None) if mixed else (True, False)
 
 
 def _kinds(model: nn.Module) -> dict[str, Kind]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from normprop.graph.trace import Trace, trace
+from normprop.graph.trace import Trace, trace, version_of
 
 _MOST = 64
 """Runs in search of roads."""
@@ -71,7 +71,7 @@ class _Search:
 
     def found(self) -> Roads:
         tensors = [*self.model.parameters(), *self.model.buffers()]
-        versions = [t._version for t in tensors]
+        versions = [version_of(t) for t in tensors]
         dice, counts = _dice(self.model), _counts(self.model)
         python_s, numpy_s = random.getstate(), np.random.get_state()  # noqa: NPY002
         try:
@@ -79,7 +79,7 @@ class _Search:
             self._refuse_dice(dice)
             self._refuse_counts(counts, once)
             changed = zip(tensors, versions, strict=True)
-            self.changing = {id(t) for t, version in changed if t._version != version}
+            self.changing = {id(t) for t, version in changed if version_of(t) != version}
             again = self._run()
             self._explore(again, 0)
             self._shift(again)
@@ -162,7 +162,9 @@ class _Search:
                 )
 
     def _notes(self) -> tuple[str, ...]:
+        modes = {module.training for module in self.model.modules()}
         mode = "training" if self.model.training else "evaluation"
+        mode = "its own mode" if len(modes) > 1 else mode
         count, roads = self.runs, len(self.traces)
         notes = [f"{count} runs in {mode} took {roads} road{'s' * (roads > 1)}"]
         for places, what in (

@@ -28,16 +28,19 @@ from normprop.graph.wrappers import run_as_written, tensors_in
 
 _SAYS_NO_VALUE = {
     "__get__", "size", "dim", "ndimension", "numel", "nelement", "stride", "is_floating_point",
-    "is_complex", "is_contiguous", "element_size", "storage_offset", "get_device", "data_ptr",
-    "__len__", "requires_grad_", "type", "is_same_size", "is_inference", "is_signed", "has_names",
+    "is_complex", "is_contiguous", "element_size", "storage_offset", "get_device", "__len__",
+    "requires_grad_", "type", "is_same_size", "is_inference", "is_signed", "has_names",
     "__hash__", "is_shared", "is_pinned", "is_set_to", "is_conj", "is_neg", "is_coalesced",
     "result_type", "can_cast", "promote_types", "dense_dim", "sparse_dim", "__dlpack_device__",
     "__dir__", "__set__", "is_tensor", "is_storage", "is_nonzero_static", "is_distributed",
 }  # fmt: skip
 """Of these, what is no tensor depends on no number in one."""
 
+_SAYS_WHERE = {"data_ptr", "untyped_storage", "storage", "_typed_storage", "__dlpack__"}
+"""Whoever is told this, a kernel, say, may read the numbers."""
+
 # What a plain layer of these kinds gives may be its input itself, or a view of it.
-_MAY_GIVE_BACK = ("Dropout", "Identity", "Flatten", "Unflatten")
+_MAY_GIVE_BACK = (nn.modules.dropout._DropoutNd, nn.Identity, nn.Flatten, nn.Unflatten)
 # The hooks of a module, and those of all modules.
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
@@ -157,6 +160,7 @@ def _recorded(model, inputs, keywords, leaves, recorder, devices, seed) -> Trace
     with ExitStack() as stack:
         stack.enter_context(_leaves_of(model, leaves, recorder))
         stack.enter_context(_hooks_of(model, recorder))
+        stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         stack.enter_context(run_as_written())
         stack.enter_context(torch.random.fork_rng(devices))
@@ -241,6 +245,7 @@ class _Recorder(TorchFunctionMode):
         self.next, self.paused = first, True
         self.answers, self.changing, self.shifted = answers, changing, shifted
         self.values: dict[int, int] = {}
+        self.versions: dict[int, int] = {}
         self.alive: list[Tensor] = []
         self.shared: dict[int, set[int]] = {}
         self.quiet: dict[int, set[str]] = {}
@@ -338,13 +343,17 @@ class _Recorder(TorchFunctionMode):
             return iter(self._call(Node("unbind", function=func), Tensor.unbind, args, kwargs))
         result = self._call(Node(name, function=func), func, args, kwargs)
         by = self._depends(self.values.get(id(t)) for t in tensors_in((args, kwargs)))
-        return self._told(result, by, name) if by else result
+        silent = not by or name in _SAYS_WHERE
+        return result if silent else self._told(result, by, name)
 
     def _call(self, node, function, args, kwargs):
         tensors = tensors_in((args, kwargs))
-        versions = [t._version for t in tensors]
+        versions = [version_of(t) for t in tensors]
+        for tensor, version in zip(tensors, versions, strict=True):
+            if self.versions.get(id(tensor), version) != version:
+                self._written_unseen(tensor)
         result = function(*args, **kwargs)
-        changed = [t for t, v in zip(tensors, versions, strict=True) if t._version != v]
+        changed = [t for t, v in zip(tensors, versions, strict=True) if version_of(t) != v]
         self._called(node, args, kwargs, result, changed)
         return result
 
@@ -359,6 +368,7 @@ class _Recorder(TorchFunctionMode):
         results = tensors_in(result)
         for tensor in changed:
             others = self._others(tensor)
+            self.versions.update(dict.fromkeys(others, version_of(tensor)))
             if others or len(changed) > 1:
                 node.opaque = True
                 node.inputs += [self.values[i] for i in others]
@@ -374,7 +384,7 @@ class _Recorder(TorchFunctionMode):
         node.outputs = [self._fresh(t) for t in results]
         if by:
             self.by.update(dict.fromkeys(node.outputs, by))
-        if type(node.module).__name__.startswith(_MAY_GIVE_BACK) and tensors and results:
+        if isinstance(node.module, _MAY_GIVE_BACK) and tensors and results:
             self._share(tensors[0], results[0], node.name)
         self._add(node)
 
@@ -437,7 +447,7 @@ class _Recorder(TorchFunctionMode):
     def _fresh(self, tensor) -> int:
         value = self.next
         self.next += 1
-        self.values[id(tensor)] = value
+        self.values[id(tensor)], self.versions[id(tensor)] = value, version_of(tensor)
         self.alive.append(tensor)
         self.shared.setdefault(_memory(tensor), set()).add(id(tensor))
         return value
@@ -446,19 +456,28 @@ class _Recorder(TorchFunctionMode):
         if id(tensor) in self.values:
             return self.values[id(tensor)]
         if id(tensor) not in self.constants:
-            # It came from where nothing is seen, out of anything that was there before.
-            sources = [self.values[i] for i in self._others(tensor)] or list(self.trace.producer)
-            unseen = Node("something that is not seen", inputs=sources, opaque=True)
-            unseen.outputs = [self._fresh(tensor)]
-            by = self._depends(sources)
-            if by:
-                self.by.update(dict.fromkeys(unseen.outputs, by))
-            self._add(unseen)
-            return unseen.outputs[0]
+            sources = [self.values[i] for i in self._others(tensor)]
+            return self._from_unseen(tensor, sources or list(self.trace.producer))
         value = self._fresh(tensor)
         if id(tensor) in self.changing:
             self.by[value] = "state"
         return value
+
+    def _from_unseen(self, tensor, sources) -> int:
+        """It came from where nothing is seen, out of anything that was there before."""
+        unseen = Node("something that is not seen", inputs=sources, opaque=True)
+        unseen.outputs = [self._fresh(tensor)]
+        by = self._depends(sources)
+        if by:
+            self.by.update(dict.fromkeys(unseen.outputs, by))
+        self._add(unseen)
+        return unseen.outputs[0]
+
+    def _written_unseen(self, tensor):
+        """What shares its memory was written, too."""
+        for other in [t for t in self.alive if _memory(t) == _memory(tensor)]:
+            if self.versions[id(other)] != version_of(other):
+                self._from_unseen(other, list(self.trace.producer))
 
     def _others(self, tensor) -> list[int]:
         return [i for i in self.shared.get(_memory(tensor), ()) if i != id(tensor)]
@@ -468,6 +487,11 @@ class _Recorder(TorchFunctionMode):
         self.quiet[_memory(left)] = self.quiet[_memory(right)] = quiet
         together = self.shared[_memory(left)] | self.shared[_memory(right)]
         self.shared[_memory(left)] = self.shared[_memory(right)] = together
+
+
+def version_of(tensor) -> int:
+    """How often it was written, where torch counts that."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _memory(tensor) -> int:

@@ -1,5 +1,6 @@
 """Values that leave a model by other ways than by return are what they were."""
 
+import ctypes
 import io
 
 import pytest
@@ -118,6 +119,13 @@ def by_file(net, x):
     return x
 
 
+def by_address(net, x):
+    # As a kernel reads it, which is handed an address.
+    numbers = (ctypes.c_double * x.numel()).from_address(x.detach().contiguous().data_ptr())
+    net.hidden = list(numbers)
+    return x
+
+
 WAYS = {
     by_attribute: lambda net: net.hidden,
     by_detached_attribute: lambda net: net.hidden,
@@ -132,6 +140,7 @@ WAYS = {
     by_number: lambda net: torch.tensor(net.hidden),
     by_numpy: lambda net: torch.from_numpy(net.hidden),
     by_text: lambda net: eval(net.hidden, {"tensor": torch.tensor, "torch": torch}),
+    by_address: lambda net: torch.tensor(net.hidden, dtype=torch.float64),
     by_file: lambda net: torch.load(io.BytesIO(net.hidden)),
 }
 
@@ -274,6 +283,27 @@ def test_under_a_hook_on_all_modules_nothing_moves(register, verb):
     finally:
         handle.remove()
     assert normprop.report(verb(model, x)).moved
+
+
+def test_what_is_written_unseen_is_seen_later():
+    def leave(net, x):
+        view = x.view(-1)
+        with torch._C.DisableTorchFunction():
+            x.exp_()
+        return view.view(4, 6) + x
+
+    model, x = Net(leave, nnp.Tanh).double().eval(), torch.randn(4, 6).double()
+    with torch.no_grad():
+        assert same(fold(model, x)(x), model(x))
+
+
+def test_in_inference_mode():
+    model, x = Net(by_attribute, nnp.Tanh).double().eval(), torch.randn(4, 6).double()
+    with torch.inference_mode():
+        for verb in (fold, fuse):
+            made = verb(model, x.clone())
+            assert same(made(x), model(x))
+            assert same(made.hidden, model.hidden)
 
 
 def test_a_hook_that_changes_its_value_is_seen():

@@ -357,6 +357,24 @@ def test_both_modes_are_what_they_were(verb):
         assert same(made.train(mode)(X), model.train(mode)(X))
 
 
+def test_a_model_of_which_a_part_is_in_another_mode():
+    class Parts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.act = nn.Sequential(nnp.Linear(6, 6), nnp.Tanh()), nnp.GELU()
+            self.head = nnp.Linear(6, 3)
+
+        def forward(self, x):
+            x = self.body(x)
+            return self.head(x if self.training == self.body.training else self.act(x))
+
+    model = Parts().double()
+    model.body.eval()
+    fused = fuse(model, X)
+    assert same(fused(X), model(X))
+    assert any("in its own mode" in note for note in normprop.report(fused).runs)
+
+
 # What the model is called with, and what it returns.
 
 
