@@ -4,7 +4,7 @@ import difflib
 import inspect
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import get_args
 
@@ -22,9 +22,10 @@ from normprop.functional.weight import Method, Per
 from normprop.graph.kinds import is_watched
 from normprop.graph.passing import ADD, JOIN, SUB
 from normprop.graph.report import kept_with_models, remember
-from normprop.graph.rewrite import check_arguments, check_model, copied, remade, replace
+from normprop.graph.rewrite import check_arguments, check_model, copied, remade
+from normprop.graph.rewrite import replace as put_in
 from normprop.graph.roads import roads_of
-from normprop.graph.trace import Node, Trace
+from normprop.graph.trace import Node, Trace, trace
 from normprop.graph.wrappers import run_as_written, tensors_in, unwrapped
 from normprop.nn.activation import Activation
 
@@ -66,12 +67,14 @@ class Conversion:
         functions: by name, what the model computes outside its layers, how often and what could
             stand there; ``None`` where no example was given, so that nobody looked.
         notes: by path, what is particular about a layer that was converted.
+        runs: what the model was watched at, and what that rests on.
     """
 
     converted: dict[str, str]
     kept: dict[str, str]
     functions: dict[str, str] | None = None
     notes: dict[str, str] = field(default_factory=dict)
+    runs: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         total = len(self.converted) + len(self.kept)
@@ -83,9 +86,10 @@ class Conversion:
         if self.functions is None:
             lines.append("functions outside layers: not looked for, as no example was given")
             lines.append("weights read past their layers: not looked for either")
-            lines.append("writes in place: not looked for, but allowed wherever torch allows them")
+            lines.append("writes in place: not looked for either; into outputs they may stay")
         else:
             lines += [f"function  {name:<32}  {note}" for name, note in self.functions.items()]
+        lines += [f"seen      {note}" for note in self.runs]
         return "\n".join(lines)
 
 
@@ -119,10 +123,11 @@ def convert(
 
     Layers that share a weight each normalise it in the forward pass, whatever the method, where
     they want it on different balls.  Whatever the model writes into in place it may go on writing
-    into: where an example shows that it does, and wherever torch allows it if there is none, the
-    twin of an activation keeps for its gradient what torch's keeps; its attribute ``overwritten``
-    says so.  A layer whose own writing into its input shows, because the model reads that again,
-    stays.
+    into: where an example shows that it does, and for outputs wherever torch allows it if there is
+    none, the twin of an activation keeps for its gradient what torch's keeps; its attribute
+    ``overwritten`` says so.  A layer whose own writing into its input shows, because the model
+    reads that again, stays.  All of this is looked for on the roads that the example shows; where
+    others depend on values, on Python's dice or on a count, the report says so.
 
     Args:
         model: is not changed.  Of a model that ``torch.compile``, ``nn.DataParallel``,
@@ -145,8 +150,7 @@ def convert(
     Raises:
         TypeError: the model is no module, cannot be looked into or copied, does not take a
             keyword, or returns no tensor; or an option is given without its name.
-        ValueError: an option is unknown; or the model decides by a value that it computes, by
-            dice other than torch's, or by how often it ran: convert it without an example.
+        ValueError: an option is unknown, or the example holds no tensor.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
@@ -165,8 +169,10 @@ def convert(
     options = {"scaling": scaling, "per": per, "method": method}
     made = _Converter(copied(model), example, options)
     converted = made.convert()
-    functions = None if example is None else _functions(example.traces)
-    return remember(converted, Conversion(made.converted, made.kept, functions, made.notes))
+    found = Conversion(made.converted, made.kept, notes=made.notes)
+    if example is not None:
+        found = replace(found, functions=_functions(example.traces), runs=example.runs)
+    return remember(converted, found)
 
 
 def _check_examples(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -> None:
@@ -195,7 +201,9 @@ class _Example:
 
     Attributes:
         traces: one of each road that it takes.
+        runs: what was run, in words.
         read: paths of the modules that hold parameters which functions outside layers read.
+        reached: paths of the layers that it calls.
     """
 
     def __init__(self, model: nn.Module, inputs: tuple, keywords: Mapping[str, object]):
@@ -205,17 +213,28 @@ class _Example:
         # Not run in the model itself: training would move its statistics.
         seen = copied(model)
         leaves = {path for path, _, _, leaf in _walk(seen) if leaf}
+        # Layers inside what is foreign are layers, not functions.
+        leaves |= {path for path, module in seen.named_modules() if _is_plain(module)}
         if any(is_lazy(p) for p in seen.parameters()):
             # Lazy layers make themselves in their first run, which is like no other.
             self._run(seen)
         args, kwargs = self._fresh()
-        self.traces = roads_of(seen, args, kwargs, leaves).traces
+        try:
+            roads = roads_of(seen, args, kwargs, leaves)
+            self.traces, self.runs = roads.traces, roads.notes
+        except ValueError as problem:
+            # No constant moves, so that the model may do otherwise for another input.
+            args, kwargs = self._fresh()
+            self.traces = (trace(seen, args, leaves, keywords=kwargs),)
+            self.runs = (f"one run, and no other road: {problem}",)
         read = set().union(*(run.read for run in self.traces))
         self.read = {
             path
-            for path, module in seen.named_modules(remove_duplicate=False)
+            for path, module in _paths(seen)
             if any(id(p) in read for p in module._parameters.values())
         }
+        called = {id(node.module) for run in self.traces for node in run.nodes}
+        self.reached = {path for path, module in _paths(seen) if id(module) in called}
 
     def _fresh(self):
         """The inputs, which a model may write into."""
@@ -248,7 +267,7 @@ class _Example:
 
             return hook
 
-        for path, module in seen.named_modules(remove_duplicate=False):
+        for path, module in _paths(seen):
             if path in converted:
                 _not_in_place(module)
             if path in paths:
@@ -320,41 +339,54 @@ def _walk(
     kind, base = type(module), _base(type(module))
     holds = any(p is not None for p in module._parameters.values())
     if parametrize.is_parametrized(module):
-        yield path, module, "has parametrizations, which compute its weights", base is not None
+        whole = _is_whole(module)
+        yield path, module, "has parametrizations, which compute its weights", whole
         yield from _parts(module, path, "computes a weight of {}")
-        if base is not None:
+        if whole:
             return
     elif _is_own(kind) and (base is not None or not module._modules):
         yield path, module, "is normalised already", True
         yield from _parts(module, path, "has a weight that {} normalises")
         return
-    elif base is not None and not isinstance(module, _CONTAINERS):
+    elif _is_whole(module):
         entry = rules.entry_of_type(base)
         if kind is not base and (module._modules or not _changes_nothing(kind, base)):
             yield path, module, _foreign(module, base), False
         elif holds or entry is None or not (entry.quiet or isinstance(module, _PARAMETERS)):
-            yield path, module, None, True
+            has_twin = entry is not None and entry.converts and hasattr(twins, base.__name__)
+            yield path, module, None if has_twin else _why_not(module, entry), True
         yield from _parts(module, path, "is a part of {}, which may read its weights past it")
         return
-    elif not isinstance(module, _CONTAINERS) and kind is not nn.Module:
-        if not module._modules:
-            yield path, module, _foreign(module, None), False
-        elif holds:
-            reason = "holds parameters of its own, with which it may do anything"
-            yield path, module, reason, False
+    elif not (module._modules or isinstance(module, _CONTAINERS) or kind is nn.Module):
+        yield path, module, _foreign(module, None), False
+    elif holds:
+        yield path, module, "holds parameters of its own, with which it may do anything", False
     for name, child in module._modules.items():
         if child is not None and name != "parametrizations":
-            yield from _walk(child, f"{path}.{name}" if path else name, (*above, module))
+            yield from _walk(child, _under(path, name), (*above, module))
 
 
 def _parts(module: nn.Module, path: str, reason: str):
     """What holds parameters inside a module that is judged as a whole."""
-    whole = _base(type(module)) is not None
-    for name, part in module.named_modules():
+    whole = _is_whole(module)
+    for name, part in _paths(module):
         inside = name and (whole or name.split(".")[0] == "parametrizations")
         if inside and any(p is not None for p in part._parameters.values()):
-            own = f"{path}.{name}" if path else name
-            yield own, part, reason.format(path or "the model"), True
+            yield _under(path, name), part, reason.format(path or "the model"), True
+
+
+def _paths(module: nn.Module, path: str = "", above: tuple[nn.Module, ...] = ()):
+    """Every path to every module, but round in circles."""
+    if any(module is parent for parent in above):
+        return
+    yield path, module
+    for name, child in module._modules.items():
+        if child is not None:
+            yield from _paths(child, _under(path, name), (*above, module))
+
+
+def _under(path: str, name: str) -> str:
+    return ".".join(part for part in (path, name) if part)
 
 
 def _base(kind: type) -> type | None:
@@ -365,6 +397,15 @@ def _base(kind: type) -> type | None:
         if getattr(nn, parent.__name__, None) is parent:
             return parent
     return None
+
+
+def _is_whole(module: nn.Module) -> bool:
+    """Whether it is a layer, whatever it holds."""
+    return _base(type(module)) is not None and not isinstance(module, _CONTAINERS)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    return _is_whole(module) and _base(type(module)) is type(module)
 
 
 def _is_own(kind: type) -> bool:
@@ -395,14 +436,17 @@ class _Converter:
         self.kept: dict[str, str] = {}
         self.notes: dict[str, str] = {}
         self.made: dict[int, nn.Module] = {}
+        # Why modules stay wherever else they are found.
+        self.held: dict[int, str] = {}
         self.in_front = {} if example is None else _in_front(example.traces)
 
     def convert(self) -> nn.Module:
         found = {path: (layer, reason) for path, layer, reason, _ in _walk(self.model)}
         plain = {path: layer for path, (layer, _) in found.items()}
-        for path, (_, reason) in found.items():
+        for path, (layer, reason) in found.items():
             if reason is not None:
                 self.kept[path] = reason
+                self._hold(path, layer, reason)
         # What stands in front of a pooling layer has to be there before it.
         order = sorted((p for p in plain if p not in self.kept), key=lambda p: _is_pool(plain[p]))
         twins_of: dict[str, nn.Module] = {}
@@ -413,34 +457,46 @@ class _Converter:
                 self.kept[path] = str(kept)
             except (TypeError, ValueError) as problem:
                 self.kept[path] = f"has no normalised form: {problem}"
+            if path in self.kept:
+                self.held.setdefault(id(plain[path]), self.kept[path])
         for path, layer in plain.items():
             if path in twins_of:
                 self.converted[path] = _base(type(layer)).__name__
         if self.options["method"] == "project":
             self._project(plain, twins_of)
         self._allow_writes(twins_of)
+        if self.example is not None:
+            for path in twins_of:
+                if path not in self.example.reached:
+                    self.notes.setdefault(path, "is not reached by the example")
         for path, made in twins_of.items():
             for part in self.kept:
                 if part.startswith(f"{path}." if path else ""):
                     self.kept[part] = f"has a weight that {path or 'the model'} normalises"
-            self.model = replace(self.model, path, plain[path], made)
+            self.model = put_in(self.model, path, plain[path], made)
         # In the order of the model again.
         self.kept = {path: self.kept[path] for path in plain if path in self.kept}
         self.notes = {path: self.notes[path] for path in plain if path in self.notes}
         return self.model
 
+    def _hold(self, path: str, layer: nn.Module, reason: str) -> None:
+        self.held.setdefault(id(layer), reason)
+        inside = layer
+        if not _is_whole(layer):
+            inside = getattr(layer, "parametrizations", nn.ModuleDict())
+        for part in inside.modules():
+            self.held.setdefault(id(part), f"is a part of {path or 'the model'} too, which stays")
+
     def _twin(self, path: str, layer: nn.Module, twins_of) -> nn.Module:
         if id(layer) in self.made:
             return self.made[id(layer)]
+        if id(layer) in self.held:
+            raise _KeptError(self.held[id(layer)])
         base = _base(type(layer))
-        entry = rules.entry_of_type(base)
-        twin_type = getattr(twins, base.__name__, None)
-        if entry is None or not entry.converts or twin_type is None:
-            raise _KeptError(_why_not(layer, entry))
+        twin_type = getattr(twins, base.__name__)
         _refuse_hooks(layer)
         if self.example is not None:
-            inside = {f"{path}.{name}" if path else name for name, _ in layer.named_modules()}
-            if self.example.read & (inside | {path}):
+            if self.example.read & {_under(path, name) for name, _ in _paths(layer)}:
                 raise _KeptError("has a parameter that the model reads past it")
             if path in self.example.shown:
                 raise _KeptError("writes into its input, which the model reads again")
@@ -472,7 +528,7 @@ class _Converter:
     def _project(self, plain, twins_of) -> None:
         """Put weights on their balls, where all who hold them want the same."""
         holders: dict[int, list[str]] = {}
-        for path, module in self.model.named_modules(remove_duplicate=False):
+        for path, module in _paths(self.model):
             for parameter in module._parameters.values():
                 if parameter is not None:
                     holders.setdefault(id(parameter), []).append(path)
@@ -603,7 +659,8 @@ def _functions(runs: tuple[Trace, ...]) -> dict[str, str]:
         counts |= Counter(
             node.name
             for node in run.nodes
-            if node.function is not None and node.name not in _MOVES and node.inputs
+            if node.function is not None and node.inputs and node.outputs
+            if node.name not in _MOVES
         )
     return {name: f"{_times(n)}; {_instead(name)}" for name, n in counts.items()}
 

@@ -1,6 +1,7 @@
 """What the twins with weights share: the ball, and how they stay on it."""
 
 import warnings
+import weakref
 
 import torch
 from torch import nn
@@ -27,8 +28,8 @@ class Parametric:
     absorbed: Absorbed | None = None
     # Until the layer says otherwise: torch's constructor draws its weights first.
     method: Method = "normalize"
-    # Identity and version of the weight as it was put on its ball.
-    _placed: tuple[int, int] | None = None
+    # The weight that was put on its ball, and its version then.
+    _placed: tuple[weakref.ref, int] | None = None
 
     def _declare(self, scaling: Scaling, per: Per, method: Method) -> None:
         check_scaling(scaling)
@@ -56,7 +57,7 @@ class Parametric:
 
     def _note_place(self) -> None:
         if not self.weight.is_inference():
-            self._placed = id(self.weight), self.weight._version
+            self._placed = weakref.ref(self.weight), self.weight._version
 
     def _check_place(self) -> None:
         """Warn, once after each time that it was put there, of a weight that has left its ball."""
@@ -64,7 +65,7 @@ class Parametric:
         if torch.compiler.is_compiling() or self._placed is None or self.method != "project":
             return
         weight = self.weight
-        if self._placed[0] == id(weight) and self._placed[1] != weight._version:
+        if self._placed[0]() is weight and self._placed[1] != weight._version:
             self._placed = None
             warnings.warn(
                 f"the weight of {self} was written since it was put on its ball; with "
@@ -72,6 +73,10 @@ class Parametric:
                 "writing weights",
                 stacklevel=3,
             )
+
+    def __getstate__(self) -> dict:
+        # A copy holds another weight.
+        return {name: value for name, value in vars(self).items() if name != "_placed"}
 
     def reset_parameters(self) -> None:
         """As in torch; then onto the ball, with ``method="project"``."""

@@ -223,6 +223,37 @@ def test_pooling_behind_different_layers_stays():
     assert "different" in found.kept["pool"]
 
 
+def test_a_layer_at_two_places_stays_or_goes_at_both():
+    pool, relu = nn.MaxPool1d(2), nn.ReLU()
+
+    class Places(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu, self.pool, self.again = relu, pool, nn.Sequential(pool)
+
+        def forward(self, x):
+            return self.pool(self.relu(x)) + self.again(x)
+
+    made = convert(Places(), torch.randn(1, 2, 8))
+    assert set(normprop.report(made).kept) == {"pool", "again.0"}
+    assert type(made.pool) is type(made.again[0]) is nn.MaxPool1d
+
+
+def test_what_the_example_does_not_reach_is_said():
+    class Lazy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4))
+
+        def forward(self, x):
+            return self.used(x)
+
+    found = normprop.report(convert(Lazy(), torch.randn(2, 4)))
+    assert set(found.converted) == {"used", "unused.0"}
+    assert set(found.notes) == {"unused.0"}
+    assert "not reached" in str(found)
+
+
 def test_it_trains_and_folds():
     torch.manual_seed(0)
     model = nn.Sequential(

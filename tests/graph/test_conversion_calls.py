@@ -3,6 +3,7 @@
 import copy
 import logging
 import pickle
+import random
 import threading
 
 import pytest
@@ -70,6 +71,42 @@ def test_what_cannot_be_copied_is_refused():
     model[1].lock = threading.Lock()
     with pytest.raises(TypeError, match="model must be one that copy"):
         convert(model)
+
+
+class Branches(nn.Module):
+    def __init__(self, other):
+        super().__init__()
+        self.map, self.act, self.other = nn.Linear(4, 4), nn.ReLU(), other
+
+    def forward(self, x):
+        y = self.map(x)
+        return y if self.other(self, x) else self.act(y)
+
+
+ROADS = {
+    "values": (lambda _, x: x.sum() > 0, "took another road"),
+    "Python's dice": (lambda *_: random.random() > 0.5, "dice"),
+    "torch's dice": (lambda *_: torch.rand(()) > 0.5, "2 roads"),
+    "the mode": (lambda model, _: model.training, "1 road"),
+}
+
+
+@pytest.mark.parametrize("kind", ROADS)
+def test_a_model_of_many_roads_is_converted_and_the_report_says_what_was_seen(kind):
+    other, note = ROADS[kind]
+    made = convert(Branches(other), torch.randn(3, 4))
+    found = report(made)
+    assert set(found.converted) == {"map", "act"}
+    assert note in " ".join(found.runs)
+    assert note in str(found)
+
+
+def test_what_a_model_raises_is_its_own():
+    def other(*_):
+        raise ValueError("no such input")
+
+    with pytest.raises(ValueError, match="no such input"):
+        convert(Branches(other), torch.randn(3, 4))
 
 
 def test_an_assertion_or_a_log_ends_nothing():
@@ -219,8 +256,9 @@ def test_one_module_at_two_places_is_reported_at_both():
 def test_a_module_that_holds_itself():
     model = _plain()
     model[1].parent = model
-    found = report(convert(nn.Sequential(model)))
-    assert {"0.0", "0.2"} <= set(found.converted)
+    for example in ((), (torch.randn(3, 4),)):
+        found = report(convert(nn.Sequential(model), *example))
+        assert {"0.0", "0.1", "0.2"} <= {*found.converted, *found.kept}
 
 
 def test_the_report_travels():

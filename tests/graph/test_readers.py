@@ -93,6 +93,12 @@ def test_a_parametrised_block_is_gone_into_but_for_its_parametrisation():
 
     block = Block()
     parametrize.register_parametrization(block, "gain", Scaled())
+    named = nn.ModuleDict({"map": nn.Linear(4, 4)})
+    named.gain = nn.Parameter(torch.ones(4))
+    parametrize.register_parametrization(named, "gain", Scaled())
+    found = report(convert(named))
+    assert found.converted == {"map": "Linear"}
+    assert _complete(found, named)
     made = convert(nn.Sequential(block), torch.randn(2, 4))
     found = report(made)
     assert found.converted == {"0.map": "Linear"}
@@ -144,6 +150,8 @@ def test_a_composed_layer_of_torch_stays_whole_and_so_does_its_subclass(kind, ex
     found = report(made)
     assert found.converted == {}
     assert _complete(found, plain)
+    # Its layers are layers, not functions of the model.
+    assert not {"linear", "dropout", "layer_norm"} & {*(found.functions or {})}
 
     def output(model):
         y = model(*[x] * count)
@@ -237,6 +245,14 @@ def test_whoever_holds_a_parameter_is_in_the_report():
             self.space.map = nn.Linear(4, 4)
             self.block = normprop.nn.Residual(nn.Sequential(nn.Linear(4, 4), nn.PReLU()))
             self.norm = nn.BatchNorm1d(4)
+            self.more = _subclass(nn.Sequential)(nn.Linear(4, 4))
+            self.more.gain = nn.Parameter(torch.ones(4))
+            shared = nn.MultiheadAttention(4, 2)
+            self.encoders = nn.ModuleList(
+                nn.TransformerEncoderLayer(4, 2, 8, batch_first=True) for _ in range(2)
+            )
+            for encoder in self.encoders:
+                encoder.self_attn = shared
 
         def forward(self, x):
             x = self.block(self.space.map(x)) * self.scale
@@ -246,8 +262,11 @@ def test_whoever_holds_a_parameter_is_in_the_report():
     for made in (convert(model), convert(model, torch.randn(3, 4))):
         found = report(made)
         assert _complete(found, model)
-        assert set(found.converted) == {"space.map", "block.branch.0", "block.branch.1"}
-        assert set(found.kept) == {"", "list", "dict", "norm"}
+        assert set(found.converted) == {
+            "space.map", "block.branch.0", "block.branch.1", "more.0",
+        }  # fmt: skip
+        kept = {path for path in found.kept if not path.startswith("encoders")}
+        assert kept == {"", "list", "dict", "norm", "more"}
 
 
 class Tied(nn.Module):
@@ -374,3 +393,42 @@ def test_a_layer_with_a_hook_stays_and_a_container_keeps_its_own(kind):
     made = convert(model)
     assert report(made).converted == {"1.0": "Linear"}
     assert "hooks" in report(made).kept["0"]
+
+
+PARTS = {
+    "an activation of a composed layer": lambda act: nn.TransformerEncoderLayer(
+        4, 2, 8, activation=act, batch_first=True
+    ),
+    "a parametrisation": lambda act: _parametrised(nn.Linear(4, 4), act),
+    "a parametrisation of a block": lambda act: _parametrised(Gain(), act),
+    "a subclass": lambda act: _subclass(nn.Linear, forward=lambda self, x: self.act(x))(4, 4),
+}
+
+
+class Gain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.map, self.weight = nn.Linear(4, 4), nn.Parameter(torch.ones(4))
+
+    def forward(self, x):
+        return self.map(x) * self.weight
+
+
+def _parametrised(layer, function):
+    parametrize.register_parametrization(layer, "weight", function)
+    return layer
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("kind", PARTS)
+def test_what_is_a_part_of_something_that_stays_stays_elsewhere_too(kind, first):
+    act = nn.Softplus()
+    whole = PARTS[kind](act)
+    if kind == "a subclass":
+        whole.act = act
+    model = nn.Sequential(act, whole) if first else nn.Sequential(whole, act)
+    made = convert(model, torch.randn(2, 3, 4))
+    path = "0" if first else "1"
+    assert "part of" in report(made).kept[path]
+    assert type(made[int(path)]) is nn.Softplus
+    assert sum(type(module) is nn.Softplus for module in made.modules()) == 1

@@ -230,6 +230,7 @@ def test_nothing_is_said_where_nobody_wrote(name):
     layer, inputs = BALLS[name](scaling="forward", method="project"), _input(name)
     for other in (layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         other(*inputs)
+        assert other is layer or other._placed is None
         other.double()(*(x.double() if x.is_floating_point() else x for x in inputs))
     with torch.inference_mode():
         BALLS[name](scaling="forward", method="project")(*inputs)
