@@ -163,12 +163,14 @@ def convert(
     inner = unwrapped(model)
     _check_examples(inner, example_inputs, example_keywords)
     example = None
-    if example_inputs or example_keywords:
-        check_arguments(inner, example_inputs, example_keywords)
-        example = _Example(inner, example_inputs, example_keywords)
     options = {"scaling": scaling, "per": per, "method": method}
-    made = _Converter(copied(model), example, options)
-    converted = made.convert()
+    # Tensors made for inference neither train nor say who wrote into them.
+    with torch.inference_mode(False):
+        if example_inputs or example_keywords:
+            check_arguments(inner, example_inputs, example_keywords)
+            example = _Example(inner, example_inputs, example_keywords)
+        made = _Converter(copied(model), example, options)
+        converted = made.convert()
     found = Conversion(made.converted, made.kept, notes=made.notes)
     if example is not None:
         found = replace(found, functions=_functions(example.traces), runs=example.runs)

@@ -66,6 +66,15 @@ def test_what_an_earlier_pass_has_left_does_not_matter():
     assert set(report(convert(model, x)).converted) == {"map"}
 
 
+def test_a_model_that_was_made_for_inference_trains():
+    with torch.inference_mode():
+        model, x = nn.Sequential(nn.Linear(4, 4), nn.ELU()), torch.randn(3, 4)
+        made = convert(model, x, method="project")
+    assert len(report(made).converted) == 2
+    made(torch.randn(3, 4)).square().sum().backward()
+    assert made[0].weight.grad is not None
+
+
 def test_what_cannot_be_copied_is_refused():
     model = _plain()
     model[1].lock = threading.Lock()
@@ -80,14 +89,15 @@ class Branches(nn.Module):
 
     def forward(self, x):
         y = self.map(x)
-        return y if self.other(self, x) else self.act(y)
+        return y if self.other(self, x, y) else self.act(y)
 
 
 ROADS = {
-    "values": (lambda _, x: x.sum() > 0, "took another road"),
+    "what a layer computes": (lambda _, x, y: y.sum() > 0, "took another road"),
+    "the input": (lambda _, x, y: x.sum() > 0, "2 roads"),
     "Python's dice": (lambda *_: random.random() > 0.5, "dice"),
     "torch's dice": (lambda *_: torch.rand(()) > 0.5, "2 roads"),
-    "the mode": (lambda model, _: model.training, "1 road"),
+    "the mode": (lambda model, *_: model.training, "1 road"),
 }
 
 
