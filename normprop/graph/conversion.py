@@ -3,56 +3,33 @@
 import difflib
 import inspect
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import get_args
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrize
-from torch.utils._pytree import tree_map
+from torch import nn
 
-from normprop import functional, rules
 from normprop import nn as twins
+from normprop import rules
 from normprop.functional.parametric import check_method
 from normprop.functional.scale import Scaling, check_scaling
 from normprop.functional.weight import Method, Per
+from normprop.graph.anatomy import is_layer, joined, layers_of, paths_of, torch_type
+from normprop.graph.example import Example, functions_of, in_front
 from normprop.graph.kinds import is_watched
-from normprop.graph.passing import ADD, JOIN, SUB
 from normprop.graph.report import kept_with_models, remember
 from normprop.graph.rewrite import check_arguments, check_model, copied, remade
 from normprop.graph.rewrite import replace as put_in
-from normprop.graph.roads import roads_of
-from normprop.graph.trace import Node, Trace, trace
-from normprop.graph.wrappers import run_as_written, tensors_in, unwrapped
+from normprop.graph.wrappers import unwrapped
 from normprop.nn.activation import Activation
 
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_PARAMETERS = (nn.ParameterList, nn.ParameterDict)
 _OPTIONS = {"scaling": Scaling, "per": Per, "method": Method}
-
-# What a class may say that computes nothing.
-_SAYS_NOTHING = {
-    "__init__", "extra_repr", "__repr__", "__doc__", "__module__", "__qualname__", "__dict__",
-    "__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__",
-    "__firstlineno__", "__static_attributes__", "__weakref__", "__parameters__",
-    "__orig_bases__", "__abstractmethods__", "_abc_impl",
-}  # fmt: skip
 
 _KEEP_THEIR_OUTPUT = (nn.ReLU, nn.Sigmoid, nn.Tanh)
 """Activations of torch that no network writes behind, as their gradients need what they gave."""
 
 _TWINS_OWN = {"absorbed", "backend", "constants", "method", "overwritten", "per", "scaling"}
-
-_MOVES = {
-    "view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim",
-    "squeeze", "unsqueeze", "contiguous", "clone", "detach", "__getitem__", "chunk", "split",
-    "unbind", "narrow", "select", "expand", "expand_as", "view_as", "reshape_as", "repeat",
-    "roll", "flip", "to", "float", "double", "half", "bfloat16", "type_as", "alias", "positive",
-    "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "t", "T", "mT",
-}  # fmt: skip
 
 
 @kept_with_models
@@ -168,12 +145,12 @@ def convert(
     with torch.inference_mode(False):
         if example_inputs or example_keywords:
             check_arguments(inner, example_inputs, example_keywords)
-            example = _Example(inner, example_inputs, example_keywords)
+            example = Example(inner, example_inputs, example_keywords)
         made = _Converter(copied(model), example, options)
         converted = made.convert()
     found = Conversion(made.converted, made.kept, notes=made.notes)
     if example is not None:
-        found = replace(found, functions=_functions(example.traces), runs=example.runs)
+        found = replace(found, functions=functions_of(example.traces), runs=example.runs)
     return remember(converted, found)
 
 
@@ -198,252 +175,22 @@ def _check_examples(model: nn.Module, inputs: tuple, keywords: Mapping[str, obje
             )
 
 
-class _Example:
-    """A model, watched on an example.
-
-    Attributes:
-        traces: one of each road that it takes.
-        runs: what was run, in words.
-        read: paths of the modules that hold parameters which functions outside layers read.
-        reached: paths of the layers that it calls.
-    """
-
-    def __init__(self, model: nn.Module, inputs: tuple, keywords: Mapping[str, object]):
-        self.model, self.inputs, self.keywords = model, inputs, keywords
-        tensors = tensors_in((inputs, dict(keywords)))
-        self.devices = {t.device for t in tensors if t.device.type == "cuda"}
-        # Not run in the model itself: training would move its statistics.
-        seen = copied(model)
-        leaves = {path for path, _, _, leaf in _walk(seen) if leaf}
-        # Layers inside what is foreign are layers, not functions.
-        leaves |= {path for path, module in seen.named_modules() if _is_plain(module)}
-        if any(is_lazy(p) for p in seen.parameters()):
-            # Lazy layers make themselves in their first run, which is like no other.
-            self._run(seen)
-        args, kwargs = self._fresh()
-        try:
-            roads = roads_of(seen, args, kwargs, leaves)
-            self.traces, self.runs = roads.traces, roads.notes
-        except ValueError as problem:
-            # No constant moves, so that the model may do otherwise for another input.
-            args, kwargs = self._fresh()
-            self.traces = (trace(seen, args, leaves, keywords=kwargs),)
-            self.runs = (f"one run, and no other road: {problem}",)
-        read = set().union(*(run.read for run in self.traces))
-        self.read = {
-            path
-            for path, module in _paths(seen)
-            if any(id(p) in read for p in module._parameters.values())
-        }
-        called = {id(node.module) for run in self.traces for node in run.nodes}
-        self.reached = {path for path, module in _paths(seen) if id(module) in called}
-
-    def _fresh(self):
-        """The inputs, which a model may write into."""
-
-        def copy_of(leaf):
-            return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
-
-        return tree_map(copy_of, (self.inputs, dict(self.keywords)))
-
-    def _run(self, model: nn.Module):
-        args, kwargs = self._fresh()
-        with torch.no_grad(), run_as_written(), torch.random.fork_rng(self.devices):
-            torch.manual_seed(0)
-            return model(*args, **kwargs)
-
-    def overwritten(self, paths: Container[str], converted: Container[str]) -> dict[str, str]:
-        """By path of a layer, whether the model writes into its "output" or its "input".
-
-        Layers that were converted no longer write into their inputs.
-        """
-        seen = copied(self.model)
-        calls = []
-
-        def remember_call(path):
-            def hook(module, args, output):
-                for which, tensors in (("output", tensors_in(output)), ("input", args[:1])):
-                    calls.extend(
-                        (path, which, t, t._version) for t in tensors if isinstance(t, Tensor)
-                    )
-
-            return hook
-
-        for path, module in _paths(seen):
-            if path in converted:
-                _not_in_place(module)
-            if path in paths:
-                module.register_forward_hook(remember_call(path))
-        self._run(seen)
-        found: dict[str, str] = {}
-        for path, which, tensor, version in calls:
-            if tensor._version != version and found.get(path) != "input":
-                found[path] = which
-        return found
-
-    @cached_property
-    def shown(self) -> set[str]:
-        """Paths of layers whose writing into their inputs the outputs of the model show."""
-        writing = [
-            path
-            for path, module, reason, _ in _walk(copied(self.model))
-            if reason is None and getattr(module, "inplace", False)
-        ]
-        if not writing:
-            return set()
-        as_is = self._results(())
-        if not _same(as_is, self._results(())):
-            # Nobody can tell a difference from chance.
-            return set()
-        if _same(as_is, self._results(writing)):
-            return set()
-        alone = {path for path in writing if not _same(as_is, self._results([path]))}
-        return alone or set(writing)
-
-    def _results(self, quiet) -> list[Tensor]:
-        model = copied(self.model)
-        for path in quiet:
-            _not_in_place(model.get_submodule(path))
-        for module in model.modules():
-            entry = rules.entry_that_applies(type(module))
-            if self.devices and entry is not None and entry.draws(module):
-                # On a GPU torch draws other numbers where it writes in place.
-                module.eval()
-        return tensors_in(self._run(model))
-
-
-def _not_in_place(module: nn.Module) -> None:
-    if getattr(module, "inplace", False) is True:
-        module.inplace = False
-
-
-def _same(left: list[Tensor], right: list[Tensor]) -> bool:
-    def equal(a, b):
-        same = a.shape == b.shape and a.dtype == b.dtype
-        return same and bool(torch.isclose(a, b, rtol=0.0, atol=0.0, equal_nan=True).all())
-
-    return len(left) == len(right) and all(map(equal, left, right))
-
-
-# What a model is made of
-
-
-def _walk(
-    module: nn.Module, path: str = "", above: tuple[nn.Module, ...] = ()
-) -> Iterator[tuple[str, nn.Module, str | None, bool]]:
-    """Every layer, and whatever holds a parameter.
-
-    Yields paths, modules, why the module stays, where its kind says so, and whether nothing
-    inside it is looked at.
-    """
-    if any(module is parent for parent in above):
-        return
-    kind, base = type(module), _base(type(module))
-    holds = any(p is not None for p in module._parameters.values())
-    if parametrize.is_parametrized(module):
-        whole = _is_whole(module)
-        yield path, module, "has parametrizations, which compute its weights", whole
-        yield from _parts(module, path, "computes a weight of {}")
-        if whole:
-            return
-    elif _is_own(kind) and (base is not None or not module._modules):
-        yield path, module, "is normalised already", True
-        yield from _parts(module, path, "has a weight that {} normalises")
-        return
-    elif _is_whole(module):
-        entry = rules.entry_of_type(base)
-        if kind is not base and (module._modules or not _changes_nothing(kind, base)):
-            yield path, module, _foreign(module, base), False
-        elif holds or entry is None or not (entry.quiet or isinstance(module, _PARAMETERS)):
-            has_twin = entry is not None and entry.converts and hasattr(twins, base.__name__)
-            yield path, module, None if has_twin else _why_not(module, entry), True
-        yield from _parts(module, path, "is a part of {}, which may read its weights past it")
-        return
-    elif not (module._modules or isinstance(module, _CONTAINERS) or kind is nn.Module):
-        yield path, module, _foreign(module, None), False
-    elif holds:
-        yield path, module, "holds parameters of its own, with which it may do anything", False
-    for name, child in module._modules.items():
-        if child is not None and name != "parametrizations":
-            yield from _walk(child, _under(path, name), (*above, module))
-
-
-def _parts(module: nn.Module, path: str, reason: str):
-    """What holds parameters inside a module that is judged as a whole."""
-    whole = _is_whole(module)
-    for name, part in _paths(module):
-        inside = name and (whole or name.split(".")[0] == "parametrizations")
-        if inside and any(p is not None for p in part._parameters.values()):
-            yield _under(path, name), part, reason.format(path or "the model"), True
-
-
-def _paths(module: nn.Module, path: str = "", above: tuple[nn.Module, ...] = ()):
-    """Every path to every module, but round in circles."""
-    if any(module is parent for parent in above):
-        return
-    yield path, module
-    for name, child in module._modules.items():
-        if child is not None:
-            yield from _paths(child, _under(path, name), (*above, module))
-
-
-def _under(path: str, name: str) -> str:
-    return ".".join(part for part in (path, name) if part)
-
-
-def _base(kind: type) -> type | None:
-    """The class that ``torch.nn`` exports, of a layer, its subclass or its twin."""
-    for parent in kind.__mro__:
-        if parent is nn.Module:
-            return None
-        if getattr(nn, parent.__name__, None) is parent:
-            return parent
-    return None
-
-
-def _is_whole(module: nn.Module) -> bool:
-    """Whether it is a layer, whatever it holds."""
-    return _base(type(module)) is not None and not isinstance(module, _CONTAINERS)
-
-
-def _is_plain(module: nn.Module) -> bool:
-    return _is_whole(module) and _base(type(module)) is type(module)
-
-
-def _is_own(kind: type) -> bool:
-    ours = ("normprop.nn.", "normprop.graph.")
-    return any(parent.__module__.startswith(ours) for parent in kind.__mro__)
-
-
-def _changes_nothing(kind: type, base: type) -> bool:
-    """Whether a subclass computes what its base does."""
-    own = [parent for parent in kind.__mro__ if parent not in base.__mro__]
-    return all(name in _SAYS_NOTHING for parent in own for name in vars(parent))
-
-
-def _foreign(module: nn.Module, base: type | None) -> str:
-    name = type(module).__name__
-    if base is not None and module._modules:
-        return f"is a {name}, a {base.__name__} that holds layers, whose weights it may read"
-    return f"is a {name}, not a layer of torch.nn, and may compute anything"
-
-
 class _Converter:
     """A walk over a model, which it changes."""
 
     def __init__(self, model, example, options):
         self.model, self.options = model, options
-        self.example: _Example | None = example
+        self.example: Example | None = example
         self.converted: dict[str, str] = {}
         self.kept: dict[str, str] = {}
         self.notes: dict[str, str] = {}
         self.made: dict[int, nn.Module] = {}
         # Why modules stay wherever else they are found.
         self.held: dict[int, str] = {}
-        self.in_front = {} if example is None else _in_front(example.traces)
+        self.in_front = {} if example is None else in_front(example.traces)
 
     def convert(self) -> nn.Module:
-        found = {path: (layer, reason) for path, layer, reason, _ in _walk(self.model)}
+        found = {path: (layer, reason) for path, layer, reason, _ in layers_of(self.model)}
         plain = {path: layer for path, (layer, _) in found.items()}
         for path, (layer, reason) in found.items():
             if reason is not None:
@@ -463,7 +210,7 @@ class _Converter:
                 self.held.setdefault(id(plain[path]), self.kept[path])
         for path, layer in plain.items():
             if path in twins_of:
-                self.converted[path] = _base(type(layer)).__name__
+                self.converted[path] = torch_type(type(layer)).__name__
         if self.options["method"] == "project":
             self._project(plain, twins_of)
         self._allow_writes(twins_of)
@@ -484,7 +231,7 @@ class _Converter:
     def _hold(self, path: str, layer: nn.Module, reason: str) -> None:
         self.held.setdefault(id(layer), reason)
         inside = layer
-        if not _is_whole(layer):
+        if not is_layer(layer):
             inside = getattr(layer, "parametrizations", nn.ModuleDict())
         for part in inside.modules():
             self.held.setdefault(id(part), f"is a part of {path or 'the model'} too, which stays")
@@ -494,11 +241,11 @@ class _Converter:
             return self.made[id(layer)]
         if id(layer) in self.held:
             raise _KeptError(self.held[id(layer)])
-        base = _base(type(layer))
+        base = torch_type(type(layer))
         twin_type = getattr(twins, base.__name__)
         _refuse_hooks(layer)
         if self.example is not None:
-            if self.example.read & {_under(path, name) for name, _ in _paths(layer)}:
+            if self.example.read & {joined(path, name) for name, _ in paths_of(layer)}:
                 raise _KeptError("has a parameter that the model reads past it")
             if path in self.example.shown:
                 raise _KeptError("writes into its input, which the model reads again")
@@ -530,7 +277,7 @@ class _Converter:
     def _project(self, plain, twins_of) -> None:
         """Put weights on their balls, where all who hold them want the same."""
         holders: dict[int, list[str]] = {}
-        for path, module in _paths(self.model):
+        for path, module in paths_of(self.model):
             for parameter in module._parameters.values():
                 if parameter is not None:
                     holders.setdefault(id(parameter), []).append(path)
@@ -606,79 +353,3 @@ def _made(layer: nn.Module, base: type, twin_type: type, options: dict) -> nn.Mo
             raise _KeptError(f"has an attribute {name}, which its twin needs")
         vars(made).setdefault(name, value)
     return made
-
-
-def _why_not(layer: nn.Module, entry: rules.Entry | None) -> str:
-    family = None if entry is None else entry.family
-    if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
-        return "has no weights yet; run the model once before it is converted"
-    if isinstance(layer, _PARAMETERS):
-        return "holds parameters, with which its owner may do anything"
-    if family == "statistics":
-        return "normalises by statistics of its own"
-    if family == "softmax":
-        return "has outputs that sum to 1"
-    if family == "loss" or isinstance(layer, nn.modules.loss._Loss):
-        return "is a loss"
-    if layer._modules:
-        return "is composed of layers whose weights it may read past them"
-    return "has no normalised form"
-
-
-# What the example shows
-
-
-def _in_front(runs: tuple[Trace, ...]) -> dict[str, set[str]]:
-    """By path of a layer, the layers or functions whose outputs it was called with."""
-    found: dict[str, set[str]] = {}
-    for run in runs:
-        for node in run.nodes:
-            if node.module is not None and node.inputs:
-                found.setdefault(node.name, set()).add(_source(run, node.inputs[0]))
-    return found
-
-
-def _source(run: Trace, value: int) -> str:
-    """What a value comes from, past whatever only moves numbers."""
-    node = run.producer.get(value)
-    while node is not None and node.inputs and not node.opaque and _moves(node):
-        node = run.producer.get(node.inputs[0])
-    if node is None:
-        return "a constant"
-    return node.name if node.module is not None else f"the function {node.name}"
-
-
-def _moves(node: Node) -> bool:
-    if node.module is None:
-        return node.name in _MOVES
-    entry = rules.entry_of_type(type(node.module))
-    return entry is not None and entry.quiet
-
-
-def _functions(runs: tuple[Trace, ...]) -> dict[str, str]:
-    counts: Counter[str] = Counter()
-    for run in runs:
-        counts |= Counter(
-            node.name
-            for node in run.nodes
-            if node.function is not None and node.inputs and node.outputs
-            if node.name not in _MOVES
-        )
-    return {name: f"{_times(n)}; {_instead(name)}" for name, n in counts.items()}
-
-
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
-
-
-def _instead(name: str) -> str:
-    if name.startswith("functional."):
-        return "is normalised already"
-    if name in ADD | SUB:
-        return "variances add up: nn.Residual keeps them"
-    if name in JOIN:
-        return "parts should have one scale: nn.Concat gives it to them"
-    plain = name.rstrip("_")
-    if plain in functional.__all__ and not plain.startswith("normalize"):
-        return f"functional.{plain} is its twin"
-    return "stays as it is"

@@ -9,7 +9,7 @@ from torch import nn
 
 import normprop
 from normprop import convert, fold, rules
-from normprop.graph import conversion
+from normprop.graph.anatomy import CONTAINERS, PARAMETERS
 from normprop.graph.rewrite import arguments_of
 from tests.layers import CLASSES, instance
 
@@ -31,7 +31,7 @@ def test_what_is_converted_has_a_twin():
 def test_every_layer_of_torch_is_converted_quiet_or_has_a_reason():
     for name in CLASSES:
         layer, _ = instance(nn, name)
-        if type(layer) in (nn.Module, *conversion._CONTAINERS, *conversion._PARAMETERS):
+        if type(layer) in (nn.Module, *CONTAINERS, *PARAMETERS):
             continue
         with warnings.catch_warnings():
             # Deprecated names, as they are copied.

@@ -1,0 +1,210 @@
+"""A model, watched while it runs on an example."""
+
+from collections import Counter
+from collections.abc import Container, Mapping
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_map
+
+from normprop import functional, rules
+from normprop.graph.anatomy import is_plain, layers_of, paths_of
+from normprop.graph.passing import ADD, JOIN, SUB
+from normprop.graph.rewrite import copied
+from normprop.graph.roads import roads_of
+from normprop.graph.trace import Node, Trace, trace
+from normprop.graph.wrappers import run_as_written, tensors_in
+
+_MOVES = {
+    "view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim",
+    "squeeze", "unsqueeze", "contiguous", "clone", "detach", "__getitem__", "chunk", "split",
+    "unbind", "narrow", "select", "expand", "expand_as", "view_as", "reshape_as", "repeat",
+    "roll", "flip", "to", "float", "double", "half", "bfloat16", "type_as", "alias", "positive",
+    "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "t", "T", "mT",
+}  # fmt: skip
+
+
+class Example:
+    """A model, watched on an example.
+
+    Attributes:
+        traces: one of each road that it takes.
+        runs: what was run, in words.
+        read: paths of the modules that hold parameters which functions outside layers read.
+        reached: paths of the layers that it calls.
+    """
+
+    def __init__(self, model: nn.Module, inputs: tuple, keywords: Mapping[str, object]):
+        self.model, self.inputs, self.keywords = model, inputs, keywords
+        tensors = tensors_in((inputs, dict(keywords)))
+        self.devices = {t.device for t in tensors if t.device.type == "cuda"}
+        # Not run in the model itself: training would move its statistics.
+        seen = copied(model)
+        leaves = {path for path, _, _, leaf in layers_of(seen) if leaf}
+        # Layers inside what is foreign are layers, not functions.
+        leaves |= {path for path, module in seen.named_modules() if is_plain(module)}
+        if any(is_lazy(p) for p in seen.parameters()):
+            # Lazy layers make themselves in their first run, which is like no other.
+            self._run(seen)
+        args, kwargs = self._fresh()
+        try:
+            roads = roads_of(seen, args, kwargs, leaves)
+            self.traces, self.runs = roads.traces, roads.notes
+        except ValueError as problem:
+            # No constant moves, so that the model may do otherwise for another input.
+            args, kwargs = self._fresh()
+            self.traces = (trace(seen, args, leaves, keywords=kwargs),)
+            self.runs = (f"one run, and no other road: {problem}",)
+        read = set().union(*(run.read for run in self.traces))
+        self.read = {
+            path
+            for path, module in paths_of(seen)
+            if any(id(p) in read for p in module._parameters.values())
+        }
+        called = {id(node.module) for run in self.traces for node in run.nodes}
+        self.reached = {path for path, module in paths_of(seen) if id(module) in called}
+
+    def _fresh(self):
+        """The inputs, which a model may write into."""
+
+        def copy_of(leaf):
+            return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
+
+        return tree_map(copy_of, (self.inputs, dict(self.keywords)))
+
+    def _run(self, model: nn.Module):
+        args, kwargs = self._fresh()
+        with torch.no_grad(), run_as_written(), torch.random.fork_rng(self.devices):
+            torch.manual_seed(0)
+            return model(*args, **kwargs)
+
+    def overwritten(self, paths: Container[str], converted: Container[str]) -> dict[str, str]:
+        """By path of a layer, whether the model writes into its "output" or its "input".
+
+        Layers that were converted no longer write into their inputs.
+        """
+        seen = copied(self.model)
+        calls = []
+
+        def remember_call(path):
+            def hook(module, args, output):
+                for which, tensors in (("output", tensors_in(output)), ("input", args[:1])):
+                    calls.extend(
+                        (path, which, t, t._version) for t in tensors if isinstance(t, Tensor)
+                    )
+
+            return hook
+
+        for path, module in paths_of(seen):
+            if path in converted:
+                _not_in_place(module)
+            if path in paths:
+                module.register_forward_hook(remember_call(path))
+        self._run(seen)
+        found: dict[str, str] = {}
+        for path, which, tensor, version in calls:
+            if tensor._version != version and found.get(path) != "input":
+                found[path] = which
+        return found
+
+    @cached_property
+    def shown(self) -> set[str]:
+        """Paths of layers whose writing into their inputs the outputs of the model show."""
+        writing = [
+            path
+            for path, module, reason, _ in layers_of(copied(self.model))
+            if reason is None and getattr(module, "inplace", False)
+        ]
+        if not writing:
+            return set()
+        as_is = self._results(())
+        if not _same(as_is, self._results(())):
+            # Nobody can tell a difference from chance.
+            return set()
+        if _same(as_is, self._results(writing)):
+            return set()
+        alone = {path for path in writing if not _same(as_is, self._results([path]))}
+        return alone or set(writing)
+
+    def _results(self, quiet) -> list[Tensor]:
+        model = copied(self.model)
+        for path in quiet:
+            _not_in_place(model.get_submodule(path))
+        for module in model.modules():
+            entry = rules.entry_that_applies(type(module))
+            if self.devices and entry is not None and entry.draws(module):
+                # On a GPU torch draws other numbers where it writes in place.
+                module.eval()
+        return tensors_in(self._run(model))
+
+
+def _not_in_place(module: nn.Module) -> None:
+    if getattr(module, "inplace", False) is True:
+        module.inplace = False
+
+
+def _same(left: list[Tensor], right: list[Tensor]) -> bool:
+    def equal(a, b):
+        same = a.shape == b.shape and a.dtype == b.dtype
+        return same and bool(torch.isclose(a, b, rtol=0.0, atol=0.0, equal_nan=True).all())
+
+    return len(left) == len(right) and all(map(equal, left, right))
+
+
+def in_front(runs: tuple[Trace, ...]) -> dict[str, set[str]]:
+    """By path of a layer, the layers or functions whose outputs it was called with."""
+    found: dict[str, set[str]] = {}
+    for run in runs:
+        for node in run.nodes:
+            if node.module is not None and node.inputs:
+                found.setdefault(node.name, set()).add(_source(run, node.inputs[0]))
+    return found
+
+
+def _source(run: Trace, value: int) -> str:
+    """What a value comes from, past whatever only moves numbers."""
+    node = run.producer.get(value)
+    while node is not None and node.inputs and not node.opaque and _moves(node):
+        node = run.producer.get(node.inputs[0])
+    if node is None:
+        return "a constant"
+    return node.name if node.module is not None else f"the function {node.name}"
+
+
+def _moves(node: Node) -> bool:
+    if node.module is None:
+        return node.name in _MOVES
+    entry = rules.entry_of_type(type(node.module))
+    return entry is not None and entry.quiet
+
+
+def functions_of(runs: tuple[Trace, ...]) -> dict[str, str]:
+    """By name, how often functions outside layers are called, and what could stand there."""
+    counts: Counter[str] = Counter()
+    for run in runs:
+        counts |= Counter(
+            node.name
+            for node in run.nodes
+            if node.function is not None and node.inputs and node.outputs
+            if node.name not in _MOVES
+        )
+    return {name: f"{_times(n)}; {_instead(name)}" for name, n in counts.items()}
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _instead(name: str) -> str:
+    if name.startswith("functional."):
+        return "is normalised already"
+    if name in ADD | SUB:
+        return "variances add up: nn.Residual keeps them"
+    if name in JOIN:
+        return "parts should have one scale: nn.Concat gives it to them"
+    plain = name.rstrip("_")
+    if plain in functional.__all__ and not plain.startswith("normalize"):
+        return f"functional.{plain} is its twin"
+    return "stays as it is"
