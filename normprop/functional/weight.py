@@ -9,6 +9,10 @@ A transposed convolution stores (in, out/groups, k…) and swaps the roles: the 
 Σ W² = T for every output channel, over the group's inputs and taps, because only one position
 in T of what the stride spreads out holds a value; the backward ball has Σ W² = 1 for every
 input channel.
+
+Norms are right for every weight that the type holds.  Squares of float32 leave its range for norms
+below 1e-19 or above 1e19; outside the middle of the range each neuron is therefore multiplied by a
+power of two of its own first.  On a CPU the norms that came out say whether that is needed.
 """
 
 import math
@@ -25,6 +29,11 @@ _aten = torch.ops.aten
 Ball = Literal["forward", "backward"]
 Per = Literal["neuron", "layer"]
 Method = Literal["normalize", "project"]
+Norms = tuple[Tensor, Tensor | None, Tensor]
+"""A weight times powers of two, these, or None for 1, and one over the norms of the product.
+
+The last two are 1 for a neuron of zeros.
+"""
 
 
 def normalize_weight(
@@ -43,9 +52,10 @@ def normalize_weight(
     layer, one factor puts the mean of their squared norms at 1 (forward) or T (backward):
     :math:`\sqrt{\mathrm{out}}/\|W\|_F` or :math:`\sqrt{\mathrm{in}\cdot T}/\|W\|_F`.
 
-    The gradient is the true one, projected onto the tangent of the ball.  A neuron whose
-    weights are all zero has no direction: it stays zero, and its gradient passes as if its
-    norm were 1, so that an optimiser can move it off zero.
+    The gradient is the true one, projected onto the tangent of the ball; an entry too large for
+    the weight's type, as those of very short neurons are, is the largest number of the type
+    instead of an infinity.  A neuron whose weights are all zero has no direction: it stays zero,
+    and its gradient passes as if its norm were 1, so that an optimiser can move it off zero.
 
     Args:
         weight: shape (out, in/groups, k…).
@@ -85,14 +95,15 @@ def scaled_weight(
     transformed = is_transformed(weight)
     if wants_triton(weight, backend, transformed):
         return _Scaled.apply(weight, over, groups, size, True)
-    wide = upcast(weight)
-    if torch.compiler.is_compiling() or not wide.is_contiguous() or transformed:
-        # A compiler fuses the passes by itself, and must not meet a custom backward where
-        # torch.func may differentiate it (pytorch issue 193279).
-        scaled = wide * (size * _inverse_norm(wide, over, groups))
-    else:
-        scaled = _Scaled.apply(wide, over, groups, size, False)
-    return scaled.to(weight.dtype)
+    if weight.numel() == 0:
+        return weight.clone()
+    if torch.compiler.is_compiling():
+        # A compiler fuses the passes by itself, and must not meet the projection as a custom
+        # backward where torch.func may differentiate it (pytorch issue 193279).
+        return _plainly(_saturating(weight), over, groups, size).to(weight.dtype)
+    if transformed or not weight.is_contiguous():
+        return _Transformed.apply(weight, over, groups, size)
+    return _Scaled.apply(weight, over, groups, size, False)
 
 
 @torch.no_grad()
@@ -115,9 +126,10 @@ def normalize_weight_(
         ValueError: as there.
     """
     over, radius = _sphere(weight, ball, per, groups=groups, **geometry)
-    if weight.device.type == "cpu" and upcast(weight) is weight and weight.is_contiguous():
-        factor = radius * _inverse_norm(weight, over, groups)
-        weight.flatten(1).mul_(_row(factor, weight))
+    in_place = weight.device.type == "cpu" and upcast(weight) is weight and weight.is_contiguous()
+    if in_place and weight.numel():
+        near, _, inverse = _norms(weight, over, groups)
+        torch.mul(near.flatten(1), _row(radius * inverse, weight), out=weight.flatten(1))
         return weight
     return weight.copy_(normalize_weight(weight, ball, per, groups=groups, **geometry))
 
@@ -151,58 +163,136 @@ class _Scaled(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, weight, over, groups, size, triton):
+        scale = None
         if triton:
             from normprop.kernels import weight as kernel
 
             scaled, inverse = kernel.forward(weight, over, groups, size)
-        elif _has_kernel(weight, over, groups):
-            scaled, inverse = _in_one_pass(weight, over, size)
         else:
-            inverse = _inverse_norm(weight, over, groups)
-            scaled = _times(weight, size * inverse)
+            wide = upcast(weight)
+            if _has_kernel(wide, over, groups):
+                scaled, scale, inverse = _in_one_pass(wide, over, size)
+            else:
+                near, scale, inverse = _norms(wide, over, groups)
+                scaled = _times(near, size * inverse)
+            scaled = scaled.to(weight.dtype)
         ctx.arguments = over, groups, size, triton
-        ctx.save_for_backward(weight, inverse)
+        ctx.save_for_backward(weight, scale, inverse)
         ctx.save_for_forward(weight)
         return scaled
 
     @staticmethod
     def backward(ctx, gradient):
-        weight, inverse = ctx.saved_tensors
+        weight, scale, inverse = ctx.saved_tensors
         over, groups, size, triton = ctx.arguments
         if torch.is_grad_enabled() or (triton and is_transformed(gradient)):
             # Somebody differentiates this backward pass, of which the norm is a part, or wants
             # many of them at once, which a kernel does not do.
-            wide = upcast(weight)
-            inverse = _inverse_norm(wide, over, groups)
-            result = _tangent(wide, inverse, upcast(gradient), over, groups, size)
-            result = result.to(weight.dtype)
+            result = _derivative(weight, gradient, over, groups, size)
         elif triton:
             from normprop.kernels import weight as kernel
 
             result = kernel.backward(weight, inverse, gradient, over, groups, size)
-        elif _has_kernel(gradient, over, groups):
-            result = _tangent_in_one_pass(weight, inverse, gradient, over, size)
         else:
-            result = _tangent(weight, inverse, gradient, over, groups, size)
+            wide, wide_gradient = upcast(weight), upcast(gradient)
+            if scale is not None:
+                unit = _times(_times(wide, scale), inverse)
+                result = _across(unit, scale, inverse, wide_gradient, over, groups, size)
+            elif _has_kernel(wide_gradient, over, groups):
+                result = _tangent_in_one_pass(wide, inverse, wide_gradient, over, size)
+            else:
+                result = _tangent(wide, inverse, wide_gradient, over, groups, size)
+            if scale is not None or wide is not weight:
+                result = _saturated(result, weight.dtype)
         return result, None, None, None, None
 
     @staticmethod
     def jvp(ctx, tangent, *_):
         (weight,) = ctx.saved_tensors
         over, groups, size, _ = ctx.arguments
-        wide = upcast(weight)
-        inverse = _inverse_norm(wide, over, groups)
-        result = _tangent(wide, inverse, upcast(tangent), over, groups, size)
-        return result.to(weight.dtype)
+        return _derivative(weight, tangent, over, groups, size)
+
+
+class _Transformed(torch.autograd.Function):
+    """The same in operations that all transforms know, the norms found anew for the gradient."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weight, over, groups, size):
+        return _plainly(upcast(weight), over, groups, size).to(weight.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        weight, *ctx.arguments = inputs
+        ctx.save_for_backward(weight)
+        ctx.save_for_forward(weight)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _derivative(*ctx.saved_tensors, gradient, *ctx.arguments), None, None, None
+
+    @staticmethod
+    def jvp(ctx, tangent, *_):
+        return _derivative(*ctx.saved_tensors, tangent, *ctx.arguments)
+
+
+def _plainly(weight, over, groups, size):
+    near, _, inverse = _norms(weight, over, groups)
+    # The product with a number of the neuron's, not two: gradients meet before the power of two.
+    return near * (size * inverse)
+
+
+def _derivative(weight, direction, over, groups, size):
+    """Turns G into dW, by operations that can be differentiated again."""
+    near, scale, inverse = _norms(upcast(weight), over, groups)
+    unit = _times(near, inverse)
+    found = _across(unit, scale, inverse, upcast(direction), over, groups, size)
+    return _saturated(found, weight.dtype)
+
+
+def _across(unit, scale, inverse, gradient, over, groups, size):
+    """Turns G into dW across the unit vector; the power of two comes last, as it may overflow."""
+    result = gradient - _times(unit, _sums(unit, gradient, over, groups))
+    result = _times(result, size * inverse)
+    return result if scale is None else _times(result, scale)
 
 
 def _tangent(weight, inverse, gradient, over, groups, size):
     factor = size * inverse
     along = factor * inverse.square() * _sums(weight, gradient, over, groups)
-    if torch.is_grad_enabled() or transforms_active():
-        return _times(gradient, factor) - _times(weight, along)
     rows, factor, along = weight.flatten(1), _row(factor, weight), _row(along, weight)
     return torch.mul(gradient.flatten(1), factor).addcmul_(rows, along, value=-1).view_as(weight)
+
+
+def _saturated(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    """The gradient in this type, its largest number in the place of what is larger."""
+    largest = torch.finfo(dtype).max
+    return gradient.clamp(-largest, largest).to(dtype)
+
+
+def _saturating(weight: Tensor) -> Tensor:
+    """The weight in the type that it is computed in, whose gradient will be saturated.
+
+    Under a transform it is left as it is: Dynamo would drop the backward pass without a word
+    (pytorch issue 193279).
+    """
+    return upcast(weight) if transforms_active() else _Saturating.apply(weight)
+
+
+class _Saturating(torch.autograd.Function):
+    @staticmethod
+    def forward(weight):
+        wide = upcast(weight)
+        return weight.view_as(weight) if wide is weight else wide
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.dtype = inputs[0].dtype
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _saturated(gradient, ctx.dtype)
 
 
 def _has_kernel(tensor: Tensor, over: str, groups: int) -> bool:
@@ -213,24 +303,30 @@ def _has_kernel(tensor: Tensor, over: str, groups: int) -> bool:
     return fits and tensor.device.type == "cpu" and not is_transformed(tensor)
 
 
-def _in_one_pass(weight: Tensor, over: str, size: float) -> tuple[Tensor, Tensor]:
-    """size·W/n and 1/n."""
+def _in_one_pass(weight: Tensor, over: str, size: float) -> Norms:
+    """size·W/n, and the last two of what :func:`_norms` gives."""
     rows, dim, shape, taps = _for_kernel(weight, over)
     scaled, norms = _aten._weight_norm_interface(rows, rows.new_full(shape, size), dim)
     # Its columns are single taps: from their norms to those of the channels.
     channels = norms.view(-1, taps).square().sum(1).sqrt_() if taps > 1 else norms.flatten()
-    # The kernel has divided by what may be zeros.
-    whole = norms.all()
-    if not whole:
-        channels = channels.where(channels != 0, 1.0)
-    inverse = channels.reciprocal()
+    scale, inverse = None, channels.reciprocal()
     if taps > 1:
-        scaled.mul_(norms * _each_tap(inverse, taps))
+        factor = norms * _each_tap(inverse, taps)
+        if not norms.all():
+            # The kernel has divided by zeros, some of them norms that underflowed.
+            scaled = torch.where(norms == 0, rows * (size * _each_tap(inverse, taps)), scaled)
+            factor = factor.where(norms != 0, 1.0)
+        scaled.mul_(factor)
     ends = [1] * (weight.ndim - 2)
-    inverse = inverse.view(-1, 1, *ends) if over == "fan-in" else inverse.view(1, -1, *ends)
-    if not whole:
-        scaled = torch.where(norms == 0, rows * _row(size * inverse, weight), scaled)
-    return scaled.view_as(weight), inverse
+    shape = (-1, 1, *ends) if over == "fan-in" else (1, -1, *ends)
+    inverse, scaled = inverse.view(shape), scaled.view_as(weight)
+    if not _ordinary(channels, 0.2):
+        low, high = _middle(weight.dtype, 0.2)
+        odd = ~((channels >= low) & (channels <= high)).view(shape)
+        near, scale, own = _scaled_norms(weight, over, 1)
+        scaled = torch.where(odd, _times(near, size * own), scaled)
+        scale, inverse = scale.where(odd, 1.0), own.where(odd, inverse)
+    return scaled, scale, inverse
 
 
 def _tangent_in_one_pass(weight, inverse, gradient, over, size):
@@ -262,9 +358,49 @@ def _taps(weight: Tensor) -> int:
     return math.prod(weight.shape[2:])
 
 
-def _inverse_norm(weight: Tensor, over: str, groups: int) -> Tensor:
-    squares = _sums(weight, weight, over, groups)
-    return torch.where(squares == 0, 1.0, squares).rsqrt()
+def _norms(weight: Tensor, over: str, groups: int) -> Norms:
+    if weight.device.type == "cpu" and not torch.compiler.is_compiling():
+        # Elsewhere a look at the squares would make the processor wait, or cannot be had.
+        squares = None if is_transformed(weight) else _sums(weight, weight, over, groups)
+        if squares is not None and _ordinary(squares, 0.4):
+            return weight, None, squares.rsqrt()
+    return _scaled_norms(weight, over, groups)
+
+
+def _scaled_norms(weight: Tensor, over: str, groups: int) -> Norms:
+    largest = _largest(weight.detach(), over, groups)
+    # Numbers below the smallest normal one become normal by as much as the type allows.
+    most = -math.log2(torch.finfo(weight.dtype).tiny)
+    scale = largest.log2().floor().clamp(-most, most).neg().exp2()
+    near = _times(weight, scale)
+    squares = _sums(near, near, over, groups)
+    empty = squares == 0
+    return near, scale.masked_fill(empty, 1.0), squares.masked_fill(empty, 1.0).rsqrt()
+
+
+def _ordinary(norms: Tensor, power: float) -> bool:
+    """Whether all of these lie in the middle of their type's range."""
+    (low, high), (least, most) = _middle(norms.dtype, power), torch.aminmax(norms)
+    return bool(least >= low) and bool(most <= high)
+
+
+def _middle(dtype: torch.dtype, power: float) -> tuple[float, float]:
+    """Between these what norms are made of, up to their fifth power, has its full precision."""
+    low = torch.finfo(dtype).tiny ** power
+    return low, 1.0 / low
+
+
+def _largest(weight: Tensor, over: str, groups: int) -> Tensor:
+    """The largest size of an entry, in the shape of :func:`_sums`."""
+    size, ends = weight.abs(), list(range(2, weight.ndim))
+    if over == "all":
+        return size.amax().reshape([1] * weight.ndim)
+    if over == "fan-in":
+        return size.amax([1, *ends], keepdim=True)
+    outputs = weight.shape[0] // groups
+    found = size.amax(ends, keepdim=True) if ends else size
+    found = found.unflatten(0, (groups, outputs)).amax(1)
+    return found if groups == 1 else found.repeat_interleave(outputs, 0)
 
 
 def _sums(left: Tensor, right: Tensor, over: str, groups: int) -> Tensor:

@@ -398,7 +398,7 @@ def _weight_gradient(ctx, grad, _):
 def _fake_weight(weight, over, groups, size):
     count = {"fan-in": weight.shape[0], "fan-out": groups * weight.shape[1], "all": 1}[over]
     compute = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    return torch.empty_like(as_dense(weight)), weight.new_empty(count, dtype=compute)
+    return torch.empty_like(as_dense(weight)), weight.new_empty(2, count, dtype=compute)
 
 
 _backward_of_weight = _Operator(
@@ -408,5 +408,5 @@ _weight = _Differentiable("weight", _weight_forward, _fake_weight, _save_weight,
 
 
 def weight(weight: Tensor, over: str, groups: int, size: float) -> tuple[Tensor, Tensor]:
-    """A weight on its ball and 1/n: see :mod:`normprop.kernels.weight`."""
+    """A weight on its ball and what is kept of its norms: see :mod:`normprop.kernels.weight`."""
     return _weight(weight, over, groups, size)

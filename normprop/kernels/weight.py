@@ -19,8 +19,13 @@ What belongs together, ``over``, for a weight of shape (out, in/groups, k…):
     Everything, in parts likewise.
 
 Sums are taken in float32, or float64 for float64, in a fixed order: no atomics, so the same
-weight gives the same bits.  The norms are kept, not recomputed, for the backward pass: a number
-a neuron.
+weight gives the same bits.  The norms are kept, not recomputed, for the backward pass: two numbers
+a neuron, a power of two p and 1/‖pW‖.
+
+Squares leave the range of float32 for norms below 1e-19 or above 1e19.  So three sums are taken at
+once, of the squares of W and of two multiples of it, as Blue (1978) does, and p is 1 or the factor
+of the multiple whose sum is in range.  An entry of dW too large for the weight's type is the
+largest number of the type.
 """
 
 import math
@@ -35,6 +40,7 @@ from torch import Tensor
 from normprop.kernels import check_usable
 from normprop.kernels.activation import on_device
 from normprop.kernels.layout import as_dense, like
+from normprop.kernels.scalar import full
 
 Over = Literal["fan-in", "fan-out", "all"]
 
@@ -54,8 +60,8 @@ def forward(weight: Tensor, over: Over, groups: int, size: float) -> tuple[Tenso
         size: the norm that comes out.
 
     Returns:
-        V, of the weight's shape, type and memory format, and 1/n, one float32 or float64 a
-        neuron in the order of the weight: (out,), (in,) or (1,).
+        V, of the weight's shape, type and memory format, and 1/‖pW‖ and p, each one float32 or
+        float64 a neuron in the order of the weight: (2, out), (2, in) or (2, 1).
 
     Raises:
         ValueError: an argument is out of its range, or the tensor is not on CUDA.
@@ -71,7 +77,7 @@ def backward(
 
     Args:
         weight: as it was in :func:`forward`.
-        inverse: 1/n, the second result of :func:`forward`.
+        inverse: the second result of :func:`forward`.
         grad: G, of the weight's shape.
         over: as in :func:`forward`.
         groups: as in :func:`forward`.
@@ -98,10 +104,10 @@ def _run(weight, grad, inverse, over, groups, size):
     if inverse is None:
         # Only a weight without elements leaves them as they are.
         compute = torch.float64 if w.dtype == torch.float64 else torch.float32
-        inverse = torch.ones(neurons, dtype=compute, device=w.device)
-    elif inverse.shape != (neurons,):
+        inverse = torch.ones(2, neurons, dtype=compute, device=w.device)
+    elif inverse.shape != (2, neurons):
         raise ValueError(
-            f"inverse must have the shape ({neurons},) that the forward pass gave; it has "
+            f"inverse must have the shape (2, {neurons}) that the forward pass gave; it has "
             f"{tuple(inverse.shape)}"
         )
     if w.numel():
@@ -122,6 +128,7 @@ def _rows(tensors, bits, rows, length):
         *tensors,
         bits,
         length,
+        LARGEST=torch.finfo(tensors[0].dtype).max,
         BACKWARD=tensors[1] is not None,
         ONE=length <= block,
         BLOCK=block,
@@ -138,10 +145,11 @@ def _columns(tensors, bits, groups, rows, inputs, taps):
     parts = triton.cdiv(rows, part)
     grid = (triton.cdiv(inputs, channels), parts, groups)
     w, g, _, inverse = tensors
-    sums = torch.empty(parts, groups * inputs, dtype=inverse.dtype, device=w.device)
+    sums = torch.empty(3, parts, groups * inputs, dtype=inverse.dtype, device=w.device)
     shape = {"CHANNELS": channels, "WIDTH": width, "TILE": tile, "BACKWARD": g is not None}
     numbers = (rows, inputs, taps, groups, part)
-    _column_sums_kernel[grid](w, g, sums, *numbers, **shape)
+    _column_sums_kernel[grid](w, g, inverse, sums, *numbers, **shape)
+    shape["LARGEST"] = torch.finfo(w.dtype).max
     _column_scale_kernel[grid](*tensors, sums, bits, parts, *numbers, **shape)
 
 
@@ -149,10 +157,10 @@ def _all(tensors, bits, numel):
     part = _TILE * triton.cdiv(triton.cdiv(numel, _TILE), 4 * _PARTS)
     parts = triton.cdiv(numel, part)
     w, g, _, inverse = tensors
-    sums = torch.empty(parts, dtype=inverse.dtype, device=w.device)
+    sums = torch.empty(3, parts, dtype=inverse.dtype, device=w.device)
     shape = {"BLOCK": _TILE, "BACKWARD": g is not None}
-    _all_sums_kernel[(parts,)](w, g, sums, numel, part, **shape)
-    shape["PARTS"] = triton.next_power_of_2(parts)
+    _all_sums_kernel[(parts,)](w, g, inverse, sums, numel, part, **shape)
+    shape["PARTS"], shape["LARGEST"] = triton.next_power_of_2(parts), torch.finfo(w.dtype).max
     _all_scale_kernel[(parts,)](*tensors, sums, bits, numel, part, parts, **shape)
 
 
@@ -164,10 +172,38 @@ def _load(ptr, offsets, mask):
     return x
 
 
+# A factor for norms below the first limit, a limit for what it is applied to, and one for what
+# squares are taken of as it is; the powers of two for large norms are the inverses.
+_UP_SINGLE, _UP_DOUBLE = tl.constexpr(2.0**86), tl.constexpr(2.0**700)
+_LOW_SINGLE, _LOW_DOUBLE = tl.constexpr(2.0**-40), tl.constexpr(2.0**-400)
+_CAP_SINGLE, _CAP_DOUBLE = tl.constexpr(2.0**50), tl.constexpr(2.0**450)
+
+
 @triton.jit
-def _inverse(squares):
-    """1/√squares, and 1 where there is nothing."""
-    return 1.0 / tl.sqrt(tl.where(squares == 0, 1.0, squares))
+def _squares(w):
+    """Squares of small, middle and large entries, of which no sum overflows in its range."""
+    up: tl.constexpr = _UP_DOUBLE if w.dtype == tl.float64 else _UP_SINGLE
+    low: tl.constexpr = _LOW_DOUBLE if w.dtype == tl.float64 else _LOW_SINGLE
+    cap: tl.constexpr = _CAP_DOUBLE if w.dtype == tl.float64 else _CAP_SINGLE
+    size = tl.abs(w)
+    small = tl.minimum(size, full(w, low)) * full(w, up)
+    middle = tl.minimum(size, full(w, cap))
+    large = w * full(w, 1.0 / up)
+    return small * small, middle * middle, large * large
+
+
+@triton.jit
+def _norm(small, middle, large):
+    """1/‖pW‖ and p from the sums of the three squares, both 1 where there is nothing."""
+    up: tl.constexpr = _UP_DOUBLE if middle.dtype == tl.float64 else _UP_SINGLE
+    low: tl.constexpr = _LOW_DOUBLE if middle.dtype == tl.float64 else _LOW_SINGLE
+    one = full(middle, 1.0)
+    below = middle < full(middle, low * low)
+    above = middle > full(middle, 1.0 / (low * low))
+    power = tl.where(below, full(middle, up), tl.where(above, full(middle, 1.0 / up), one))
+    squares = tl.where(below, small, tl.where(above, large, middle))
+    empty = small == 0
+    return 1.0 / tl.sqrt(tl.where(empty, one, squares)), tl.where(empty, one, power)
 
 
 @triton.jit
@@ -184,11 +220,12 @@ def _row_kernel(
     inverse_ptr,
     bits,
     length,
+    LARGEST: tl.constexpr,
     BACKWARD: tl.constexpr,
     ONE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
+    row, rows = tl.program_id(0).to(tl.int64), tl.num_programs(0)
     start = row * length
     columns = tl.arange(0, BLOCK)
     mask = columns < length
@@ -196,37 +233,47 @@ def _row_kernel(
     g = w
     if BACKWARD:
         g = _load(g_ptr + start, columns, mask)
-    total = tl.sum(w * g, axis=0)
-    if not ONE:
-        for at in range(BLOCK, length, BLOCK):
-            inside = columns + at < length
-            part = _load(w_ptr + start, columns + at, inside)
-            if BACKWARD:
-                total += tl.sum(part * _load(g_ptr + start, columns + at, inside), axis=0)
-            else:
-                total += tl.sum(part * part, axis=0)
-    if BACKWARD:
-        inverse = tl.load(inverse_ptr + row)
+        inverse, power = tl.load(inverse_ptr + row), tl.load(inverse_ptr + rows + row)
+        along = tl.sum(w * power * inverse * g, axis=0)
+        if not ONE:
+            for at in range(BLOCK, length, BLOCK):
+                inside = columns + at < length
+                part = _load(w_ptr + start, columns + at, inside) * power * inverse
+                along += tl.sum(part * _load(g_ptr + start, columns + at, inside), axis=0)
     else:
-        inverse = _inverse(total)
+        small, middle, large = _squares(w)
+        if not ONE:
+            for at in range(BLOCK, length, BLOCK):
+                more = _squares(_load(w_ptr + start, columns + at, columns + at < length))
+                small, middle, large = small + more[0], middle + more[1], large + more[2]
+        small, middle, large = tl.sum(small, axis=0), tl.sum(middle, axis=0), tl.sum(large, axis=0)
+        inverse, power = _norm(small, middle, large)
         tl.store(inverse_ptr + row, inverse)
+        tl.store(inverse_ptr + rows + row, power)
+        along = inverse
     factor = inverse * _size(bits, w.dtype)
-    along = inverse * inverse * total
-    _store_scaled(out_ptr + start, columns, mask, w, g, factor, along, BACKWARD)
+    lines = (inverse, power, factor, along)
+    _store_scaled(out_ptr + start, columns, mask, w, g, lines, LARGEST, BACKWARD)
     if not ONE:
         for at in range(BLOCK, length, BLOCK):
             inside = columns + at < length
             w = _load(w_ptr + start, columns + at, inside)
             if BACKWARD:
                 g = _load(g_ptr + start, columns + at, inside)
-            _store_scaled(out_ptr + start, columns + at, inside, w, g, factor, along, BACKWARD)
+            _store_scaled(out_ptr + start, columns + at, inside, w, g, lines, LARGEST, BACKWARD)
 
 
 @triton.jit
-def _store_scaled(ptr, offsets, mask, w, g, factor, along, BACKWARD: tl.constexpr):
+def _store_scaled(ptr, offsets, mask, w, g, lines, LARGEST: tl.constexpr, BACKWARD: tl.constexpr):
+    """V, or dW, whose power of two comes last, as it may overflow."""
+    inverse, power, factor, along = lines
     if BACKWARD:
-        w = g - along * w
-    tl.store(ptr + offsets, (factor * w).to(ptr.dtype.element_ty), mask=mask)
+        w = (g - along * (w * power * inverse)) * factor * power
+        w = tl.where(w > full(w, LARGEST), full(w, LARGEST), w)
+        w = tl.where(w < full(w, -LARGEST), full(w, -LARGEST), w)
+    else:
+        w = w * power * factor
+    tl.store(ptr + offsets, w.to(ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -244,6 +291,7 @@ def _tile(rows, inputs, taps, part, CHANNELS: tl.constexpr, WIDTH: tl.constexpr)
 def _column_sums_kernel(
     w_ptr,
     g_ptr,
+    inverse_ptr,
     sums_ptr,
     rows,
     inputs,
@@ -258,20 +306,42 @@ def _column_sums_kernel(
     columns, inside, first, last = _tile(rows, inputs, taps, part, CHANNELS, WIDTH)
     group = tl.program_id(2).to(tl.int64)
     start = group * rows * inputs * taps
-    total = tl.zeros((CHANNELS * WIDTH,), dtype=sums_ptr.dtype.element_ty)
+    small = tl.zeros((CHANNELS * WIDTH,), dtype=sums_ptr.dtype.element_ty)
+    middle, large, inverse, power = small, small, small, small
+    if BACKWARD:
+        lane = tl.arange(0, CHANNELS * WIDTH)
+        neuron = tl.program_id(2) * inputs + tl.program_id(0) * CHANNELS + lane // WIDTH
+        inverse, power = _kept(inverse_ptr, neuron, groups * inputs, inside)
     for at in range(first, last, TILE):
         row = at + tl.arange(0, TILE)
         mask = (row < last)[:, None] & inside[None, :]
         offsets = row.to(tl.int64)[:, None] * (inputs * taps) + columns[None, :]
         w = _load(w_ptr + start, offsets, mask)
         if BACKWARD:
-            total += tl.sum(w * _load(g_ptr + start, offsets, mask), axis=0)
+            unit = w * power[None, :] * inverse[None, :]
+            middle += tl.sum(unit * _load(g_ptr + start, offsets, mask), axis=0)
         else:
-            total += tl.sum(w * w, axis=0)
-    total = tl.sum(tl.reshape(total, (CHANNELS, WIDTH)), axis=1)
+            more = _squares(w)
+            small += tl.sum(more[0], axis=0)
+            middle += tl.sum(more[1], axis=0)
+            large += tl.sum(more[2], axis=0)
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
-    at = tl.program_id(1) * groups * inputs + tl.program_id(2) * inputs + channel
-    tl.store(sums_ptr + at, total, mask=channel < inputs)
+    neurons, parts = groups * inputs, tl.num_programs(1)
+    at = tl.program_id(1) * neurons + tl.program_id(2) * inputs + channel
+    middle = tl.sum(tl.reshape(middle, (CHANNELS, WIDTH)), axis=1)
+    tl.store(sums_ptr + at, middle, mask=channel < inputs)
+    if not BACKWARD:
+        small = tl.sum(tl.reshape(small, (CHANNELS, WIDTH)), axis=1)
+        large = tl.sum(tl.reshape(large, (CHANNELS, WIDTH)), axis=1)
+        tl.store(sums_ptr + parts * neurons + at, small, mask=channel < inputs)
+        tl.store(sums_ptr + 2 * parts * neurons + at, large, mask=channel < inputs)
+
+
+@triton.jit
+def _kept(inverse_ptr, neuron, neurons, inside):
+    """What the forward pass found of these neurons."""
+    inverse = tl.load(inverse_ptr + neuron, mask=inside, other=1.0)
+    return inverse, tl.load(inverse_ptr + neurons + neuron, mask=inside, other=1.0)
 
 
 @triton.jit(do_not_specialize=["bits"])
@@ -292,6 +362,7 @@ def _column_scale_kernel(
     WIDTH: tl.constexpr,
     TILE: tl.constexpr,
     BACKWARD: tl.constexpr,
+    LARGEST: tl.constexpr,
 ):
     columns, inside, first, last = _tile(rows, inputs, taps, part, CHANNELS, WIDTH)
     group = tl.program_id(2).to(tl.int64)
@@ -299,18 +370,19 @@ def _column_scale_kernel(
     # The sums of the parts, once for every tap of a channel: the same order everywhere.
     lane = tl.arange(0, CHANNELS * WIDTH)
     channel = tl.program_id(0) * CHANNELS + lane // WIDTH
-    neuron = tl.program_id(2) * inputs + channel
-    total = tl.zeros((CHANNELS * WIDTH,), dtype=sums_ptr.dtype.element_ty)
-    for k in range(parts):
-        total += tl.load(sums_ptr + k * groups * inputs + neuron, mask=inside, other=0.0)
+    neuron, neurons = tl.program_id(2) * inputs + channel, groups * inputs
+    middle = _added_up(sums_ptr, neuron, neurons, parts, inside)
     if BACKWARD:
-        inverse = tl.load(inverse_ptr + neuron, mask=inside, other=1.0)
+        inverse, power = _kept(inverse_ptr, neuron, neurons, inside)
     else:
-        inverse = _inverse(total)
+        small = _added_up(sums_ptr + parts * neurons, neuron, neurons, parts, inside)
+        large = _added_up(sums_ptr + 2 * parts * neurons, neuron, neurons, parts, inside)
+        inverse, power = _norm(small, middle, large)
         once = inside & (lane % WIDTH == 0) & (tl.program_id(1) == 0)
         tl.store(inverse_ptr + neuron, inverse, mask=once)
-    factor = (inverse * _size(bits, inverse.dtype))[None, :]
-    along = (inverse * inverse * total)[None, :]
+        tl.store(inverse_ptr + neurons + neuron, power, mask=once)
+    factor = inverse * _size(bits, inverse.dtype)
+    lines = (inverse[None, :], power[None, :], factor[None, :], middle[None, :])
     for at in range(first, last, TILE):
         row = at + tl.arange(0, TILE)
         mask = (row < last)[:, None] & inside[None, :]
@@ -319,24 +391,39 @@ def _column_scale_kernel(
         g = w
         if BACKWARD:
             g = _load(g_ptr + start, offsets, mask)
-        _store_scaled(out_ptr + start, offsets, mask, w, g, factor, along, BACKWARD)
+        _store_scaled(out_ptr + start, offsets, mask, w, g, lines, LARGEST, BACKWARD)
+
+
+@triton.jit
+def _added_up(sums_ptr, neuron, neurons, parts, inside):
+    total = tl.load(sums_ptr + neuron, mask=inside, other=0.0)
+    for k in range(1, parts):
+        total += tl.load(sums_ptr + k * neurons + neuron, mask=inside, other=0.0)
+    return total
 
 
 @triton.jit
 def _all_sums_kernel(
-    w_ptr, g_ptr, sums_ptr, numel, part, BLOCK: tl.constexpr, BACKWARD: tl.constexpr
+    w_ptr, g_ptr, inverse_ptr, sums_ptr, numel, part, BLOCK: tl.constexpr, BACKWARD: tl.constexpr
 ):
     first = tl.program_id(0).to(tl.int64) * part
     last = tl.minimum(first + part, numel)
-    total = tl.zeros((BLOCK,), dtype=sums_ptr.dtype.element_ty)
+    small = tl.zeros((BLOCK,), dtype=sums_ptr.dtype.element_ty)
+    middle, large = small, small
     for at in range(first, last, BLOCK):
         offsets = at + tl.arange(0, BLOCK)
         w = _load(w_ptr, offsets, offsets < last)
         if BACKWARD:
-            total += w * _load(g_ptr, offsets, offsets < last)
+            unit = w * tl.load(inverse_ptr + 1) * tl.load(inverse_ptr)
+            middle += unit * _load(g_ptr, offsets, offsets < last)
         else:
-            total += w * w
-    tl.store(sums_ptr + tl.program_id(0), tl.sum(total, axis=0))
+            more = _squares(w)
+            small, middle, large = small + more[0], middle + more[1], large + more[2]
+    at, parts = tl.program_id(0), tl.num_programs(0)
+    tl.store(sums_ptr + at, tl.sum(middle, axis=0))
+    if not BACKWARD:
+        tl.store(sums_ptr + parts + at, tl.sum(small, axis=0))
+        tl.store(sums_ptr + 2 * parts + at, tl.sum(large, axis=0))
 
 
 @triton.jit(do_not_specialize=["bits"])
@@ -353,17 +440,20 @@ def _all_scale_kernel(
     BLOCK: tl.constexpr,
     BACKWARD: tl.constexpr,
     PARTS: tl.constexpr,
+    LARGEST: tl.constexpr,
 ):
     lane = tl.arange(0, PARTS)
-    total = tl.sum(tl.load(sums_ptr + lane, mask=lane < parts, other=0.0), axis=0)
+    middle = tl.sum(tl.load(sums_ptr + lane, mask=lane < parts, other=0.0), axis=0)
     if BACKWARD:
-        inverse = tl.load(inverse_ptr)
+        inverse, power = tl.load(inverse_ptr), tl.load(inverse_ptr + 1)
     else:
-        inverse = _inverse(total)
+        small = tl.sum(tl.load(sums_ptr + parts + lane, mask=lane < parts, other=0.0), axis=0)
+        large = tl.sum(tl.load(sums_ptr + 2 * parts + lane, mask=lane < parts, other=0.0), axis=0)
+        inverse, power = _norm(small, middle, large)
         if tl.program_id(0) == 0:
             tl.store(inverse_ptr, inverse)
-    factor = inverse * _size(bits, inverse.dtype)
-    along = inverse * inverse * total
+            tl.store(inverse_ptr + 1, power)
+    lines = (inverse, power, inverse * _size(bits, inverse.dtype), middle)
     first = tl.program_id(0).to(tl.int64) * part
     last = tl.minimum(first + part, numel)
     for at in range(first, last, BLOCK):
@@ -373,7 +463,7 @@ def _all_scale_kernel(
         g = w
         if BACKWARD:
             g = _load(g_ptr, offsets, mask)
-        _store_scaled(out_ptr, offsets, mask, w, g, factor, along, BACKWARD)
+        _store_scaled(out_ptr, offsets, mask, w, g, lines, LARGEST, BACKWARD)
 
 
 def _shape(weight: Tensor, over: str, groups: int) -> tuple[int, int, int]:

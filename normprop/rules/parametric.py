@@ -35,7 +35,7 @@ def parametric(
     mean, std, error, method = maximum(1, law)
     rows = forward_weight.reshape(len(forward_weight), math.prod(forward_weight.shape[1:]))
     rows = np.ascontiguousarray(rows)
-    norms = np.sqrt((rows * rows).sum(-1))
+    norms = root_mean_squares(rows)
     sums = rows.sum(-1)
     offset = np.zeros(len(rows)) if bias is None else bias
     fwd_mean = mean * sums + offset
@@ -46,7 +46,7 @@ def parametric(
     columns = back.reshape(groups, outs, ins, taps).transpose(0, 2, 1, 3)
     columns = np.ascontiguousarray(columns).reshape(groups * ins, outs * taps)
     steps = window_of(tuple(stride), back.ndim - 2, "stride") if len(stride) else ()
-    bwd_std = np.sqrt((columns * columns).sum(-1) / math.prod(steps))
+    bwd_std = root_mean_squares(columns, math.prod(steps))
 
     # NumPy adds contiguous rows pairwise, in blocks of at most 128 terms.
     ulps = 24.0 + math.log2(max(rows.shape[1], columns.shape[1], 2))
@@ -59,6 +59,23 @@ def parametric(
         ]
     )
     return Moments(fwd_mean, fwd_std, bwd_std, float(bound.max(initial=0.0)), method)
+
+
+# Outside of these, squares have left the range of float64 or are about to.
+_LEAST, _MOST = 1e-200, 1e200
+
+
+def root_mean_squares(rows: np.ndarray, count: int = 1) -> np.ndarray:
+    """Roots of the sums of squares over the last dimension, divided by ``count``, in any range."""
+    with np.errstate(over="ignore", under="ignore"):
+        squares = (rows * rows).sum(-1)
+        found = np.sqrt(squares / count)
+        if ((squares >= _LEAST) & (squares <= _MOST)).all():
+            return found
+        # By a power of two for each row, which is exact.
+        exponent = np.frexp(np.abs(rows).max(-1, initial=0.0))[1]
+        near = np.ldexp(rows, -exponent[..., None])
+        return np.ldexp(np.sqrt((near * near).sum(-1) / count), exponent)
 
 
 def weights_of(module: nn.Module) -> tuple[np.ndarray, np.ndarray | None]:

@@ -58,7 +58,7 @@ def test_the_reference_is_met(shape, groups, over, dtype, device):
     got = kernel.backward(w.to(device), inverse, g.to(device), over, groups, size)
     assert got.dtype == dtype
     # The projection is a difference: its terms are no larger than |G| and its norm over the neuron.
-    terms = size * inverse.max().item() * (g.double().abs() + g.double().norm())
+    terms = size * inverse[0].max().item() * (g.double().abs() + g.double().norm())
     error = slack * terms + stored_unit(dtype) * gradient.abs()
     assert ((got.cpu().double() - gradient).abs() <= error + torch.finfo(dtype).tiny).all()
 
@@ -139,7 +139,7 @@ def test_an_empty_weight(over, device):
         (lambda w: kernel.forward(w, "all", 4, 1.0), r"\(6, 4\) with groups = 4"),
         (lambda w: kernel.forward(w[0], "all", 1, 1.0), "must have the shape"),
         (lambda w: kernel.backward(w, w[0], w[:2], "all", 1, 1.0), "grad must have the shape"),
-        (lambda w: kernel.backward(w, w[0], w, "all", 1, 1.0), r"inverse must have .* \(1,\)"),
+        (lambda w: kernel.backward(w, w[0], w, "all", 1, 1.0), r"inverse must have .* \(2, 1\)"),
     ],
 )
 def test_what_is_out_of_range_is_refused(call, message, device):
@@ -174,3 +174,36 @@ def test_what_the_kernel_cannot_serve_is_refused(device):
         functional.normalize_weight(w, backend="fast")
     with pytest.raises(RuntimeError, match=r"does not run under torch\.compile"):
         torch.func.grad(lambda t: functional.normalize_weight(t, backend="triton").sum())(w)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("over", list(BALLS))
+def test_norms_of_the_whole_range(over, dtype, device):
+    # Every neuron of its own size, from the smallest number of the type to nearly the largest.
+    info = torch.finfo(dtype)
+    low, high = math.log2(info.smallest_normal) + math.log2(info.eps), math.log2(info.max) - 3
+    if dtype == torch.bfloat16:
+        # Triton's interpreter takes smaller ones for zeros.
+        low = math.log2(info.smallest_normal) + 4
+    for shape, groups in CASES[3:5]:
+        w, g = torch.randn(2, *shape, dtype=torch.float64)
+        sizes = torch.linspace(low, high, {"fan-in": shape[0], "fan-out": shape[1], "all": 2}[over])
+        at = {"fan-in": (-1, 1), "fan-out": (1, -1), "all": (-1, 1)}[over]
+        for exponent in sizes.view(*at, *[1] * (len(shape) - 2)).double().unsqueeze(0):
+            parts = exponent if over != "all" else exponent[:1]
+            half = torch.exp2(parts / 2)
+            scaled = (w * half * half).to(dtype).to(device)
+            ball, per = BALLS[over]
+            leaf = scaled.cpu().requires_grad_()
+            made = functional.normalize_weight(leaf, ball, per, stride=2, groups=groups)
+            (wanted,) = torch.autograd.grad(made, leaf, g.to(dtype))
+            _, _, size = eager(w, g, over, groups)
+            got, inverse = kernel.forward(scaled, over, groups, size)
+            room = 16 * stored_unit(dtype) + 64 * unit(compute(dtype))
+            assert torch.allclose(got.cpu().double(), made.detach().double(), rtol=room, atol=room)
+            back = kernel.backward(scaled, inverse, g.to(dtype).to(device), over, groups, size)
+            assert back.isfinite().all()
+            assert torch.allclose(
+                back.cpu().double(), wanted.double(), rtol=1e3 * room, atol=1e-300
+            )
