@@ -11,7 +11,6 @@ replicates is the standard error, whatever the dependence among the elements of 
 """
 
 import copy
-import difflib
 import math
 import numbers
 import os
@@ -27,6 +26,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from normprop.names import NAMED, canonical
+
 _BLOCK = 1 << 17
 """Input elements a block holds at most, unless one sample is larger: small enough for the
 caches, large enough that a layer call costs nothing beside its numbers."""
@@ -34,31 +35,6 @@ caches, large enough that a layer call costs nothing beside its numbers."""
 _LAUNCH = 1 << 34
 """Samples of a kernel's launch at most, unless one replicate has more: a fraction of a second."""
 
-_NAMED = {
-    name: getattr(nn.functional, name)
-    for name in (
-        "celu",
-        "elu",
-        "gelu",
-        "hardshrink",
-        "hardsigmoid",
-        "hardswish",
-        "hardtanh",
-        "leaky_relu",
-        "logsigmoid",
-        "mish",
-        "relu",
-        "relu6",
-        "selu",
-        "sigmoid",
-        "silu",
-        "softplus",
-        "softshrink",
-        "softsign",
-        "tanh",
-        "tanhshrink",
-    )
-}
 _WINDOWS = {
     1: (nn.MaxPool1d, nn.AvgPool1d, nn.Conv1d),
     2: (nn.MaxPool2d, nn.AvgPool2d, nn.Conv2d),
@@ -264,7 +240,7 @@ def _kernel(layer, after, shape, device, dtype, backend) -> tuple[str, tuple[flo
 
 def _known(layer) -> tuple[str, tuple[float, ...]] | None:
     if isinstance(layer, str):
-        return (layer, ()) if layer in _NAMED else None
+        return canonical(layer), ()
     if type(layer) is nn.GELU:
         return ("gelu_tanh" if layer.approximate == "tanh" else "gelu", ())
     if type(layer) is nn.PReLU and layer.weight.numel() == 1:
@@ -370,7 +346,7 @@ def _is_pure(function) -> bool:
     """Whether calls from several threads cannot meet, and none leaves anything behind."""
     modules = _modules(function)
     if not modules:
-        return function in _NAMED.values()
+        return any(function is named for named in NAMED.values())
     return all(
         type(m).__module__.startswith(("torch.nn.modules.", "normprop."))
         # Holds a function of the caller's.
@@ -744,14 +720,7 @@ def _progress_bar(progress: bool | None, total: int):
 def _prepared(layer, argument: str, device, dtype):
     """The function to run: a named one, a copy of a module, or the function as it is."""
     if isinstance(layer, str):
-        if layer in _NAMED:
-            return _NAMED[layer]
-        near = difflib.get_close_matches(layer.lower(), _NAMED, n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise ValueError(
-            f"{argument} must be one of the names {', '.join(sorted(_NAMED))}, a module or a "
-            f"function; it was {layer!r}{hint}"
-        )
+        return NAMED[canonical(layer, argument)]
     if isinstance(layer, nn.Module):
         return copy.deepcopy(layer).to(device, dtype).requires_grad_(False)
     if isinstance(layer, type) or not callable(layer):

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import lru_cache
 
-import torch
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
@@ -15,6 +14,7 @@ from normprop.functional.scale import (
     literal,
     normalized,
 )
+from normprop.names import NAMED, canonical
 
 Gate = str | Callable[[Tensor], Tensor]
 
@@ -105,9 +105,12 @@ def gate_function(gate: Gate) -> Callable[[Tensor], Tensor]:
     """What runs a gate: torch's function of that name, or the function itself."""
     if not isinstance(gate, str):
         return gate
-    rules.function_of(gate)
-    # torch.nn.functional has sigmoid and tanh too, but marks them as old.
-    return getattr(torch, gate) if gate in ("sigmoid", "tanh") else getattr(torch_functional, gate)
+    return NAMED[_name(gate)]
+
+
+@constant_when_compiled
+def _name(gate: str) -> str:
+    return canonical(gate, "gate")
 
 
 @constant_when_compiled

@@ -19,6 +19,7 @@ import numpy as np
 from normprop.gaussian.elementwise import elementwise, panel_ends
 from normprop.gaussian.functions import Function
 from normprop.gaussian.law import Normal
+from normprop.gaussian.named import FUNCTIONS
 from normprop.gaussian.normal import BEYOND, EPS, REACH, pdf
 from normprop.gaussian.quadrature import converged_mesh
 
@@ -212,7 +213,7 @@ def correlation_map(function: Function, law: Normal, correlation: float) -> Boun
     """
     if not -1.0 <= correlation <= 1.0:
         raise ValueError(f"correlation must lie in [-1, 1]; it was {correlation}")
-    if function.name == "relu" and law.mean == 0:
+    if function is FUNCTIONS["relu"] and law.mean == 0:
         return _arc_cosine(correlation)
     energies = hermite_energies(function, law)
     powers = correlation ** np.arange(1, len(energies) + 1)

@@ -9,6 +9,7 @@ from normprop import rules
 from normprop.functional.scale import Constants, Scaling, check_real, normalized, upcast
 from normprop.gaussian import Normal
 from normprop.gaussian.calibration import Calibration, calibrate_mean, calibrate_std
+from normprop.names import NAMED, canonical
 
 
 class Calibrated(nn.Module):
@@ -26,7 +27,7 @@ class Calibrated(nn.Module):
     ``"separate"`` are as in :class:`ReLU`, with the root mean square of s f'(m + sx).
 
     Args:
-        activation: a name of a function in ``torch.nn.functional``, such as ``"tanh"``.
+        activation: a name that :func:`normprop.moments` knows, such as ``"tanh"``.
         depth: number L of such layers in the stack, at least 1.
         growth: χ^L, greater than 1; by default e.
         vary: ``"std"`` to look for s at the mean ``mean``; ``"mean"`` to look for m at s = 1.
@@ -51,6 +52,9 @@ class Calibrated(nn.Module):
         scaling: Scaling = "forward",
     ) -> None:
         super().__init__()
+        if not isinstance(activation, str):
+            raise TypeError(f"activation must be a name such as 'tanh'; it was {activation!r}")
+        activation = canonical(activation, "activation")
         self.activation, self.depth, self.growth = activation, depth, growth
         self.scaling = scaling
         self.calibration = _calibration(activation, depth, growth, vary, mean)
@@ -61,7 +65,7 @@ class Calibrated(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Shift and scale the input, apply the activation, normalise."""
         check_real(input)
-        function = getattr(nn.functional, self.activation)
+        function = NAMED[self.activation]
         mean, std = self.calibration.mean, self.calibration.std
         return normalized(lambda x: function(mean + std * upcast(x)), input, self.constants)
 
@@ -84,8 +88,6 @@ def _calibration(activation, depth, growth, vary, mean) -> Calibration:
         )
     if vary not in ("std", "mean"):
         raise ValueError(f"vary must be 'std' or 'mean'; it was {vary!r}")
-    if not isinstance(activation, str):
-        raise TypeError(f"activation must be a name such as 'tanh'; it was {activation!r}")
     function = rules.function_of(activation)
     if vary == "mean":
         return calibrate_mean(function, depth, growth)

@@ -1,6 +1,5 @@
 """Elementwise functions: by name, by module, by callable."""
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from operator import attrgetter
@@ -20,6 +19,7 @@ from normprop.gaussian import (
     smooth,
 )
 from normprop.gaussian.drawn import rrelu_training
+from normprop.names import canonical
 from normprop.rules.arguments import array
 from normprop.rules.registry import Moments, describe, lookup, register
 
@@ -82,14 +82,8 @@ def resolve(layer, argument: str = "layer", kinks: Sequence[float] | None = None
                 f"{layer!r}"
             )
     if isinstance(layer, str):
-        if layer in FUNCTIONS:
-            return FUNCTIONS[layer]
-        near = difflib.get_close_matches(layer.lower(), FUNCTIONS, n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise ValueError(
-            f"{argument} must be one of the names {', '.join(sorted(FUNCTIONS))}, a module or a "
-            f"function on tensors; it was {layer!r}{hint}"
-        )
+        name = canonical(layer, argument)
+        return FUNCTIONS[name] if name in FUNCTIONS else _MORE[name]
     if isinstance(layer, type) and issubclass(layer, nn.Module):
         raise TypeError(
             f"{argument} must be an instance, such as {layer.__name__}(…); "
@@ -109,6 +103,8 @@ def resolve(layer, argument: str = "layer", kinks: Sequence[float] | None = None
         f"it was {layer!r} of type {type(layer).__name__}"
     )
 
+
+_MORE = {"gelu_tanh": smooth.gelu_tanh(), "identity": families.identity()}
 
 # Callables that are known by identity, with torch's default parameters.
 _CALLABLES = (

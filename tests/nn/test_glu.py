@@ -70,7 +70,7 @@ def test_compiled_is_eager():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: normprop.nn.GatedLinear("swish"), ValueError, "must be one of the names"),
+        (lambda: normprop.nn.GatedLinear("swift"), ValueError, "must be one of the names"),
         (lambda: normprop.nn.GatedLinear(nn.Linear(2, 2)), TypeError, "elementwise function"),
         (lambda: functional.gated_linear(torch.ones(3)), ValueError, "must have an even size"),
         (lambda: normprop.nn.GatedLinear(scaling="both"), ValueError, "scaling must be one of"),
