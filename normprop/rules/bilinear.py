@@ -19,7 +19,7 @@ import numpy as np
 from torch import nn
 
 from normprop.gaussian import Law, maximum
-from normprop.rules.parametric import root_mean_squares, weights_of
+from normprop.rules.parametric import root, weights_of
 from normprop.rules.registry import Moments, register
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -49,7 +49,7 @@ def bilinear(
     rows, columns = _sum(weight, 2), _sum(weight, 1)
     offset = np.zeros(len(weight)) if bias is None else bias
     lines = np.hypot(_norm(rows, 1), _norm(columns, 1))
-    norms = _norm(_norm(weight, 2), 1)
+    norms = root(weight, lambda squares: _sum(_sum(squares, 2), 1))
     fwd_mean = mean * mean * _sum(rows, 1) + offset
     fwd_std = std * np.hypot(mean * lines, std * norms)
 
@@ -58,7 +58,7 @@ def bilinear(
     # No sum is longer than that; NumPy adds contiguous rows pairwise.
     ulps = 48.0 + 2.0 * math.log2(max(weight.size, 2))
     for axis, sums, factor in ((2, rows, backward[0]), (1, columns, backward[1])):
-        spread = _norm(_norm(weight, axis), 0)
+        spread = root(weight, lambda squares, over=axis: _sum(_sum(squares, over), 0))
         shift = _norm(sums, 0)
         found.append(abs(factor) * np.hypot(std * spread, mean * shift))
         # A sum's rounding is relative to that of its terms without their signs.
@@ -83,7 +83,7 @@ def _sum(values: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _norm(values: np.ndarray, axis: int) -> np.ndarray:
-    return root_mean_squares(np.ascontiguousarray(np.moveaxis(values, axis, -1)))
+    return root(values, lambda squares: _sum(squares, axis))
 
 
 register(

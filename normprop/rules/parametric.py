@@ -1,7 +1,7 @@
 """Linear maps and convolutions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch import nn
@@ -35,7 +35,7 @@ def parametric(
     mean, std, error, method = maximum(1, law)
     rows = forward_weight.reshape(len(forward_weight), math.prod(forward_weight.shape[1:]))
     rows = np.ascontiguousarray(rows)
-    norms = root_mean_squares(rows)
+    norms = root(rows, lambda squares: squares.sum(-1))
     sums = rows.sum(-1)
     offset = np.zeros(len(rows)) if bias is None else bias
     fwd_mean = mean * sums + offset
@@ -46,7 +46,7 @@ def parametric(
     columns = back.reshape(groups, outs, ins, taps).transpose(0, 2, 1, 3)
     columns = np.ascontiguousarray(columns).reshape(groups * ins, outs * taps)
     steps = window_of(tuple(stride), back.ndim - 2, "stride") if len(stride) else ()
-    bwd_std = root_mean_squares(columns, math.prod(steps))
+    bwd_std = root(columns, lambda squares: squares.sum(-1) / math.prod(steps))
 
     # NumPy adds contiguous rows pairwise, in blocks of at most 128 terms.
     ulps = 24.0 + math.log2(max(rows.shape[1], columns.shape[1], 2))
@@ -61,21 +61,20 @@ def parametric(
     return Moments(fwd_mean, fwd_std, bwd_std, float(bound.max(initial=0.0)), method)
 
 
-# Outside of these, squares have left the range of float64 or are about to.
-_LEAST, _MOST = 1e-200, 1e200
+# Outside of these, squares may leave the range of float64.
+_LEAST, _MOST = 1e-100, 1e100
 
 
-def root_mean_squares(rows: np.ndarray, count: int = 1) -> np.ndarray:
-    """Roots of the sums of squares over the last dimension, divided by ``count``, in any range."""
-    with np.errstate(over="ignore", under="ignore"):
-        squares = (rows * rows).sum(-1)
-        found = np.sqrt(squares / count)
-        if ((squares >= _LEAST) & (squares <= _MOST)).all():
-            return found
-        # By a power of two for each row, which is exact.
-        exponent = np.frexp(np.abs(rows).max(-1, initial=0.0))[1]
-        near = np.ldexp(rows, -exponent[..., None])
-        return np.ldexp(np.sqrt((near * near).sum(-1) / count), exponent)
+def root(values: np.ndarray, total: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The root of a total of the squares of values, whatever their size.
+
+    A power of two is taken out, which is exact; what it leaves too small counts for nothing
+    beside the largest.
+    """
+    largest = float(np.abs(values).max(initial=0.0))
+    exponent = 0 if largest == 0 or _LEAST <= largest <= _MOST else math.frexp(largest)[1]
+    near = np.ldexp(values, -exponent) if exponent else values
+    return np.ldexp(np.sqrt(total(near * near)), exponent)
 
 
 def weights_of(module: nn.Module) -> tuple[np.ndarray, np.ndarray | None]:

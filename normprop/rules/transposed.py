@@ -22,7 +22,7 @@ from torch import nn
 
 from normprop.gaussian import Law, maximum
 from normprop.rules.arguments import window_of
-from normprop.rules.parametric import root_mean_squares, weights_of
+from normprop.rules.parametric import root, weights_of
 from normprop.rules.registry import Moments, register
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -60,19 +60,21 @@ def conv_transpose(
     rows = np.ascontiguousarray(rows).reshape(groups * width, ins, taps)
     phases = _phases(window, steps, gaps)
     sums = np.stack([_sum(rows[:, :, phases == phase]) for phase in np.unique(phases)], 1)
-    norms = root_mean_squares(rows.reshape(len(rows), -1), period)
+    norms = root(rows, lambda squares: _sum(squares) / period)
     average = sums.sum(1) / period
     # Phases without a tap have the sum 0.
     empty = period - sums.shape[1]
-    spread = np.concatenate([sums - average[:, None], *[average[:, None]] * empty], 1)
-    spread = root_mean_squares(spread, period)
+    spread = root(
+        np.column_stack([sums - average[:, None], average]),
+        lambda squares: (squares[:, :-1].sum(1) + empty * squares[:, -1]) / period,
+    )
     offset = np.zeros(len(rows)) if bias is None else bias
     fwd_mean = mean * average + offset
     fwd_std = np.hypot(std * norms, mean * spread)
 
     back = forward_weight if backward_weight is None else backward_weight
     columns = np.ascontiguousarray(back.reshape(len(back), -1))
-    bwd_std = root_mean_squares(columns)
+    bwd_std = root(columns, _sum)
 
     # NumPy adds contiguous rows pairwise, in blocks of at most 128 terms.
     ulps = 32.0 + math.log2(max(ins * taps, columns.shape[1], 2))
