@@ -59,7 +59,8 @@ def relu(law: Normal) -> Figures:
         # The floor is for squares that underflow.
         floor = 1e-153 * (s + 1.0)
         error = min(error, 16.0 * EPS * lost * (s * mean + s * std + slope) + floor)
-    return Figures(max(m, 0.0) + s * mean, s * std, slope, error, _CLOSED)
+    figures = max(m, 0.0) + s * mean, s * std, slope
+    return Figures(*figures, error, _CLOSED, min(error, 32.0 * EPS) if m >= 0 else error)
 
 
 @dataclass(frozen=True)
@@ -164,10 +165,11 @@ def spline(pieces: Spline, law: Normal) -> Figures:
     mean = start + amplitude * (b + rises)
     error_mean = start_error + amplitude * (rises_error + 4.0 * EPS * abs(b))
     square, error_square = _square_slope(slope, curve * s, tails, loose)
+    of_slope = std_error(square, error_square) + 4.0 * EPS * math.sqrt(max(square, 0.0))
     bound = max(
         error_mean + 4.0 * EPS * (abs(start) + abs(mean)),
         amplitude * (std_error(variance, error) + 4.0 * EPS * math.sqrt(max(variance, 0.0))),
-        std_error(square, error_square) + 4.0 * EPS * math.sqrt(max(square, 0.0)),
+        of_slope,
     )
     return Figures(
         mean,
@@ -175,6 +177,7 @@ def spline(pieces: Spline, law: Normal) -> Figures:
         math.sqrt(max(square, 0.0)),
         bound,
         _CLOSED,
+        of_slope,
     )
 
 
@@ -434,12 +437,13 @@ def _figures(
     # Where the mean stands in the variance, it carries the errors of all its terms.
     error_v = _weighted(variance, ulps) + pull * ulps[1] * size / scale
     std, root = math.sqrt(max(v, 0.0)), math.sqrt(max(q, 0.0))
+    of_slope = std_error(q, EPS * _weighted(slope, ulps)) + 2.0 * EPS * root
     bound = max(
         EPS * (ulps[1] * size + ulps[0] * abs(anchor)),
         scale * (std_error(v, EPS * error_v) + 2.0 * EPS * std),
-        std_error(q, EPS * _weighted(slope, ulps)) + 2.0 * EPS * root,
+        of_slope,
     )
-    return Figures(mean, scale * std, root, bound, _CLOSED)
+    return Figures(mean, scale * std, root, bound, _CLOSED, of_slope)
 
 
 def _weighted(terms: list[float], ulps: list[float]) -> float:

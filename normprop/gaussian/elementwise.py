@@ -12,7 +12,7 @@ import numpy as np
 
 from normprop.gaussian.functions import Function
 from normprop.gaussian.kinks import located
-from normprop.gaussian.law import Figures, Normal, std_error
+from normprop.gaussian.law import Figures, Normal, says_something, std_error
 from normprop.gaussian.named import FUNCTIONS
 from normprop.gaussian.normal import BEYOND, EPS, REACH, pdf
 from normprop.gaussian.quadrature import Mesh, converged_mesh
@@ -42,10 +42,25 @@ def elementwise(function: Function, law: Normal) -> Figures:
     largest figure, the integrals are computed as well, and the smaller bound wins.
 
     Raises:
-        ArithmeticError: the integrals do not converge.
+        ArithmeticError: the integrals do not converge, or no bound on them says anything.
     """
-    # A callable is described anew each time it comes: nothing to remember.
-    return _remembered(function, law) if function.both is None else integrate(function, law)
+    try:
+        # A callable is described anew each time it comes: nothing to remember.
+        found = _remembered(function, law) if function.both is None else integrate(function, law)
+    except (OverflowError, ValueError) as problem:
+        # Python's own words for numbers that left the range.
+        raise _out_of_range(function, law) from problem
+    if not says_something((found.mean, found.std, found.slope), found.error):
+        raise _out_of_range(function, law)
+    return found
+
+
+def _out_of_range(function: Function, law: Normal) -> ArithmeticError:
+    return ArithmeticError(
+        f"squares of {function.name} must stay in range under N({law.mean:g}, {law.std:g}²), and "
+        "its figures be larger than what rounding leaves of them; no bound on their errors says "
+        "anything"
+    )
 
 
 def _figures(function: Function, law: Normal) -> Figures:
@@ -176,17 +191,12 @@ def integrate(function: Function, law: Normal) -> Figures:
     error_square += cut[1] + blur[1]
     error_slope += cut[2] + blur[2]
     error_mean = error_g + EPS * (abs(value_m) + _total(weights, np.abs(values) * 16.0))
-    error = max(
-        error_mean,
-        std_error(variance, error_square),
-        std_error(slope_square, error_slope),
-    )
+    of_slope = float(std_error(slope_square, error_slope))
+    error = max(error_mean, std_error(variance, error_square), of_slope)
     if not math.isfinite(error):
-        raise ArithmeticError(
-            f"squares of {function.name} must stay in range under N({law.mean:g}, {law.std:g}²); "
-            "its figures have no bound"
-        )
-    return Figures(mean, math.sqrt(variance), math.sqrt(slope_square), float(error), "quadrature")
+        raise _out_of_range(function, law)
+    std, root = math.sqrt(variance), math.sqrt(slope_square)
+    return Figures(mean, std, root, float(error), "quadrature", of_slope)
 
 
 def _still_growing(function: Function, law: Normal) -> ArithmeticError:
@@ -231,6 +241,11 @@ def _described(function: Function, law: Normal, anchor: float) -> Sampled:
     x_error = EPS * (abs(m) + abs(anchor) + s * np.abs(mesh.nodes))
     if function.curvature is None:
         slope_error = function.log_slope * np.abs(slope) * x_error
+        if function.convex:
+            # However narrow the bend is, f' does not move more than from one end to the other.
+            x = anchor + s * mesh.nodes
+            way = np.abs(function.slope(x + x_error) - function.slope(x - x_error))
+            slope_error = np.minimum(slope_error, way + 4.0 * EPS * np.abs(slope))
     else:
         curvature = function.curvature(anchor + s * mesh.nodes)
         slope_error = curvature * x_error + EPS * function.looseness

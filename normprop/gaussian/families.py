@@ -238,6 +238,7 @@ def elu(alpha: float = 1.0, scale: float = 1.0, width: float = 1.0, name: str = 
         log_slope=1.0 / width,
         increasing=scale >= 0 and alpha >= 0,
         looseness=0.0 if alpha >= 0 else 8.0 * lipschitz,
+        convex=0 <= ratio <= 1,
         closed=figures,
     )
 

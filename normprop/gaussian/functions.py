@@ -51,6 +51,7 @@ class Function:
         jumps: sum of the absolute heights f(c+) - f(c-) of f's jumps.
         falls: height of a jump downwards, beyond which the slope is at least 1, of a function
             that counts as increasing all the same; order statistics have it in their bound.
+        convex: whether f' never decreases, or never increases.
         closed: the figures under a normal law, where there is a closed form.
     """
 
@@ -70,6 +71,7 @@ class Function:
     noise: float = 0.0
     jumps: float = 0.0
     falls: float = 0.0
+    convex: bool = False
     closed: Callable[[Normal], Figures] | None = None
 
     def farthest(self, std: float, reach: float) -> float:

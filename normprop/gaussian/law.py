@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     from normprop.gaussian.functions import Function
@@ -20,6 +24,8 @@ class Figures:
         slope: root mean square of f', the standard deviation of the gradient that passes.
         error: bound on the absolute error of each of the three.
         method: "closed form" or "quadrature".
+        slope_error: bound on the error of the slope alone, where it is known; under a wide law
+            the other two are larger by far.
     """
 
     mean: float
@@ -27,6 +33,7 @@ class Figures:
     slope: float
     error: float
     method: str
+    slope_error: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,47 @@ class Image:
 
 
 Law = Normal | Image
+
+_NOTHING = 1e-12
+_SHARE = 1e-2
+
+
+# How the errors of math.fsum and of math.sqrt, and of math.log, begin.
+_OF_PYTHON = ("-inf", "math domain error", "expected a")
+
+
+def in_range(figures: Callable) -> Callable:
+    """Let figures that leave the range of float64 on their way end in one kind of error."""
+
+    @wraps(figures)
+    def checked(*arguments, **options):
+        try:
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+                return figures(*arguments, **options)
+        except ArithmeticError as problem:
+            # Python's own words for it are no help: (34, 'Numerical result out of range').
+            ours = type(problem) is ArithmeticError
+            reason = f": {problem}" if ours else "; at this law they do not"
+            raise ValueError(f"figures must stay in the range of float64{reason}") from problem
+        except ValueError as problem:
+            if not str(problem).startswith(_OF_PYTHON):
+                raise
+            raise ValueError(
+                "figures must stay in the range of float64; at this law they do not"
+            ) from problem
+
+    return checked
+
+
+def says_something(figures: Iterable[float], error: float) -> bool:
+    """Whether figures are numbers, and a bound says more than their order.
+
+    The bound has to be at most a hundredth of the largest of them, or next to nothing.
+    """
+    sizes = [abs(figure) for figure in figures]
+    return all(map(math.isfinite, sizes)) and error <= max(
+        _SHARE * max(sizes, default=0.0), _NOTHING
+    )
 
 
 def std_error(variance: float, error: float) -> float:

@@ -18,22 +18,38 @@ import numpy as np
 
 from normprop.gaussian.elementwise import elementwise, panel_ends
 from normprop.gaussian.functions import Function
-from normprop.gaussian.law import Normal
+from normprop.gaussian.law import Figures, Normal, in_range
 from normprop.gaussian.named import FUNCTIONS
 from normprop.gaussian.normal import BEYOND, EPS, REACH, pdf
 from normprop.gaussian.quadrature import converged_mesh
 
 _HERMITE_TERMS = 128
+# Where those leave out more than this, so many.
+_LEFT_OUT, _MORE_TERMS = 1e-9, 1024
+_SHARE, _NEAR = 1e-2, 1e-3
 
 
 @dataclass(frozen=True)
 class Bounded:
-    """A number and a bound on its absolute error."""
+    """A number and a bound on its absolute error.
+
+    Raises:
+        ValueError: the number is none, or the bound says nothing.
+    """
 
     value: float
     error: float
 
+    def __post_init__(self) -> None:
+        # What is bounded here is 1, or of that order, for the layers that it is about.
+        if not (math.isfinite(self.value) and self.error <= max(_SHARE * abs(self.value), _NEAR)):
+            raise ValueError(
+                "the value must be a number, and its bound at most a hundredth of it; at this law "
+                f"it is {self.value:g} ± {self.error:.1g}"
+            )
 
+
+@in_range
 def chi(function: Function, law: Normal) -> Bounded:
     r"""Growth of the squared gradient in a forward-normalised layer.
 
@@ -45,17 +61,24 @@ def chi(function: Function, law: Normal) -> Bounded:
     Raises:
         ValueError: the function does not vary at this law.
     """
+    figures = _varying(function, law)
+    root = law.std * figures.slope / figures.std
+    of_slope = min(figures.error, figures.slope_error)
+    relative = of_slope / max(figures.slope, of_slope) + figures.error / figures.std
+    return Bounded(root * root, root * root * (2.5 * relative + 8.0 * EPS))
+
+
+def _varying(function: Function, law: Normal) -> Figures:
     figures = elementwise(function, law)
     if not figures.std > figures.error:
         raise ValueError(
             f"{function.name} must vary at N({law.mean:g}, {law.std:g}²); its standard deviation "
             f"there is {figures.std:g} ± {figures.error:.1g}"
         )
-    root = law.std * figures.slope / figures.std
-    relative = figures.error * (1.0 / max(figures.slope, figures.error) + 1.0 / figures.std)
-    return Bounded(root * root, root * root * (2.5 * relative + 8.0 * EPS))
+    return figures
 
 
+@in_range
 def scale_map(
     function: Function, law: Normal, shift: float, divisor: float, second_moment: float
 ) -> Bounded:
@@ -80,6 +103,7 @@ def scale_map(
     return Bounded(value, error + 4.0 * EPS * abs(off) * (abs(figures.mean) + abs(shift)))
 
 
+@in_range
 def scale_slope(
     function: Function, law: Normal, shift: float, divisor: float, second_moment: float
 ) -> Bounded:
@@ -199,6 +223,7 @@ def _hermite(z: np.ndarray, terms: int) -> np.ndarray:
     return np.stack(rows[1:])
 
 
+@in_range
 def correlation_map(function: Function, law: Normal, correlation: float) -> Bounded:
     r"""C(ρ), the correlation behind a layer of two inputs with correlation ρ.
 
@@ -209,18 +234,29 @@ def correlation_map(function: Function, law: Normal, correlation: float) -> Boun
     beyond its last term K.  ReLU at mean 0 has the closed form of the arc-cosine kernel.
 
     Raises:
-        ValueError: the correlation is not in [-1, 1].
+        ValueError: the correlation is not in [-1, 1], the function does not vary at this law, or
+            it is so steep that the series leaves too much out.
     """
     if not -1.0 <= correlation <= 1.0:
         raise ValueError(f"correlation must lie in [-1, 1]; it was {correlation}")
     if function is FUNCTIONS["relu"] and law.mean == 0:
         return _arc_cosine(correlation)
-    energies = hermite_energies(function, law)
-    powers = correlation ** np.arange(1, len(energies) + 1)
-    rest = max(1.0 - float(energies.sum()), 0.0)
-    value = float(energies @ powers)
-    left_out = rest * abs(correlation) ** (len(energies) + 1)
-    return Bounded(value, left_out + 64.0 * EPS * len(energies))
+    _varying(function, law)
+    if correlation == 1.0:
+        return Bounded(1.0, 0.0)
+    for terms in (_HERMITE_TERMS, _MORE_TERMS):
+        energies = hermite_energies(function, law, terms)
+        powers = correlation ** np.arange(1, terms + 1)
+        rest = max(1.0 - float(energies.sum()), 0.0)
+        left_out = rest * abs(correlation) ** (terms + 1)
+        if left_out <= _LEFT_OUT:
+            break
+    value, rounding = float(energies @ powers), 64.0 * EPS * terms
+    if correlation > 0:
+        # What is left out is positive, and no term exceeds the first power.
+        left_out = max(0.5 * (min(left_out, correlation - value)), 0.0)
+        value += left_out
+    return Bounded(value, left_out + rounding)
 
 
 def _arc_cosine(rho: float) -> Bounded:

@@ -235,6 +235,7 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> Function:
         looseness=8.0,
         jumps=abs(jump),
         falls=abs(jump),
+        convex=True,
     )
 
 

@@ -202,7 +202,10 @@ def rrelu(layer: nn.RReLU, law: Law) -> Moments:
         raise ValueError(
             "after= takes a pooling, dropout or parametric layer behind it; layer was RReLU"
         )
-    figures = rrelu_training(float(layer.lower), float(layer.upper), law)
+    try:
+        figures = rrelu_training(float(layer.lower), float(layer.upper), law)
+    except (ArithmeticError, ValueError) as problem:
+        raise ValueError(f"RReLU has no constants here: {problem}") from problem
     return Moments(figures.mean, figures.std, figures.slope, figures.error, figures.method)
 
 

@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from normprop.gaussian import Function
+from normprop.gaussian.law import in_range
 from normprop.rules.activation import activation, image_of, resolve
 from normprop.rules.arguments import check_law, shape_of
 from normprop.rules.dropout import dropout, dropout_rule
 from normprop.rules.registry import Moments, describe, lookup, rule_of
 
 
+@in_range
 def moments(
     layer: str | nn.Module | Callable,
     mean: float = 0.0,

@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from normprop.gaussian import Function, Image, Normal
+from normprop.gaussian.law import says_something
 
 CLOSED = "closed form"
 
@@ -28,6 +29,10 @@ class Moments:
 
     The figures are floats; for layers with weights they are float64 arrays, one entry for
     each output channel (forward) or input channel (backward).
+
+    Raises:
+        ValueError: a figure is no number, or the bound says nothing: it exceeds a hundredth of
+            the largest of them.
     """
 
     fwd_mean: float | np.ndarray
@@ -35,6 +40,15 @@ class Moments:
     bwd_std: float | np.ndarray
     error: float
     method: str
+
+    def __post_init__(self) -> None:
+        figures = np.hstack([self.fwd_mean, self.fwd_std, self.bwd_std]).tolist()
+        error = 0.0 if self.method.startswith("asymptotic") else self.error
+        if not says_something(figures, error):
+            raise ValueError(
+                "figures must be numbers of float64, and their bound at most a hundredth of the "
+                f"largest; at this law they are {figures[:3]} ± {self.error:.1g}"
+            )
 
 
 Rule = Callable[..., Moments]

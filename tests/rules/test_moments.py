@@ -382,7 +382,7 @@ def test_p_must_be_a_probability(p):
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("relo", "relu"), ("ReLU", "relu"), ("sigmod", "sigmoid"), ("tanhh", "tanh")]
+    ("name", "near"), [("relo", "relu"), ("rlu", "relu"), ("sigmod", "sigmoid"), ("tanhh", "tanh")]
 )
 def test_an_unknown_name_is_told_the_near_ones(name, near):
     with pytest.raises(ValueError, match=f"layer must be one of .*it was '{name}'.*'{near}'"):
