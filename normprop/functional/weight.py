@@ -216,6 +216,7 @@ class _Scaled(torch.autograd.Function):
 class _Transformed(torch.autograd.Function):
     """The same in operations that all transforms know, the norms found anew for the gradient."""
 
+    gradient_factors = (1.0,)
     generate_vmap_rule = True
 
     @staticmethod
@@ -281,6 +282,8 @@ def _saturating(weight: Tensor) -> Tensor:
 
 
 class _Saturating(torch.autograd.Function):
+    gradient_factors = (1.0,)
+
     @staticmethod
     def forward(weight):
         wide = upcast(weight)
