@@ -125,7 +125,9 @@ def look(driver, address: str, view: str) -> Sight:
         if message["method"] == "Network.requestWillBeSent"
     ]
     here = urlsplit(address).netloc
+    # What a page makes of its own text, such as a worker, comes from nowhere else.
+    inside = {"data", "blob"}
     outside = [
-        url for url in asked if urlsplit(url).scheme != "data" and urlsplit(url).netloc != here
+        url for url in asked if urlsplit(url).scheme not in inside and urlsplit(url).netloc != here
     ]
     return Sight(console, outside, page)
