@@ -19,7 +19,8 @@ from torch import nn
 from normprop.graph.trace import Trace, trace, version_of
 
 _MOST = 64
-"""Runs in search of roads."""
+"""Roads; a check, or a question from which nothing follows, costs a run, and makes none."""
+_RUNS = 1024
 
 
 @dataclass(frozen=True)
@@ -111,10 +112,11 @@ class _Search:
         answers = [d.answer for d in parent.decisions]
         for place in range(start, len(answers)):
             decision = parent.decisions[place]
-            if self.runs >= _MOST:
+            if len(self.traces) >= _MOST or self.runs >= _RUNS:
                 raise ValueError(
-                    f"the model must take few roads; after {_MOST} runs there were more, chosen "
-                    f"at {', '.join(sorted(self.chosen | {decision.where}))}"
+                    f"the model must take few roads, which at most {_RUNS} runs can show; after "
+                    f"{self.runs} runs there were {len(self.traces)} and perhaps more, chosen at "
+                    f"{', '.join(sorted(self.chosen | {decision.where}))}"
                 )
             try:
                 child = self._run((*answers[:place], not answers[place]), keep=False)
