@@ -123,20 +123,27 @@ def unpinned(requirements, distributions, pins, environment) -> list[str]:
 
     What is not installed here has no metadata to follow; its own requirements are not seen.
     """
-    exact = {canonicalize_name(pin.name): pin for pin in pins}
-    found, seen, todo = set(), set(), [(requirement, "") for requirement in requirements]
+    found, fixed, seen = {}, set(), set()
+    todo = [(requirement, "") for requirement in requirements]
     while todo:
         requirement, extra = todo.pop()
         if requirement.marker and not requirement.marker.evaluate({**environment, "extra": extra}):
             continue
         name = canonicalize_name(requirement.name)
-        found |= set(disagreements([requirement], pins))
+        # torch pins the CUDA libraries of its own build, and others of theirs name them as well.
+        if any(clause.operator == "==" for clause in requirement.specifier):
+            fixed.add(name)
+        for complaint in disagreements([requirement], pins):
+            found[name] = complaint
         for wanted in ("", *requirement.extras):
-            if (name, wanted) in seen or name not in distributions or name not in exact:
-                continue
-            seen.add((name, wanted))
-            todo += [(Requirement(text), wanted) for text in distributions[name][2]]
-    return sorted(found)
+            if (name, wanted) not in seen and name in distributions:
+                seen.add((name, wanted))
+                todo += [(Requirement(text), wanted) for text in distributions[name][2]]
+    return sorted(
+        complaint
+        for name, complaint in found.items()
+        if not (name in fixed and complaint.endswith("is not pinned"))
+    )
 
 
 def pythons_of(tried) -> list[str]:
