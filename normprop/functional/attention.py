@@ -2,13 +2,15 @@
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
 from normprop import rules
+from normprop.functional.constants import sizes_of
+from normprop.functional.keywords import Law, takes
 from normprop.functional.linear import linear
 from normprop.functional.scale import (
     Scaling,
@@ -35,6 +37,7 @@ class AttentionConstants(NamedTuple):
     value: float
 
 
+@takes(Law)
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,
@@ -43,11 +46,8 @@ def scaled_dot_product_attention(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
-    *,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    constants: AttentionConstants | None = None,
+    enable_gqa: bool = False,
+    **law: Unpack[Law],
 ) -> Tensor:
     r"""Normalised softmax(κ q kᵀ) v, κ the scale.
 
@@ -71,11 +71,11 @@ def scaled_dot_product_attention(
         dropout_p: probability of dropping a probability.
         is_causal: whether query i sees the first i keys.
         scale: κ, by default d^(-1/2).
+        enable_gqa: as in torch: a head of keys and values serves several of queries, whose
+            gradients it adds up; for every scaling but ``"forward"`` it must be ``False``.
         scaling: which figures divide in which pass.
         mean: mean of all inputs.
         std: standard deviation of all inputs, greater than 0.
-        constants: the constants, where they are at hand; then scaling, mean and std have no
-            say.
 
     Returns:
         Tensor of shape (…, L, d_v).
@@ -86,20 +86,23 @@ def scaled_dot_product_attention(
     """
     for tensor in (query, key, value):
         check_real(tensor)
-    if constants is None:
-        shapes = tuple(tuple(int(n) for n in t.shape[-2:]) for t in (query, key, value))
-        constants = attention_constants(
-            *shapes,
-            scaling,
-            literal(mean),
-            literal(std),
-            None if scale is None else literal(scale),
-            is_causal,
-            literal(dropout_p),
+    if enable_gqa and law["scaling"] != "forward":
+        raise ValueError(
+            "enable_gqa must be False for a scaling of gradients: a head of keys adds up those of "
+            f"several queries, which is not in the constants; scaling was {law['scaling']!r}"
         )
+    constants = attention_constants(
+        *(sizes_of(t)[-2:] for t in (query, key, value)),
+        law["scaling"],
+        literal(law["mean"]),
+        literal(law["std"]),
+        None if scale is None else literal(scale),
+        is_causal,
+        literal(dropout_p),
+    )
     query, key, value = divided(query, key, value, constants)
     output = torch_functional.scaled_dot_product_attention(
-        query, key, value, attn_mask, dropout_p, is_causal, scale=scale
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
     )
     return (output - constants.shift) / constants.forward
 
@@ -154,6 +157,15 @@ def _cached(
     return AttentionConstants(figures.mean, *(sigma,) * 4)
 
 
+class BallOfHeads(TypedDict, total=False):
+    """Which ball and which figures in which pass; standard deviation of the inputs of mean 0."""
+
+    scaling: Scaling
+    per: Per
+    std: float
+
+
+@takes(BallOfHeads, scaling="forward")
 def multi_head_attention(
     query: Tensor,
     key: Tensor,
@@ -167,10 +179,7 @@ def multi_head_attention(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     need_weights: bool = False,
-    *,
-    scaling: Scaling = "forward",
-    per: Per = "neuron",
-    std: float = 1.0,
+    **ball: Unpack[BallOfHeads],
 ) -> tuple[Tensor, Tensor | None]:
     r"""Multi-head attention with projections on the unit ℓ2 ball.
 
@@ -199,7 +208,9 @@ def multi_head_attention(
         is_causal: whether query i sees the first i keys; then without ``attn_mask``.
         need_weights: also return the probabilities, as dropout left them.
         scaling: which ball and which figures in which pass; under ``"separate"`` the
-            gradients of queries, keys and values have three factors.
+            gradients of queries, keys and values have three factors.  By default the forward
+            one, as the three projections usually share an input, where their gradients meet:
+            only a factor that both passes have leaves their sum's direction alone.
         per: one norm a neuron, or one a layer.
         std: standard deviation of the inputs, whose mean is taken for 0.
 
@@ -210,6 +221,7 @@ def multi_head_attention(
         TypeError: an input does not hold real numbers.
         ValueError: an argument is out of its range.
     """
+    scaling, per, std = ball["scaling"], ball["per"], ball["std"]
     for tensor in (query, key, value):
         check_real(tensor)
     projected = [
@@ -220,8 +232,8 @@ def multi_head_attention(
         x.unflatten(-1, (num_heads, x.shape[-1] // num_heads)).transpose(-2, -3) for x in projected
     )
     constants = multi_head_constants(
-        tuple(tuple(int(n) for n in x.shape[-2:]) for x in (queries, keys, values)),
-        tuple(tuple(int(n) for n in weight.shape) for weight in weights),
+        tuple(sizes_of(x)[-2:] for x in (queries, keys, values)),
+        tuple(sizes_of(weight) for weight in weights),
         scaling,
         literal(std),
         is_causal,

@@ -1,24 +1,24 @@
 """Normalised bilinear maps."""
 
 import math
+from typing import Unpack
 
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
+from normprop.functional.keywords import Ball, takes
 from normprop.functional.parametric import check_method
 from normprop.functional.scale import Scaling, check_scaling, scale_gradient
-from normprop.functional.weight import Method, Per, check_ball, scaled_weight
+from normprop.functional.weight import Per, check_ball, scaled_weight
 
 
+@takes(Ball, per="layer")
 def bilinear(
     input1: Tensor,
     input2: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    *,
-    scaling: Scaling = "backward",
-    per: Per = "layer",
-    method: Method = "normalize",
+    **ball: Unpack[Ball],
 ) -> Tensor:
     r"""Bilinear map whose weights are on the unit ℓ2 ball.
 
@@ -39,7 +39,8 @@ def bilinear(
         weight: shape (out, in1, in2).
         bias: shape (out,), not normalised.
         scaling: which ball the weights are on in which pass.
-        per: ``"neuron"`` for one norm an output, ``"layer"`` for one factor.
+        per: ``"layer"`` for one factor, which alone the backward ball has, so that it is the
+            default; ``"neuron"`` for one norm an output.
         method: as in :func:`linear`.
 
     Returns:
@@ -48,6 +49,7 @@ def bilinear(
     Raises:
         ValueError: an option is unknown, or ``per="neuron"`` is asked of the backward ball.
     """
+    scaling, per, method = ball["scaling"], ball["per"], ball["method"]
     check_bilinear(scaling, per, method)
     first, second = factors(weight) if scaling == "separate" else (1.0, 1.0)
     if method == "normalize":

@@ -1,28 +1,17 @@
 """Any elementwise function, normalised."""
 
 from collections.abc import Callable
+from typing import Unpack
 
 from torch import Tensor
 
 from normprop import rules
-from normprop.functional.scale import (
-    Constants,
-    Scaling,
-    constant_when_compiled,
-    literal,
-    normalized,
-)
+from normprop.functional.keywords import Law, takes
+from normprop.functional.scale import Constants, constant_when_compiled, literal, normalized
 
 
-def elementwise(
-    input: Tensor,
-    function: Callable[[Tensor], Tensor],
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    *,
-    constants: Constants | None = None,
-) -> Tensor:
+@takes(Law)
+def elementwise(input: Tensor, function: Callable[[Tensor], Tensor], **law: Unpack[Law]) -> Tensor:
     r"""An elementwise function of your own, normalised.
 
     .. math:: y = \frac{f(x) - \mu}{\sigma}
@@ -37,8 +26,6 @@ def elementwise(
         scaling: which standard deviation divides in which pass, as in :func:`relu`.
         mean: mean of the input.
         std: standard deviation of the input, greater than 0.
-        constants: the constants, where they are at hand; then scaling, mean and std have no
-            say.
 
     Returns:
         Tensor of the shape and type of ``input``.
@@ -48,14 +35,10 @@ def elementwise(
         ValueError: it is not elementwise, not finite or not differentiable, its integrals do
             not converge, or an argument is out of its range.
     """
-    if constants is None:
-        constants = elementwise_constants(function, scaling, literal(mean), literal(std))
+    constants = _constants(function, law["scaling"], literal(law["mean"]), literal(law["std"]))
     return normalized(function, input, constants)
 
 
 @constant_when_compiled
-def elementwise_constants(
-    function: Callable[[Tensor], Tensor], scaling: Scaling, mean: float, std: float
-) -> Constants:
-    """Constants of an elementwise function at this input law."""
+def _constants(function, scaling, mean, std) -> Constants:
     return Constants.of(rules.moments(function, mean, std), scaling)

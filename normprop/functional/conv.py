@@ -1,32 +1,19 @@
 """Normalised convolution, in one to three dimensions."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Unpack
 
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
+from normprop.functional.constants import SHAPES
+from normprop.functional.keywords import Ball, named, takes
 from normprop.functional.parametric import Absorbed, apply
-from normprop.functional.scale import Scaling
-from normprop.functional.weight import Method, Per
 
 Size = int | tuple[int, ...]
 
-
-def conv1d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Size = 1,
-    padding: Size | str = 0,
-    dilation: Size = 1,
-    groups: int = 1,
-    *,
-    scaling: Scaling = "backward",
-    per: Per = "neuron",
-    method: Method = "normalize",
-    absorbed: Absorbed | None = None,
-) -> Tensor:
-    r"""Convolution whose weights are on the unit ℓ2 ball.
+_DOC = r"""Convolution whose weights are on the unit ℓ2 ball.
 
     Under ``"forward"`` the weights of each output channel have Σ W² = 1, over fan-in and
     taps.  Under ``"backward"`` those of each input channel have Σ W² = ∏stride, over its
@@ -39,8 +26,8 @@ def conv1d(
     Zero padding leaves less variance at the border, in both passes.
 
     Args:
-        input: shape (N, in, L) or (in, L).
-        weight: shape (out, in/groups, k).
+        input: shape SHAPES.
+        weight: shape (out, in/groups, k…).
         bias: shape (out,), not normalised.
         stride: as in torch; likewise padding, dilation and groups.
         padding: as in torch.
@@ -57,63 +44,41 @@ def conv1d(
     Raises:
         ValueError: an option is unknown, or a shift is to be absorbed under zero padding.
     """
-    _check_shift(absorbed, padding)
-    function = partial(
-        torch_functional.conv1d, stride=stride, padding=padding, dilation=dilation, groups=groups
-    )
-    return apply(function, input, weight, bias, scaling, per, method, stride, groups, absorbed)
 
 
-def conv2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Size = 1,
-    padding: Size | str = 0,
-    dilation: Size = 1,
-    groups: int = 1,
-    *,
-    scaling: Scaling = "backward",
-    per: Per = "neuron",
-    method: Method = "normalize",
-    absorbed: Absorbed | None = None,
-) -> Tensor:
-    """Convolution in two dimensions whose weights are on the unit ℓ2 ball.
-
-    ``input`` has shape (N, in, H, W) or (in, H, W), ``weight`` (out, in/groups, kH, kW);
-    everything else is as in :func:`conv1d`.
-    """
-    _check_shift(absorbed, padding)
-    function = partial(
-        torch_functional.conv2d, stride=stride, padding=padding, dilation=dilation, groups=groups
-    )
-    return apply(function, input, weight, bias, scaling, per, method, stride, groups, absorbed)
+def in_dimensions(make: Callable[[int], Callable], dims: int, name: str, doc: str) -> Callable:
+    """The convolution that ``make`` makes for so many dimensions, under its name."""
+    doc = doc.replace("SHAPES", SHAPES[dims].replace("C", "in"))
+    return named(make(dims), f"{name}{dims}d", doc)
 
 
-def conv3d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Size = 1,
-    padding: Size | str = 0,
-    dilation: Size = 1,
-    groups: int = 1,
-    *,
-    scaling: Scaling = "backward",
-    per: Per = "neuron",
-    method: Method = "normalize",
-    absorbed: Absorbed | None = None,
-) -> Tensor:
-    """Convolution in three dimensions whose weights are on the unit ℓ2 ball.
+def _conv(dims: int) -> Callable:
+    run = getattr(torch_functional, f"conv{dims}d")
 
-    ``input`` has shape (N, in, D, H, W) or (in, D, H, W), ``weight``
-    (out, in/groups, kD, kH, kW); everything else is as in :func:`conv1d`.
-    """
-    _check_shift(absorbed, padding)
-    function = partial(
-        torch_functional.conv3d, stride=stride, padding=padding, dilation=dilation, groups=groups
-    )
-    return apply(function, input, weight, bias, scaling, per, method, stride, groups, absorbed)
+    @takes(Ball)
+    def conv(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        *,
+        absorbed: Absorbed | None = None,
+        **ball: Unpack[Ball],
+    ) -> Tensor:
+        _check_shift(absorbed, padding)
+        function = partial(run, stride=stride, padding=padding, dilation=dilation, groups=groups)
+        geometry = {"stride": stride, "groups": groups}
+        return apply(function, input, weight, bias, **ball, **geometry, absorbed=absorbed)
+
+    return conv
+
+
+conv1d = in_dimensions(_conv, 1, "conv", _DOC)
+conv2d = in_dimensions(_conv, 2, "conv", _DOC)
+conv3d = in_dimensions(_conv, 3, "conv", _DOC)
 
 
 def _check_shift(absorbed: Absorbed | None, padding: Size | str) -> None:

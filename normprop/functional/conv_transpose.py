@@ -1,32 +1,17 @@
 """Normalised transposed convolution, in one to three dimensions."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Unpack
 
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
-from normprop.functional.conv import Size
+from normprop.functional.conv import Size, in_dimensions
+from normprop.functional.keywords import Ball, takes
 from normprop.functional.parametric import Absorbed, apply
-from normprop.functional.scale import Scaling
-from normprop.functional.weight import Method, Per
 
-
-def conv_transpose1d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Size = 1,
-    padding: Size = 0,
-    output_padding: Size = 0,
-    groups: int = 1,
-    dilation: Size = 1,
-    *,
-    scaling: Scaling = "backward",
-    per: Per = "neuron",
-    method: Method = "normalize",
-    absorbed: Absorbed | None = None,
-) -> Tensor:
-    r"""Transposed convolution whose weights are on the unit ℓ2 ball.
+_DOC = r"""Transposed convolution whose weights are on the unit ℓ2 ball.
 
     Under ``"forward"`` the weights of each output channel have Σ W² = ∏stride, over its group's
     inputs and taps: averaged over a period of the stride, a signal of unit variance keeps it,
@@ -41,8 +26,8 @@ def conv_transpose1d(
     fewer inputs meet.
 
     Args:
-        input: shape (N, in, L) or (in, L).
-        weight: shape (in, out/groups, k).
+        input: shape SHAPES.
+        weight: shape (in, out/groups, k…).
         bias: shape (out,), not normalised.
         stride: as in torch; likewise padding, output_padding, groups and dilation.
         padding: as in torch.
@@ -61,96 +46,39 @@ def conv_transpose1d(
     Raises:
         ValueError: an option is unknown, or a shift of the input is to be absorbed.
     """
-    function = partial(
-        torch_functional.conv_transpose1d,
-        stride=stride,
-        padding=padding,
-        output_padding=output_padding,
-        groups=groups,
-        dilation=dilation,
-    )
-    return _apply(function, input, weight, bias, scaling, per, method, absorbed)
 
 
-def conv_transpose2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Size = 1,
-    padding: Size = 0,
-    output_padding: Size = 0,
-    groups: int = 1,
-    dilation: Size = 1,
-    *,
-    scaling: Scaling = "backward",
-    per: Per = "neuron",
-    method: Method = "normalize",
-    absorbed: Absorbed | None = None,
-) -> Tensor:
-    """Transposed convolution in two dimensions whose weights are on the unit ℓ2 ball.
+def _conv_transpose(dims: int) -> Callable:
+    run = getattr(torch_functional, f"conv_transpose{dims}d")
 
-    ``input`` has shape (N, in, H, W) or (in, H, W), ``weight`` (in, out/groups, kH, kW);
-    everything else is as in :func:`conv_transpose1d`.
-    """
-    function = partial(
-        torch_functional.conv_transpose2d,
-        stride=stride,
-        padding=padding,
-        output_padding=output_padding,
-        groups=groups,
-        dilation=dilation,
-    )
-    return _apply(function, input, weight, bias, scaling, per, method, absorbed)
+    @takes(Ball)
+    def conv(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Size = 1,
+        padding: Size = 0,
+        output_padding: Size = 0,
+        groups: int = 1,
+        dilation: Size = 1,
+        *,
+        absorbed: Absorbed | None = None,
+        **ball: Unpack[Ball],
+    ) -> Tensor:
+        if absorbed is not None and absorbed.before.shift:
+            raise ValueError(
+                "a shift of the input must be 0 for a transposed convolution, whose outputs see "
+                f"different taps; it was {absorbed.before.shift}"
+            )
+        geometry = {"stride": stride, "groups": groups}
+        window = {"padding": padding, "output_padding": output_padding, "dilation": dilation}
+        function = partial(run, **geometry, **window)
+        more = {"absorbed": absorbed, "transposed": True}
+        return apply(function, input, weight, bias, **ball, **geometry, **more)
 
-
-def conv_transpose3d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Size = 1,
-    padding: Size = 0,
-    output_padding: Size = 0,
-    groups: int = 1,
-    dilation: Size = 1,
-    *,
-    scaling: Scaling = "backward",
-    per: Per = "neuron",
-    method: Method = "normalize",
-    absorbed: Absorbed | None = None,
-) -> Tensor:
-    """Transposed convolution in three dimensions whose weights are on the unit ℓ2 ball.
-
-    ``input`` has shape (N, in, D, H, W) or (in, D, H, W), ``weight``
-    (in, out/groups, kD, kH, kW); everything else is as in :func:`conv_transpose1d`.
-    """
-    function = partial(
-        torch_functional.conv_transpose3d,
-        stride=stride,
-        padding=padding,
-        output_padding=output_padding,
-        groups=groups,
-        dilation=dilation,
-    )
-    return _apply(function, input, weight, bias, scaling, per, method, absorbed)
+    return conv
 
 
-def _apply(function, input, weight, bias, scaling, per, method, absorbed) -> Tensor:
-    if absorbed is not None and absorbed.before.shift:
-        raise ValueError(
-            "a shift of the input must be 0 for a transposed convolution, whose outputs see "
-            f"different taps; it was {absorbed.before.shift}"
-        )
-    options = function.keywords
-    return apply(
-        function,
-        input,
-        weight,
-        bias,
-        scaling,
-        per,
-        method,
-        options["stride"],
-        options["groups"],
-        absorbed,
-        transposed=True,
-    )
+conv_transpose1d = in_dimensions(_conv_transpose, 1, "conv_transpose", _DOC)
+conv_transpose2d = in_dimensions(_conv_transpose, 2, "conv_transpose", _DOC)
+conv_transpose3d = in_dimensions(_conv_transpose, 3, "conv_transpose", _DOC)

@@ -1,6 +1,7 @@
 """Normalised dropout."""
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch.nn import functional as torch_functional
 
 from normprop import rules
 from normprop.functional.fused import Backend, is_transformed, wants_triton
+from normprop.functional.keywords import Keeps, LawKept, LawKeptOnBackend, by_place, tabled
 from normprop.functional.scale import (
     Constants,
     Scaling,
@@ -15,11 +17,10 @@ from normprop.functional.scale import (
     constant_when_compiled,
     literal,
     normalized,
+    refuse_inplace,
     refuse_separate,
     upcast,
 )
-
-Keeps = Literal["variance", "mean"]
 
 
 class DropoutConstants(NamedTuple):
@@ -37,19 +38,7 @@ class AlphaDropoutConstants(NamedTuple):
     evaluation: float
 
 
-def dropout(
-    input: Tensor,
-    p: float = 0.5,
-    training: bool = True,
-    *,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    eval: Keeps = "variance",
-    constants: DropoutConstants | None = None,
-    backend: Backend = "auto",
-) -> Tensor:
-    r"""Normalised dropout, p the probability of dropping, q = 1 - p that of keeping.
+_DROPOUT = r"""Normalised dropout, p the probability of dropping, q = 1 - p that of keeping.
 
     .. math:: y = \frac{x \cdot \mathrm{mask}/q - m}{\sigma}, \qquad
         \sigma_f^2 = \frac{s^2 + p m^2}{q}, \qquad \sigma_b = q^{-1/2}
@@ -63,16 +52,15 @@ def dropout(
     differ because E y = √q·x while Var y = Var x in training.
 
     Args:
-        input: any shape.
+        input: SHAPES.
         p: probability of dropping, 0 ≤ p < 1.
         training: whether to drop.
+        inplace: must be ``False``; there so that torch's arguments fit.
         scaling: which standard deviation divides in which pass; in evaluation the gradient
             is the true one.
         mean: mean of the input.
         std: standard deviation of the input, greater than 0.
         eval: what evaluation keeps of training.
-        constants: the constants, where they are at hand; then scaling, mean, std and eval
-            have no say.
         backend: ``"eager"`` for PyTorch's operations, ``"triton"`` for one kernel each way that
             stores no mask, ``"auto"`` for the second wherever it can run.  The two draw
             different masks from the same seed of torch's generator.
@@ -86,83 +74,7 @@ def dropout(
             on a GPU, or for channels of an input without batch and channels.
         RuntimeError: ``"triton"`` was asked for in compiled code or under a transform.
     """
-    constants = constants or _constants(p, scaling, mean, std, eval)
-    return _dropout(torch_functional.dropout, 0, input, p, training, constants, backend)
-
-
-def dropout1d(
-    input: Tensor,
-    p: float = 0.5,
-    training: bool = True,
-    *,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    eval: Keeps = "variance",
-    constants: DropoutConstants | None = None,
-    backend: Backend = "auto",
-) -> Tensor:
-    """Normalised dropout of whole channels of an input of shape (N, C, L) or (C, L).
-
-    Everything else is as in :func:`dropout`: the figures of one element do not depend on
-    what is dropped with it.
-    """
-    constants = constants or _constants(p, scaling, mean, std, eval)
-    return _dropout(torch_functional.dropout1d, 1, input, p, training, constants, backend)
-
-
-def dropout2d(
-    input: Tensor,
-    p: float = 0.5,
-    training: bool = True,
-    *,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    eval: Keeps = "variance",
-    constants: DropoutConstants | None = None,
-    backend: Backend = "auto",
-) -> Tensor:
-    """Normalised dropout of whole channels of an input of shape (N, C, H, W).
-
-    Everything else is as in :func:`dropout1d`.
-    """
-    constants = constants or _constants(p, scaling, mean, std, eval)
-    return _dropout(torch_functional.dropout2d, 2, input, p, training, constants, backend)
-
-
-def dropout3d(
-    input: Tensor,
-    p: float = 0.5,
-    training: bool = True,
-    *,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    eval: Keeps = "variance",
-    constants: DropoutConstants | None = None,
-    backend: Backend = "auto",
-) -> Tensor:
-    """Normalised dropout of whole channels of an input of shape (N, C, D, H, W).
-
-    Everything else is as in :func:`dropout1d`.
-    """
-    constants = constants or _constants(p, scaling, mean, std, eval)
-    return _dropout(torch_functional.dropout3d, 3, input, p, training, constants, backend)
-
-
-def alpha_dropout(
-    input: Tensor,
-    p: float = 0.5,
-    training: bool = False,
-    *,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    eval: Keeps = "variance",
-    constants: AlphaDropoutConstants | None = None,
-) -> Tensor:
-    r"""Normalised alpha dropout, p the probability of dropping, q = 1 - p that of keeping.
+_ALPHA = r"""Normalised alpha dropout, p the probability of dropping, q = 1 - p that of keeping.
 
     torch's, with α = 1.758…, SELU's least value made positive, and a = (q(1 + pα²))^(-1/2), is
     a(x·mask - α(1 - mask)) + aαp; here
@@ -177,16 +89,15 @@ def alpha_dropout(
     with ``eval="mean"`` the mean over the masks, c = aq/σ.
 
     Args:
-        input: any shape.
+        input: SHAPES.
         p: probability of dropping, 0 ≤ p < 1.
         training: whether to drop.
+        inplace: must be ``False``; there so that torch's arguments fit.
         scaling: which standard deviation divides in which pass; in evaluation the gradient
             is the true one.
         mean: mean of the input.
         std: standard deviation of the input, greater than 0.
         eval: what evaluation keeps of training.
-        constants: the constants, where they are at hand; then scaling, mean, std and eval
-            have no say.
 
     Returns:
         Tensor of the shape and type of ``input``.
@@ -194,53 +105,77 @@ def alpha_dropout(
     Raises:
         ValueError: an argument is out of its range; p = 1 is.
     """
-    return _alpha_dropout(
-        torch_functional.alpha_dropout, input, p, training, scaling, mean, std, eval, constants
-    )
 
 
-def feature_alpha_dropout(
+def _dropout(name: str, shapes: str, doc: str) -> Callable[..., Tensor]:
+    """Dropout by the function of that name of torch."""
+    run = getattr(torch_functional, name)
+    # Of what is dropped together, the dimensions behind the channels.
+    dims = int(name[-2]) if name.endswith("d") else 0
+
+    def body(arguments, law):
+        input, p, training, backend = *_checked(arguments), law.pop("backend")
+        constants = dropout_constants(*_literals(p, law))
+        return with_mask(run, dims, input, p, training, constants, backend)
+
+    own = by_place(run)
+    return tabled(name, own, LawKeptOnBackend, body, doc.replace("SHAPES", shapes))
+
+
+def _alpha_dropout(name: str, shapes: str, doc: str) -> Callable[..., Tensor]:
+    run = getattr(torch_functional, name)
+
+    def body(arguments, law):
+        input, p, training = _checked(arguments)
+        constants = alpha_dropout_constants(*_literals(p, law))
+        return with_alpha(run, input, p, training, constants)
+
+    return tabled(name, by_place(run), LawKept, body, doc.replace("SHAPES", shapes))
+
+
+def _checked(arguments) -> tuple[Tensor, float, bool]:
+    refuse_inplace(arguments["inplace"])
+    return arguments["input"], arguments["p"], arguments["training"]
+
+
+def _literals(p: float, law) -> tuple:
+    return literal(p), law["scaling"], literal(law["mean"]), literal(law["std"]), law["eval"]
+
+
+_CHANNELS = "shape %s, of which whole channels are dropped"
+
+dropout = _dropout("dropout", "any shape", _DROPOUT)
+dropout1d = _dropout("dropout1d", _CHANNELS % "(N, C, L) or (C, L)", _DROPOUT)
+dropout2d = _dropout("dropout2d", _CHANNELS % "(N, C, H, W)", _DROPOUT)
+dropout3d = _dropout("dropout3d", _CHANNELS % "(N, C, D, H, W)", _DROPOUT)
+alpha_dropout = _alpha_dropout("alpha_dropout", "any shape", _ALPHA)
+feature_alpha_dropout = _alpha_dropout("feature_alpha_dropout", _CHANNELS % "(N, C, …)", _ALPHA)
+
+
+def with_alpha(
+    function: Callable,
     input: Tensor,
-    p: float = 0.5,
-    training: bool = False,
-    *,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    eval: Keeps = "variance",
-    constants: AlphaDropoutConstants | None = None,
+    p: float,
+    training: bool,
+    constants: AlphaDropoutConstants,
 ) -> Tensor:
-    """Normalised alpha dropout of whole channels of an input of shape (N, C, …).
-
-    Everything else is as in :func:`alpha_dropout`.
-    """
-    return _alpha_dropout(
-        torch_functional.feature_alpha_dropout,
-        input,
-        p,
-        training,
-        scaling,
-        mean,
-        std,
-        eval,
-        constants,
-    )
-
-
-def _alpha_dropout(function, input, p, training, scaling, mean, std, eval, constants):
-    if constants is None:
-        constants = alpha_dropout_constants(literal(p), scaling, literal(mean), literal(std), eval)
+    """Alpha dropout by a function of torch, with these constants."""
     if training:
         return normalized(lambda x: function(x, p, training=True), input, constants.training)
     check_real(input)
     return ((upcast(input) - constants.center) * constants.evaluation).to(input.dtype)
 
 
-def _constants(p, scaling, mean, std, eval) -> DropoutConstants:
-    return dropout_constants(literal(p), scaling, literal(mean), literal(std), eval)
-
-
-def _dropout(function, dims, input, p, training, constants, backend):
+def with_mask(
+    function: Callable,
+    dims: int,
+    input: Tensor,
+    p: float,
+    training: bool,
+    constants: DropoutConstants,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Dropout by a function of torch, of so many dimensions behind the channels."""
     check_real(input)
     transformed = is_transformed(input)
     triton = wants_triton(input, backend, transformed)

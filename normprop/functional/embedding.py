@@ -5,6 +5,7 @@ import math
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
+from normprop.functional.keywords import given_by_name
 from normprop.functional.parametric import check_method
 from normprop.functional.weight import Method, scaled_weight
 
@@ -13,6 +14,8 @@ def embedding(
     input: Tensor,
     weight: Tensor,
     padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
     *,
@@ -26,13 +29,13 @@ def embedding(
     that are looked up are normalised.  A row of zeros, such as that of ``padding_idx``, stays
     zero.  There is no other pass to normalise: no gradient reaches a token.
 
-    torch's ``max_norm``, which changes the weight as it is looked up, has no place here: the
-    norms are given.
-
     Args:
         input: integers, any shape.
         weight: shape (tokens, dim).
         padding_idx: as in torch.
+        max_norm: must be ``None``: it would change the weight as it is looked up, and the norms
+            are given; so that norm_type has no effect.
+        norm_type: as in torch.
         scale_grad_by_freq: as in torch.
         sparse: as in torch.
         method: ``"normalize"`` normalises what is looked up, so that the gradient of a row is
@@ -43,13 +46,24 @@ def embedding(
         Tensor of the shape of ``input`` with one more dimension, of size dim.
 
     Raises:
-        ValueError: ``method`` is unknown.
+        ValueError: ``method`` is unknown, or ``max_norm`` is given.
     """
+    given_by_name("embedding", (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse))
     check_method(method, "neuron")
+    refuse_max_norm(max_norm)
     rows = torch_functional.embedding(
-        input, weight, padding_idx, None, 2.0, scale_grad_by_freq, sparse
+        input, weight, padding_idx, None, norm_type, scale_grad_by_freq, sparse
     )
     return normalize_rows(rows) if method == "normalize" else rows
+
+
+def refuse_max_norm(max_norm: float | None) -> None:
+    """Refuse a bound of the norms, which are given."""
+    if max_norm is not None:
+        raise ValueError(
+            "max_norm must be None: a normalised embedding gives its rows the norm √dim; "
+            f"it was {max_norm}"
+        )
 
 
 def normalize_rows(weight: Tensor) -> Tensor:

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Unpack
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as torch_functional
 
 from normprop import rules
+from normprop.functional.constants import constants_of
+from normprop.functional.keywords import Law, takes
 from normprop.functional.scale import (
     Constants,
     Scaling,
@@ -19,14 +22,11 @@ from normprop.names import NAMED, canonical
 Gate = str | Callable[[Tensor], Tensor]
 
 
+@takes(Law)
 def glu(
     input: Tensor,
     dim: int = -1,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    *,
-    constants: Constants | None = None,
+    **law: Unpack[Law],
 ) -> Tensor:
     r"""Normalised gated linear unit.
 
@@ -44,8 +44,6 @@ def glu(
         scaling: which standard deviation divides in which pass.
         mean: mean of the input.
         std: standard deviation of the input, greater than 0.
-        constants: the constants, where they are at hand; then scaling, mean and std have no
-            say.
 
     Returns:
         Tensor of half the size along ``dim``.
@@ -53,19 +51,15 @@ def glu(
     Raises:
         ValueError: an argument is out of its range.
     """
-    constants = constants or gated_constants("sigmoid", scaling, literal(mean), literal(std))
-    return normalized(lambda x: torch_functional.glu(x, dim), input, constants)
+    return normalized(lambda x: torch_functional.glu(x, dim), input, constants_of(nn.GLU, law))
 
 
+@takes(Law)
 def gated_linear(
     input: Tensor,
     gate: Gate = "silu",
     dim: int = -1,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    *,
-    constants: Constants | None = None,
+    **law: Unpack[Law],
 ) -> Tensor:
     r"""Normalised unit a·g(b) with a gate of your choice, a and b the halves of the input.
 
@@ -75,10 +69,7 @@ def gated_linear(
         input: any shape whose size along ``dim`` is even.
         gate: g, the name of an activation or an elementwise function on tensors.
         dim: where the halves are.
-        scaling: as in :func:`glu`; likewise mean, std and constants.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
-        constants: the constants, where they are at hand.
+        scaling: as in :func:`glu`; likewise mean and std.
 
     Returns:
         Tensor of half the size along ``dim``.
@@ -87,18 +78,18 @@ def gated_linear(
         TypeError: the gate is no elementwise function.
         ValueError: an argument is out of its range, or the size along ``dim`` is odd.
     """
-    constants = constants or gated_constants(gate, scaling, literal(mean), literal(std))
+    constants = _constants(gate, law["scaling"], literal(law["mean"]), literal(law["std"]))
+    return normalized(lambda x: gated(x, gate, dim), input, constants)
+
+
+def gated(input: Tensor, gate: Gate, dim: int) -> Tensor:
+    """a·g(b), as torch has it for a sigmoid alone."""
     if input.shape[dim] % 2:
         raise ValueError(
             f"input must have an even size along dim {dim}; its shape was {tuple(input.shape)}"
         )
-    run = gate_function(gate)
-
-    def unit(x: Tensor) -> Tensor:
-        value, gating = x.chunk(2, dim)
-        return value * run(gating)
-
-    return normalized(unit, input, constants)
+    value, gating = input.chunk(2, dim)
+    return value * gate_function(gate)(gating)
 
 
 def gate_function(gate: Gate) -> Callable[[Tensor], Tensor]:
@@ -114,11 +105,9 @@ def _name(gate: str) -> str:
 
 
 @constant_when_compiled
-def gated_constants(gate: Gate, scaling: Scaling, mean: float, std: float) -> Constants:
-    """Constants of a·gate(b) at this input law."""
-    if isinstance(gate, str):
-        return _cached(gate, scaling, mean, std)
-    return _found(gate, scaling, mean, std)
+def _constants(gate: Gate, scaling: Scaling, mean: float, std: float) -> Constants:
+    found = _remembered if isinstance(gate, str) else _found
+    return found(gate, scaling, mean, std)
 
 
 def _found(gate: Gate, scaling: Scaling, mean: float, std: float) -> Constants:
@@ -126,4 +115,4 @@ def _found(gate: Gate, scaling: Scaling, mean: float, std: float) -> Constants:
     return Constants.of(figures, scaling)
 
 
-_cached = lru_cache(maxsize=1024, typed=True)(_found)
+_remembered = lru_cache(maxsize=1024, typed=True)(_found)

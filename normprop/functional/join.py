@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from normprop import rules
+from normprop.functional.keywords import LawsOfParts, takes
 from normprop.functional.scale import (
     Constants,
     Scaling,
@@ -17,7 +19,7 @@ from normprop.functional.scale import (
 )
 from normprop.functional.shape import moved
 
-Figures = float | Sequence[float]
+OneOrEach = float | Sequence[float]
 
 
 def residual(skip: Tensor, branch: Tensor, weight: float = math.sqrt(0.5)) -> Tensor:
@@ -62,15 +64,8 @@ def residual(skip: Tensor, branch: Tensor, weight: float = math.sqrt(0.5)) -> Te
     return output.to(wanted)
 
 
-def cat(
-    tensors: Sequence[Tensor],
-    dim: int = 0,
-    *,
-    scaling: Scaling = "backward",
-    mean: Figures = 0.0,
-    std: Figures = 1.0,
-    constants: Constants | None = None,
-) -> Tensor:
+@takes(LawsOfParts)
+def cat(tensors: Sequence[Tensor], dim: int = 0, **law: Unpack[LawsOfParts]) -> Tensor:
     r"""Normalised concatenation: one shift and one scale for all parts.
 
     .. math:: \mu = \sum_k r_k\,\mathrm{mean}_k, \qquad
@@ -88,8 +83,6 @@ def cat(
         scaling: which standard deviation divides in which pass.
         mean: mean of the parts, one or one a part.
         std: standard deviation of the parts, one or one a part, greater than 0.
-        constants: the constants, where they are at hand; then scaling, mean and std have no
-            say.
 
     Returns:
         Tensor.
@@ -103,23 +96,22 @@ def cat(
         raise ValueError("there must be at least 1 tensor; there was none")
     for tensor in tensors:
         check_real(tensor)
-    if constants is None:
-        sizes = tuple(int(t.shape[dim]) for t in tensors)
-        constants = cat_constants(sizes, scaling, _literals(mean), _literals(std))
+    sizes = tuple(int(t.shape[dim]) for t in tensors)
+    laws = _literals(law["mean"]), _literals(law["std"])
+    constants = _constants(sizes, law["scaling"], *laws)
     return moved(lambda x: x, torch.cat(tensors, dim), constants)
 
 
-def _literals(figures: Figures) -> Figures:
+def _literals(figures: OneOrEach) -> OneOrEach:
     if isinstance(figures, Sequence):
         return tuple(literal(figure) for figure in figures)
     return literal(figures)
 
 
 @constant_when_compiled
-def cat_constants(
-    sizes: tuple[int, ...], scaling: Scaling, mean: Figures, std: Figures
+def _constants(
+    sizes: tuple[int, ...], scaling: Scaling, mean: OneOrEach, std: OneOrEach
 ) -> Constants:
-    """Constants of a concatenation of parts of these sizes."""
     means, stds = (_each(name, f, len(sizes)) for name, f in (("mean", mean), ("std", std)))
     filled = [(n, m, s) for n, m, s in zip(sizes, means, stds, strict=True) if n]
     laws = [rules.check_law(m, s) for _, m, s in filled] or [rules.check_law(means[0], stds[0])]
@@ -128,7 +120,7 @@ def cat_constants(
     return Constants.of(figures, scaling)
 
 
-def _each(name: str, figures: Figures, parts: int) -> Sequence[float]:
+def _each(name: str, figures: OneOrEach, parts: int) -> Sequence[float]:
     each = figures if isinstance(figures, Sequence) else (figures,) * parts
     if len(each) != parts:
         raise ValueError(f"{name} must have 1 entry or {parts}, one a part; it was {figures}")

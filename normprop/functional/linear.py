@@ -1,22 +1,22 @@
 """Normalised linear maps."""
 
+from typing import Unpack
+
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
+from normprop.functional.keywords import Ball, takes
 from normprop.functional.parametric import Absorbed, apply
-from normprop.functional.scale import Scaling
-from normprop.functional.weight import Method, Per
 
 
+@takes(Ball)
 def linear(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     *,
-    scaling: Scaling = "backward",
-    per: Per = "neuron",
-    method: Method = "normalize",
     absorbed: Absorbed | None = None,
+    **ball: Unpack[Ball],
 ) -> Tensor:
     r"""Linear map whose weights are on the unit ℓ2 ball.
 
@@ -47,6 +47,4 @@ def linear(
     Raises:
         ValueError: an option is unknown.
     """
-    return apply(
-        torch_functional.linear, input, weight, bias, scaling, per, method, absorbed=absorbed
-    )
+    return apply(torch_functional.linear, input, weight, bias, **ball, absorbed=absorbed)

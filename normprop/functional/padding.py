@@ -1,24 +1,22 @@
 """Normalised padding."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
-from normprop.functional.scale import Constants, Scaling, literal
-from normprop.functional.shape import moved, moved_constants
+from normprop.functional.keywords import Law, takes
+from normprop.functional.shape import in_place_of, moved
 
 
+@takes(Law)
 def pad(
     input: Tensor,
     pad: Sequence[int],
     mode: str = "constant",
     value: float | None = None,
-    *,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    constants: Constants | None = None,
+    **law: Unpack[Law],
 ) -> Tensor:
     r"""Normalised padding: y = (x - mean)/σ inside, and the padding shifted and scaled with it.
 
@@ -35,11 +33,8 @@ def pad(
         scaling: which standard deviation divides in which pass.
         mean: mean of the input.
         std: standard deviation of the input, greater than 0.
-        constants: the constants, where they are at hand; then scaling, mean and std have no
-            say.
 
     Returns:
         Tensor of the shape that torch's padding gives.
     """
-    constants = constants or moved_constants(scaling, literal(mean), literal(std))
-    return moved(lambda x: torch_functional.pad(x, pad, mode, value), input, constants)
+    return moved(lambda x: torch_functional.pad(x, pad, mode, value), input, in_place_of(law))

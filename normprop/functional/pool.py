@@ -1,52 +1,18 @@
 """Normalised pooling, in one to three dimensions."""
 
 from collections.abc import Callable
+from typing import Unpack
 
 from torch import Tensor, nn
 from torch.nn import functional as torch_functional
 
-from normprop import rules
-from normprop.functional.factory import named
-from normprop.functional.scale import (
-    Constants,
-    Scaling,
-    constant_when_compiled,
-    literal,
-    normalized,
-)
-from normprop.gaussian import Law
+from normprop.functional.constants import SHAPES, constants_of
+from normprop.functional.keywords import Law, LawBehind, named, takes
+from normprop.functional.scale import normalized
 
 Size = int | tuple[int, ...]
-After = str | nn.Module | Callable | None
 
-_MAX = {
-    1: torch_functional.max_pool1d,
-    2: torch_functional.max_pool2d,
-    3: torch_functional.max_pool3d,
-}
-_AVERAGE = {
-    1: torch_functional.avg_pool1d,
-    2: torch_functional.avg_pool2d,
-    3: torch_functional.avg_pool3d,
-}
-
-
-def max_pool1d(
-    input: Tensor,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    after: After = None,
-    constants: Constants | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
-    r"""Normalised max pooling over windows of K = ∏kernel_size elements.
+_MAX = r"""Normalised max pooling over windows of K = ∏kernel_size elements.
 
     .. math:: y = \frac{\max(x_1, \dots, x_K) - \mu}{\sigma}
 
@@ -56,7 +22,7 @@ def max_pool1d(
     borders leave fewer elements in a window, and fewer windows over an element.
 
     Args:
-        input: shape (N, C, L) or (C, L); as in torch.
+        input: shape SHAPES; as in torch.
         kernel_size: the window.
         stride: step of the window, by default its size.
         padding: as in torch.
@@ -69,8 +35,6 @@ def max_pool1d(
         after: the activation that stands before the pooling, a name or a module; a
             ``normprop.nn`` activation counts as it is, normalised.  The constants are then
             those of the largest of K activations.
-        constants: the constants, where they are at hand; then scaling, mean, std and after
-            have no say.
 
     Returns:
         Tensor of the shape that torch's pooling gives; with its indices if they were asked
@@ -79,85 +43,7 @@ def max_pool1d(
     Raises:
         ValueError: an argument is out of its range.
     """
-    constants = constants or _constants(
-        "max", 1, kernel_size, stride, None, scaling, mean, std, after
-    )
-    return _max_pool(
-        1, input, constants, kernel_size, stride, padding, dilation, ceil_mode, return_indices
-    )
-
-
-def max_pool2d(
-    input: Tensor,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    after: After = None,
-    constants: Constants | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """Normalised max pooling in two dimensions.
-
-    ``input`` has shape (N, C, H, W) or (C, H, W); everything else is as in
-    :func:`max_pool1d`.
-    """
-    constants = constants or _constants(
-        "max", 2, kernel_size, stride, None, scaling, mean, std, after
-    )
-    return _max_pool(
-        2, input, constants, kernel_size, stride, padding, dilation, ceil_mode, return_indices
-    )
-
-
-def max_pool3d(
-    input: Tensor,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    after: After = None,
-    constants: Constants | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """Normalised max pooling in three dimensions.
-
-    ``input`` has shape (N, C, D, H, W) or (C, D, H, W); everything else is as in
-    :func:`max_pool1d`.
-    """
-    constants = constants or _constants(
-        "max", 3, kernel_size, stride, None, scaling, mean, std, after
-    )
-    return _max_pool(
-        3, input, constants, kernel_size, stride, padding, dilation, ceil_mode, return_indices
-    )
-
-
-def avg_pool1d(
-    input: Tensor,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    *,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    after: After = None,
-    constants: Constants | None = None,
-) -> Tensor:
-    r"""Normalised average pooling over windows of K = ∏kernel_size elements.
+_AVERAGE = r"""Normalised average pooling over windows of K = ∏kernel_size elements.
 
     .. math:: y = \frac{(x_1 + \dots + x_K)/K - \mu}{\sigma}
 
@@ -166,18 +52,17 @@ def avg_pool1d(
     those of the interior: padding, ``ceil_mode`` and borders shift them there.
 
     Args:
-        input: shape (N, C, L) or (C, L); as in torch.
+        input: shape SHAPES; as in torch.
         kernel_size: the window.
         stride: step of the window, by default its size.
         padding: as in torch.
         ceil_mode: as in torch.
         count_include_pad: as in torch.
+        divisor_override: takes the place of K, in two and three dimensions; as in torch.
         scaling: which standard deviation divides in which pass.
         mean: mean of the input, or of the input of ``after``.
         std: standard deviation of the input, or of the input of ``after``.
         after: the activation that stands before the pooling, as in :func:`max_pool1d`.
-        constants: the constants, where they are at hand; then scaling, mean, std and after
-            have no say.
 
     Returns:
         Tensor of the shape that torch's pooling gives.
@@ -185,80 +70,6 @@ def avg_pool1d(
     Raises:
         ValueError: an argument is out of its range.
     """
-    constants = constants or _constants(
-        "average", 1, kernel_size, stride, None, scaling, mean, std, after
-    )
-
-    def pool(x):
-        return _AVERAGE[1](x, kernel_size, stride, padding, ceil_mode, count_include_pad)
-
-    return normalized(pool, input, constants)
-
-
-def avg_pool2d(
-    input: Tensor,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-    *,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    after: After = None,
-    constants: Constants | None = None,
-) -> Tensor:
-    """Normalised average pooling in two dimensions.
-
-    ``input`` has shape (N, C, H, W) or (C, H, W), and ``divisor_override`` takes the
-    place of K as in torch; everything else is as in :func:`avg_pool1d`.
-    """
-    constants = constants or _constants(
-        "average", 2, kernel_size, stride, divisor_override, scaling, mean, std, after
-    )
-
-    def pool(x):
-        return _AVERAGE[2](
-            x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
-        )
-
-    return normalized(pool, input, constants)
-
-
-def avg_pool3d(
-    input: Tensor,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-    *,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    after: After = None,
-    constants: Constants | None = None,
-) -> Tensor:
-    """Normalised average pooling in three dimensions.
-
-    ``input`` has shape (N, C, D, H, W) or (C, D, H, W), and ``divisor_override`` takes the
-    place of K as in torch; everything else is as in :func:`avg_pool1d`.
-    """
-    constants = constants or _constants(
-        "average", 3, kernel_size, stride, divisor_override, scaling, mean, std, after
-    )
-
-    def pool(x):
-        return _AVERAGE[3](
-            x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
-        )
-
-    return normalized(pool, input, constants)
-
-
 _NORM = r"""Normalised pooling by a norm over windows of K = ∏kernel_size elements.
 
     .. math:: y = \frac{(x_1^p + \dots + x_K^p)^{1/p} - \mu}{\sigma}, \qquad
@@ -278,8 +89,6 @@ _NORM = r"""Normalised pooling by a norm over windows of K = ∏kernel_size elem
         scaling: which standard deviation divides in which pass.
         mean: mean of the input.
         std: standard deviation of the input, greater than 0.
-        constants: the constants, where they are at hand; then scaling, mean and std have no
-            say.
 
     Returns:
         Tensor of the shape that torch's pooling gives.
@@ -289,105 +98,109 @@ _NORM = r"""Normalised pooling by a norm over windows of K = ∏kernel_size elem
     """
 
 
-def _lp_pool(dims: int, shapes: str) -> Callable:
-    run = getattr(torch_functional, f"lp_pool{dims}d")
+def in_dimensions(make: Callable[[int], Callable], dims: int, name: str, doc: str) -> Callable:
+    """The function that ``make`` makes for so many dimensions, under its name."""
+    return named(make(dims), f"{name}{dims}d", doc.replace("SHAPES", SHAPES[dims]))
 
+
+def _max_pool(dims: int) -> Callable:
+    run, layer_type = _both(f"max_pool{dims}d", f"MaxPool{dims}d")
+
+    @takes(LawBehind)
+    def pool(
+        input: Tensor,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+        dilation: Size = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+        **law: Unpack[LawBehind],
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        constants = constants_of(layer_type, law, kernel_size=kernel_size, stride=stride)
+
+        def maximum(x):
+            own = kernel_size, stride, padding, dilation
+            return run(x, *own, ceil_mode=ceil_mode, return_indices=return_indices)
+
+        return normalized(maximum, input, constants)
+
+    return pool
+
+
+def _avg_pool(dims: int) -> Callable:
+    run, layer_type = _both(f"avg_pool{dims}d", f"AvgPool{dims}d")
+
+    @takes(LawBehind)
+    def pool(
+        input: Tensor,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+        **law: Unpack[LawBehind],
+    ) -> Tensor:
+        divisor = {} if divisor_override is None else {"divisor_override": divisor_override}
+        own = {"kernel_size": kernel_size, "stride": stride, **divisor}
+
+        def average(x):
+            return run(
+                x,
+                **own,
+                padding=padding,
+                ceil_mode=ceil_mode,
+                count_include_pad=count_include_pad,
+            )
+
+        return normalized(average, input, constants_of(layer_type, law, **own))
+
+    @takes(LawBehind)
+    def pool1d(
+        input: Tensor,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        **law: Unpack[LawBehind],
+    ) -> Tensor:
+        own = kernel_size, stride, padding, ceil_mode, count_include_pad
+        return pool(input, *own, **law)
+
+    return pool1d if dims == 1 else pool
+
+
+def _lp_pool(dims: int) -> Callable:
+    run, layer_type = _both(f"lp_pool{dims}d", f"LPPool{dims}d")
+
+    @takes(Law)
     def pool(
         input: Tensor,
         norm_type: float,
         kernel_size: Size,
         stride: Size | None = None,
         ceil_mode: bool = False,
-        *,
-        scaling: Scaling = "backward",
-        mean: float = 0.0,
-        std: float = 1.0,
-        constants: Constants | None = None,
+        **law: Unpack[Law],
     ) -> Tensor:
-        constants = constants or lp_constants(
-            dims, norm_type, kernel_size, stride, scaling, literal(mean), literal(std)
-        )
-        return normalized(
-            lambda x: run(x, norm_type, kernel_size, stride, ceil_mode), input, constants
-        )
+        own = {"norm_type": norm_type, "kernel_size": kernel_size, "stride": stride}
+        constants = constants_of(layer_type, law, **own)
+        return normalized(lambda x: run(x, **own, ceil_mode=ceil_mode), input, constants)
 
-    return named(pool, f"lp_pool{dims}d", _NORM.replace("SHAPES", shapes))
+    return pool
 
 
-lp_pool1d = _lp_pool(1, "(N, C, L) or (C, L)")
-lp_pool2d = _lp_pool(2, "(N, C, H, W) or (C, H, W)")
-lp_pool3d = _lp_pool(3, "(N, C, D, H, W) or (C, D, H, W)")
+def _both(function: str, layer: str) -> tuple[Callable, type[nn.Module]]:
+    return getattr(torch_functional, function), getattr(nn, layer)
 
 
-def _max_pool(
-    dims, input, constants, kernel_size, stride, padding, dilation, ceil_mode, return_indices
-):
-    indices = None
-
-    def pool(x):
-        nonlocal indices
-        result = _MAX[dims](
-            x,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            ceil_mode=ceil_mode,
-            return_indices=return_indices,
-        )
-        if return_indices:
-            result, indices = result
-        return result
-
-    output = normalized(pool, input, constants)
-    return (output, indices) if return_indices else output
-
-
-def _constants(kind, dims, kernel_size, stride, divisor, scaling, mean, std, after) -> Constants:
-    return pool_constants(
-        kind, dims, kernel_size, stride, divisor, scaling, literal(mean), literal(std), after
-    )
-
-
-@constant_when_compiled
-def pool_constants(
-    kind: str,
-    dims: int,
-    kernel_size: Size,
-    stride: Size | None,
-    divisor: int | None,
-    scaling: Scaling,
-    mean: float,
-    std: float,
-    after: After,
-) -> Constants:
-    """Constants of ``"max"`` or ``"average"`` pooling at this input law."""
-    law = law_of(mean, std, after)
-    window = rules.window_of(kernel_size, dims, "kernel_size")
-    steps = rules.window_of(kernel_size if stride is None else stride, dims, "stride")
-    if kind == "max":
-        return Constants.of(rules.max_pool(window, steps, law), scaling)
-    return Constants.of(rules.avg_pool(window, steps, law, divisor), scaling)
-
-
-@constant_when_compiled
-def lp_constants(
-    dims: int,
-    norm_type: float,
-    kernel_size: Size,
-    stride: Size | None,
-    scaling: Scaling,
-    mean: float,
-    std: float,
-) -> Constants:
-    """Constants of pooling by a norm at this input law."""
-    window = rules.window_of(kernel_size, dims, "kernel_size")
-    steps = rules.window_of(kernel_size if stride is None else stride, dims, "stride")
-    figures = rules.lp_pool(norm_type, window, steps, rules.check_law(mean, std))
-    return Constants.of(figures, scaling)
-
-
-def law_of(mean: float, std: float, after: After) -> Law:
-    """The law of the input: normal, or what an activation makes of it."""
-    base = rules.check_law(mean, std)
-    return base if after is None else rules.image_of(after, base)
+max_pool1d = in_dimensions(_max_pool, 1, "max_pool", _MAX)
+max_pool2d = in_dimensions(_max_pool, 2, "max_pool", _MAX)
+max_pool3d = in_dimensions(_max_pool, 3, "max_pool", _MAX)
+avg_pool1d = in_dimensions(_avg_pool, 1, "avg_pool", _AVERAGE)
+avg_pool2d = in_dimensions(_avg_pool, 2, "avg_pool", _AVERAGE)
+avg_pool3d = in_dimensions(_avg_pool, 3, "avg_pool", _AVERAGE)
+lp_pool1d = in_dimensions(_lp_pool, 1, "lp_pool", _NORM)
+lp_pool2d = in_dimensions(_lp_pool, 2, "lp_pool", _NORM)
+lp_pool3d = in_dimensions(_lp_pool, 3, "lp_pool", _NORM)

@@ -76,18 +76,21 @@ def literal(value: float) -> float:
     return float.fromhex(float(value).hex()) if torch.compiler.is_compiling() else value
 
 
-def normalized(function: Callable[[Tensor], Tensor], input: Tensor, constants: Constants) -> Tensor:
+def normalized(function: Callable, input: Tensor, constants: Constants):
     """(f(x) - shift)/forward with the gradient divided by ``backward`` instead.
 
-    float16 and bfloat16 are computed in float32 and rounded once.
+    What a function returns besides, such as indices, stays as it is.  float16 and bfloat16 are
+    computed in float32 and rounded once.
 
     Raises:
         TypeError: the input does not hold real numbers.
     """
     check_real(input)
     shift, forward, backward = constants
+    found = function(upcast(input))
+    output, *more = found if isinstance(found, tuple) else (found,)
     # Autocast may have given half precision back.
-    output = upcast(function(upcast(input)))
+    output = upcast(output)
     if forward != backward:
         # Before the line, which makes a tensor of its own: nobody may write into a view that a
         # custom function returns.
@@ -98,7 +101,8 @@ def normalized(function: Callable[[Tensor], Tensor], input: Tensor, constants: C
         # One pass instead of two; the number stays on the CPU whatever the device.
         number = torch.scalar_tensor(-shift / forward, dtype=output.dtype)
         output = torch.add(number, output, alpha=1.0 / forward)
-    return output.to(input.dtype)
+    output = output.to(input.dtype)
+    return (output, *more) if more else output
 
 
 def refuse_inplace(inplace: bool) -> None:

@@ -1,31 +1,24 @@
 """Normalised layers that move elements, copy them, or add copies up."""
 
 from collections.abc import Callable
+from typing import Unpack
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as torch_functional
 
-from normprop import rules
-from normprop.functional.scale import (
-    Constants,
-    Scaling,
-    check_real,
-    constant_when_compiled,
-    literal,
-    normalized,
-)
+from normprop.functional.constants import constants_of
+from normprop.functional.keywords import Law, takes
+from normprop.functional.scale import Constants, check_real, normalized
 
 Pair = int | tuple[int, int]
+_WINDOW = ("kernel_size", "dilation", "padding", "stride")
 
 
+@takes(Law)
 def pixel_shuffle(
     input: Tensor,
     upscale_factor: int,
-    *,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    constants: Constants | None = None,
+    **law: Unpack[Law],
 ) -> Tensor:
     r"""Normalised pixel shuffle: y = (x - mean)/σ in other places.
 
@@ -38,61 +31,50 @@ def pixel_shuffle(
         scaling: which standard deviation divides in which pass.
         mean: mean of the input.
         std: standard deviation of the input, greater than 0.
-        constants: the constants, where they are at hand; then scaling, mean and std have no
-            say.
 
     Returns:
         Tensor of shape (…, C, H·r, W·r).
     """
-    constants = constants or _moved(scaling, mean, std)
-    return moved(_shuffle(torch_functional.pixel_shuffle, upscale_factor), input, constants)
+    run = any_batch(torch_functional.pixel_shuffle, upscale_factor)
+    return moved(run, input, in_place_of(law))
 
 
+@takes(Law)
 def pixel_unshuffle(
     input: Tensor,
     downscale_factor: int,
-    *,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    constants: Constants | None = None,
+    **law: Unpack[Law],
 ) -> Tensor:
     """Normalised inverse of :func:`pixel_shuffle`, from (…, C, H·r, W·r) to (…, C·r², H, W).
 
     ``downscale_factor`` is r; everything else is as there.
     """
-    constants = constants or _moved(scaling, mean, std)
-    return moved(_shuffle(torch_functional.pixel_unshuffle, downscale_factor), input, constants)
+    return moved(
+        any_batch(torch_functional.pixel_unshuffle, downscale_factor), input, in_place_of(law)
+    )
 
 
+@takes(Law)
 def channel_shuffle(
     input: Tensor,
     groups: int,
-    *,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    constants: Constants | None = None,
+    **law: Unpack[Law],
 ) -> Tensor:
     """Normalised shuffle of channels, (N, C, …), between groups of them.
 
     Everything else is as in :func:`pixel_shuffle`.
     """
-    constants = constants or _moved(scaling, mean, std)
-    return moved(lambda x: torch_functional.channel_shuffle(x, groups), input, constants)
+    return moved(lambda x: torch_functional.channel_shuffle(x, groups), input, in_place_of(law))
 
 
+@takes(Law)
 def unfold(
     input: Tensor,
     kernel_size: Pair,
     dilation: Pair = 1,
     padding: Pair = 0,
     stride: Pair = 1,
-    *,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    constants: Constants | None = None,
+    **law: Unpack[Law],
 ) -> Tensor:
     r"""Normalised windows of K = ∏kernel_size elements, laid out side by side.
 
@@ -112,8 +94,6 @@ def unfold(
         scaling: which standard deviation divides in which pass.
         mean: mean of the input.
         std: standard deviation of the input, greater than 0.
-        constants: the constants, where they are at hand; then scaling, mean and std have no
-            say.
 
     Returns:
         Tensor of shape (N, C·K, L), L the number of windows.
@@ -121,16 +101,12 @@ def unfold(
     Raises:
         ValueError: an argument is out of its range.
     """
-    constants = constants or _windows(
-        "unfold", kernel_size, dilation, padding, stride, scaling, mean, std
-    )
-
-    def run(x):
-        return torch_functional.unfold(x, kernel_size, dilation, padding, stride)
-
-    return moved(run, input, constants)
+    own = kernel_size, dilation, padding, stride
+    constants = constants_of(nn.Unfold, law, **dict(zip(_WINDOW, own, strict=True)))
+    return moved(lambda x: torch_functional.unfold(x, *own), input, constants)
 
 
+@takes(Law)
 def fold(
     input: Tensor,
     output_size: Pair,
@@ -138,11 +114,7 @@ def fold(
     dilation: Pair = 1,
     padding: Pair = 0,
     stride: Pair = 1,
-    *,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    constants: Constants | None = None,
+    **law: Unpack[Law],
 ) -> Tensor:
     r"""Normalised sum of windows of K = ∏kernel_size elements where they overlap.
 
@@ -162,8 +134,6 @@ def fold(
         scaling: which standard deviation divides in which pass.
         mean: mean of the input.
         std: standard deviation of the input, greater than 0.
-        constants: the constants, where they are at hand; then scaling, mean and std have no
-            say.
 
     Returns:
         Tensor of shape (N, C, …), the last dimensions those of ``output_size``.
@@ -171,14 +141,10 @@ def fold(
     Raises:
         ValueError: an argument is out of its range.
     """
-    constants = constants or _windows(
-        "fold", kernel_size, dilation, padding, stride, scaling, mean, std
-    )
-
-    def run(x):
-        return torch_functional.fold(x, output_size, kernel_size, dilation, padding, stride)
-
-    return normalized(run, input, constants)
+    own = kernel_size, dilation, padding, stride
+    arguments = dict(zip(_WINDOW, own, strict=True))
+    constants = constants_of(nn.Fold, law, output_size=output_size, **arguments)
+    return normalized(lambda x: torch_functional.fold(x, output_size, *own), input, constants)
 
 
 def moved(function: Callable[[Tensor], Tensor], input: Tensor, constants: Constants) -> Tensor:
@@ -193,46 +159,18 @@ def moved(function: Callable[[Tensor], Tensor], input: Tensor, constants: Consta
     return normalized(function, input, constants)
 
 
-def _shuffle(function: Callable, factor: int) -> Callable[[Tensor], Tensor]:
+def any_batch(function: Callable, *arguments) -> Callable[[Tensor], Tensor]:
+    """A function that moves elements, for batches of nothing too."""
+
     def shuffle(x):
         if x.numel():
-            return function(x, factor)
+            return function(x, *arguments)
         # torch's backward pass of a batch of nothing fails; nothing has no order.
-        return x.reshape(function(x.detach(), factor).shape)
+        return x.reshape(function(x.detach(), *arguments).shape)
 
     return shuffle
 
 
-def _moved(scaling, mean, std) -> Constants:
-    return moved_constants(scaling, literal(mean), literal(std))
-
-
-@constant_when_compiled
-def moved_constants(scaling: Scaling, mean: float, std: float) -> Constants:
+def in_place_of(law: Law) -> Constants:
     """Constants of what only moves elements, at this input law."""
-    return Constants.of(rules.copied(rules.check_law(mean, std)), scaling)
-
-
-_FIGURES = {"fold": rules.fold, "unfold": rules.unfold}
-
-
-def _windows(kind, kernel_size, dilation, padding, stride, scaling, mean, std) -> Constants:
-    return window_constants(
-        kind, kernel_size, dilation, padding, stride, scaling, literal(mean), literal(std)
-    )
-
-
-@constant_when_compiled
-def window_constants(
-    kind: str,
-    kernel_size: Pair,
-    dilation: Pair,
-    padding: Pair,
-    stride: Pair,
-    scaling: Scaling,
-    mean: float,
-    std: float,
-) -> Constants:
-    """Constants of ``"fold"`` or ``"unfold"`` at this input law."""
-    windows = rules.windows_of(kernel_size, dilation, padding, stride)
-    return Constants.of(_FIGURES[kind](windows, rules.check_law(mean, std)), scaling)
+    return constants_of(nn.Flatten, law)

@@ -7,14 +7,13 @@ slope is all that its layer's gradient needs: kept is the factor of each element
 it is computed in, where torch keeps the input beside it.
 """
 
-from functools import lru_cache
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as torch_functional
 
-from normprop import rules
-from normprop.functional.activation import activation_constants
+from normprop.functional.constants import constants_of
 from normprop.functional.fused import (
     Backend,
     affine_,
@@ -24,11 +23,10 @@ from normprop.functional.fused import (
     line_of,
     wants_triton,
 )
+from normprop.functional.keywords import LawOnBackend, takes
 from normprop.functional.scale import (
     Constants,
-    Scaling,
     check_real,
-    constant_when_compiled,
     literal,
     normalized,
     refuse_inplace,
@@ -40,16 +38,13 @@ from normprop.functional.scale import (
 _aten = torch.ops.aten
 
 
+@takes(LawOnBackend)
 def prelu(
     input: Tensor,
     weight: Tensor,
     *,
     init: float = 0.25,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    constants: Constants | None = None,
-    backend: Backend = "auto",
+    **law: Unpack[LawOnBackend],
 ) -> Tensor:
     r"""Normalised PReLU, :math:`y = (\max(x, 0) + a\min(x, 0) - \mu)/\sigma`.
 
@@ -66,12 +61,20 @@ def prelu(
         scaling: as all that follow, and what is returned and raised, as in :func:`relu`.
         mean: mean of the input.
         std: standard deviation of the input.
-        constants: the constants, where they are at hand; then init has no say either.
         backend: who computes.  A kernel takes one slope.
 
     Raises:
         ValueError: the slopes are neither one nor one for each channel, or as in :func:`relu`.
     """
+    backend = law.pop("backend")
+    constants = constants_of(nn.LeakyReLU, law, negative_slope=init)
+    return with_slopes(input, weight, constants, backend)
+
+
+def with_slopes(
+    input: Tensor, weight: Tensor, constants: Constants, backend: Backend = "auto"
+) -> Tensor:
+    """PReLU with these constants."""
     check_real(input)
     channels = input.shape[1] if input.dim() > 1 else 1
     if weight.dim() > 1 or weight.numel() not in (1, channels):
@@ -79,9 +82,6 @@ def prelu(
             f"weight must hold one slope, or one for each of the {channels} channels; "
             f"it had the shape {tuple(weight.shape)}"
         )
-    if constants is None:
-        law = literal(mean), literal(std)
-        constants = activation_constants("leaky_relu", (literal(init),), scaling, *law)
     device = input.device.type
     if torch.is_autocast_enabled(device) and input.dtype != torch.float64:
         # As torch's own, which autocast runs in half precision.
@@ -158,18 +158,14 @@ def _aligned(weight: Tensor, x: Tensor) -> Tensor:
     return weight.to(x.dtype).reshape(shape)
 
 
+@takes(LawOnBackend)
 def rrelu(
     input: Tensor,
     lower: float = 1.0 / 8.0,
     upper: float = 1.0 / 3.0,
     training: bool = False,
     inplace: bool = False,
-    *,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    constants: Constants | None = None,
-    backend: Backend = "auto",
+    **law: Unpack[LawOnBackend],
 ) -> Tensor:
     r"""Normalised randomised leaky ReLU, :math:`y = (\max(x, 0) + A\min(x, 0) - \mu)/\sigma`.
 
@@ -186,14 +182,25 @@ def rrelu(
         scaling: as all that follow, and what is returned and raised, as in :func:`relu`.
         mean: mean of the input.
         std: standard deviation of the input.
-        constants: the constants, where they are at hand.
         backend: who computes; no kernel draws slopes, so that ``"triton"`` raises in training.
     """
     refuse_inplace(inplace)
+    backend = law.pop("backend")
+    constants = constants_of(nn.RReLU, {**law, "training": training}, lower=lower, upper=upper)
+    return with_draws(input, lower, upper, training, constants, backend)
+
+
+def with_draws(
+    input: Tensor,
+    lower: float,
+    upper: float,
+    training: bool,
+    constants: Constants,
+    backend: Backend = "auto",
+) -> Tensor:
+    """Randomised leaky ReLU with these constants."""
     check_real(input)
     lower, upper = literal(lower), literal(upper)
-    if constants is None:
-        constants = rrelu_constants(lower, upper, training, scaling, literal(mean), literal(std))
     check_backend(backend)
     if not training:
         return fused("leaky_relu", input, ((lower + upper) / 2.0,), constants, backend)
@@ -204,19 +211,6 @@ def rrelu(
             lambda x: torch_functional.rrelu(x, lower, upper, training=True), input, constants
         )
     return _RReLU.apply(input, lower, upper, constants)
-
-
-@constant_when_compiled
-def rrelu_constants(
-    lower: float, upper: float, training: bool, scaling: Scaling, mean: float, std: float
-) -> Constants:
-    """Constants of randomised leaky ReLU with its slopes drawn, or at their mean."""
-    return _rrelu_constants(lower, upper, training, scaling, mean, std)
-
-
-@lru_cache(maxsize=1024, typed=True)
-def _rrelu_constants(lower, upper, training, scaling, mean, std) -> Constants:
-    return Constants.of(rules.moments(nn.RReLU(lower, upper).train(training), mean, std), scaling)
 
 
 class _RReLU(torch.autograd.Function):

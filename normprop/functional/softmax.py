@@ -1,31 +1,17 @@
 """Normalised softmax and its relatives, whose constants follow from the size of a dimension."""
 
-from functools import lru_cache
+from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from normprop import rules
-from normprop.functional.scale import (
-    Constants,
-    Scaling,
-    constant_when_compiled,
-    literal,
-    normalized,
-)
-
-_FIGURES = {"softmax": rules.softmax, "log_softmax": rules.log_softmax}
+from normprop.functional.constants import constants_of
+from normprop.functional.keywords import Law, takes
+from normprop.functional.scale import Constants, normalized
 
 
-def softmax(
-    input: Tensor,
-    dim: int,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    *,
-    constants: Constants | None = None,
-) -> Tensor:
+@takes(Law)
+def softmax(input: Tensor, dim: int, **law: Unpack[Law]) -> Tensor:
     r"""Normalised softmax over the C elements of a dimension.
 
     .. math:: y = \frac{p - 1/C}{\sigma}, \qquad p_i = \frac{e^{x_i}}{\sum_j e^{x_j}}
@@ -41,8 +27,6 @@ def softmax(
         scaling: which standard deviation divides in which pass.
         mean: mean of the input.
         std: standard deviation of the input, greater than 0 and at most 20.
-        constants: the constants, where they are at hand; then scaling, mean and std have no
-            say.
 
     Returns:
         Tensor of the shape and type of ``input``.
@@ -52,33 +36,17 @@ def softmax(
             which is certain.
         IndexError: there is no such dimension.
     """
-    constants = constants or _constants("softmax", input, dim, scaling, mean, std)
-    return normalized(lambda x: torch.softmax(x, dim), input, constants)
+    return normalized(lambda x: torch.softmax(x, dim), input, over(nn.Softmax, input, dim, law))
 
 
-def softmin(
-    input: Tensor,
-    dim: int,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    *,
-    constants: Constants | None = None,
-) -> Tensor:
+@takes(Law)
+def softmin(input: Tensor, dim: int, **law: Unpack[Law]) -> Tensor:
     r"""Normalised softmin, softmax of -x: its constants, arguments, return and errors."""
-    constants = constants or _constants("softmax", input, dim, scaling, mean, std)
-    return normalized(lambda x: torch.softmax(-x, dim), input, constants)
+    return normalized(lambda x: torch.softmax(-x, dim), input, over(nn.Softmin, input, dim, law))
 
 
-def log_softmax(
-    input: Tensor,
-    dim: int,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    *,
-    constants: Constants | None = None,
-) -> Tensor:
+@takes(Law)
+def log_softmax(input: Tensor, dim: int, **law: Unpack[Law]) -> Tensor:
     r"""Normalised logarithm of softmax over the C elements of a dimension.
 
     .. math:: y = \frac{x_i - \log\sum_j e^{x_j} - \mu}{\sigma}
@@ -88,23 +56,13 @@ def log_softmax(
     :math:`\sigma_b^2 = 1 - 2/C + C\,E p_i^2`.  Arguments, return and errors are those of
     :func:`softmax`.
     """
-    constants = constants or _constants("log_softmax", input, dim, scaling, mean, std)
+    constants = over(nn.LogSoftmax, input, dim, law)
     return normalized(lambda x: torch.log_softmax(x, dim), input, constants)
 
 
-def _constants(kind, input, dim, scaling, mean, std) -> Constants:
+def over(layer_type: type[nn.Module], input: Tensor, dim: int, law: Law) -> Constants:
+    """Constants over the elements of a dimension, which here may be that of the batch too."""
     size = int(input.shape[dim]) if input.ndim else 1
-    return softmax_constants(kind, size, scaling, literal(mean), literal(std))
-
-
-@constant_when_compiled
-def softmax_constants(
-    kind: str, classes: int, scaling: Scaling, mean: float, std: float
-) -> Constants:
-    """Constants of ``"softmax"`` or ``"log_softmax"`` over so many classes at this input law."""
-    return _cached(kind, classes, scaling, mean, std)
-
-
-@lru_cache(maxsize=1024, typed=True)
-def _cached(kind: str, classes: int, scaling: Scaling, mean: float, std: float) -> Constants:
-    return Constants.of(_FIGURES[kind](classes, rules.check_law(mean, std)), scaling)
+    # Over the channels of an image the figures are those of any dimension.
+    plain = nn.Softmax if layer_type is nn.Softmax2d else layer_type
+    return constants_of(plain, law, (size,), dim=-1)

@@ -1,20 +1,15 @@
 """Normalised max unpooling."""
 
 from collections.abc import Callable, Sequence
+from typing import Unpack
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as torch_functional
 
-from normprop import rules
-from normprop.functional.factory import named
-from normprop.functional.pool import Size
-from normprop.functional.scale import (
-    Constants,
-    Scaling,
-    constant_when_compiled,
-    literal,
-    normalized,
-)
+from normprop.functional.constants import constants_of
+from normprop.functional.keywords import Law, takes
+from normprop.functional.pool import Size, in_dimensions
+from normprop.functional.scale import normalized
 
 _DOC = r"""Normalised max unpooling: values at the places that the indices say, zeros elsewhere.
 
@@ -35,8 +30,6 @@ _DOC = r"""Normalised max unpooling: values at the places that the indices say, 
         scaling: which standard deviation divides in which pass.
         mean: mean of the input.
         std: standard deviation of the input, greater than 0.
-        constants: the constants, where they are at hand; then scaling, mean and std have no
-            say.
 
     Returns:
         Tensor of the shape that torch's unpooling gives.
@@ -46,9 +39,11 @@ _DOC = r"""Normalised max unpooling: values at the places that the indices say, 
     """
 
 
-def _max_unpool(dims: int, shapes: str) -> Callable:
+def _max_unpool(dims: int) -> Callable:
     run = getattr(torch_functional, f"max_unpool{dims}d")
+    layer_type = getattr(nn, f"MaxUnpool{dims}d")
 
+    @takes(Law)
     def unpool(
         input: Tensor,
         indices: Tensor,
@@ -56,30 +51,15 @@ def _max_unpool(dims: int, shapes: str) -> Callable:
         stride: Size | None = None,
         padding: Size = 0,
         output_size: Sequence[int] | None = None,
-        *,
-        scaling: Scaling = "backward",
-        mean: float = 0.0,
-        std: float = 1.0,
-        constants: Constants | None = None,
+        **law: Unpack[Law],
     ) -> Tensor:
-        constants = constants or _constants(
-            dims, kernel_size, stride, scaling, literal(mean), literal(std)
-        )
-        return normalized(
-            lambda x: run(x, indices, kernel_size, stride, padding, output_size), input, constants
-        )
+        constants = constants_of(layer_type, law, kernel_size=kernel_size, stride=stride)
+        own = kernel_size, stride, padding, output_size
+        return normalized(lambda x: run(x, indices, *own), input, constants)
 
-    return named(unpool, f"max_unpool{dims}d", _DOC.replace("SHAPES", shapes))
+    return unpool
 
 
-max_unpool1d = _max_unpool(1, "(N, C, L) or (C, L)")
-max_unpool2d = _max_unpool(2, "(N, C, H, W) or (C, H, W)")
-max_unpool3d = _max_unpool(3, "(N, C, D, H, W) or (C, D, H, W)")
-
-
-@constant_when_compiled
-def _constants(dims, kernel_size, stride, scaling, mean, std) -> Constants:
-    window = rules.window_of(kernel_size, dims, "kernel_size")
-    steps = rules.window_of(kernel_size if stride is None else stride, dims, "stride")
-    law = rules.check_law(mean, std)
-    return Constants.of(rules.max_unpool(window, steps, (0,) * dims, law), scaling)
+max_unpool1d = in_dimensions(_max_unpool, 1, "max_unpool", _DOC)
+max_unpool2d = in_dimensions(_max_unpool, 2, "max_unpool", _DOC)
+max_unpool3d = in_dimensions(_max_unpool, 3, "max_unpool", _DOC)

@@ -1,20 +1,17 @@
 """Normalised interpolation."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as torch_functional
 
-from normprop import rules
-from normprop.functional.scale import (
-    Constants,
-    Scaling,
-    constant_when_compiled,
-    literal,
-    normalized,
-)
+from normprop.functional.constants import constants_of, sizes_of
+from normprop.functional.keywords import Law, takes
+from normprop.functional.scale import normalized
 
 
+@takes(Law)
 def interpolate(
     input: Tensor,
     size: int | Sequence[int] | None = None,
@@ -23,11 +20,7 @@ def interpolate(
     align_corners: bool | None = None,
     recompute_scale_factor: bool | None = None,
     antialias: bool = False,
-    *,
-    scaling: Scaling = "backward",
-    mean: float = 0.0,
-    std: float = 1.0,
-    constants: Constants | None = None,
+    **law: Unpack[Law],
 ) -> Tensor:
     r"""Normalised interpolation, every output a mean of inputs with weights w.
 
@@ -52,8 +45,6 @@ def interpolate(
         scaling: which standard deviation divides in which pass.
         mean: mean of the input.
         std: standard deviation of the input, greater than 0.
-        constants: the constants, where they are at hand; then scaling, mean and std have no
-            say.
 
     Returns:
         Tensor of the shape that torch's interpolation gives.
@@ -61,58 +52,18 @@ def interpolate(
     Raises:
         ValueError: an argument is out of its range.
     """
-    if constants is None:
-        if input.ndim not in (3, 4, 5):
-            raise ValueError(
-                "input must have shape (N, C, L), (N, C, H, W) or (N, C, D, H, W); "
-                f"it was {tuple(input.shape)}"
-            )
-        constants = interpolate_constants(
-            tuple(int(n) for n in input.shape[2:]),
-            size,
-            scale_factor,
-            mode,
-            align_corners,
-            recompute_scale_factor,
-            antialias,
-            scaling,
-            literal(mean),
-            literal(std),
+    if input.ndim not in (3, 4, 5):
+        raise ValueError(
+            "input must have shape (N, C, L), (N, C, H, W) or (N, C, D, H, W); "
+            f"it was {tuple(input.shape)}"
         )
-
-    def run(x):
-        return torch_functional.interpolate(
-            x, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias
-        )
-
-    return normalized(run, input, constants)
-
-
-@constant_when_compiled
-def interpolate_constants(
-    sizes: tuple[int, ...],
-    size: int | Sequence[int] | None,
-    scale_factor: float | Sequence[float] | None,
-    mode: str,
-    align_corners: bool | None,
-    recompute_scale_factor: bool | None,
-    antialias: bool,
-    scaling: Scaling,
-    mean: float,
-    std: float,
-) -> Constants:
-    """Constants of interpolation of these sizes at this input law."""
-    dims = len(sizes)
-    inner = rules.has_interior(dims, size, scale_factor, mode, align_corners, antialias)
-    figures = rules.interpolate(
-        dims,
-        rules.check_law(mean, std),
-        None if inner else sizes,
-        size,
-        scale_factor,
-        mode,
-        align_corners,
-        recompute_scale_factor,
-        antialias,
-    )
-    return Constants.of(figures, scaling)
+    own = {
+        "size": size,
+        "scale_factor": scale_factor,
+        "mode": mode,
+        "align_corners": align_corners,
+        "recompute_scale_factor": recompute_scale_factor,
+    }
+    smooth = {"antialias": antialias}
+    constants = constants_of(nn.Upsample, {**law, **smooth}, sizes_of(input)[1:], **own)
+    return normalized(lambda x: torch_functional.interpolate(x, **own, **smooth), input, constants)

@@ -344,7 +344,8 @@ def _made(layer: nn.Module, base: type, twin_type: type, options: dict) -> nn.Mo
     if options.get("method") == "project":
         # Its weight is not its own before it is known who else holds it.
         made = remade(layer, base, twin_type, **(options | {"method": "normalize"}))
-        made.method = "project"
+        # Set as it is, which projects nothing yet.
+        vars(made)["method"] = "project"
     else:
         made = remade(layer, base, twin_type, **options)
     # What somebody has written on the layer.

@@ -1,17 +1,16 @@
-"""Normalised activations: each a row, its twin's arguments and one functional call."""
+"""Normalised activations: a class each."""
 
-import inspect
-from collections.abc import Callable
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from normprop import functional
-from normprop.functional.activation import activation_constants
-from normprop.functional.fused import MAPS, Backend, Overwritten, Params, check_backend, fused
-from normprop.functional.scale import Constants, literal
-from normprop.functional.slope import rrelu_constants
-from normprop.gaussian import Normal
-from normprop.nn.law import joined
+from normprop import rules
+from normprop.functional.activation import NAMES, arguments_of
+from normprop.functional.fused import MAPS, Overwritten, Params, fused
+from normprop.functional.keywords import LawOnBackend
+from normprop.functional.scale import literal
+from normprop.functional.slope import with_draws, with_slopes
+from normprop.gaussian import Law
 from normprop.nn.twin import Twin
 
 
@@ -38,195 +37,164 @@ class Activation(Twin):
             :func:`normprop.convert` sees such a write, it says so here.
     """
 
+    keywords: ClassVar[type] = LawOnBackend
     overwritten: Overwritten | None = None
-
-    _function: Callable[..., Tensor]
-    # The attributes that the function takes after its input.
-    _names: tuple[str, ...]
-
-    def __init_subclass__(cls, function: Callable[..., Tensor] | None = None, **keywords) -> None:
-        super().__init_subclass__(**keywords)
-        if function is None:
-            return
-        cls._function = staticmethod(function)
-        cls._names = tuple(
-            name
-            for name, p in list(inspect.signature(function).parameters.items())[1:]
-            if p.kind is p.POSITIONAL_OR_KEYWORD and name != "inplace"
-        )
-        backend = inspect.Parameter(
-            "backend", inspect.Parameter.KEYWORD_ONLY, default="auto", annotation=Backend
-        )
-        signature = cls.__signature__
-        cls.__signature__ = signature.replace(parameters=[*signature.parameters.values(), backend])
-
-    def __init__(self, *args, backend: Backend = "auto", **keywords) -> None:
-        super().__init__(*args, **keywords)
-        check_backend(backend)
-        self.backend = backend
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the function and normalise."""
-        own = [getattr(self, name) for name in self._names]
-        row = None if self.overwritten is None else self._row(own)
-        if row is not None:
-            name, params = row
-            params = tuple(p if isinstance(p, str) else literal(p) for p in params)
-            return fused(name, input, params, self.constants, self.backend, self.overwritten)
-        return self._function(input, *own, constants=self.constants, backend=self.backend)
+        name, params = self._row()
+        params = tuple(p if isinstance(p, str) else literal(p) for p in params)
+        constants = self._constants(None)
+        return fused(name, input, params, constants, self.backend, self.overwritten)
 
     @property
     def keeps_output(self) -> bool:
         """Whether the layer keeps its output for its gradient, unless it is overwritten."""
-        row = self._row([getattr(self, name) for name in self._names])
+        row = self._row()
         return row is not None and MAPS[row[0]].keeps(*row[1]) == "output"
 
-    def _row(self, own: list) -> tuple[str, Params] | None:
+    def _row(self) -> tuple[str, Params] | None:
         """The row of ``MAPS`` and its parameters; None where what torch keeps is kept anyway."""
-        name = self._function.__name__
-        return (name, tuple(own)) if name in MAPS else None
+        own = (getattr(self, name) for name in arguments_of(self.torch_type))
+        return NAMES[self.torch_type], tuple(own)
 
     def extra_repr(self) -> str:
-        """The arguments; the backend where one was chosen."""
-        chosen = "" if self.backend == "auto" else f"backend={self.backend!r}"
-        written = "" if self.overwritten is None else f"overwritten={self.overwritten!r}"
-        return joined(super().extra_repr(), chosen, written)
+        """The arguments; what is overwritten where something is."""
+        own = super().extra_repr()
+        return own if self.overwritten is None else f"{own}, overwritten={self.overwritten!r}"
 
 
-class CELU(Activation, nn.CELU, function=functional.celu):
+class CELU(Activation, nn.CELU):
     """Normalised CELU: see :func:`normprop.functional.celu`."""
 
 
-class ELU(Activation, nn.ELU, function=functional.elu):
+class ELU(Activation, nn.ELU):
     """Normalised ELU: see :func:`normprop.functional.elu`."""
 
 
-class GELU(Activation, nn.GELU, function=functional.gelu):
+class GELU(Activation, nn.GELU):
     """Normalised GELU: see :func:`normprop.functional.gelu`."""
 
 
-class Hardshrink(Activation, nn.Hardshrink, function=functional.hardshrink):
+class Hardshrink(Activation, nn.Hardshrink):
     """Normalised Hardshrink: see :func:`normprop.functional.hardshrink`."""
 
 
-class Hardsigmoid(Activation, nn.Hardsigmoid, function=functional.hardsigmoid):
+class Hardsigmoid(Activation, nn.Hardsigmoid):
     """Normalised Hardsigmoid: see :func:`normprop.functional.hardsigmoid`."""
 
 
-class Hardswish(Activation, nn.Hardswish, function=functional.hardswish):
+class Hardswish(Activation, nn.Hardswish):
     """Normalised Hardswish: see :func:`normprop.functional.hardswish`."""
 
 
-class Hardtanh(Activation, nn.Hardtanh, function=functional.hardtanh):
+class Hardtanh(Activation, nn.Hardtanh):
     """Normalised Hardtanh: see :func:`normprop.functional.hardtanh`."""
 
 
-class Identity(Activation, nn.Identity, function=functional.identity):
+class Identity(Activation, nn.Identity):
     """Normalised Identity: see :func:`normprop.functional.identity`."""
 
 
-class LeakyReLU(Activation, nn.LeakyReLU, function=functional.leaky_relu):
+class LeakyReLU(Activation, nn.LeakyReLU):
     """Normalised LeakyReLU: see :func:`normprop.functional.leaky_relu`."""
 
 
-class LogSigmoid(Activation, nn.LogSigmoid, function=functional.logsigmoid):
+class LogSigmoid(Activation, nn.LogSigmoid):
     """Normalised LogSigmoid: see :func:`normprop.functional.logsigmoid`."""
 
 
-class Mish(Activation, nn.Mish, function=functional.mish):
+class Mish(Activation, nn.Mish):
     """Normalised Mish: see :func:`normprop.functional.mish`."""
 
 
-class PReLU(Activation, nn.PReLU, function=functional.prelu):
+class PReLU(Activation, nn.PReLU):
     """Normalised PReLU: see :func:`normprop.functional.prelu`.
 
     The constants stay those of ``init`` while the slopes are learnt; :func:`normprop.moments`
-    measures the layer as it has become, and :meth:`declare_` makes the slopes that it has then
-    those of its constants.
+    measures the layer as it has become, and :meth:`declare_` makes the slope that it has then the
+    ``init`` of its constants.
     """
 
-    def _declared_constants(self, law: Normal) -> Constants:
-        return activation_constants(
-            "leaky_relu", (float(self.init),), self.scaling, law.mean, law.std
-        )
+    def _declared(self, law: Law, shape: tuple[int, ...] | None) -> rules.Moments:
+        return rules.moments(nn.LeakyReLU(self.init), law.mean, law.std)
 
     def declare_(self) -> None:
         """Take the constants of the slope as it is now; it must be one, or the same for all."""
-        law = Normal(self.mean, self.std)
-        self.constants = Constants.of(self._plain_moments(law), self.scaling)
+        self.init = rules.slope_of(self)
+
+    def _row(self) -> None:
+        return None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the function and normalise."""
+        return with_slopes(input, self.weight, self._constants(None), self.backend)
 
 
-class RReLU(Activation, nn.RReLU, function=functional.rrelu):
+class RReLU(Activation, nn.RReLU):
     """Normalised randomised leaky ReLU: see :func:`normprop.functional.rrelu`.
 
     Attributes:
         constants: those of training while the layer trains, else those of evaluation.
     """
 
-    def __init__(self, *args, **keywords) -> None:
-        super().__init__(*args, **keywords)
-        law = self.scaling, self.mean, self.std
-        bounds = float(self.lower), float(self.upper)
-        self._modes = {mode: rrelu_constants(*bounds, mode, *law) for mode in (True, False)}
+    followed: ClassVar = frozenset({"training"})
 
     @property
     def keeps_output(self) -> bool:
         """Whether it does in evaluation."""
         return True
 
-    def _row(self, own: list) -> tuple[str, Params] | None:
-        lower, upper, training = own
-        return None if training else ("leaky_relu", ((lower + upper) / 2.0,))
+    def _row(self) -> tuple[str, Params] | None:
+        return None if self.training else ("leaky_relu", ((self.lower + self.upper) / 2.0,))
 
-    @property
-    def constants(self) -> Constants:
-        """Shift and divisors in the mode that the layer is in."""
-        return self._modes[self.training]
-
-    @constants.setter
-    def constants(self, constants: Constants) -> None:
-        self._modes = {**self.__dict__.get("_modes", {}), self.training: constants}
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the function and normalise."""
+        if not self.training:
+            return super().forward(input)
+        own = self.lower, self.upper, self.training
+        return with_draws(input, *own, self._constants(None), self.backend)
 
 
-class ReLU(Activation, nn.ReLU, function=functional.relu):
+class ReLU(Activation, nn.ReLU):
     """Normalised ReLU: see :func:`normprop.functional.relu`."""
 
 
-class ReLU6(Activation, nn.ReLU6, function=functional.relu6):
+class ReLU6(Activation, nn.ReLU6):
     """Normalised ReLU6: see :func:`normprop.functional.relu6`."""
 
 
-class SELU(Activation, nn.SELU, function=functional.selu):
+class SELU(Activation, nn.SELU):
     """Normalised SELU: see :func:`normprop.functional.selu`."""
 
 
-class Sigmoid(Activation, nn.Sigmoid, function=functional.sigmoid):
+class Sigmoid(Activation, nn.Sigmoid):
     """Normalised Sigmoid: see :func:`normprop.functional.sigmoid`."""
 
 
-class SiLU(Activation, nn.SiLU, function=functional.silu):
+class SiLU(Activation, nn.SiLU):
     """Normalised SiLU: see :func:`normprop.functional.silu`."""
 
 
-class Softplus(Activation, nn.Softplus, function=functional.softplus):
+class Softplus(Activation, nn.Softplus):
     """Normalised Softplus: see :func:`normprop.functional.softplus`."""
 
 
-class Softshrink(Activation, nn.Softshrink, function=functional.softshrink):
+class Softshrink(Activation, nn.Softshrink):
     """Normalised Softshrink: see :func:`normprop.functional.softshrink`."""
 
 
-class Softsign(Activation, nn.Softsign, function=functional.softsign):
+class Softsign(Activation, nn.Softsign):
     """Normalised Softsign: see :func:`normprop.functional.softsign`."""
 
 
-class Tanh(Activation, nn.Tanh, function=functional.tanh):
+class Tanh(Activation, nn.Tanh):
     """Normalised Tanh: see :func:`normprop.functional.tanh`."""
 
 
-class Tanhshrink(Activation, nn.Tanhshrink, function=functional.tanhshrink):
+class Tanhshrink(Activation, nn.Tanhshrink):
     """Normalised Tanhshrink: see :func:`normprop.functional.tanhshrink`."""
 
 
-class Threshold(Activation, nn.Threshold, function=functional.threshold):
+class Threshold(Activation, nn.Threshold):
     """Normalised Threshold: see :func:`normprop.functional.threshold`."""

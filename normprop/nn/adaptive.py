@@ -2,60 +2,22 @@
 
 from torch import Tensor, nn
 
-from normprop import functional
-from normprop.functional.adaptive import sizes_of
-from normprop.nn.interior import FittedAfter
+from normprop.functional.constants import sample_of
+from normprop.nn.twin import TwinBehind
 
 
-class _AdaptiveAvgPool(FittedAfter):
-    """Adaptive average pooling; a subclass adds the twin, the dimension and the function."""
+class _InDimensions(TwinBehind):
+    """A pooling whose constants follow from the sizes of its input."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Pool and normalise."""
-        constants = self.constants_of(sample_of(input, self._dims))
-        return type(self)._function(input, self.output_size, constants=constants)
+    @property
+    def _dims(self) -> int:
+        return int(self.torch_type.__name__[-2])
 
-
-class _AdaptiveMaxPool(FittedAfter):
-    """Adaptive max pooling; a subclass adds the twin, the dimension and the function."""
-
-    def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Pool and normalise."""
-        constants = self.constants_of(sample_of(input, self._dims))
-        return type(self)._function(
-            input, self.output_size, self.return_indices, constants=constants
-        )
+    def _shape_for(self, input: Tensor) -> tuple[int, ...]:
+        return sample_of(input, self._dims)
 
 
-class _FractionalMaxPool(FittedAfter):
-    """Fractional max pooling; a subclass adds the twin, the dimension and the function."""
-
-    def __init__(self, *args, **keywords) -> None:
-        super().__init__(*args, **keywords)
-        if self.output_ratio is not None:
-            # It needs no size: outputs for each input are known.
-            self.constants = self.constants_of(None)
-
-    def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Pool and normalise."""
-        constants = self.constants_of(sample_of(input, self._dims))
-        return type(self)._function(
-            input,
-            self.kernel_size,
-            self.output_size,
-            self.output_ratio,
-            self.return_indices,
-            self._random_samples,
-            constants=constants,
-        )
-
-
-def sample_of(input: Tensor, dims: int) -> tuple[int, ...]:
-    """The shape of a sample, for an input with or without a batch."""
-    return (1, *sizes_of(input, dims))
-
-
-class AdaptiveAvgPool1d(_AdaptiveAvgPool, nn.AdaptiveAvgPool1d):
+class AdaptiveAvgPool1d(_InDimensions, nn.AdaptiveAvgPool1d):
     """Normalised adaptive average pooling: see :func:`normprop.functional.adaptive_avg_pool1d`.
 
     Args:
@@ -66,25 +28,16 @@ class AdaptiveAvgPool1d(_AdaptiveAvgPool, nn.AdaptiveAvgPool1d):
         after: the activation that stands before the pooling, as in :class:`MaxPool1d`.
     """
 
-    _dims = 1
-    _function = staticmethod(functional.adaptive_avg_pool1d)
 
-
-class AdaptiveAvgPool2d(_AdaptiveAvgPool, nn.AdaptiveAvgPool2d):
+class AdaptiveAvgPool2d(_InDimensions, nn.AdaptiveAvgPool2d):
     """Normalised adaptive average pooling in two dimensions; as :class:`AdaptiveAvgPool1d`."""
 
-    _dims = 2
-    _function = staticmethod(functional.adaptive_avg_pool2d)
 
-
-class AdaptiveAvgPool3d(_AdaptiveAvgPool, nn.AdaptiveAvgPool3d):
+class AdaptiveAvgPool3d(_InDimensions, nn.AdaptiveAvgPool3d):
     """Normalised adaptive average pooling in three dimensions; as :class:`AdaptiveAvgPool1d`."""
 
-    _dims = 3
-    _function = staticmethod(functional.adaptive_avg_pool3d)
 
-
-class AdaptiveMaxPool1d(_AdaptiveMaxPool, nn.AdaptiveMaxPool1d):
+class AdaptiveMaxPool1d(_InDimensions, nn.AdaptiveMaxPool1d):
     """Normalised adaptive max pooling: see :func:`normprop.functional.adaptive_max_pool1d`.
 
     Args:
@@ -96,25 +49,16 @@ class AdaptiveMaxPool1d(_AdaptiveMaxPool, nn.AdaptiveMaxPool1d):
         after: the activation that stands before the pooling, as in :class:`MaxPool1d`.
     """
 
-    _dims = 1
-    _function = staticmethod(functional.adaptive_max_pool1d)
 
-
-class AdaptiveMaxPool2d(_AdaptiveMaxPool, nn.AdaptiveMaxPool2d):
+class AdaptiveMaxPool2d(_InDimensions, nn.AdaptiveMaxPool2d):
     """Normalised adaptive max pooling in two dimensions; as :class:`AdaptiveMaxPool1d`."""
 
-    _dims = 2
-    _function = staticmethod(functional.adaptive_max_pool2d)
 
-
-class AdaptiveMaxPool3d(_AdaptiveMaxPool, nn.AdaptiveMaxPool3d):
+class AdaptiveMaxPool3d(_InDimensions, nn.AdaptiveMaxPool3d):
     """Normalised adaptive max pooling in three dimensions; as :class:`AdaptiveMaxPool1d`."""
 
-    _dims = 3
-    _function = staticmethod(functional.adaptive_max_pool3d)
 
-
-class FractionalMaxPool2d(_FractionalMaxPool, nn.FractionalMaxPool2d):
+class FractionalMaxPool2d(_InDimensions, nn.FractionalMaxPool2d):
     """Normalised fractional max pooling: see :func:`normprop.functional.fractional_max_pool2d`.
 
     Args:
@@ -129,12 +73,6 @@ class FractionalMaxPool2d(_FractionalMaxPool, nn.FractionalMaxPool2d):
         after: the activation that stands before the pooling, as in :class:`MaxPool1d`.
     """
 
-    _dims = 2
-    _function = staticmethod(functional.fractional_max_pool2d)
 
-
-class FractionalMaxPool3d(_FractionalMaxPool, nn.FractionalMaxPool3d):
+class FractionalMaxPool3d(_InDimensions, nn.FractionalMaxPool3d):
     """Normalised fractional max pooling in three dimensions; as :class:`FractionalMaxPool2d`."""
-
-    _dims = 3
-    _function = staticmethod(functional.fractional_max_pool3d)

@@ -1,19 +1,20 @@
 """Normalised multi-head attention."""
 
+import inspect
 import math
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from normprop import functional, rules
-from normprop.functional.attention import AttentionConstants, multi_head_constants
-from normprop.functional.parametric import check_method
-from normprop.functional.scale import Scaling, check_scaling
+from normprop.functional.attention import AttentionConstants, BallOfHeads, multi_head_constants
 from normprop.functional.weight import Per
+from normprop.nn.settings import Settings
 
 
-class MultiheadAttention(nn.MultiheadAttention):
+class MultiheadAttention(Settings, nn.MultiheadAttention):
     """Multi-head attention on the unit ball: see :func:`normprop.functional.multi_head_attention`.
 
     The three projections usually share one input, where their gradients meet: only factors that
@@ -39,45 +40,18 @@ class MultiheadAttention(nn.MultiheadAttention):
         std: standard deviation of the inputs, whose mean is taken for 0.
     """
 
-    def __init__(
-        self,
-        embed_dim,
-        num_heads,
-        dropout=0.0,
-        bias=True,
-        add_bias_kv=False,
-        add_zero_attn=False,
-        kdim=None,
-        vdim=None,
-        batch_first=False,
-        device=None,
-        dtype=None,
-        *,
-        scaling: Scaling = "forward",
-        per: Per = "neuron",
-        std: float = 1.0,
-    ) -> None:
-        if add_bias_kv or add_zero_attn:
+    keywords: ClassVar[type] = BallOfHeads
+    defaults: ClassVar = {"scaling": "forward"}
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        given = inspect.signature(type(self)).bind(*args, **options).arguments
+        if given.get("add_bias_kv") or given.get("add_zero_attn"):
             raise ValueError(
                 "add_bias_kv and add_zero_attn must be False: such keys are no normal variables; "
-                f"they were {add_bias_kv} and {add_zero_attn}"
+                f"they were {given.get('add_bias_kv', False)} and "
+                f"{given.get('add_zero_attn', False)}"
             )
-        super().__init__(
-            embed_dim,
-            num_heads,
-            dropout,
-            bias,
-            add_bias_kv,
-            add_zero_attn,
-            kdim,
-            vdim,
-            batch_first,
-            device,
-            dtype,
-        )
-        check_scaling(scaling)
-        check_method("normalize", per)
-        self.scaling, self.per, self.std = scaling, per, rules.check_law(0.0, std).std
+        super().__init__(*args, **options)
 
     def forward(
         self,
@@ -179,10 +153,6 @@ class MultiheadAttention(nn.MultiheadAttention):
             total = padding if total is None else total + padding
         return total
 
-    def extra_repr(self) -> str:
-        """The arguments that torch's twin does not have."""
-        return f"scaling={self.scaling!r}, per={self.per!r}, std={self.std:g}"
-
 
 def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """A mask to add, from one that is true where nothing may be seen."""
@@ -216,5 +186,4 @@ def _on_ball(weight: np.ndarray, ball: str, per: Per) -> np.ndarray:
     return functional.normalize_weight(torch.from_numpy(weight), ball, per).numpy()
 
 
-_plain = rules.entry_of_type(nn.MultiheadAttention)
-rules.register(MultiheadAttention, _moments, grade=_plain.grade, note=_plain.note, shaped=True)
+rules.inherit(MultiheadAttention, nn.MultiheadAttention, _moments)

@@ -1,12 +1,12 @@
 """Normalised bilinear maps."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from normprop import functional, rules
 from normprop.functional.bilinear import check_bilinear, factors, on_ball
-from normprop.functional.scale import Scaling
-from normprop.functional.weight import Method, Per
 from normprop.nn.parametric import Parametric
 
 
@@ -21,28 +21,18 @@ class Bilinear(Parametric, nn.Bilinear):
         device: as in torch.
         dtype: as in torch.
         scaling: which ball the weights are on in which pass.
-        per: ``"layer"`` for one factor, ``"neuron"`` for one norm an output, which the backward
-            ball does not have.
+        per: ``"layer"`` for one factor, which alone the backward ball has, so that it is the
+            default; ``"neuron"`` for one norm an output.
         method: ``"normalize"`` in each forward pass, or ``"project"`` by ``project_()``
             after each step of the optimiser.
     """
 
-    def __init__(
-        self,
-        in1_features: int,
-        in2_features: int,
-        out_features: int,
-        bias: bool = True,
-        device=None,
-        dtype=None,
-        *,
-        scaling: Scaling = "backward",
-        per: Per = "layer",
-        method: Method = "normalize",
-    ) -> None:
-        super().__init__(in1_features, in2_features, out_features, bias, device, dtype)
-        check_bilinear(scaling, per, method)
-        self._declare(scaling, per, method)
+    defaults: ClassVar = {"per": "layer"}
+
+    def _forget(self) -> None:
+        if "method" in self.__dict__:
+            check_bilinear(self.scaling, self.per, self.method)
+        super()._forget()
 
     def _on_ball(self, weight: Tensor, ball: str) -> Tensor:
         return on_ball(weight, self.scaling, self.per)
@@ -69,4 +59,4 @@ def _moments(layer: Bilinear, law) -> rules.Moments:
     return rules.bilinear(weight, bias, law, backward)
 
 
-rules.register(Bilinear, _moments, note=rules.entry_of_type(nn.Bilinear).note)
+rules.inherit(Bilinear, nn.Bilinear, _moments)

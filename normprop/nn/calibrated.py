@@ -2,17 +2,19 @@
 
 import math
 from dataclasses import replace
+from typing import ClassVar, TypedDict
 
 from torch import Tensor, nn
 
 from normprop import rules
-from normprop.functional.scale import Constants, Scaling, check_real, normalized, upcast
-from normprop.gaussian import Normal
+from normprop.functional.scale import Scaling, constant_when_compiled
+from normprop.gaussian import Law, Normal
 from normprop.gaussian.calibration import Calibration, calibrate_mean, calibrate_std
 from normprop.names import NAMED, canonical
+from normprop.nn.twin import Twin
 
 
-class Calibrated(nn.Module):
+class Calibrated(Twin, nn.Module):
     r"""Normalised activation at the input scale that suits a depth.
 
     .. math:: y = \frac{f(m + s x) - \mu}{\sigma}
@@ -32,14 +34,15 @@ class Calibrated(nn.Module):
         growth: χ^L, greater than 1; by default e.
         vary: ``"std"`` to look for s at the mean ``mean``; ``"mean"`` to look for m at s = 1.
         mean: m, under ``vary="std"``.
-        scaling: which standard deviation divides in which pass.
-
-    Attributes:
-        calibration: the m and s that were found, and χ there with its error bound.
+        scaling: which standard deviation divides in which pass; ``"forward"`` by default, as the
+            depth is one of layers that are normalised so.
 
     Raises:
         ValueError: no s (or m) has this growth, or an argument is out of its range.
     """
+
+    keywords: ClassVar[type] = TypedDict("keywords", {})
+    followed: ClassVar = frozenset({"vary"})
 
     def __init__(
         self,
@@ -51,23 +54,48 @@ class Calibrated(nn.Module):
         mean: float = 0.0,
         scaling: Scaling = "forward",
     ) -> None:
-        super().__init__()
-        if not isinstance(activation, str):
-            raise TypeError(f"activation must be a name such as 'tanh'; it was {activation!r}")
-        activation = canonical(activation, "activation")
+        nn.Module.__init__(self)
         self.activation, self.depth, self.growth = activation, depth, growth
-        self.scaling = scaling
-        self.calibration = _calibration(activation, depth, growth, vary, mean)
-        moments = rules.moments(activation, self.calibration.mean, self.calibration.std)
-        slope = self.calibration.std * moments.bwd_std
-        self.constants = Constants.of(replace(moments, bwd_std=slope), scaling)
+        self.vary, self.mean, self.std, self.scaling = vary, mean, 1.0, scaling
+        super().__init__()
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Shift and scale the input, apply the activation, normalise."""
-        check_real(input)
-        function = NAMED[self.activation]
+    def _checked(self, name: str, value):
+        if name != "activation":
+            return super()._checked(name, value)
+        if not isinstance(value, str):
+            raise TypeError(f"activation must be a name such as 'tanh'; it was {value!r}")
+        return canonical(value, "activation")
+
+    @property
+    def calibration(self) -> Calibration:
+        """The m and s that were found, and χ there with its error bound."""
+        known = self.__dict__
+        if "_calibration" not in known:
+            own = self.activation, self.depth, self.growth, self.vary, self.mean
+            known["_calibration"] = _calibration(*own)
+        return known["_calibration"]
+
+    def _forget(self) -> None:
+        self.__dict__.pop("_calibration", None)
+        super()._forget()
+
+    def _plain(self, law: Law) -> rules.Moments:
+        if not isinstance(law, Normal):
+            raise ValueError("after= does not apply to an activation; layer was Calibrated")
         mean, std = self.calibration.mean, self.calibration.std
-        return normalized(lambda x: function(mean + std * upcast(x)), input, self.constants)
+        inner = rules.moments(self.activation, mean + std * law.mean, std * law.std)
+        return replace(inner, bwd_std=std * inner.bwd_std, error=inner.error * max(1.0, std))
+
+    def _declared(self, law: Law, shape: tuple[int, ...] | None) -> rules.Moments:
+        return self._plain(Normal(0.0, 1.0))
+
+    def _compute(self, input: Tensor) -> Tensor:
+        mean, std = self._place()
+        return NAMED[self.activation](mean + std * input)
+
+    @constant_when_compiled
+    def _place(self) -> tuple[float, float]:
+        return self.calibration.mean, self.calibration.std
 
     def extra_repr(self) -> str:
         """The arguments, and what was found."""
@@ -93,15 +121,3 @@ def _calibration(activation, depth, growth, vary, mean) -> Calibration:
         return calibrate_mean(function, depth, growth)
     rules.check_law(mean, 1.0)
     return calibrate_std(function, depth, growth, mean)
-
-
-def _moments(layer: Calibrated, law) -> rules.Moments:
-    mean, std = layer.calibration.mean, layer.calibration.std
-    if not isinstance(law, Normal):
-        raise ValueError("after= does not apply to an activation; layer was Calibrated")
-    inner = rules.moments(layer.activation, mean + std * law.mean, std * law.std)
-    outer = replace(inner, bwd_std=std * inner.bwd_std, error=inner.error * max(1.0, std))
-    return rules.affine(outer, *layer.constants)
-
-
-rules.register(Calibrated, _moments)

@@ -2,48 +2,12 @@
 
 from torch import Tensor, nn
 
-from normprop import functional, rules
-from normprop.functional.conv import Size
-from normprop.functional.scale import Scaling
-from normprop.functional.weight import Method, Per
-from normprop.nn.parametric import MapFromWeight, parametric_moments
+from normprop import functional
+from normprop.nn.parametric import MapFromWeight
 
 
 class _Conv(MapFromWeight):
-    """Arguments and the call; a subclass adds the function."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Size,
-        stride: Size = 1,
-        padding: Size | str = 0,
-        dilation: Size = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = "zeros",
-        device=None,
-        dtype=None,
-        *,
-        scaling: Scaling = "backward",
-        per: Per = "neuron",
-        method: Method = "normalize",
-    ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-        )
-        self._declare(scaling, per, method)
+    """The call; a subclass adds the function."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve."""
@@ -62,10 +26,7 @@ class _Conv(MapFromWeight):
             padding,
             self.dilation,
             self.groups,
-            scaling=self.scaling,
-            per=self.per,
-            method=self.method,
-            absorbed=self.absorbed,
+            **self._options(),
         )
 
 
@@ -103,7 +64,3 @@ class Conv3d(_Conv, nn.Conv3d):
     """Convolution in three dimensions; arguments as in :class:`Conv1d`."""
 
     _function = staticmethod(functional.conv3d)
-
-
-for _type in (Conv1d, Conv2d, Conv3d):
-    rules.register(_type, parametric_moments)

@@ -3,49 +3,24 @@
 from torch import Tensor, nn
 
 from normprop import functional, rules
-from normprop.functional.conv import Size
-from normprop.functional.scale import Scaling
-from normprop.functional.weight import Method, Per
+from normprop.gaussian import Law
 from normprop.nn.parametric import MapFromWeight, weights_that_run
 
 
 class _ConvTranspose(MapFromWeight):
-    """Arguments and the call; a subclass adds the function."""
+    """The call; a subclass adds the function."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Size,
-        stride: Size = 1,
-        padding: Size = 0,
-        output_padding: Size = 0,
-        groups: int = 1,
-        bias: bool = True,
-        dilation: Size = 1,
-        padding_mode: str = "zeros",
-        device=None,
-        dtype=None,
-        *,
-        scaling: Scaling = "backward",
-        per: Per = "neuron",
-        method: Method = "normalize",
-    ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            output_padding,
-            groups,
+    def _moments(self, law: Law) -> rules.Moments:
+        forward, bias, backward = weights_that_run(self)
+        return rules.conv_transpose(
+            forward,
             bias,
-            dilation,
-            padding_mode,
-            device,
-            dtype,
+            law,
+            stride=self.stride,
+            dilation=self.dilation,
+            groups=self.groups,
+            backward_weight=backward,
         )
-        self._declare(scaling, per, method)
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Convolve.
@@ -68,10 +43,7 @@ class _ConvTranspose(MapFromWeight):
             tuple(output_padding),
             self.groups,
             self.dilation,
-            scaling=self.scaling,
-            per=self.per,
-            method=self.method,
-            absorbed=self.absorbed,
+            **self._options(),
         )
 
 
@@ -112,20 +84,3 @@ class ConvTranspose3d(_ConvTranspose, nn.ConvTranspose3d):
     """Transposed convolution in three dimensions; arguments as in :class:`ConvTranspose1d`."""
 
     _function = staticmethod(functional.conv_transpose3d)
-
-
-def _moments(layer: nn.Module, law) -> rules.Moments:
-    forward, bias, backward = weights_that_run(layer)
-    return rules.conv_transpose(
-        forward,
-        bias,
-        law,
-        stride=layer.stride,
-        dilation=layer.dilation,
-        groups=layer.groups,
-        backward_weight=backward,
-    )
-
-
-for _type in (ConvTranspose1d, ConvTranspose2d, ConvTranspose3d):
-    rules.register(_type, _moments)

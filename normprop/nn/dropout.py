@@ -1,43 +1,63 @@
 """Normalised dropout."""
 
+from typing import Any, ClassVar
+
 from torch import Tensor, nn
 
-from normprop import functional, rules
-from normprop.functional.dropout import Keeps, alpha_dropout_constants, dropout_constants
-from normprop.functional.scale import Scaling
-from normprop.nn.law import joined, law_repr, refuse_inplace
+from normprop import rules
+from normprop.functional.dropout import (
+    AlphaDropoutConstants,
+    DropoutConstants,
+    alpha_dropout_constants,
+    dropout_constants,
+    with_alpha,
+    with_mask,
+)
+from normprop.functional.keywords import LawKept
+from normprop.gaussian import Law
+from normprop.nn.twin import Twin
 
 
-class _Normalized:
-    """Arguments, constants and printing; the call is what a subclass adds."""
+class _Dropout(Twin):
+    """Dropout of elements, or of what ``_kept`` dimensions behind the channels hold together."""
 
-    _constants_at = staticmethod(dropout_constants)
+    keywords: ClassVar[type] = LawKept
+    followed: ClassVar = frozenset({"eval_keeps"})
+    _dims: ClassVar[int] = 0
 
-    def __init__(
-        self,
-        p: float = 0.5,
-        inplace: bool = False,
-        *,
-        scaling: Scaling = "backward",
-        mean: float = 0.0,
-        std: float = 1.0,
-        eval: Keeps = "variance",
-    ) -> None:
+    def __init__(self, p: float = 0.5, *args: Any, **options: Any) -> None:
         rules.check_probability(p)
-        super().__init__(p)
-        refuse_inplace(inplace)
-        law = rules.check_law(mean, std)
-        self.scaling, self.mean, self.std = scaling, law.mean, law.std
-        # nn.Module has a method of the name eval.
-        self.eval_keeps = eval
-        self.constants = self._constants_at(float(p), scaling, law.mean, law.std, eval)
+        super().__init__(p, *args, **options)
 
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return joined(super().extra_repr(), law_repr(self), f"eval={self.eval_keeps!r}")
+    def _found(self, shape: tuple[int, ...] | None) -> DropoutConstants:
+        law = self.scaling, self.mean, self.std, self.eval_keeps
+        return dropout_constants(float(self.p), *law)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Drop and normalise in training; shift and scale in evaluation."""
+        run = getattr(nn.functional, self.torch_type.__name__.lower())
+        return with_mask(run, self._dims, input, self.p, self.training, self._constants(None))
+
+    def _measured(self, law: Law) -> rules.Moments:
+        training, factor = self.constants
+        if self.training:
+            return rules.affine(self._plain(law), *training)
+        return rules.affine(self._plain(law), training.shift, 1.0 / factor, 1.0 / factor)
 
 
-class Dropout(_Normalized, nn.Dropout):
+class _AlphaDropout(_Dropout):
+    def _found(self, shape: tuple[int, ...] | None) -> AlphaDropoutConstants:
+        law = self.scaling, self.mean, self.std, self.eval_keeps
+        return alpha_dropout_constants(float(self.p), *law)
+
+    def _measured(self, law: Law) -> rules.Moments:
+        training, center, factor = self.constants
+        if self.training:
+            return rules.affine(self._plain(law), *training)
+        return rules.affine(self._plain(law), center, 1.0 / factor, 1.0 / factor)
+
+
+class Dropout(_Dropout, nn.Dropout):
     """Normalised dropout: see :func:`normprop.functional.dropout`.
 
     Args:
@@ -49,77 +69,41 @@ class Dropout(_Normalized, nn.Dropout):
         eval: what evaluation keeps of training, ``"variance"`` or ``"mean"``.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Drop and normalise in training; shift and scale in evaluation."""
-        return functional.dropout(input, self.p, self.training, constants=self.constants)
 
-
-class Dropout1d(_Normalized, nn.Dropout1d):
+class Dropout1d(_Dropout, nn.Dropout1d):
     """Normalised dropout of channels, (N, C, L); arguments as in :class:`Dropout`."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Drop and normalise in training; shift and scale in evaluation."""
-        return functional.dropout1d(input, self.p, self.training, constants=self.constants)
+    _dims: ClassVar = 1
 
 
-class Dropout2d(_Normalized, nn.Dropout2d):
+class Dropout2d(_Dropout, nn.Dropout2d):
     """Normalised dropout of channels, (N, C, H, W); arguments as in :class:`Dropout`."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Drop and normalise in training; shift and scale in evaluation."""
-        return functional.dropout2d(input, self.p, self.training, constants=self.constants)
+    _dims: ClassVar = 2
 
 
-class Dropout3d(_Normalized, nn.Dropout3d):
+class Dropout3d(_Dropout, nn.Dropout3d):
     """Normalised dropout of channels, (N, C, D, H, W); arguments as in :class:`Dropout`."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Drop and normalise in training; shift and scale in evaluation."""
-        return functional.dropout3d(input, self.p, self.training, constants=self.constants)
+    _dims: ClassVar = 3
 
 
-class AlphaDropout(_Normalized, nn.AlphaDropout):
+class AlphaDropout(_AlphaDropout, nn.AlphaDropout):
     """Normalised alpha dropout: see :func:`normprop.functional.alpha_dropout`.
 
     Arguments as in :class:`Dropout`.
     """
 
-    _constants_at = staticmethod(alpha_dropout_constants)
-
     def forward(self, input: Tensor) -> Tensor:
         """Drop and normalise in training; shift and scale in evaluation."""
-        return functional.alpha_dropout(input, self.p, self.training, constants=self.constants)
+        run = nn.functional.alpha_dropout
+        return with_alpha(run, input, self.p, self.training, self._constants(None))
 
 
-class FeatureAlphaDropout(_Normalized, nn.FeatureAlphaDropout):
+class FeatureAlphaDropout(_AlphaDropout, nn.FeatureAlphaDropout):
     """Normalised alpha dropout of channels, (N, C, …); arguments as in :class:`Dropout`."""
 
-    _constants_at = staticmethod(alpha_dropout_constants)
-
     def forward(self, input: Tensor) -> Tensor:
         """Drop and normalise in training; shift and scale in evaluation."""
-        return functional.feature_alpha_dropout(
-            input, self.p, self.training, constants=self.constants
-        )
-
-
-def _moments(layer: _Normalized, law) -> rules.Moments:
-    training, factor = layer.constants
-    if layer.training:
-        return rules.affine(rules.dropout(layer.p, law), *training)
-    return rules.affine(rules.dropout(0.0, law), training.shift, 1.0 / factor, 1.0 / factor)
-
-
-for _type in (Dropout, Dropout1d, Dropout2d, Dropout3d):
-    rules.register(_type, _moments)
-
-
-def _alpha_moments(layer: _Normalized, law) -> rules.Moments:
-    training, center, factor = layer.constants
-    if layer.training:
-        return rules.affine(rules.alpha_dropout(layer.p, law), *training)
-    return rules.affine(rules.copied(law), center, 1.0 / factor, 1.0 / factor)
-
-
-for _type in (AlphaDropout, FeatureAlphaDropout):
-    rules.register(_type, _alpha_moments)
+        run = nn.functional.feature_alpha_dropout
+        return with_alpha(run, input, self.p, self.training, self._constants(None))

@@ -1,17 +1,22 @@
 """A layer for any elementwise function."""
 
 from collections.abc import Callable
+from typing import ClassVar, Unpack
 
 from torch import Tensor, nn
 
-from normprop import functional, rules
-from normprop.functional.callables import elementwise_constants
-from normprop.functional.scale import Scaling
+from normprop import rules
+from normprop.functional.keywords import Law as LawKeywords
 from normprop.gaussian import Image, Law, Normal
-from normprop.nn.law import law_repr
+from normprop.nn.twin import Twin
 
 
-class Elementwise(nn.Module):
+def _image(layer: "Elementwise", base: Normal) -> Image:
+    function = rules.function_of(layer.function)
+    return Image(function, base, layer.constants.shift, layer.constants.forward)
+
+
+class Elementwise(Twin, nn.Module):
     r"""An elementwise function of your own, normalised: y = (f(x) - μ)/σ.
 
     See :func:`normprop.functional.elementwise`.  The constants are found once, when the layer
@@ -34,42 +39,30 @@ class Elementwise(nn.Module):
         >>> snake = Elementwise(lambda x: x + x.sin() ** 2, scaling="forward")
     """
 
-    def __init__(
-        self,
-        function: Callable[[Tensor], Tensor],
-        *,
-        scaling: Scaling = "backward",
-        mean: float = 0.0,
-        std: float = 1.0,
-    ) -> None:
-        super().__init__()
-        if isinstance(function, nn.Module):
-            raise TypeError(
-                f"function must be a function, not a module with a state; it was {function}"
-            )
-        law = rules.check_law(mean, std)
-        self.function = function
-        self.scaling, self.mean, self.std = scaling, law.mean, law.std
-        self.constants = elementwise_constants(function, scaling, law.mean, law.std)
+    _image_rule: ClassVar = _image
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Apply the function and normalise."""
-        return functional.elementwise(input, self.function, constants=self.constants)
+    def __init__(self, function: Callable[[Tensor], Tensor], **law: Unpack[LawKeywords]) -> None:
+        nn.Module.__init__(self)
+        self.function = function
+        super().__init__(**law)
+
+    def _checked(self, name: str, value):
+        if name == "function" and isinstance(value, nn.Module):
+            raise TypeError(
+                f"function must be a function, not a module with a state; it was {value}"
+            )
+        return super()._checked(name, value)
+
+    def _compute(self, input: Tensor) -> Tensor:
+        return self.function(input)
+
+    def _plain(self, law: Law) -> rules.Moments:
+        return rules.activation(rules.function_of(self.function), law)
+
+    def _declared(self, law: Law, shape: tuple[int, ...] | None) -> rules.Moments:
+        return rules.moments(self.function, law.mean, law.std)
 
     def extra_repr(self) -> str:
         """The arguments."""
         name = getattr(self.function, "__name__", repr(self.function))
-        return f"{name}, {law_repr(self)}"
-
-
-def _moments(layer: Elementwise, law: Law) -> rules.Moments:
-    plain = rules.activation(rules.function_of(layer.function), law)
-    return rules.affine(plain, *layer.constants)
-
-
-def _image(layer: Elementwise, base: Normal) -> Image:
-    function = rules.function_of(layer.function)
-    return Image(function, base, layer.constants.shift, layer.constants.forward)
-
-
-rules.register(Elementwise, _moments, _image)
+        return f"{name}, {super().extra_repr()}"

@@ -1,12 +1,21 @@
 """Normalised embeddings."""
 
+import inspect
+from typing import Any, ClassVar, TypedDict
+
 import torch
 from torch import Tensor, nn
 
 from normprop import functional, rules
-from normprop.functional.embedding import normalize_rows
+from normprop.functional.embedding import normalize_rows, refuse_max_norm
 from normprop.functional.weight import Method
 from normprop.nn.parametric import Parametric
+
+
+class Placed(TypedDict, total=False):
+    """When the rows are put on their ball."""
+
+    method: Method
 
 
 class Embedding(Parametric, nn.Embedding):
@@ -31,44 +40,24 @@ class Embedding(Parametric, nn.Embedding):
         ValueError: ``max_norm`` is given, or ``method`` is unknown.
     """
 
-    def __init__(
-        self,
-        num_embeddings: int,
-        embedding_dim: int,
-        padding_idx: int | None = None,
-        max_norm: float | None = None,
-        norm_type: float = 2.0,
-        scale_grad_by_freq: bool = False,
-        sparse: bool = False,
-        _weight: Tensor | None = None,
-        _freeze: bool = False,
-        device=None,
-        dtype=None,
-        *,
-        method: Method = "normalize",
-    ) -> None:
-        if max_norm is not None:
-            raise ValueError(
-                "max_norm must be None: a normalised embedding gives its rows the norm √dim; "
-                f"it was {max_norm}"
-            )
-        if _weight is not None and method == "project":
+    keywords: ClassVar[type] = Placed
+    # It has one ball, of one norm a row.
+    scaling, per = "forward", "neuron"
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        given = inspect.signature(nn.Embedding).bind(*args, **_without(options, "method"))
+        refuse_max_norm(given.arguments.get("max_norm"))
+        weight = given.arguments.get("_weight")
+        if weight is not None and options.get("method") == "project":
             # The caller's tensor is not ours to project.
-            _weight = _weight.clone()
-        super().__init__(
-            num_embeddings,
-            embedding_dim,
-            padding_idx,
-            max_norm,
-            norm_type,
-            scale_grad_by_freq,
-            sparse,
-            _weight,
-            _freeze,
-            device,
-            dtype,
-        )
-        self._declare("forward", "neuron", method)
+            given.arguments["_weight"] = weight.clone()
+        named = {"method": options["method"]} if "method" in options else {}
+        super().__init__(*given.args, **given.kwargs, **named)
+
+    def _checked(self, name: str, value):
+        if name == "max_norm":
+            refuse_max_norm(value)
+        return super()._checked(name, value)
 
     def _on_ball(self, weight: Tensor, ball: str) -> Tensor:
         return normalize_rows(weight)
@@ -80,14 +69,10 @@ class Embedding(Parametric, nn.Embedding):
             input,
             self.weight,
             self.padding_idx,
-            self.scale_grad_by_freq,
-            self.sparse,
+            scale_grad_by_freq=self.scale_grad_by_freq,
+            sparse=self.sparse,
             method=self.method,
         )
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return f"{nn.Embedding.extra_repr(self)}, method={self.method!r}"
 
 
 def _moments(layer: Embedding, law) -> rules.Moments:
@@ -98,4 +83,8 @@ def _moments(layer: Embedding, law) -> rules.Moments:
     return rules.embedding(rows)
 
 
-rules.register(Embedding, _moments, note=rules.entry_of_type(nn.Embedding).note)
+def _without(options: dict, name: str) -> dict:
+    return {key: value for key, value in options.items() if key != name}
+
+
+rules.inherit(Embedding, nn.Embedding, _moments)

@@ -1,11 +1,13 @@
 """Normalised gated linear units."""
 
+from typing import Unpack
+
 from torch import Tensor, nn
 
-from normprop import functional, rules
-from normprop.functional.gated import Gate, gated_constants
-from normprop.functional.scale import Scaling
-from normprop.nn.law import law_repr
+from normprop import rules
+from normprop.functional.gated import Gate, gated
+from normprop.functional.keywords import Law as LawKeywords
+from normprop.gaussian import Law
 from normprop.nn.twin import Twin
 
 
@@ -19,12 +21,8 @@ class GLU(Twin, nn.GLU):
         std: standard deviation of the input, greater than 0.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Gate one half of the input by the other, and normalise."""
-        return functional.glu(input, self.dim, constants=self.constants)
 
-
-class GatedLinear(nn.Module):
+class GatedLinear(Twin, nn.Module):
     """Normalised a·g(b) with a gate of your choice: see :func:`normprop.functional.gated_linear`.
 
     Args:
@@ -35,34 +33,21 @@ class GatedLinear(nn.Module):
         std: standard deviation of the input, greater than 0.
     """
 
-    def __init__(
-        self,
-        gate: Gate = "silu",
-        dim: int = -1,
-        *,
-        scaling: Scaling = "backward",
-        mean: float = 0.0,
-        std: float = 1.0,
-    ) -> None:
-        super().__init__()
-        law = rules.check_law(mean, std)
+    def __init__(self, gate: Gate = "silu", dim: int = -1, **law: Unpack[LawKeywords]) -> None:
+        nn.Module.__init__(self)
         self.gate, self.dim = gate, dim
-        self.scaling, self.mean, self.std = scaling, law.mean, law.std
-        self.constants = gated_constants(gate, scaling, law.mean, law.std)
+        super().__init__(**law)
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Gate one half of the input by the other, and normalise."""
-        return functional.gated_linear(input, self.gate, self.dim, constants=self.constants)
+    def _compute(self, input: Tensor) -> Tensor:
+        return gated(input, self.gate, self.dim)
+
+    def _plain(self, law: Law) -> rules.Moments:
+        return rules.gated_linear(rules.function_of(self.gate), law)
+
+    def _declared(self, law: Law, shape: tuple[int, ...] | None) -> rules.Moments:
+        return self._plain(law)
 
     def extra_repr(self) -> str:
         """The arguments."""
         gate = repr(self.gate) if isinstance(self.gate, str) else self.gate
-        return f"gate={gate}, dim={self.dim}, {law_repr(self)}"
-
-
-def _moments(layer: GatedLinear, law) -> rules.Moments:
-    plain = rules.gated_linear(rules.function_of(layer.gate), law)
-    return rules.affine(plain, *layer.constants)
-
-
-rules.register(GatedLinear, _moments)
+        return f"gate={gate}, dim={self.dim}, {super().extra_repr()}"

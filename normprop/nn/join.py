@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar, Unpack
 
 from torch import Tensor, nn
 
 from normprop import functional, rules
-from normprop.functional.join import Figures
-from normprop.functional.scale import Scaling, check_scaling
+from normprop.functional.keywords import LawsOfParts
+from normprop.nn.settings import Settings
 
 
 class Residual(nn.Module):
@@ -44,7 +45,7 @@ class Residual(nn.Module):
         return f"weight={self.weight:g}"
 
 
-class Concat(nn.Module):
+class Concat(Settings, nn.Module):
     """Normalised concatenation: see :func:`normprop.functional.cat`.
 
     Args:
@@ -54,29 +55,22 @@ class Concat(nn.Module):
         std: standard deviation of the parts, one or one a part, greater than 0.
     """
 
-    def __init__(
-        self,
-        dim: int = 1,
-        *,
-        scaling: Scaling = "backward",
-        mean: Figures = 0.0,
-        std: Figures = 1.0,
-    ) -> None:
-        super().__init__()
-        check_scaling(scaling)
-        means, stds = (tuple(f) if isinstance(f, Sequence) else (f,) for f in (mean, std))
-        if len(means) != len(stds) and 1 not in (len(means), len(stds)):
+    keywords: ClassVar[type] = LawsOfParts
+
+    def __init__(self, dim: int = 1, **law: Unpack[LawsOfParts]) -> None:
+        nn.Module.__init__(self)
+        self.dim = dim
+        super().__init__(**law)
+        means, stds = (len(f) if isinstance(f, tuple) else 1 for f in (self.mean, self.std))
+        if means != stds and 1 not in (means, stds):
             raise ValueError(
-                "mean and std must have as many entries, one a part; they had "
-                f"{len(means)} and {len(stds)}"
+                f"mean and std must have as many entries, one a part; they had {means} and {stds}"
             )
-        for m in means:
-            rules.check_law(m, 1.0)
-        for s in stds:
-            rules.check_law(0.0, s)
-        self.dim, self.scaling = dim, scaling
-        self.mean = means if isinstance(mean, Sequence) else float(mean)
-        self.std = stds if isinstance(std, Sequence) else float(std)
+
+    def _checked(self, name: str, value):
+        if name in ("mean", "std") and isinstance(value, Sequence):
+            return tuple(super(Concat, self)._checked(name, each) for each in value)
+        return super()._checked(name, value)
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Join the tensors and normalise."""

@@ -2,10 +2,8 @@
 
 from torch import Tensor, nn
 
-from normprop import functional, rules
-from normprop.functional.scale import Scaling
-from normprop.functional.weight import Method, Per
-from normprop.nn.parametric import MapFromWeight, parametric_moments
+from normprop import functional
+from normprop.nn.parametric import MapFromWeight
 
 
 class Linear(MapFromWeight, nn.Linear):
@@ -23,33 +21,7 @@ class Linear(MapFromWeight, nn.Linear):
             after each step of the optimiser.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        device=None,
-        dtype=None,
-        *,
-        scaling: Scaling = "backward",
-        per: Per = "neuron",
-        method: Method = "normalize",
-    ) -> None:
-        super().__init__(in_features, out_features, bias, device, dtype)
-        self._declare(scaling, per, method)
-
     def forward(self, input: Tensor) -> Tensor:
         """Apply the map."""
         self._check_place()
-        return functional.linear(
-            input,
-            self.weight,
-            self.bias,
-            scaling=self.scaling,
-            per=self.per,
-            method=self.method,
-            absorbed=self.absorbed,
-        )
-
-
-rules.register(Linear, parametric_moments)
+        return functional.linear(input, self.weight, self.bias, **self._options())

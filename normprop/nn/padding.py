@@ -1,23 +1,11 @@
 """Normalised padding: the constants are those of the interior, where it is the identity."""
 
-from torch import Tensor, nn
+from torch import nn
 
-from normprop import functional
-from normprop.nn.interior import Interior
-
-
-class _Pad(Interior):
-    """Padding; a subclass adds the twin, and the mode where it is not that of a constant."""
-
-    _mode = "constant"
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Pad and normalise."""
-        value = getattr(self, "value", None)
-        return functional.pad(input, self.padding, self._mode, value, constants=self.constants)
+from normprop.nn.shape import Moving
 
 
-class ZeroPad1d(_Pad, nn.ZeroPad1d):
+class ZeroPad1d(Moving, nn.ZeroPad1d):
     """Normalised padding with zeros: see :func:`normprop.functional.pad`.
 
     Args:
@@ -28,15 +16,15 @@ class ZeroPad1d(_Pad, nn.ZeroPad1d):
     """
 
 
-class ZeroPad2d(_Pad, nn.ZeroPad2d):
+class ZeroPad2d(Moving, nn.ZeroPad2d):
     """Normalised padding with zeros in two dimensions; as :class:`ZeroPad1d`."""
 
 
-class ZeroPad3d(_Pad, nn.ZeroPad3d):
+class ZeroPad3d(Moving, nn.ZeroPad3d):
     """Normalised padding with zeros in three dimensions; as :class:`ZeroPad1d`."""
 
 
-class ConstantPad1d(_Pad, nn.ConstantPad1d):
+class ConstantPad1d(Moving, nn.ConstantPad1d):
     """Normalised padding with a constant: see :func:`normprop.functional.pad`.
 
     Args:
@@ -48,15 +36,15 @@ class ConstantPad1d(_Pad, nn.ConstantPad1d):
     """
 
 
-class ConstantPad2d(_Pad, nn.ConstantPad2d):
+class ConstantPad2d(Moving, nn.ConstantPad2d):
     """Normalised padding with a constant in two dimensions; as :class:`ConstantPad1d`."""
 
 
-class ConstantPad3d(_Pad, nn.ConstantPad3d):
+class ConstantPad3d(Moving, nn.ConstantPad3d):
     """Normalised padding with a constant in three dimensions; as :class:`ConstantPad1d`."""
 
 
-class ReflectionPad1d(_Pad, nn.ReflectionPad1d):
+class ReflectionPad1d(Moving, nn.ReflectionPad1d):
     """Normalised padding by reflection: see :func:`normprop.functional.pad`.
 
     Args:
@@ -66,22 +54,16 @@ class ReflectionPad1d(_Pad, nn.ReflectionPad1d):
         std: standard deviation of the input, greater than 0.
     """
 
-    _mode = "reflect"
 
-
-class ReflectionPad2d(_Pad, nn.ReflectionPad2d):
+class ReflectionPad2d(Moving, nn.ReflectionPad2d):
     """Normalised padding by reflection in two dimensions; as :class:`ReflectionPad1d`."""
 
-    _mode = "reflect"
 
-
-class ReflectionPad3d(_Pad, nn.ReflectionPad3d):
+class ReflectionPad3d(Moving, nn.ReflectionPad3d):
     """Normalised padding by reflection in three dimensions; as :class:`ReflectionPad1d`."""
 
-    _mode = "reflect"
 
-
-class ReplicationPad1d(_Pad, nn.ReplicationPad1d):
+class ReplicationPad1d(Moving, nn.ReplicationPad1d):
     """Normalised padding with the outermost elements: see :func:`normprop.functional.pad`.
 
     Args:
@@ -91,22 +73,16 @@ class ReplicationPad1d(_Pad, nn.ReplicationPad1d):
         std: standard deviation of the input, greater than 0.
     """
 
-    _mode = "replicate"
 
-
-class ReplicationPad2d(_Pad, nn.ReplicationPad2d):
+class ReplicationPad2d(Moving, nn.ReplicationPad2d):
     """Normalised padding with the end elements, (N, C, H, W); as :class:`ReplicationPad1d`."""
 
-    _mode = "replicate"
 
-
-class ReplicationPad3d(_Pad, nn.ReplicationPad3d):
+class ReplicationPad3d(Moving, nn.ReplicationPad3d):
     """Normalised padding with the end elements, (N, C, D, H, W); as :class:`ReplicationPad1d`."""
 
-    _mode = "replicate"
 
-
-class CircularPad1d(_Pad, nn.CircularPad1d):
+class CircularPad1d(Moving, nn.CircularPad1d):
     """Normalised padding from the other end: see :func:`normprop.functional.pad`.
 
     Args:
@@ -116,16 +92,10 @@ class CircularPad1d(_Pad, nn.CircularPad1d):
         std: standard deviation of the input, greater than 0.
     """
 
-    _mode = "circular"
 
-
-class CircularPad2d(_Pad, nn.CircularPad2d):
+class CircularPad2d(Moving, nn.CircularPad2d):
     """Normalised padding from the other end in two dimensions; as :class:`CircularPad1d`."""
 
-    _mode = "circular"
 
-
-class CircularPad3d(_Pad, nn.CircularPad3d):
+class CircularPad3d(Moving, nn.CircularPad3d):
     """Normalised padding from the other end in three dimensions; as :class:`CircularPad1d`."""
-
-    _mode = "circular"

@@ -2,40 +2,42 @@
 
 import warnings
 import weakref
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from normprop import rules
-from normprop.functional.parametric import Absorbed, check_method
-from normprop.functional.scale import Scaling, check_scaling, upcast
+from normprop.functional.keywords import Ball
+from normprop.functional.parametric import Absorbed
+from normprop.functional.scale import upcast
 from normprop.functional.weight import (
     Method,
-    Per,
     normalize_weight,
     normalize_weight_,
     separate_factor,
 )
+from normprop.gaussian import Law
+from normprop.nn.settings import Settings
 
 
-class Parametric:
+class Parametric(Settings):
     """Options, projection, printing and moments of a layer with weights.
 
     Attributes:
         absorbed: what its neighbours left to it, see :func:`normprop.fuse`.
     """
 
+    keywords: ClassVar[type] = Ball
     absorbed: Absorbed | None = None
     # Until the layer says otherwise: torch's constructor draws its weights first.
     method: Method = "normalize"
     # The weight that was put on its ball, and its version then.
     _placed: tuple[weakref.ref, int] | None = None
 
-    def _declare(self, scaling: Scaling, per: Per, method: Method) -> None:
-        check_scaling(scaling)
-        check_method(method, per)
-        self.scaling, self.per, self.method = scaling, per, method
-        if method == "project":
+    def _forget(self) -> None:
+        # Of the options, which a constructor sets one by one, the method is the last.
+        if self.method == "project":
             self.project_()
 
     @torch.no_grad()
@@ -115,14 +117,34 @@ class Parametric:
 
     def extra_repr(self) -> str:
         """The arguments."""
-        own = f"scaling={self.scaling!r}, per={self.per!r}, method={self.method!r}"
-        if self.absorbed is not None:
-            own += f", absorbed={self.absorbed}"
-        return f"{super().extra_repr()}, {own}"
+        own = super().extra_repr()
+        return own if self.absorbed is None else f"{own}, absorbed={self.absorbed}"
 
 
 class MapFromWeight(Parametric):
     """Where the weight is a matrix of inputs and outputs, with taps or without."""
+
+    def __init_subclass__(cls, **options) -> None:
+        super().__init_subclass__(**options)
+        if cls.__module__.startswith("normprop.") and cls._settings:
+            rules.inherit(cls, cls.torch_type, cls._moments)
+
+    def _moments(self, law: Law) -> rules.Moments:
+        """Moments of a linear map or a convolution as it is."""
+        forward, bias, backward = weights_that_run(self)
+        return rules.parametric(
+            forward,
+            bias,
+            law,
+            stride=getattr(self, "stride", ()),
+            groups=getattr(self, "groups", 1),
+            backward_weight=backward,
+        )
+
+    def _options(self) -> dict:
+        """What its function takes besides torch's arguments."""
+        own = {"scaling": self.scaling, "per": self.per, "method": self.method}
+        return {**own, "absorbed": self.absorbed}
 
     def _put_on_ball(self) -> None:
         # Without a copy of the weight.
@@ -165,16 +187,3 @@ def weights_that_run(layer: nn.Module):
     elif layer.scaling == "separate":
         backward = layer._on_ball(plain, "backward")
     return forward.numpy(), bias, backward.numpy()
-
-
-def parametric_moments(layer: nn.Module, law) -> rules.Moments:
-    """Moments of a twin of a linear map or a convolution, as it is."""
-    forward, bias, backward = weights_that_run(layer)
-    return rules.parametric(
-        forward,
-        bias,
-        law,
-        stride=getattr(layer, "stride", ()),
-        groups=getattr(layer, "groups", 1),
-        backward_weight=backward,
-    )

@@ -1,14 +1,25 @@
 """Normalised layers that move elements, copy them, or add copies up."""
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
-from normprop import functional
-from normprop.functional.shape import moved
-from normprop.nn.interior import Interior
+from normprop.functional.shape import any_batch, moved
 from normprop.nn.twin import Twin
 
 
-class PixelShuffle(Twin, nn.PixelShuffle):
+class Moving(Twin):
+    """A layer that moves elements or copies them: where it has nothing to scale, torch's alone."""
+
+    _run: ClassVar = staticmethod(moved)
+
+
+class _Shuffle(Moving):
+    def _compute(self, input: Tensor) -> Tensor:
+        return any_batch(super()._compute)(input)
+
+
+class PixelShuffle(_Shuffle, nn.PixelShuffle):
     """Normalised pixel shuffle: see :func:`normprop.functional.pixel_shuffle`.
 
     Args:
@@ -18,12 +29,8 @@ class PixelShuffle(Twin, nn.PixelShuffle):
         std: standard deviation of the input, greater than 0.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Shuffle and normalise."""
-        return functional.pixel_shuffle(input, self.upscale_factor, constants=self.constants)
 
-
-class PixelUnshuffle(Twin, nn.PixelUnshuffle):
+class PixelUnshuffle(_Shuffle, nn.PixelUnshuffle):
     """Normalised inverse of a pixel shuffle: see :func:`normprop.functional.pixel_unshuffle`.
 
     Args:
@@ -33,12 +40,8 @@ class PixelUnshuffle(Twin, nn.PixelUnshuffle):
         std: standard deviation of the input, greater than 0.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Shuffle and normalise."""
-        return functional.pixel_unshuffle(input, self.downscale_factor, constants=self.constants)
 
-
-class ChannelShuffle(Twin, nn.ChannelShuffle):
+class ChannelShuffle(Moving, nn.ChannelShuffle):
     """Normalised shuffle of channels: see :func:`normprop.functional.channel_shuffle`.
 
     Args:
@@ -48,20 +51,8 @@ class ChannelShuffle(Twin, nn.ChannelShuffle):
         std: standard deviation of the input, greater than 0.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Shuffle and normalise."""
-        return functional.channel_shuffle(input, self.groups, constants=self.constants)
 
-
-class _Reshaped(Twin):
-    """A layer whose output holds its input's elements in another shape, in order."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Reshape and normalise."""
-        return moved(super(Twin, self).forward, input, self.constants)
-
-
-class Flatten(_Reshaped, nn.Flatten):
+class Flatten(Moving, nn.Flatten):
     """Normalised flattening: y = (x - mean)/σ in another shape, σ_f = std and σ_b = 1.
 
     Args:
@@ -73,7 +64,7 @@ class Flatten(_Reshaped, nn.Flatten):
     """
 
 
-class Unflatten(_Reshaped, nn.Unflatten):
+class Unflatten(Moving, nn.Unflatten):
     """Normalised inverse of flattening; figures as of :class:`Flatten`.
 
     Args:
@@ -85,7 +76,7 @@ class Unflatten(_Reshaped, nn.Unflatten):
     """
 
 
-class Unfold(Interior, nn.Unfold):
+class Unfold(Moving, nn.Unfold):
     """Normalised windows side by side: see :func:`normprop.functional.unfold`.
 
     Args:
@@ -98,19 +89,8 @@ class Unfold(Interior, nn.Unfold):
         std: standard deviation of the input, greater than 0.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Lay out the windows and normalise."""
-        return functional.unfold(
-            input,
-            self.kernel_size,
-            self.dilation,
-            self.padding,
-            self.stride,
-            constants=self.constants,
-        )
 
-
-class Fold(Interior, nn.Fold):
+class Fold(Twin, nn.Fold):
     """Normalised sum of windows: see :func:`normprop.functional.fold`.
 
     Args:
@@ -123,15 +103,3 @@ class Fold(Interior, nn.Fold):
         mean: mean of the input.
         std: standard deviation of the input, greater than 0.
     """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Add up the windows and normalise."""
-        return functional.fold(
-            input,
-            self.output_size,
-            self.kernel_size,
-            self.dilation,
-            self.padding,
-            self.stride,
-            constants=self.constants,
-        )

@@ -1,105 +1,157 @@
-"""What twins without parameters share: the constants, the call, the signature, the moments."""
+"""What twins without weights share: constants, the call, the moments."""
 
-import inspect
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from normprop import rules
-from normprop.functional.scale import Constants, Scaling, normalized
+from normprop.functional.constants import law_of
+from normprop.functional.keywords import Law as LawKeywords
+from normprop.functional.keywords import LawBehind
+from normprop.functional.scale import Constants, constant_when_compiled, normalized
 from normprop.gaussian import Image, Law, Normal
-from normprop.nn.law import joined, law_repr, refuse_inplace
-
-_OPTIONS = {
-    "scaling": ("backward", Scaling),
-    "mean": (0.0, float),
-    "std": (1.0, float),
-}
+from normprop.nn.settings import Settings
 
 
-class Twin:
-    r"""A layer of ``torch.nn`` without parameters, normalised: y = (layer(x) - shift)/forward.
+class Twin(Settings):
+    r"""A layer of ``torch.nn`` without weights, normalised: y = (layer(x) - shift)/forward.
 
     Stands before its twin among the bases: ``class Mish(Twin, nn.Mish)``.  The subclass has its
-    twin's arguments, in its order, and the keywords ``scaling``, ``mean`` and ``std``.  Its
-    constants are those that :func:`normprop.rules.moments` finds for the twin at that law, and
-    the class is made known to it, as it is.  ``forward`` runs the twin's own; a subclass that
-    knows a faster road replaces it.
+    twin's arguments, in its order, and the keywords ``scaling``, ``mean`` and ``std``; any of them
+    may be set later.  Its constants follow from them, by the twin's rule, and the class is made
+    known to :func:`normprop.moments`, as it is.
 
     Attributes:
         scaling: which standard deviation divides in which pass.
         mean: mean of the input.
         std: standard deviation of the input.
-        constants: shift and divisors.
     """
 
-    constants: Constants
-    # The class of torch, and whether its output may stand in ``after``.
-    torch_type: type[nn.Module]
+    keywords: ClassVar[type] = LawKeywords
+    # Of layers that torch does not have, and that may stand in ``after``.
+    _image_rule: ClassVar[Callable | None] = None
+    # How the twin's function is normalised.
+    _run: ClassVar[Callable] = staticmethod(normalized)
 
-    def __init_subclass__(cls, **keywords) -> None:
-        super().__init_subclass__(**keywords)
-        torch_type = next((t for t in cls.__mro__ if t.__module__.startswith("torch.nn")), None)
+    def __init_subclass__(cls, **options) -> None:
+        super().__init_subclass__(**options)
         # A subclass from elsewhere may compute anything; it is known while it keeps its forward.
-        if torch_type is None or not cls.__module__.startswith("normprop."):
+        if not cls.__module__.startswith("normprop.") or not cls._settings:
             return
-        cls.torch_type = torch_type
-        cls.__signature__ = signature_of(torch_type)
-        entry = rules.entry_of_type(torch_type)
+        if cls.torch_type is nn.Module:
+            rules.register(cls, _moments, cls._image_rule)
+            return
+        entry = rules.entry_of_type(cls.torch_type)
         if entry is None or entry.rule is None:
-            raise TypeError(f"rules must know {torch_type.__name__} before it has a twin")
-        image = None if entry.image is None else _image
-        rules.inherit(cls, torch_type, _moments, image)
+            raise TypeError(f"rules must know {cls.torch_type.__name__} before it has a twin")
+        rules.inherit(cls, cls.torch_type, _moments, entry.image and _image)
 
-    def __init__(
-        self,
-        *args,
-        scaling: Scaling = "backward",
-        mean: float = 0.0,
-        std: float = 1.0,
-        **keywords,
-    ) -> None:
-        super().__init__(*args, **keywords)
-        refuse_inplace(getattr(self, "inplace", False))
-        law = rules.check_law(mean, std)
-        self.scaling, self.mean, self.std = scaling, law.mean, law.std
-        self.constants = self._declared_constants(law)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # What cannot be normalised is refused here rather than when an input comes.
+        _ = self.constants, self._law()
+        self.__dict__["_made"] = True
 
-    def _declared_constants(self, law: Normal) -> Constants:
-        """The constants that the layer keeps from its construction on."""
-        return Constants.of(self._plain_moments(law), self.scaling)
+    @property
+    def constants(self) -> Constants | None:
+        """Shift and divisors; ``None`` where they follow from the shape of the input."""
+        return self._constants(None)
 
-    def _plain_moments(self, law: Law) -> rules.Moments:
+    @constants.setter
+    def constants(self, constants: Constants) -> None:
+        self.__dict__["_changes"] = self._changes + 1
+        self.__dict__["_known"] = {None: constants}
+
+    def constants_of(self, shape: Sequence[int] | None) -> Constants:
+        """Shift and divisors for samples of this shape; for a loss, that of its whole input.
+
+        Raises:
+            ValueError: the shape has a say, and is ``None``.
+        """
+        found = self._constants(None if shape is None else tuple(shape))
+        return self._found(None) if found is None else found
+
+    def _constants(self, shape: tuple[int, ...] | None) -> Constants | None:
+        if torch.compiler.is_compiling():
+            # The number is read, so that compiled code is made anew when it has changed.
+            return self._recalled(shape, self._changes)
+        return self._recalled(shape, 0)
+
+    @constant_when_compiled
+    def _recalled(self, shape: tuple[int, ...] | None, changes: int) -> Constants | None:
+        known = self.__dict__.setdefault("_known", {})
+        if None not in known:
+            known[None] = self._unless_shaped()
+        if shape is None or known[None] is not None:
+            return known[None]
+        if shape not in known:
+            known[shape] = self._found(shape)
+        return known[shape]
+
+    def _unless_shaped(self) -> Constants | None:
+        try:
+            return self._found(None)
+        except rules.NeedsShapeError:
+            return None
+
+    def _found(self, shape: tuple[int, ...] | None) -> Constants:
+        return Constants.of(self._declared(self._law(), shape), self.scaling)
+
+    def _declared(self, law: Law, shape: tuple[int, ...] | None) -> rules.Moments:
+        """The figures that the layer is normalised by."""
+        return rules.declared(self, law, shape, self.torch_type)
+
+    def _plain(self, law: Law, *shape: tuple[int, ...] | None) -> rules.Moments:
         """Moments of the twin with this layer's arguments."""
-        return rules.entry_of_type(self.torch_type).rule(self, law)
+        return rules.entry_of_type(self.torch_type).rule(self, law, *shape)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def _measured(self, law: Law, *shape: tuple[int, ...] | None) -> rules.Moments:
+        """Moments of the layer as it is."""
+        plain = self._plain(law, *shape)
+        # The rule has said what is missing where the shape was.
+        return rules.affine(plain, *self.constants_of(*shape or (None,)))
+
+    def _law(self) -> Law:
+        return law_of(self.mean, self.std, *self.__dict__.get("_before", (None,)))
+
+    _changes = 0
+    _made = False
+
+    def _forget(self) -> None:
+        self.__dict__.pop("_known", None)
+        self.__dict__["_changes"] = self._changes + 1
+        if self._made:
+            # At once, so that no forward pass has to integrate.  What cannot be, alone or before
+            # another setting that belongs to it has come, is refused by the next pass.
+            with contextlib.suppress(TypeError, ValueError):
+                self._constants(None)
+
+    def _shape_for(self, input: Tensor) -> tuple[int, ...] | None:
+        """The shape that the constants may follow from."""
+        return None
+
+    def forward(self, input: Tensor, *more: Any) -> Any:
         """Run the twin and normalise."""
-        return normalized(super().forward, input, self.constants)
+        constants = self._constants(self._shape_for(input))
+        return self._run(lambda x: self._compute(x, *more), input, constants)
 
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return joined(super().extra_repr(), law_repr(self))
-
-
-def signature_of(
-    torch_type: type, more: dict[str, tuple[object, object]] | None = None
-) -> inspect.Signature:
-    """The arguments of a layer of torch and the keywords of its twin, with ``more`` of them."""
-    own = [
-        p
-        for p in inspect.signature(torch_type).parameters.values()
-        if p.kind is p.POSITIONAL_OR_KEYWORD
-    ]
-    keywords = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-        for name, (default, kind) in {**_OPTIONS, **(more or {})}.items()
-    ]
-    return inspect.Signature([*own, *keywords])
+    def _compute(self, input: Tensor, *more: Any) -> Any:
+        """What the twin does."""
+        return super().forward(input, *more)
 
 
-def _moments(layer: Twin, law: Law) -> rules.Moments:
-    return rules.affine(layer._plain_moments(law), *layer.constants)
+class TwinBehind(Twin):
+    """The same with ``after``, the activation that stands before the layer."""
+
+    keywords: ClassVar[type] = LawBehind
+
+
+def _moments(layer: Twin, law: Law, *shape: tuple[int, ...] | None) -> rules.Moments:
+    return layer._measured(law, *shape)
 
 
 def _image(layer: Twin, base: Normal) -> Image:

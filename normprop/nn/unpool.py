@@ -1,30 +1,11 @@
 """Normalised max unpooling."""
 
-from torch import Tensor, nn
+from torch import nn
 
-from normprop import functional
-from normprop.nn.interior import Interior
-
-
-class _MaxUnpool(Interior):
-    """Max unpooling; a subclass adds the twin and the function."""
-
-    def forward(
-        self, input: Tensor, indices: Tensor, output_size: list[int] | None = None
-    ) -> Tensor:
-        """Put the values where the indices say, and normalise."""
-        return type(self)._function(
-            input,
-            indices,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            output_size,
-            constants=self.constants,
-        )
+from normprop.nn.twin import Twin
 
 
-class MaxUnpool1d(_MaxUnpool, nn.MaxUnpool1d):
+class MaxUnpool1d(Twin, nn.MaxUnpool1d):
     """Normalised max unpooling: see :func:`normprop.functional.max_unpool1d`.
 
     Args:
@@ -36,16 +17,10 @@ class MaxUnpool1d(_MaxUnpool, nn.MaxUnpool1d):
         std: standard deviation of the input, greater than 0.
     """
 
-    _function = staticmethod(functional.max_unpool1d)
 
-
-class MaxUnpool2d(_MaxUnpool, nn.MaxUnpool2d):
+class MaxUnpool2d(Twin, nn.MaxUnpool2d):
     """Normalised max unpooling in two dimensions; arguments as in :class:`MaxUnpool1d`."""
 
-    _function = staticmethod(functional.max_unpool2d)
 
-
-class MaxUnpool3d(_MaxUnpool, nn.MaxUnpool3d):
+class MaxUnpool3d(Twin, nn.MaxUnpool3d):
     """Normalised max unpooling in three dimensions; arguments as in :class:`MaxUnpool1d`."""
-
-    _function = staticmethod(functional.max_unpool3d)

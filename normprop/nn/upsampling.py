@@ -1,46 +1,16 @@
 """Normalised upsampling."""
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
-from normprop import functional
-from normprop.functional.scale import Constants
-from normprop.functional.upsampling import interpolate_constants
-from normprop.nn.interior import Fitted
+from normprop.functional.constants import sizes_of
+from normprop.nn.twin import Twin
 
 
-class _Upsample(Fitted):
-    """Upsampling; a subclass adds the twin."""
+class _Upsample(Twin):
+    """Upsampling, whose constants follow from the shape of its input where they must."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Interpolate and normalise."""
-        return functional.interpolate(
-            input,
-            *self._arguments(),
-            scaling=self.scaling,
-            mean=self.mean,
-            std=self.std,
-        )
-
-    def constants_of(self, shape: Sequence[int] | None) -> Constants:
-        """Shift and divisors for samples of this shape: of the interior where it tells enough."""
-        if shape is None:
-            return super().constants_of(None)
-        sizes = tuple(shape[1:])
-        antialias = False
-        return interpolate_constants(
-            sizes, *self._arguments(), antialias, self.scaling, self.mean, self.std
-        )
-
-    def _arguments(self) -> tuple:
-        return (
-            self.size,
-            self.scale_factor,
-            self.mode,
-            self.align_corners,
-            self.recompute_scale_factor,
-        )
+    def _shape_for(self, input: Tensor) -> tuple[int, ...]:
+        return sizes_of(input)[1:]
 
 
 class Upsample(_Upsample, nn.Upsample):

@@ -11,7 +11,7 @@ no constants why.
 """
 
 from normprop.rules import containers, distance, lazy, recurrent  # noqa: F401
-from normprop.rules.activation import activation, function_of, image_of
+from normprop.rules.activation import activation, function_of, image_of, slope_of
 from normprop.rules.adaptive import (
     adaptive_avg_pool,
     adaptive_max_pool,
@@ -20,7 +20,13 @@ from normprop.rules.adaptive import (
     fractional_max_pool,
 )
 from normprop.rules.affine import affine
-from normprop.rules.arguments import check_law, check_probability, window_of
+from normprop.rules.arguments import (
+    NeedsShapeError,
+    check_law,
+    check_number,
+    check_probability,
+    window_of,
+)
 from normprop.rules.attention import (
     attention,
     attention_slope,
@@ -43,6 +49,7 @@ from normprop.rules.pool import avg_pool, lp_pool, max_pool, pool_geometry
 from normprop.rules.registry import (
     Entry,
     Moments,
+    declared,
     entry_of_type,
     entry_that_applies,
     inherit,
@@ -59,6 +66,7 @@ from normprop.rules.upsampling import has_interior, interpolate
 __all__ = [
     "Entry",
     "Moments",
+    "NeedsShapeError",
     "activation",
     "adaptive_avg_pool",
     "adaptive_max_pool",
@@ -72,12 +80,14 @@ __all__ = [
     "bilinear",
     "check_law",
     "check_no_law",
+    "check_number",
     "check_probability",
     "check_weight",
     "class_count",
     "concatenation",
     "conv_transpose",
     "copied",
+    "declared",
     "dropout",
     "embedding",
     "entry_of_type",
@@ -108,6 +118,7 @@ __all__ = [
     "residual",
     "rows_of",
     "self_attention",
+    "slope_of",
     "softmax",
     "softmax_classes",
     "unfold",

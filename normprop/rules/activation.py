@@ -119,14 +119,19 @@ _CALLABLES = (
 )
 
 
-def _prelu(layer: nn.PReLU) -> Function:
+def slope_of(layer: nn.PReLU) -> float:
+    """The slope of a PReLU, which must have one."""
     slopes = set(array(layer.weight, "weight").tolist())
     if len(slopes) != 1:
         raise ValueError(
             "PReLU must have one slope, so that all elements have the same law; it has "
             f"{len(slopes)}: measure nn.LeakyReLU(slope) for each channel"
         )
-    return families.leaky_relu(slopes.pop(), "prelu")
+    return slopes.pop()
+
+
+def _prelu(layer: nn.PReLU) -> Function:
+    return families.leaky_relu(slope_of(layer), "prelu")
 
 
 def _rrelu(layer: nn.RReLU) -> Function:

@@ -50,10 +50,14 @@ def shape_of(shape: Sequence[int]) -> tuple[int, ...]:
     return window_of(shape, len(shape), "shape") if len(shape) else ()
 
 
+class NeedsShapeError(ValueError):
+    """The figures of a layer depend on the shape of its input, which was not given."""
+
+
 def need_shape(layer: nn.Module, shape: tuple[int, ...] | None, what: str) -> tuple[int, ...]:
     """The shape, which must have been given; ``what`` says what depends on it."""
     if shape is None:
-        raise ValueError(
+        raise NeedsShapeError(
             f"shape must be given for {type(layer).__name__}: its figures depend on {what}"
         )
     return shape

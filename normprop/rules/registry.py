@@ -1,14 +1,15 @@
 """The layers that have constants, by type, and those that have none, with the reason."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 from torch import nn
 
-from normprop.gaussian import Function, Image, Normal
+from normprop.gaussian import Function, Image, Law, Normal
 from normprop.gaussian.law import says_something
+from normprop.rules.arguments import NeedsShapeError
 
 CLOSED = "closed form"
 
@@ -89,6 +90,7 @@ class Entry:
             it was not given.
         note: what a reader of the table of all layers should know: the order of an asymptotic
             figure, or why there is none.
+        declares: where a shaped layer's twin is normalised by other figures than the rule's.
         family: what the layer is to a network.
         algebra: what becomes of an affine map of its input; ``None`` where nothing is known.
         limits: of a clamp, from the module.
@@ -102,6 +104,7 @@ class Entry:
     grade: Grade = "exact"
     note: str = ""
     shaped: bool = False
+    declares: Rule | None = None
     family: Family | None = None
     algebra: Algebra | None = None
     limits: Callable[[nn.Module], tuple[float, float]] | None = None
@@ -182,6 +185,38 @@ def entry_that_applies(module_type: type) -> Entry | None:
             kept = module_type.forward is parent.forward
             return _entries[parent] if kept else None
     return None
+
+
+def declared(
+    layer: nn.Module,
+    law: Law,
+    shape: Sequence[int] | None = None,
+    module_type: type | None = None,
+) -> Moments:
+    """The figures that a layer's twin is normalised by.
+
+    They are those that need no shape, of the interior, where there are such.
+
+    Args:
+        layer: of torch, or with its attributes.
+        law: of its input.
+        shape: of a sample.
+        module_type: the class of torch whose rule is asked; by default that of the layer.
+
+    Raises:
+        NeedsShapeError: the shape has a say, and was not given.
+    """
+    entry = _entries[module_type or type(layer)]
+    if not entry.shaped:
+        return entry.rule(layer, law)
+    if entry.declares is not None:
+        return entry.declares(layer, law, shape)
+    try:
+        return entry.rule(layer, law, None)
+    except NeedsShapeError:
+        if shape is None:
+            raise
+        return entry.rule(layer, law, tuple(shape))
 
 
 def rule_of(layer: nn.Module) -> Rule:

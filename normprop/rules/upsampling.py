@@ -251,6 +251,17 @@ def _rule(layer: nn.Upsample, law: Law, shape: tuple[int, ...] | None = None) ->
     )
 
 
+def interior_or_rule(layer: nn.Upsample, law: Law, shape: tuple[int, ...] | None = None) -> Moments:
+    """Moments of the interior where it has some, once a shape says how many axes there are."""
+    if shape is None:
+        return _rule(layer, law)
+    own = layer.size, layer.scale_factor, layer.mode, layer.align_corners
+    smooth = getattr(layer, "antialias", False)
+    dims = len(shape) - 1
+    sizes = None if has_interior(dims, *own, smooth) else tuple(shape[1:])
+    return interpolate(dims, law, sizes, *own, layer.recompute_scale_factor, smooth)
+
+
 def _dims_of(layer: nn.Upsample) -> int | None:
     """How many axes a module interpolates, where its arguments tell."""
     if layer.mode in _DIMS:
@@ -270,4 +281,12 @@ for _type, _note in {
     nn.UpsamplingNearest2d: "everywhere; a factor without a shape counts as it is",
     nn.UpsamplingBilinear2d: _WHOLE,
 }.items():
-    register(_type, _rule, shaped=True, note=_note, family="resizing", algebra="commuting")
+    register(
+        _type,
+        _rule,
+        shaped=True,
+        declares=interior_or_rule,
+        note=_note,
+        family="resizing",
+        algebra="commuting",
+    )

@@ -6,8 +6,6 @@ import pickle
 import pytest
 import torch
 
-from normprop.functional import Constants
-
 LAW = {"mean": 0.5, "std": 2.0}
 
 
@@ -17,7 +15,7 @@ def first(output) -> torch.Tensor:
 
 
 def check(function, layer, plain, x, *arguments, fixed_constants=True):
-    """A function is its layer, its signature begins as torch's, and given constants are used.
+    """A function is its layer, and its signature begins as torch's.
 
     ``plain`` is torch's function; its arguments are those of ``function``.
     """
@@ -30,8 +28,10 @@ def check(function, layer, plain, x, *arguments, fixed_constants=True):
     torch.manual_seed(0)
     untouched = first(plain(x, *arguments))
     torch.manual_seed(0)
-    got = first(function(x, *arguments, constants=Constants(0.5, 2.0, 2.0)))
-    assert ((got - (untouched - 0.5) / 2.0).abs() <= 1e-15 * (1 + got.abs())).all()
+    law = {"scaling": "forward", **LAW}
+    shift, forward, _ = layer(**law).constants_of(x.shape[1:])
+    got = first(function(x, *arguments, **law))
+    assert ((got - (untouched - shift) / forward).abs() <= 1e-14 * (1 + got.abs())).all()
     assert pickle.loads(pickle.dumps(function)) is function
     with pytest.raises(ValueError, match="scaling must be one of"):
         function(x, *arguments, scaling="both")
@@ -39,7 +39,8 @@ def check(function, layer, plain, x, *arguments, fixed_constants=True):
         function(x.long(), *arguments)
     keywords = [p.name for p in parameters(function) if p.kind is p.KEYWORD_ONLY]
     assert keywords[:3] == ["scaling", "mean", "std"]
-    assert keywords[-1] == "constants"
+    with pytest.raises(TypeError, match="constants"):
+        function(x, *arguments, constants=layer().constants)
 
 
 def parameters(function) -> list[inspect.Parameter]:

@@ -9,11 +9,11 @@ from torch import nn
 
 import normprop
 from normprop import functional
-from normprop.functional import Constants
+from normprop.functional.activation import NAMES as NAMES_OF
 from normprop.functional.fused import MAPS
 
 NAMES = ["relu", "sigmoid", "tanh", "gelu", "silu"]
-OPTIONS = ["scaling", "mean", "std", "constants", "backend"]
+OPTIONS = ["scaling", "mean", "std", "backend"]
 # Arguments of those that have no defaults, and of those written in C, whose signatures Python
 # does not know.
 OWN = {"threshold": (0.1, 0.3)}
@@ -49,10 +49,7 @@ def test_arguments_are_those_of_torch_and_then_keywords(name):
 def test_a_function_is_its_layer(name, scaling, x):
     own = OWN.get(name, ())
     law = {"scaling": scaling, "mean": 0.5, "std": 2.0}
-    layer = next(
-        t for n, t in vars(normprop.nn).items()
-        if getattr(t, "_function", None) is getattr(functional, name)
-    )  # fmt: skip
+    layer = getattr(normprop.nn, next(t for t, n in NAMES_OF.items() if n == name).__name__)
     assert torch.equal(getattr(functional, name)(x, *own, **law), layer(*own, **law)(x))
 
 
@@ -97,15 +94,6 @@ def test_documented_decimals(name, mean, forward, backward, x):
 def test_the_default_is_backward(name, x):
     function = getattr(functional, name)
     assert torch.equal(function(x), function(x, scaling="backward", mean=0.0, std=1.0))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_constants_at_hand_have_the_say(name, x):
-    function = getattr(functional, name)
-    plain = getattr(torch.nn.functional, name)(x)
-    assert torch.equal(
-        function(x, scaling="both", constants=Constants(0.25, 2.0, 2.0)), (plain - 0.25) / 2
-    )
 
 
 @pytest.mark.parametrize("name", NAMES)

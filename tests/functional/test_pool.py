@@ -7,7 +7,6 @@ import torch
 from torch.nn import functional as F
 
 from normprop import functional, nn
-from normprop.functional import Constants
 
 SIZES = {1: (9,), 2: (9, 7), 3: (5, 7, 6)}
 
@@ -71,15 +70,6 @@ def test_what_stands_before_changes_the_constants():
         assert torch.equal(got, functional.max_pool2d(x, 2, after="relu"))
     normalised = functional.max_pool2d(x, 2, after=nn.ReLU(scaling="forward"))
     assert not torch.equal(normalised, got)
-
-
-def test_constants_at_hand_have_the_say():
-    x = inputs(2)
-    constants = Constants(0.25, 2.0, 2.0)
-    got = functional.max_pool2d(x, 2, constants=constants)
-    assert torch.equal(got, (F.max_pool2d(x, 2) - 0.25) / 2)
-    got = functional.avg_pool2d(x, 2, constants=constants)
-    assert torch.equal(got, (F.avg_pool2d(x, 2) - 0.25) / 2)
 
 
 @pytest.mark.parametrize("kind", ["max_pool2d", "avg_pool2d"])

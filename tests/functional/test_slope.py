@@ -9,6 +9,7 @@ from torch import nn
 import normprop
 from normprop import functional
 from normprop.functional import Constants
+from normprop.functional.slope import with_draws, with_slopes
 
 TRUE, SEPARATE = Constants(0.3, 0.7, 0.7), Constants(0.3, 0.7, 1.3)
 
@@ -29,7 +30,7 @@ def gradients(call, x, weight, dy):
 def test_prelu(slopes, constants, shape):
     x, dy = torch.randn(2, *shape, dtype=torch.float64)
     weight = torch.randn(slopes, dtype=torch.float64)
-    got = gradients(lambda x, w: functional.prelu(x, w, constants=constants), x, weight, dy)
+    got = gradients(lambda x, w: with_slopes(x, w, constants), x, weight, dy)
     y, dx, slope = gradients(lambda x, w: plain(x, w, constants), x, weight, dy)
     # dx is scaled, the slope's gradient is not.
     wanted = y, dx * constants.forward / constants.backward, slope
@@ -42,7 +43,7 @@ def test_prelu(slopes, constants, shape):
 def test_fewer_than_two_dimensions_have_one_channel(shape):
     x, weight = torch.randn(shape), torch.tensor([0.3])
     wanted = plain(x, weight, TRUE)
-    assert torch.allclose(functional.prelu(x, weight, constants=TRUE), wanted, atol=1e-6)
+    assert torch.allclose(with_slopes(x, weight, TRUE), wanted, atol=1e-6)
     with pytest.raises(
         ValueError, match=r"one for each of the 1 channels; it had the shape \(4,\)"
     ):
@@ -63,7 +64,7 @@ def test_prelu_differentiates_in_every_way(slopes):
     weight = torch.rand(slopes, dtype=torch.float64).requires_grad_()
 
     def call(x, weight):
-        return functional.prelu(x, weight, constants=TRUE)
+        return with_slopes(x, weight, TRUE)
 
     options = {"check_forward_ad": True, "check_batched_grad": True}
     assert torch.autograd.gradcheck(call, (x, weight), **options)
@@ -74,7 +75,7 @@ def test_prelu_keeps_what_torch_keeps():
     x = torch.randn(64, 1023, requires_grad=True)
     weight = torch.tensor([0.25], requires_grad=True)
     sizes = []
-    for call in (torch.prelu, lambda x, w: functional.prelu(x, w, constants=TRUE)):
+    for call in (torch.prelu, lambda x, w: with_slopes(x, w, TRUE)):
         found = {}
 
         def pack(tensor, found=found):
@@ -91,8 +92,8 @@ def test_autocast_does_to_prelu_what_torch_does():
     x, weight = torch.randn(3, 5), torch.tensor([0.25])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.prelu(x, weight).dtype == torch.bfloat16
-        y = functional.prelu(x, weight, constants=TRUE)
-    assert torch.equal(y, functional.prelu(x.bfloat16(), weight.bfloat16(), constants=TRUE))
+        y = with_slopes(x, weight, TRUE)
+    assert torch.equal(y, with_slopes(x.bfloat16(), weight.bfloat16(), TRUE))
     wanted = plain(x.bfloat16().double(), weight.double(), TRUE)
     eps = torch.finfo(torch.bfloat16).eps
     assert ((y - wanted).abs() <= eps * wanted.abs() + 1e-6).all()
@@ -144,7 +145,7 @@ def test_the_factors_of_rrelu_are_drawn_and_kept(constants, dtype):
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             return call(x), sum(found.values())
 
-    y, ours = count(lambda x: functional.rrelu(x, 0.1, 0.4, True, constants=constants))
+    y, ours = count(lambda x: with_draws(x, 0.1, 0.4, True, constants))
     _, theirs = count(lambda x: nn.functional.rrelu(x, 0.1, 0.4, True))
     assert ours <= theirs
     (dx,) = torch.autograd.grad(y.sum(), x)
@@ -170,7 +171,7 @@ def test_rrelu_differentiates_in_every_way():
 
     def call(x):
         torch.manual_seed(1)
-        return functional.rrelu(x, training=True, constants=TRUE)
+        return with_draws(x, 1 / 8, 1 / 3, True, TRUE)
 
     assert torch.autograd.gradcheck(call, x, check_forward_ad=True, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(call, x)

@@ -1,0 +1,89 @@
+"""From a class of torch, its arguments, a shape and a law to the constants of its twin."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+from torch import Tensor, nn
+
+from normprop import rules
+from normprop.functional.keywords import After
+from normprop.functional.scale import Constants, constant_when_compiled, literal
+from normprop.gaussian import Law
+
+_LAW = ("scaling", "mean", "std", "after")
+
+
+def constants_of(
+    layer_type: type[nn.Module],
+    law: Mapping[str, object],
+    shape: tuple[int, ...] | None = None,
+    **arguments,
+) -> Constants:
+    """Shift and divisors of the twin of a layer of torch.
+
+    Args:
+        layer_type: its class.
+        law: scaling, mean and std; ``after`` where there is one; what else it holds and the rule
+            reads of a layer, such as ``target_mean``, becomes an attribute of it.
+        shape: of a sample; for a loss, of its whole input.
+        arguments: of the class.
+
+    Raises:
+        ValueError: an argument is out of its range, or nothing passes through the layer there.
+    """
+    more = tuple((name, _plain(value)) for name, value in law.items() if name not in _LAW)
+    own = tuple((name, _plain(value)) for name, value in arguments.items())
+    base = literal(law["mean"]), literal(law["std"])
+    return _constants(layer_type, own, more, shape, law["scaling"], *base, law.get("after"))
+
+
+def _plain(value):
+    return literal(value) if isinstance(value, float) else value
+
+
+def sizes_of(input: Tensor) -> tuple[int, ...]:
+    """The shape of a tensor in integers, which compiled code holds fast."""
+    return tuple(int(size) for size in input.shape)
+
+
+@constant_when_compiled
+def _constants(layer_type, arguments, more, shape, scaling, mean, std, after) -> Constants:
+    # Lists have no hash; True and 1 have the same.
+    pairs = tuple((n, tuple(v) if isinstance(v, list) else v, type(v)) for n, v in arguments)
+    call = (layer_type, pairs, more, shape, scaling, mean, std)
+    if after is None or isinstance(after, str):
+        return _remembered(*call, after)
+    # A module may change, or be freed.
+    return _found(*call, after)
+
+
+def _found(layer_type, arguments, more, shape, scaling, mean, std, after) -> Constants:
+    layer = layer_type(**{name: value for name, value, _ in arguments})
+    for name, value in more:
+        setattr(layer, name, value)
+    return Constants.of(rules.declared(layer, law_of(mean, std, after), shape), scaling)
+
+
+_remembered = lru_cache(maxsize=1024, typed=True)(_found)
+
+
+def law_of(mean: float, std: float, after: After) -> Law:
+    """The law of the input: normal, or what an activation makes of it."""
+    base = rules.check_law(mean, std)
+    return base if after is None else rules.image_of(after, base)
+
+
+def sample_of(input: Tensor, dims: int) -> tuple[int, ...]:
+    """The shape of a sample of one channel, for an input with or without a batch."""
+    if input.ndim not in (dims + 1, dims + 2):
+        raise ValueError(f"input must have shape {SHAPES[dims]}; it was {tuple(input.shape)}")
+    return (1, *sizes_of(input)[-dims:])
+
+
+SHAPES: Sequence[str] = (
+    "",
+    "(N, C, L) or (C, L)",
+    "(N, C, H, W) or (C, H, W)",
+    "(N, C, D, H, W) or (C, D, H, W)",
+)
+"""Of the input of a layer in so many dimensions."""

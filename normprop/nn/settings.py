@@ -1,0 +1,113 @@
+"""What layers do with their arguments: taken by name, checked, and followed when they are set."""
+
+import inspect
+from typing import ClassVar
+
+from torch import nn
+
+from normprop.functional.keywords import (
+    DEFAULTS,
+    After,
+    by_place,
+    checked,
+    given_by_name,
+    parameters_of,
+)
+
+
+class Settings:
+    """A layer whose arguments may be set later, as if it had been made with them.
+
+    Stands before its class of torch among the bases.
+
+    Attributes:
+        torch_type: the class of torch, ``nn.Module`` for a layer that torch does not have.
+    """
+
+    torch_type: ClassVar[type[nn.Module]] = nn.Module
+    # A TypedDict of what a layer takes by name alone, and where it differs from the usual defaults.
+    keywords: ClassVar[type]
+    defaults: ClassVar[dict[str, object]] = {}
+    # Attributes that are no arguments, and on which the constants depend.
+    followed: ClassVar[frozenset[str]] = frozenset()
+    # The attributes of arguments whose names nn.Module has for methods.
+    stored: ClassVar[dict[str, str]] = {"eval": "eval_keeps"}
+    _settings: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls, **options) -> None:
+        super().__init_subclass__(**options)
+        if not cls.__module__.startswith("normprop."):
+            # A subclass from elsewhere may take anything.
+            if "__init__" in vars(cls):
+                cls.__signature__ = inspect.signature(cls.__init__.__get__(object()))
+            return
+        found = next((t for t in cls.__mro__ if t.__module__.startswith("torch.nn")), None)
+        if found is None:
+            return
+        cls.torch_type = found
+        first = _named(cls.__init__)[1:] if found is nn.Module else by_place(found)
+        parameters = [*first, *parameters_of(cls.keywords, **cls.defaults)]
+        cls.__signature__ = inspect.Signature(parameters)
+        # A bias is asked for, and is a parameter then.
+        cls._settings = frozenset(cls.__signature__.parameters) - {"bias"} | cls.followed
+
+    def __new__(cls, *args, **options):
+        """A scaling by position is refused before anything takes it for another argument."""
+        given_by_name(cls.__name__, args)
+        return super().__new__(cls)
+
+    def __init__(self, *args, **options) -> None:
+        usual = {**DEFAULTS, **self.defaults}
+        own = {name: options.pop(name, usual[name]) for name in self.keywords.__annotations__}
+        super().__init__(*args, **options)
+        for name, value in own.items():
+            setattr(self, name, value)
+
+    def __setattr__(self, name: str, value) -> None:
+        if name not in self._settings:
+            super().__setattr__(name, value)
+            return
+        value = self._checked(name, value)
+        name = self.stored.get(name, name)
+        if name == "after":
+            # In a tuple, as a module itself would become a child of this one.
+            self.__dict__["_before"] = (value,)
+            value = described(value)
+        super().__setattr__(name, value)
+        self._forget()
+
+    def _checked(self, name: str, value):
+        """The value as it is kept; an error where it can be none."""
+        return checked(name, value)
+
+    def _forget(self) -> None:
+        """Let go of what followed from the settings."""
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        parts = [super().extra_repr()]
+        for name in self.keywords.__annotations__:
+            value = getattr(self, self.stored.get(name, name))
+            # A backend or a layer before only where one was chosen.
+            if name not in ("after", "backend") or value != DEFAULTS[name]:
+                parts.append(f"{name}={_shown(name, value)}")
+        return ", ".join(filter(None, parts))
+
+
+def _named(function) -> list[inspect.Parameter]:
+    """The parameters of a function that have a name of their own."""
+    parameters = inspect.signature(function).parameters.values()
+    return [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+def described(after: After) -> str | None:
+    """What stands before a layer, as its ``repr`` prints it."""
+    if after is None or isinstance(after, str):
+        return after
+    return str(after) if isinstance(after, nn.Module) else getattr(after, "__name__", str(after))
+
+
+def _shown(name: str, value) -> str:
+    if name == "after":
+        return value
+    return f"{value:g}" if isinstance(value, float) else repr(value)
