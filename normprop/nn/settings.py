@@ -59,7 +59,9 @@ class Settings:
     def __init__(self, *args, **options) -> None:
         usual = {**DEFAULTS, **self.defaults}
         own = {name: options.pop(name, usual[name]) for name in self.keywords.__annotations__}
-        super().__init__(*args, **options)
+        # A layer that torch does not have has set arguments of its own, modules perhaps.
+        if "_modules" not in self.__dict__:
+            super().__init__(*args, **options)
         for name, value in own.items():
             setattr(self, name, value)
 

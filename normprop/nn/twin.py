@@ -134,14 +134,14 @@ class Twin(Settings):
         """The shape that the constants may follow from."""
         return None
 
-    def forward(self, input: Tensor, *more: Any) -> Any:
+    def forward(self, input: Tensor, *more: Any, **named: Any) -> Any:
         """Run the twin and normalise."""
         constants = self._constants(self._shape_for(input))
-        return self._run(lambda x: self._compute(x, *more), input, constants)
+        return self._run(lambda x: self._compute(x, *more, **named), input, constants)
 
-    def _compute(self, input: Tensor, *more: Any) -> Any:
+    def _compute(self, input: Tensor, *more: Any, **named: Any) -> Any:
         """What the twin does."""
-        return super().forward(input, *more)
+        return super().forward(input, *more, **named)
 
 
 class TwinBehind(Twin):

@@ -72,7 +72,7 @@ def test_at_unit_law_evaluation_is_the_identity():
 
 @functions
 def test_arguments(function, plain, layer):
-    assert names(function) == ["input", "p", "training"]
+    assert names(function) == ["input", "p", "training", "inplace"]
     assert function(torch.ones(2, 2), P).shape == (2, 2)
 
 

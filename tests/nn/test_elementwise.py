@@ -38,7 +38,7 @@ def test_output_and_gradient(function, scaling):
     (slope,) = torch.autograd.grad(plain.sum(), x)
     divisor = at.fwd_std if scaling == "forward" else at.bwd_std
     assert torch.allclose(dx, slope / divisor, rtol=1e-14, atol=1e-15)
-    same = normprop.functional.elementwise(x, function, scaling, 0.5, 2.0)
+    same = normprop.functional.elementwise(x, function, scaling=scaling, mean=0.5, std=2.0)
     assert torch.equal(same, y)
 
 

@@ -41,8 +41,8 @@ def test_a_gate_of_your_own(gate, scaling):
 def test_sigmoid_is_glu():
     x = torch.randn(3, 8, 5, dtype=torch.float64)
     for scaling in ("forward", "backward", "separate"):
-        ours = functional.gated_linear(x, "sigmoid", 1, scaling)
-        assert torch.allclose(ours, functional.glu(x, 1, scaling), rtol=1e-14, atol=1e-15)
+        ours = functional.gated_linear(x, "sigmoid", 1, scaling=scaling)
+        assert torch.allclose(ours, functional.glu(x, 1, scaling=scaling), rtol=1e-14, atol=1e-15)
 
 
 def test_a_copy_is_the_same_layer():
