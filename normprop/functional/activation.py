@@ -14,6 +14,12 @@ from normprop.functional.fused import fused
 from normprop.functional.keywords import LawOnBackend, by_place, tabled
 from normprop.functional.scale import literal, refuse_inplace
 
+__all__ = [
+    "celu", "elu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "identity",
+    "leaky_relu", "logsigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "softplus",
+    "softshrink", "softsign", "tanh", "tanhshrink", "threshold",
+]  # fmt: skip
+
 NAMES: dict[type[nn.Module], str] = {}
 """The function in ``torch.nn.functional``, and here, of an activation of ``torch.nn``."""
 

@@ -11,6 +11,12 @@ from normprop.functional.keywords import LawBehind, takes
 from normprop.functional.pool import in_dimensions
 from normprop.functional.scale import normalized
 
+__all__ = [
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d",
+    "adaptive_max_pool2d", "adaptive_max_pool3d", "fractional_max_pool2d",
+    "fractional_max_pool3d",
+]  # fmt: skip
+
 OutputSize = int | None | Sequence[int | None]
 Ratio = float | Sequence[float]
 

@@ -23,6 +23,8 @@ from normprop.functional.scale import (
 from normprop.functional.weight import Per
 from normprop.gaussian import Normal
 
+__all__ = ["multi_head_attention", "scaled_dot_product_attention"]
+
 
 class AttentionConstants(NamedTuple):
     """y = (attention - shift)/forward, whose three gradients are divided by the other figures.

@@ -11,6 +11,8 @@ from normprop.functional.parametric import check_method
 from normprop.functional.scale import Scaling, check_scaling, scale_gradient
 from normprop.functional.weight import Per, check_ball, scaled_weight
 
+__all__ = ["bilinear"]
+
 
 @takes(Ball, per="layer")
 def bilinear(

@@ -9,6 +9,8 @@ from normprop import rules
 from normprop.functional.keywords import Law, takes
 from normprop.functional.scale import Constants, constant_when_compiled, literal, normalized
 
+__all__ = ["elementwise"]
+
 
 @takes(Law)
 def elementwise(input: Tensor, function: Callable[[Tensor], Tensor], **law: Unpack[Law]) -> Tensor:

@@ -11,6 +11,8 @@ from normprop.functional.constants import SHAPES
 from normprop.functional.keywords import Ball, named, takes
 from normprop.functional.parametric import Absorbed, apply
 
+__all__ = ["conv1d", "conv2d", "conv3d"]
+
 Size = int | tuple[int, ...]
 
 _DOC = r"""Convolution whose weights are on the unit ℓ2 ball.

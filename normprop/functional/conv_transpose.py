@@ -11,6 +11,8 @@ from normprop.functional.conv import Size, in_dimensions
 from normprop.functional.keywords import Ball, takes
 from normprop.functional.parametric import Absorbed, apply
 
+__all__ = ["conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
+
 _DOC = r"""Transposed convolution whose weights are on the unit ℓ2 ball.
 
     Under ``"forward"`` the weights of each output channel have Σ W² = ∏stride, over its group's

@@ -22,6 +22,10 @@ from normprop.functional.scale import (
     upcast,
 )
 
+__all__ = [
+    "alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_alpha_dropout",
+]  # fmt: skip
+
 
 class DropoutConstants(NamedTuple):
     """What dropout does in training, and the factor of x - shift in evaluation."""

@@ -9,6 +9,8 @@ from normprop.functional.keywords import given_by_name
 from normprop.functional.parametric import check_method
 from normprop.functional.weight import Method, scaled_weight
 
+__all__ = ["embedding", "normalize_rows"]
+
 
 def embedding(
     input: Tensor,

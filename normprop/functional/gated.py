@@ -19,6 +19,8 @@ from normprop.functional.scale import (
 )
 from normprop.names import NAMED, canonical
 
+__all__ = ["gated_linear", "glu"]
+
 Gate = str | Callable[[Tensor], Tensor]
 
 

@@ -19,6 +19,8 @@ from normprop.functional.scale import (
 )
 from normprop.functional.shape import moved
 
+__all__ = ["cat", "residual"]
+
 OneOrEach = float | Sequence[float]
 
 

@@ -8,6 +8,8 @@ from torch.nn import functional as torch_functional
 from normprop.functional.keywords import Ball, takes
 from normprop.functional.parametric import Absorbed, apply
 
+__all__ = ["linear"]
+
 
 @takes(Ball)
 def linear(

@@ -24,6 +24,12 @@ from normprop.functional.constants import constants_of, sizes_of
 from normprop.functional.keywords import Law, LawsOfBoth, by_place, tabled
 from normprop.functional.scale import normalized, upcast
 
+__all__ = [
+    "binary_cross_entropy_with_logits", "cross_entropy", "hinge_embedding_loss", "huber_loss",
+    "l1_loss", "mse_loss", "multilabel_soft_margin_loss", "nll_loss", "smooth_l1_loss",
+    "soft_margin_loss",
+]  # fmt: skip
+
 _WEIGHTS = ("weight", "pos_weight")
 
 

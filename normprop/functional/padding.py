@@ -9,6 +9,8 @@ from torch.nn import functional as torch_functional
 from normprop.functional.keywords import Law, takes
 from normprop.functional.shape import in_place_of, moved
 
+__all__ = ["pad"]
+
 
 @takes(Law)
 def pad(

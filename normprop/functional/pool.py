@@ -10,6 +10,11 @@ from normprop.functional.constants import SHAPES, constants_of
 from normprop.functional.keywords import Law, LawBehind, named, takes
 from normprop.functional.scale import normalized
 
+__all__ = [
+    "avg_pool1d", "avg_pool2d", "avg_pool3d", "lp_pool1d", "lp_pool2d", "lp_pool3d",
+    "max_pool1d", "max_pool2d", "max_pool3d",
+]  # fmt: skip
+
 Size = int | tuple[int, ...]
 
 _MAX = r"""Normalised max pooling over windows of K = ∏kernel_size elements.

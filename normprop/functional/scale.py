@@ -8,6 +8,8 @@ from torch import Tensor
 
 from normprop.rules import Moments
 
+__all__ = ["Constants", "scale_gradient"]
+
 Scaling = Literal["forward", "backward", "separate"]
 SCALINGS = ("forward", "backward", "separate")
 

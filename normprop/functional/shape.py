@@ -10,6 +10,8 @@ from normprop.functional.constants import constants_of
 from normprop.functional.keywords import Law, takes
 from normprop.functional.scale import Constants, check_real, normalized
 
+__all__ = ["channel_shuffle", "fold", "pixel_shuffle", "pixel_unshuffle", "unfold"]
+
 Pair = int | tuple[int, int]
 _WINDOW = ("kernel_size", "dilation", "padding", "stride")
 

@@ -35,6 +35,8 @@ from normprop.functional.scale import (
     upcast,
 )
 
+__all__ = ["prelu", "rrelu"]
+
 _aten = torch.ops.aten
 
 

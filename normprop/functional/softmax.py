@@ -9,6 +9,8 @@ from normprop.functional.constants import constants_of
 from normprop.functional.keywords import Law, takes
 from normprop.functional.scale import Constants, normalized
 
+__all__ = ["log_softmax", "softmax", "softmin"]
+
 
 @takes(Law)
 def softmax(input: Tensor, dim: int, **law: Unpack[Law]) -> Tensor:

@@ -11,6 +11,8 @@ from normprop.functional.keywords import Law, takes
 from normprop.functional.pool import Size, in_dimensions
 from normprop.functional.scale import normalized
 
+__all__ = ["max_unpool1d", "max_unpool2d", "max_unpool3d"]
+
 _DOC = r"""Normalised max unpooling: values at the places that the indices say, zeros elsewhere.
 
     .. math:: y = \frac{u - \mu}{\sigma}, \qquad \mu = r\,\mathrm{mean}, \qquad

@@ -10,6 +10,8 @@ from normprop.functional.constants import constants_of, sizes_of
 from normprop.functional.keywords import Law, takes
 from normprop.functional.scale import normalized
 
+__all__ = ["interpolate"]
+
 
 @takes(Law)
 def interpolate(

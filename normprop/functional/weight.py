@@ -24,6 +24,8 @@ from torch import Tensor
 from normprop.functional.fused import Backend, is_transformed, wants_triton
 from normprop.functional.scale import transforms_active, upcast
 
+__all__ = ["normalize_weight"]
+
 _aten = torch.ops.aten
 
 Ball = Literal["forward", "backward"]

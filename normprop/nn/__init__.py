@@ -4,232 +4,34 @@ Each is a subclass of its twin, with the same parameters under the same names, s
 checkpoint loads into it and back.
 """
 
-from normprop.nn import init
-from normprop.nn.activation import (
-    CELU,
-    ELU,
-    GELU,
-    SELU,
-    Hardshrink,
-    Hardsigmoid,
-    Hardswish,
-    Hardtanh,
-    Identity,
-    LeakyReLU,
-    LogSigmoid,
-    Mish,
-    PReLU,
-    ReLU,
-    ReLU6,
-    RReLU,
-    Sigmoid,
-    SiLU,
-    Softplus,
-    Softshrink,
-    Softsign,
-    Tanh,
-    Tanhshrink,
-    Threshold,
-)
-from normprop.nn.adaptive import (
-    AdaptiveAvgPool1d,
-    AdaptiveAvgPool2d,
-    AdaptiveAvgPool3d,
-    AdaptiveMaxPool1d,
-    AdaptiveMaxPool2d,
-    AdaptiveMaxPool3d,
-    FractionalMaxPool2d,
-    FractionalMaxPool3d,
-)
-from normprop.nn.attention import MultiheadAttention
-from normprop.nn.bilinear import Bilinear
-from normprop.nn.calibrated import Calibrated
-from normprop.nn.conv import Conv1d, Conv2d, Conv3d
-from normprop.nn.conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
-from normprop.nn.dropout import (
-    AlphaDropout,
-    Dropout,
-    Dropout1d,
-    Dropout2d,
-    Dropout3d,
-    FeatureAlphaDropout,
-)
-from normprop.nn.elementwise import Elementwise
-from normprop.nn.embedding import Embedding
-from normprop.nn.glu import GLU, GatedLinear
-from normprop.nn.join import (
-    Concat,
-    Residual,
-)
-from normprop.nn.linear import Linear
-from normprop.nn.loss import (
-    BCEWithLogitsLoss,
-    CrossEntropyLoss,
-    HingeEmbeddingLoss,
-    HuberLoss,
-    L1Loss,
-    MSELoss,
-    MultiLabelSoftMarginLoss,
-    NLLLoss,
-    SmoothL1Loss,
-    SoftMarginLoss,
-)
-from normprop.nn.padding import (
-    CircularPad1d,
-    CircularPad2d,
-    CircularPad3d,
-    ConstantPad1d,
-    ConstantPad2d,
-    ConstantPad3d,
-    ReflectionPad1d,
-    ReflectionPad2d,
-    ReflectionPad3d,
-    ReplicationPad1d,
-    ReplicationPad2d,
-    ReplicationPad3d,
-    ZeroPad1d,
-    ZeroPad2d,
-    ZeroPad3d,
-)
-from normprop.nn.parametric import project_
-from normprop.nn.pool import (
-    AvgPool1d,
-    AvgPool2d,
-    AvgPool3d,
-    LPPool1d,
-    LPPool2d,
-    LPPool3d,
-    MaxPool1d,
-    MaxPool2d,
-    MaxPool3d,
-)
-from normprop.nn.shape import (
-    ChannelShuffle,
-    Flatten,
-    Fold,
-    PixelShuffle,
-    PixelUnshuffle,
-    Unflatten,
-    Unfold,
-)
-from normprop.nn.softmax import LogSoftmax, Softmax, Softmax2d, Softmin
-from normprop.nn.unpool import (
-    MaxUnpool1d,
-    MaxUnpool2d,
-    MaxUnpool3d,
-)
-from normprop.nn.upsampling import (
-    Upsample,
-    UpsamplingBilinear2d,
-    UpsamplingNearest2d,
-)
+# ruff: noqa: F403
+from types import ModuleType as _Module
 
-__all__ = [
-    "CELU",
-    "ELU",
-    "GELU",
-    "GLU",
-    "SELU",
-    "AdaptiveAvgPool1d",
-    "AdaptiveAvgPool2d",
-    "AdaptiveAvgPool3d",
-    "AdaptiveMaxPool1d",
-    "AdaptiveMaxPool2d",
-    "AdaptiveMaxPool3d",
-    "AlphaDropout",
-    "AvgPool1d",
-    "AvgPool2d",
-    "AvgPool3d",
-    "BCEWithLogitsLoss",
-    "Bilinear",
-    "Calibrated",
-    "ChannelShuffle",
-    "CircularPad1d",
-    "CircularPad2d",
-    "CircularPad3d",
-    "Concat",
-    "ConstantPad1d",
-    "ConstantPad2d",
-    "ConstantPad3d",
-    "Conv1d",
-    "Conv2d",
-    "Conv3d",
-    "ConvTranspose1d",
-    "ConvTranspose2d",
-    "ConvTranspose3d",
-    "CrossEntropyLoss",
-    "Dropout",
-    "Dropout1d",
-    "Dropout2d",
-    "Dropout3d",
-    "Elementwise",
-    "Embedding",
-    "FeatureAlphaDropout",
-    "Flatten",
-    "Fold",
-    "FractionalMaxPool2d",
-    "FractionalMaxPool3d",
-    "GatedLinear",
-    "Hardshrink",
-    "Hardsigmoid",
-    "Hardswish",
-    "Hardtanh",
-    "HingeEmbeddingLoss",
-    "HuberLoss",
-    "Identity",
-    "L1Loss",
-    "LPPool1d",
-    "LPPool2d",
-    "LPPool3d",
-    "LeakyReLU",
-    "Linear",
-    "LogSigmoid",
-    "LogSoftmax",
-    "MSELoss",
-    "MaxPool1d",
-    "MaxPool2d",
-    "MaxPool3d",
-    "MaxUnpool1d",
-    "MaxUnpool2d",
-    "MaxUnpool3d",
-    "Mish",
-    "MultiLabelSoftMarginLoss",
-    "MultiheadAttention",
-    "NLLLoss",
-    "PReLU",
-    "PixelShuffle",
-    "PixelUnshuffle",
-    "RReLU",
-    "ReLU",
-    "ReLU6",
-    "ReflectionPad1d",
-    "ReflectionPad2d",
-    "ReflectionPad3d",
-    "ReplicationPad1d",
-    "ReplicationPad2d",
-    "ReplicationPad3d",
-    "Residual",
-    "SiLU",
-    "Sigmoid",
-    "SmoothL1Loss",
-    "SoftMarginLoss",
-    "Softmax",
-    "Softmax2d",
-    "Softmin",
-    "Softplus",
-    "Softshrink",
-    "Softsign",
-    "Tanh",
-    "Tanhshrink",
-    "Threshold",
-    "Unflatten",
-    "Unfold",
-    "Upsample",
-    "UpsamplingBilinear2d",
-    "UpsamplingNearest2d",
-    "ZeroPad1d",
-    "ZeroPad2d",
-    "ZeroPad3d",
-    "init",
-    "project_",
-]
+from normprop.nn import init
+from normprop.nn.activation import *
+from normprop.nn.adaptive import *
+from normprop.nn.attention import *
+from normprop.nn.bilinear import *
+from normprop.nn.calibrated import *
+from normprop.nn.conv import *
+from normprop.nn.conv_transpose import *
+from normprop.nn.dropout import *
+from normprop.nn.elementwise import *
+from normprop.nn.embedding import *
+from normprop.nn.glu import *
+from normprop.nn.join import *
+from normprop.nn.linear import *
+from normprop.nn.loss import *
+from normprop.nn.padding import *
+from normprop.nn.parametric import *
+from normprop.nn.pool import *
+from normprop.nn.shape import *
+from normprop.nn.softmax import *
+from normprop.nn.unpool import *
+from normprop.nn.upsampling import *
+
+__all__ = sorted(
+    name
+    for name, found in vars().items()
+    if found is init or not (name.startswith("_") or isinstance(found, _Module))
+)

@@ -5,6 +5,11 @@ from torch import Tensor, nn
 from normprop.functional.constants import sample_of
 from normprop.nn.twin import TwinBehind
 
+__all__ = [
+    "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool1d",
+    "AdaptiveMaxPool2d", "AdaptiveMaxPool3d", "FractionalMaxPool2d", "FractionalMaxPool3d",
+]  # fmt: skip
+
 
 class _InDimensions(TwinBehind):
     """A pooling whose constants follow from the sizes of its input."""

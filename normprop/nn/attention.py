@@ -13,6 +13,8 @@ from normprop.functional.attention import AttentionConstants, BallOfHeads, multi
 from normprop.functional.weight import Per
 from normprop.nn.settings import Settings
 
+__all__ = ["MultiheadAttention"]
+
 
 class MultiheadAttention(Settings, nn.MultiheadAttention):
     """Multi-head attention on the unit ball: see :func:`normprop.functional.multi_head_attention`.

@@ -9,6 +9,8 @@ from normprop import functional, rules
 from normprop.functional.bilinear import check_bilinear, factors, on_ball
 from normprop.nn.parametric import Parametric
 
+__all__ = ["Bilinear"]
+
 
 class Bilinear(Parametric, nn.Bilinear):
     """Bilinear map with weights on the unit ball: see :func:`normprop.functional.bilinear`.

@@ -13,6 +13,8 @@ from normprop.gaussian.calibration import Calibration, calibrate_mean, calibrate
 from normprop.names import NAMED, canonical
 from normprop.nn.twin import Twin
 
+__all__ = ["Calibrated"]
+
 
 class Calibrated(Twin, nn.Module):
     r"""Normalised activation at the input scale that suits a depth.

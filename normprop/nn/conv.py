@@ -5,6 +5,8 @@ from torch import Tensor, nn
 from normprop import functional
 from normprop.nn.parametric import MapFromWeight
 
+__all__ = ["Conv1d", "Conv2d", "Conv3d"]
+
 
 class _Conv(MapFromWeight):
     """The call; a subclass adds the function."""

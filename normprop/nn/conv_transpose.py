@@ -6,6 +6,8 @@ from normprop import functional, rules
 from normprop.gaussian import Law
 from normprop.nn.parametric import MapFromWeight, weights_that_run
 
+__all__ = ["ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]
+
 
 class _ConvTranspose(MapFromWeight):
     """The call; a subclass adds the function."""

@@ -17,6 +17,8 @@ from normprop.functional.keywords import LawKept
 from normprop.gaussian import Law
 from normprop.nn.twin import Twin
 
+__all__ = ["AlphaDropout", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "FeatureAlphaDropout"]
+
 
 class _Dropout(Twin):
     """Dropout of elements, or of what ``_kept`` dimensions behind the channels hold together."""

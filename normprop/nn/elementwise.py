@@ -10,6 +10,8 @@ from normprop.functional.keywords import Law as LawKeywords
 from normprop.gaussian import Image, Law, Normal
 from normprop.nn.twin import Twin
 
+__all__ = ["Elementwise"]
+
 
 def _image(layer: "Elementwise", base: Normal) -> Image:
     function = rules.function_of(layer.function)

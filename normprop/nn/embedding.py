@@ -11,6 +11,8 @@ from normprop.functional.embedding import normalize_rows, refuse_max_norm
 from normprop.functional.weight import Method
 from normprop.nn.parametric import Parametric
 
+__all__ = ["Embedding"]
+
 
 class Placed(TypedDict, total=False):
     """When the rows are put on their ball."""

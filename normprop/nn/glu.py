@@ -10,6 +10,8 @@ from normprop.functional.keywords import Law as LawKeywords
 from normprop.gaussian import Law
 from normprop.nn.twin import Twin
 
+__all__ = ["GLU", "GatedLinear"]
+
 
 class GLU(Twin, nn.GLU):
     """Normalised gated linear unit: see :func:`normprop.functional.glu`.

@@ -10,6 +10,8 @@ from normprop import functional, rules
 from normprop.functional.keywords import LawsOfParts
 from normprop.nn.settings import Settings
 
+__all__ = ["Concat", "Residual"]
+
 
 class Residual(nn.Module):
     r"""A branch and a way around it, in a sum that keeps unit scale.

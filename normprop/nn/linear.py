@@ -5,6 +5,8 @@ from torch import Tensor, nn
 from normprop import functional
 from normprop.nn.parametric import MapFromWeight
 
+__all__ = ["Linear"]
+
 
 class Linear(MapFromWeight, nn.Linear):
     """Linear map with weights on the unit ball: see :func:`normprop.functional.linear`.

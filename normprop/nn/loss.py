@@ -9,6 +9,11 @@ from normprop.functional.keywords import LawsOfBoth
 from normprop.functional.loss import check_same_shape, goal_of, refuse_weights
 from normprop.nn.twin import Twin
 
+__all__ = [
+    "BCEWithLogitsLoss", "CrossEntropyLoss", "HingeEmbeddingLoss", "HuberLoss", "L1Loss",
+    "MSELoss", "MultiLabelSoftMarginLoss", "NLLLoss", "SmoothL1Loss", "SoftMarginLoss",
+]  # fmt: skip
+
 
 class _Loss(Twin):
     """Refuses the arguments of torch's losses that the constants know nothing of."""

@@ -4,6 +4,13 @@ from torch import nn
 
 from normprop.nn.shape import Moving
 
+__all__ = [
+    "CircularPad1d", "CircularPad2d", "CircularPad3d", "ConstantPad1d", "ConstantPad2d",
+    "ConstantPad3d", "ReflectionPad1d", "ReflectionPad2d", "ReflectionPad3d",
+    "ReplicationPad1d", "ReplicationPad2d", "ReplicationPad3d", "ZeroPad1d", "ZeroPad2d",
+    "ZeroPad3d",
+]  # fmt: skip
+
 
 class ZeroPad1d(Moving, nn.ZeroPad1d):
     """Normalised padding with zeros: see :func:`normprop.functional.pad`.

@@ -20,6 +20,8 @@ from normprop.functional.weight import (
 from normprop.gaussian import Law
 from normprop.nn.settings import Settings
 
+__all__ = ["project_"]
+
 
 class Parametric(Settings):
     """Options, projection, printing and moments of a layer with weights.

@@ -4,6 +4,11 @@ from torch import nn
 
 from normprop.nn.twin import Twin, TwinBehind
 
+__all__ = [
+    "AvgPool1d", "AvgPool2d", "AvgPool3d", "LPPool1d", "LPPool2d", "LPPool3d", "MaxPool1d",
+    "MaxPool2d", "MaxPool3d",
+]  # fmt: skip
+
 
 class MaxPool1d(TwinBehind, nn.MaxPool1d):
     """Normalised max pooling: see :func:`normprop.functional.max_pool1d`.

@@ -7,6 +7,10 @@ from torch import Tensor, nn
 from normprop.functional.shape import any_batch, moved
 from normprop.nn.twin import Twin
 
+__all__ = [
+    "ChannelShuffle", "Flatten", "Fold", "PixelShuffle", "PixelUnshuffle", "Unflatten", "Unfold",
+]  # fmt: skip
+
 
 class Moving(Twin):
     """A layer that moves elements or copies them: where it has nothing to scale, torch's alone."""

@@ -5,6 +5,8 @@ from torch import Tensor, nn
 from normprop.functional.softmax import over
 from normprop.nn.twin import Twin
 
+__all__ = ["LogSoftmax", "Softmax", "Softmax2d", "Softmin"]
+
 
 class _Over(Twin):
     """A function of all elements of a dimension, whose size its constants follow from."""

@@ -4,6 +4,8 @@ from torch import nn
 
 from normprop.nn.twin import Twin
 
+__all__ = ["MaxUnpool1d", "MaxUnpool2d", "MaxUnpool3d"]
+
 
 class MaxUnpool1d(Twin, nn.MaxUnpool1d):
     """Normalised max unpooling: see :func:`normprop.functional.max_unpool1d`.

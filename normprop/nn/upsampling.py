@@ -5,6 +5,8 @@ from torch import Tensor, nn
 from normprop.functional.constants import sizes_of
 from normprop.nn.twin import Twin
 
+__all__ = ["Upsample", "UpsamplingBilinear2d", "UpsamplingNearest2d"]
+
 
 class _Upsample(Twin):
     """Upsampling, whose constants follow from the shape of its input where they must."""

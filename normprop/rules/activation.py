@@ -23,6 +23,8 @@ from normprop.names import canonical
 from normprop.rules.arguments import array
 from normprop.rules.registry import Moments, describe, lookup, register
 
+__all__ = ["activation", "function_of", "image_of", "slope_of"]
+
 
 def activation(function: Function, law: Law) -> Moments:
     """Moments of an elementwise function.

@@ -19,6 +19,11 @@ from normprop.rules.arguments import check_number, count, need_shape, window_of
 from normprop.rules.axis import averages, grid
 from normprop.rules.registry import Moments, register
 
+__all__ = [
+    "adaptive_avg_pool", "adaptive_max_pool", "adaptive_sizes", "fractional_growth",
+    "fractional_max_pool",
+]  # fmt: skip
+
 _EPS = float(np.finfo(np.float64).eps)
 
 Sizes = tuple[int, ...]

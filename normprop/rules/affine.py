@@ -6,6 +6,8 @@ import numpy as np
 
 from normprop.rules.registry import Moments
 
+__all__ = ["affine"]
+
 _EPS = float(np.finfo(np.float64).eps)
 
 

@@ -10,6 +10,8 @@ from torch import nn
 
 from normprop.gaussian import Image, Law, Normal
 
+__all__ = ["NeedsShapeError", "check_law", "check_number", "check_probability", "window_of"]
+
 
 def check_probability(p: float) -> None:
     """Refuse a drop probability outside [0, 1]."""

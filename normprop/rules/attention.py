@@ -12,6 +12,8 @@ from normprop.gaussian.attention import attention as ground
 from normprop.rules.arguments import array, need_normal, need_shape
 from normprop.rules.registry import Moments, refuse, register
 
+__all__ = ["attention", "attention_slope", "projected_attention", "projections", "self_attention"]
+
 
 def attention(
     query: Sequence[int],

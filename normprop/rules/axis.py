@@ -23,6 +23,8 @@ from normprop.gaussian import Law, maximum
 from normprop.gaussian.law import std_error
 from normprop.rules.registry import CLOSED, Moments
 
+__all__ = ["copied"]
+
 _EPS = float(np.finfo(np.float64).eps)
 
 

@@ -22,6 +22,8 @@ from normprop.gaussian import Law, maximum
 from normprop.rules.parametric import root, weights_of
 from normprop.rules.registry import Moments, register
 
+__all__ = ["bilinear"]
+
 _EPS = float(np.finfo(np.float64).eps)
 
 

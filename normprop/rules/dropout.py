@@ -10,6 +10,8 @@ from normprop.gaussian import Law, maximum
 from normprop.rules.arguments import check_probability
 from normprop.rules.registry import CLOSED, Moments, register
 
+__all__ = ["alpha_dropout", "alpha_gain", "dropout"]
+
 _EPS = float(np.finfo(np.float64).eps)
 
 

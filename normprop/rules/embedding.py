@@ -14,6 +14,8 @@ from normprop.gaussian.law import std_error
 from normprop.rules.arguments import array, need_shape
 from normprop.rules.registry import CLOSED, Moments, register
 
+__all__ = ["check_no_law", "embedding", "rows_of"]
+
 _EPS = float(np.finfo(np.float64).eps)
 # What torch adds to a norm before it divides by it.
 _RENORM_EPS = 1e-7

@@ -7,6 +7,8 @@ from normprop.gaussian.gated import gated_linear as ground
 from normprop.rules.arguments import need_normal
 from normprop.rules.registry import Moments, register
 
+__all__ = ["gated_linear"]
+
 
 def gated_linear(gate: Function, law: Law) -> Moments:
     """Moments of a·gate(b), a and b the halves of the input.

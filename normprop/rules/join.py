@@ -8,6 +8,8 @@ import numpy as np
 from normprop.rules.arguments import check_number, window_of
 from normprop.rules.registry import Moments
 
+__all__ = ["check_weight", "concatenation", "residual"]
+
 _EPS = float(np.finfo(np.float64).eps)
 
 

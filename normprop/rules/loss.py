@@ -16,6 +16,8 @@ from normprop.gaussian.softmax import cross_entropy as cross_entropy_figures
 from normprop.rules.arguments import need_normal, need_shape
 from normprop.rules.registry import Moments, refuse, register
 
+__all__ = ["class_count"]
+
 _EPS = 2.0**-52
 
 

@@ -11,6 +11,8 @@ from normprop.rules.arguments import check_law, shape_of
 from normprop.rules.dropout import dropout, dropout_rule
 from normprop.rules.registry import Moments, describe, lookup, rule_of
 
+__all__ = ["moments"]
+
 
 @in_range
 def moments(

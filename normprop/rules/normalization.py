@@ -12,6 +12,8 @@ from normprop.gaussian.normalization import local_response, normalization
 from normprop.rules.arguments import array, need_normal, need_shape
 from normprop.rules.registry import CLOSED, Moments, refuse, register
 
+__all__ = ["group_normalization"]
+
 _EPS = float(np.finfo(np.float64).eps)
 
 

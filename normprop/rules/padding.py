@@ -10,6 +10,8 @@ from normprop.gaussian.law import std_error
 from normprop.rules.axis import copied, copies, grid
 from normprop.rules.registry import Moments, register
 
+__all__ = ["pad"]
+
 _EPS = float(np.finfo(np.float64).eps)
 
 COPYING = ("reflect", "replicate", "circular")

@@ -10,6 +10,8 @@ from normprop.gaussian import Law, maximum
 from normprop.rules.arguments import array, window_of
 from normprop.rules.registry import Moments, register
 
+__all__ = ["parametric", "weights_of"]
+
 _EPS = float(np.finfo(np.float64).eps)
 
 

@@ -11,6 +11,8 @@ from normprop.gaussian.lengths import extreme_size, length
 from normprop.rules.arguments import check_number, count, window_of
 from normprop.rules.registry import Moments, register
 
+__all__ = ["avg_pool", "lp_pool", "max_pool", "pool_geometry"]
+
 _EPS = float(np.finfo(np.float64).eps)
 
 

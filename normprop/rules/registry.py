@@ -11,6 +11,11 @@ from normprop.gaussian import Function, Image, Law, Normal
 from normprop.gaussian.law import says_something
 from normprop.rules.arguments import NeedsShapeError
 
+__all__ = [
+    "Entry", "Moments", "declared", "entry_of_type", "entry_that_applies", "inherit", "lookup",
+    "refuse", "register",
+]  # fmt: skip
+
 CLOSED = "closed form"
 
 

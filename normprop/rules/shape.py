@@ -7,6 +7,8 @@ from normprop.rules.arguments import window_of
 from normprop.rules.axis import Axis, copied, copies, grid, places, sums
 from normprop.rules.registry import Moments, register
 
+__all__ = ["fold", "unfold", "windows_of"]
+
 Window = tuple[int, int, int, int]
 """Window, dilation, padding and stride along one axis."""
 

@@ -25,6 +25,8 @@ from normprop.rules.arguments import window_of
 from normprop.rules.parametric import root, weights_of
 from normprop.rules.registry import Moments, register
 
+__all__ = ["conv_transpose"]
+
 _EPS = float(np.finfo(np.float64).eps)
 
 

@@ -20,6 +20,8 @@ from normprop.rules.arguments import check_number, need_shape, window_of
 from normprop.rules.axis import Axis, averages, copies, grid
 from normprop.rules.registry import Moments, register
 
+__all__ = ["has_interior", "interpolate"]
+
 NEAREST = ("nearest", "nearest-exact")
 LINEAR = ("linear", "bilinear", "trilinear")
 MODES = (*NEAREST, *LINEAR, "bicubic", "area")
