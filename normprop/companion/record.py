@@ -5,19 +5,21 @@ from __future__ import annotations
 import ast
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-__all__ = ["Value", "read_records", "record"]
+__all__ = ["Value", "is_record", "read_records", "record"]
 
 Value: TypeAlias = "bool | int | float | str"
 
-# Where myst_nb.glue keeps the plain text of a value that is recorded but not shown.
-MIME_TYPE = "application/papermill.record/text/plain"
+# Where the book looks for the plain text of a value that is recorded but not shown. What begins so
+# it keeps for pasting; the plain text beside it is for front ends that know no such type.
+PREFIX = "application/papermill.record/"
+MIME_TYPE = PREFIX + "text/plain"
 
 # What this kernel has recorded: name -> (value, identifier of the cell or None).
 _recorded: dict[str, tuple[Value, str | None]] = {}
@@ -26,8 +28,8 @@ _recorded: dict[str, tuple[Value, str | None]] = {}
 def record(name: str, value: Value) -> None:
     r"""Give ``value`` a name under which the page pastes it and a test reads it.
 
-    On the page, ``{glue:text}`relu_std:.4f` `` pastes it with a format. Where ``myst_nb`` is not
-    installed, the value is printed instead.
+    On the page, ``{glue:text}`relu_std:.4f` `` pastes it with a format. Any other front end shows
+    it under the cell, as ``relu_std = 0.5838``; outside a notebook it is printed.
 
     Args:
         name: an identifier, unique in the notebook.
@@ -45,16 +47,18 @@ def record(name: str, value: Value) -> None:
     _check_unique(name, value)
     _recorded[name] = (value, _current_cell())
 
-    # `sys.modules` first: outside a notebook there is no display to glue to.
-    if "IPython" in sys.modules and _in_kernel():
-        try:
-            from myst_nb import glue
-        except ImportError:
-            pass
-        else:
-            glue(name, value, display=False)
-            return
-    print(f"{name} = {value}")
+    shown = f"{name} = {value}"
+    # `sys.modules` first: outside a notebook there is no front end.
+    if "IPython" not in sys.modules or not _in_kernel():
+        print(shown)
+        return
+    from IPython.display import display
+
+    display(
+        {MIME_TYPE: repr(value), "text/plain": shown},
+        raw=True,
+        metadata={"scrapbook": {"name": name, "mime_prefix": PREFIX}},
+    )
 
 
 def read_records(notebook: NotebookNode | str | Path) -> dict[str, Value]:
@@ -79,12 +83,16 @@ def read_records(notebook: NotebookNode | str | Path) -> dict[str, Value]:
     return records
 
 
+def is_record(output: Mapping[str, Any]) -> bool:
+    """Return whether a cell's output is a number recorded for a page, and not shown on it."""
+    named = output.get("metadata", {}).get("scrapbook", {}).get("name") is not None
+    return named and MIME_TYPE in output.get("data", {})
+
+
 def _recorded_texts(notebook: NotebookNode) -> Iterator[tuple[str, str]]:
     for cell in notebook.cells:
-        for output in cell.get("outputs", ()):
-            name = output.get("metadata", {}).get("scrapbook", {}).get("name")
-            if name is not None and MIME_TYPE in output.get("data", {}):
-                yield name, output["data"][MIME_TYPE]
+        for output in filter(is_record, cell.get("outputs", ())):
+            yield output["metadata"]["scrapbook"]["name"], output["data"][MIME_TYPE]
 
 
 def _parse(name: str, text: str) -> Value:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
@@ -26,6 +26,9 @@ VIEWS = {
 SCRIPTS = Path(__file__).parent
 SETTLE = (SCRIPTS / "settle.js").read_text(encoding="utf-8")
 LOOK = (SCRIPTS / "look.js").read_text(encoding="utf-8")
+# axe-core 4.14.1 as its makers publish it, with its licence beside it.
+AXE = (SCRIPTS / "axe" / "axe.min.js").read_text(encoding="utf-8")
+AUDIT = (SCRIPTS / "audit.js").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Sight:
     console: list[str]
     # Requests to anything but the server of the pages.
     outside: list[str]
+    # Paths on the server of the pages: all that a first visit has to load.
+    inside: set[str]
     # The answers of look.js.
     page: dict
 
@@ -125,9 +130,20 @@ def look(driver, address: str, view: str) -> Sight:
         if message["method"] == "Network.requestWillBeSent"
     ]
     here = urlsplit(address).netloc
-    # What a page makes of its own text, such as a worker, comes from nowhere else.
-    inside = {"data", "blob"}
-    outside = [
-        url for url in asked if urlsplit(url).scheme not in inside and urlsplit(url).netloc != here
-    ]
-    return Sight(console, outside, page)
+    parts = [urlsplit(url) for url in asked if urlsplit(url).scheme != "data"]
+    outside = [part.geturl() for part in parts if part.netloc != here]
+    inside = {unquote(part.path) for part in parts if part.netloc == here}
+    return Sight(console, outside, inside, page)
+
+
+def audit(driver, address: str, view: str, rules: dict) -> list[dict]:
+    """Open a page in a view and return what axe-core finds serious or critical."""
+    set_view(driver, view)
+    driver.get(address)
+    if failure := driver.execute_async_script(SETTLE):
+        raise RuntimeError(f"{address}: {failure}")
+    driver.execute_script(AXE)
+    found = driver.execute_async_script(AUDIT, rules)
+    if isinstance(found, str):
+        raise RuntimeError(f"{address}: {found}")
+    return found

@@ -32,7 +32,20 @@ const wide = all("img, svg, table, figure", article)
   .filter((element) => !element.closest(SCROLLS))
   .filter((element) => element.getBoundingClientRect().right > width + 1);
 
+// Formulas that are cut off, or so small that they cannot be read.
+const FORMULAS = 'mjx-container[display="true"]';
+const cut = all(FORMULAS, article)
+  .filter(visible)
+  .filter((e) => e.scrollWidth > e.clientWidth + 1 || parseFloat(getComputedStyle(e).fontSize) < 12);
+
+// Figures of the chapters are drawn 480 pixels wide, with labels of 15 pixels.
+const small = all("figure img", article)
+  .filter((image) => image.naturalWidth >= 400)
+  .filter((image) => image.getBoundingClientRect().width < 0.8 * image.naturalWidth);
+
 return {
+  cut: cut.map(show),
+  small: small.map(show),
   wrong,
   raw,
   untypeset: all("span.math, div.math").filter((e) => !e.querySelector("mjx-container")).map(show),

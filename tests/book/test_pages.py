@@ -15,6 +15,8 @@ from tests.book.notebooks import PAGES
 pytestmark = pytest.mark.slow
 
 ANCHOR = re.compile(r'<[^>]*\sid="([^"]*)"')
+# Bytes, uncompressed, for a page with everything that it asks for.
+LIGHT = 1_600_000
 HASH = re.compile(r"[0-9a-f]{16,}|\.(png|svg|jpg)$")
 
 
@@ -116,6 +118,15 @@ class TestMarkup:
         assert site[page].select('link[rel="canonical"], meta[property="og:url"]') == []
 
 
+def test_no_link_of_any_page_is_dead(site):
+    pages = (path.relative_to(site.folder) for path in site.folder.rglob("*.html"))
+    names = [path.with_suffix("").as_posix() for path in pages]
+    # The index of the source code, the search and the page of a lost reader among them.
+    assert {"404", "search", "genindex", "_modules/index"} <= set(names)
+    broken = {name: site.broken_links(name) for name in names}
+    assert {name: links for name, links in broken.items() if links} == {}
+
+
 def test_a_broken_link_is_seen(tmp_path):
     (tmp_path / "a.html").write_text(
         '<a href="b.html">b</a> <a href="#x">x</a> <a id="y" href="#y">y</a>'
@@ -124,20 +135,27 @@ def test_a_broken_link_is_seen(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def sights(book_html, tmp_path_factory):
-    """`sights(page, view)`, each looked at once."""
+def window(book_html, tmp_path_factory):
+    """A browser, and the address at which it finds the pages."""
     if not (browser.CHROMIUM and browser.DRIVER):
         pytest.skip("no Chromium with its chromedriver is installed")
-    seen = {}
     profile = tmp_path_factory.mktemp("profile")
     with browser.served(book_html) as address, browser.chromium(profile) as driver:
+        yield driver, address
 
-        def sight(page, view):
-            if (page, view) not in seen:
-                seen[page, view] = browser.look(driver, f"{address}/{page}.html", view)
-            return seen[page, view]
 
-        yield sight
+@pytest.fixture(scope="module")
+def sights(window):
+    """`sights(page, view)`, each looked at once."""
+    driver, address = window
+    seen = {}
+
+    def sight(page, view):
+        if (page, view) not in seen:
+            seen[page, view] = browser.look(driver, f"{address}/{page}.html", view)
+        return seen[page, view]
+
+    return sight
 
 
 @pytest.mark.parametrize("view", browser.VIEWS)
@@ -165,12 +183,37 @@ class TestView:
         assert seen["wide"] == []
         assert seen["overflow"] <= 0
 
+    def test_formulas_are_whole_and_figures_legible(self, sights, page, view):
+        seen = sights(page, view).page
+        assert seen["cut"] == []
+        assert seen["small"] == []
+
+    def test_a_first_visit_is_light(self, sights, book_html, page, view):
+        files = [book_html / path.lstrip("/") for path in sights(page, view).inside]
+        sizes = {path.name: path.stat().st_size for path in files if path.is_file()}
+        assert len(sizes) > 5
+        assert sum(sizes.values()) < LIGHT, sizes
+
     def test_the_colour_scheme_is_followed(self, sights, page, view):
         assert sights(page, view).page["theme"] == browser.VIEWS[view][2]
 
     def test_there_is_one_search_field_at_most(self, sights, page, view):
         limit = 2 if page == "search" else 1
         assert sights(page, view).page["searchFields"] <= limit
+
+
+# The first looks at everything, the second at what the other colours change.
+AUDITS = {
+    "laptop-light": {"rules": {"label-content-name-mismatch": {"enabled": True}}},
+    "laptop-dark": {"runOnly": ["color-contrast", "link-in-text-block"]},
+}
+
+
+@pytest.mark.parametrize("view", AUDITS)
+@pytest.mark.parametrize("page", [*PAGES, "search", "genindex", "404"])
+def test_a_reader_who_hears_the_page_misses_nothing(window, page, view):
+    driver, address = window
+    assert browser.audit(driver, f"{address}/{page}.html", view, AUDITS[view]) == []
 
 
 BAD = r"""<!doctype html><html data-theme="light"><body><article class="bd-article">
@@ -191,3 +234,17 @@ def test_what_is_wrong_with_a_page_is_seen(tmp_path):
     assert len(seen.page["untypeset"]) == len(seen.page["broken"]) == len(seen.page["wide"]) == 1
     assert len(seen.page["raw"]) == 2
     assert seen.page["overflow"] > 0
+
+
+def test_what_a_screen_reader_would_miss_is_seen(tmp_path):
+    if not (browser.CHROMIUM and browser.DRIVER):
+        pytest.skip("no Chromium with its chromedriver is installed")
+    page = '<html lang="en"><title>t</title><body><main><h1>t</h1>{}</main></body></html>'
+    bad = '<button></button><p style="color: #ccc">pale</p><input>'
+    (tmp_path / "bad.html").write_text(page.format(bad))
+    (tmp_path / "good.html").write_text(page.format("<p>plain</p>"))
+    with browser.served(tmp_path) as address, browser.chromium(tmp_path / "profile") as driver:
+        found = browser.audit(driver, f"{address}/bad.html", "laptop-light", {})
+        clean = browser.audit(driver, f"{address}/good.html", "laptop-light", {})
+    assert {fault["rule"] for fault in found} >= {"button-name", "color-contrast", "label"}
+    assert clean == []

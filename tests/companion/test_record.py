@@ -1,5 +1,6 @@
 """Recording: only plain values pass, and what a page shows is what a test reads."""
 
+import copy
 import math
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import torch
 from nbclient import NotebookClient
 
 from normprop.companion import record as module
-from normprop.companion.record import read_records, record
+from normprop.companion.record import is_record, read_records, record
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +47,18 @@ def test_numbers_come_back_bit_for_bit(executed, tmp_path):
 
 def test_the_mime_type_and_metadata_are_those_that_the_book_reads(executed):
     output = executed.cells[1].outputs[0]
-    assert output.data == {module.MIME_TYPE: repr(0.1 + 0.2)}
-    assert output.metadata.scrapbook.name == "std"
+    assert output.data[module.MIME_TYPE] == repr(0.1 + 0.2)
+    assert output.metadata.scrapbook == {"name": "std", "mime_prefix": module.PREFIX}
+    assert is_record(output)
+
+
+def test_the_book_pastes_the_value_and_shows_no_output(executed):
+    from myst_nb.ext.glue import extract_glue_data_cell
+
+    cell = copy.deepcopy(executed.cells[1])
+    pasted = {name: output.data["text/plain"] for name, output in extract_glue_data_cell(cell)}
+    assert pasted == {"std": repr(0.1 + 0.2), "depth": "50", "holds": "True"}
+    assert cell.outputs == []
 
 
 @pytest.mark.parametrize(
@@ -121,13 +132,14 @@ def test_something_else_under_the_same_mime_type_is_an_error():
         read_records(notebook)
 
 
-def test_without_myst_nb_the_number_is_printed():
+@pytest.mark.parametrize("before", ["pass", "import sys\nsys.modules['myst_nb'] = None"])
+def test_any_front_end_shows_the_number(before):
     notebook = run(
-        "import sys\nsys.modules['myst_nb'] = None",
-        "from normprop.companion.record import record\nrecord('x', 2.5)",
+        before, "from normprop.companion.record import record\nrecord('x', 2.5); record('s', 'a')"
     )
-    assert notebook.cells[1].outputs[0].text == "x = 2.5\n"
-    assert read_records(notebook) == {}
+    shown = [output.data["text/plain"] for output in notebook.cells[1].outputs]
+    assert shown == ["x = 2.5", "s = a"]
+    assert read_records(notebook) == {"x": 2.5, "s": "a"}
 
 
 def test_outside_a_notebook_the_number_is_printed():
