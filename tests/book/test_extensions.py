@@ -78,6 +78,21 @@ def test_a_line_that_computes_stays(folds, code):
     assert folds.without_records(code) == code
 
 
+@pytest.mark.parametrize(
+    ("tex", "lines"),
+    [
+        (r"y = x, \qquad z = 1", 1),
+        ("y = " + "x + " * 30 + "x", 1),
+        ("y = " + "x + " * 20 + r"x, \qquad z = 1," + "\n\\qquad w = 2", 3),
+        (r"\begin{aligned} y &= " + "x + " * 20 + r"x \qquad z \end{aligned}", 1),
+    ],
+)
+def test_long_formulas_of_docstrings_are_broken_at_their_parts(root, load, tex, lines):
+    broken = load(root / "book/_ext/formulas.py").broken(tex)
+    assert broken.count(r"\\") == lines - 1
+    assert (broken == tex) == (lines == 1)
+
+
 PAGE = """<head><meta name="viewport" content="width=device-width, initial-scale=1.0" />
 <meta name="viewport" content="a" />
 <script defer src="../_static/scripts/fontawesome.js?d=1"></script>
