@@ -5,7 +5,7 @@ import math
 from tests import reference
 from tests.book.expectations import Exact, Within
 
-SMALL = {"width": 64, "seeds": 2}
+SMALL = {"width": 64, "seeds": 2, "samples": 10_000}
 
 
 def rounded(value) -> Exact:
