@@ -1,7 +1,7 @@
 """Draw the book's five diagrams: ``python scripts/draw_diagrams.py``, into ``book/_static``.
 
-A diagram is an image on a page that is light or dark, and does not learn which: its colours are legible
-on both.
+A diagram is an image on a page that is light or dark, and does not learn which: its colours are
+legible on both.
 """
 
 from pathlib import Path

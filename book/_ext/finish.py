@@ -2,8 +2,8 @@
 
 The theme loads every script on every page. Three are large: all icons of Font Awesome drawn by a
 script, though the style sheet draws the few in use from its font; the search index, which only the
-search page reads; and MathJax with its menu. Here pages lose what they do not use, and MathJax is
-put together from the parts that the book's formulas need.
+search page reads; and MathJax with its menu. Here pages lose what they do not use, the font keeps
+the icons in use, and MathJax is put together from the parts that the book's formulas need.
 
 A few attributes of the theme's markup tell a screen reader something else than the eye sees, or
 nothing. They are mended here, since no option of the theme does.
@@ -14,8 +14,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from fontTools.subset import Options, Subsetter
+from fontTools.ttLib import TTFont
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.errors import ExtensionError
 from sphinx.util.osutil import relative_uri
 
 # Loaded one by one by MathJax's own starter: TeX in, HTML and MathML for screen readers out. The
@@ -38,6 +41,9 @@ SEARCH = re.compile(SCRIPT.format(name=r"(?:searchtools|language_data|searchinde
 FORMULAS = re.compile(
     SCRIPT.format(name=r"mathjax/") + r"|<script>window\.MathJax = .*?</script>\n?"
 )
+DESIGN = re.compile(
+    r'<link[^>]*href="[^"]*sphinx-design[^"]*"[^>]*>\n?|' + SCRIPT.format(name=r"design-tabs\.js")
+)
 VIEWPORT = re.compile(r'(?<=initial-scale=1.0" />)(.*?)<meta name="viewport"[^>]*>', re.DOTALL)
 
 MENDED = (
@@ -55,6 +61,9 @@ MENDED = (
     # The logo stands beside the navigation, outside all landmarks.
     (re.compile(r'(<div id="pst-primary-sidebar")'), r'\1 role="region" aria-label="Sidebar"'),
 )
+# The search leaves out words of digits alone; in this book they are what one looks for.
+DIGITS = re.compile(r"\|\|\s*queryTerm\.match\(/\^\\d\+\$/\)")
+ICON = re.compile(r'(?P<names>(?:\.fa-[a-z0-9-]+::?before,?)+)\{(?P<look>content:"[^"]*")\}')
 BACK = re.compile(r'(<a class="viewcode-back" href=")([^"#]*)#([^"]+)"')
 
 
@@ -73,6 +82,10 @@ def slim(page: str, html: str) -> str:
         html = SEARCH.sub("", html)
     if 'class="math' not in html:
         html = FORMULAS.sub("", html)
+    if 'class="sd-' not in html:
+        html = DESIGN.sub("", html)
+    # What lies below the screen is loaded when a reader comes near it.
+    html = html.replace('<img alt="', '<img loading="lazy" alt="')
     # The theme declares the viewport three times.
     while VIEWPORT.search(html):
         html = VIEWPORT.sub(r"\1", html)
@@ -108,11 +121,47 @@ def lead_back(app: Sphinx, page: str, html: str) -> str:
     return BACK.sub(mended, html)
 
 
+def keep_icons(static: Path, pages: list[str]) -> None:
+    """Reduce the icons' style sheet and font to what the pages show.
+
+    Raises:
+        ExtensionError: the theme keeps its icons elsewhere than is known here.
+    """
+    sheet = static / "styles" / "pydata-sphinx-theme.css"
+    fonts = static / "vendor" / "fontawesome" / "webfonts"
+    style = sheet.read_text(encoding="utf-8")
+    named = {name for html in pages for name in re.findall(r"\bfa-[a-z0-9-]+", html)}
+    # Those that the style sheet itself draws, before a title or a link.
+    drawn = re.findall(r'--pst-icon-[\w-]+:"\\([0-9a-f]+)"', style)
+
+    def kept(match: re.Match) -> str:
+        if not named & set(re.findall(r"fa-[a-z0-9-]+", match["names"])):
+            return ""
+        drawn.extend(re.findall(r"\\([0-9a-f]{4})", match["look"]))
+        return match[0]
+
+    style = ICON.sub(kept, style)
+    old = 'fa-solid-900.woff2) format("woff2")'
+    if old not in style or not drawn:
+        raise ExtensionError("the theme's style sheet must draw its icons from fa-solid-900.woff2")
+    sheet.write_text(style.replace(old, 'fa-solid-900.woff) format("woff")'), encoding="utf-8")
+
+    font = TTFont(fonts / "fa-solid-900.ttf")
+    subsetter = Subsetter(Options(layout_features=[]))
+    subsetter.populate(unicodes=[int(code, 16) for code in drawn])
+    subsetter.subset(font)
+    font.flavor = "woff"
+    font.save(fonts / "fa-solid-900.woff")
+    for name in ("fa-solid-900.ttf", "fa-solid-900.woff2"):
+        (fonts / name).unlink()
+
+
 def finish(app: Sphinx, exception: Exception | None) -> None:
     """Rewrite the pages, and drop the files that no page asks for."""
     if exception is not None or app.builder.format != "html":
         return
     out = Path(app.outdir)
+    pages = []
     for path in out.rglob("*.html"):
         page = path.relative_to(out).with_suffix("").as_posix()
         before = path.read_text(encoding="utf-8")
@@ -123,9 +172,16 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
             # A server shows it under any address, so that links from here need a fixed start.
             base = app.config.html_baseurl or "/"
             after = after.replace("<head>", f'<head>\n    <base href="{base}" />', 1)
+        pages.append(after)
         if after != before:
             path.write_text(after, encoding="utf-8")
+    keep_icons(out / "_static", pages)
     static = out / "_static"
+    search = static / "searchtools.js"
+    words = DIGITS.sub("", search.read_text(encoding="utf-8"))
+    if "queryTerm.match" in words:
+        raise ExtensionError("searchtools.js leaves out numbers in a way that is not known here")
+    search.write_text(words, encoding="utf-8")
     mathjax = static / "mathjax"
     unused = [*static.rglob("*.map"), *static.glob("scripts/fontawesome.js*")]
     for path in mathjax.rglob("*"):

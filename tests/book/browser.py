@@ -25,6 +25,7 @@ VIEWS = {
 
 SCRIPTS = Path(__file__).parent
 SETTLE = (SCRIPTS / "settle.js").read_text(encoding="utf-8")
+UNROLL = (SCRIPTS / "unroll.js").read_text(encoding="utf-8")
 LOOK = (SCRIPTS / "look.js").read_text(encoding="utf-8")
 # axe-core 4.14.1 as its makers publish it, with its licence beside it.
 AXE = (SCRIPTS / "axe" / "axe.min.js").read_text(encoding="utf-8")
@@ -39,7 +40,7 @@ class Sight:
     console: list[str]
     # Requests to anything but the server of the pages.
     outside: list[str]
-    # Paths on the server of the pages: all that a first visit has to load.
+    # Paths on the server of the pages: what a first visit loads before it scrolls.
     inside: set[str]
     # The answers of look.js.
     page: dict
@@ -117,30 +118,36 @@ def look(driver, address: str, view: str) -> Sight:
         driver.get_log(kind)
     driver.get(address)
     failure = driver.execute_async_script(SETTLE)
+    first = _asked(driver)
+    failure = failure or driver.execute_async_script(UNROLL)
     page = driver.execute_script(LOOK)
     console = [
         entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"
     ]
     if failure:
         console.append(failure)
+    here = urlsplit(address).netloc
+    outside = [url for url in first + _asked(driver) if urlsplit(url).netloc != here]
+    inside = {unquote(urlsplit(url).path) for url in first if urlsplit(url).netloc == here}
+    return Sight(console, outside, inside, page)
+
+
+def _asked(driver) -> list[str]:
+    """Return the addresses that the page has asked for since this was called last."""
     messages = (json.loads(entry["message"])["message"] for entry in driver.get_log("performance"))
     asked = [
         message["params"]["request"]["url"]
         for message in messages
         if message["method"] == "Network.requestWillBeSent"
     ]
-    here = urlsplit(address).netloc
-    parts = [urlsplit(url) for url in asked if urlsplit(url).scheme != "data"]
-    outside = [part.geturl() for part in parts if part.netloc != here]
-    inside = {unquote(part.path) for part in parts if part.netloc == here}
-    return Sight(console, outside, inside, page)
+    return [url for url in asked if urlsplit(url).scheme != "data"]
 
 
 def audit(driver, address: str, view: str, rules: dict) -> list[dict]:
     """Open a page in a view and return what axe-core finds serious or critical."""
     set_view(driver, view)
     driver.get(address)
-    if failure := driver.execute_async_script(SETTLE):
+    if failure := driver.execute_async_script(SETTLE) or driver.execute_async_script(UNROLL):
         raise RuntimeError(f"{address}: {failure}")
     driver.execute_script(AXE)
     found = driver.execute_async_script(AUDIT, rules)

@@ -119,6 +119,16 @@ class TestMarkup:
         assert site[page].select('link[rel="canonical"], meta[property="og:url"]') == []
 
 
+def test_each_page_has_a_description_of_its_own(site):
+    described = {}
+    for page in PAGES:
+        (tag,) = site[page].select('meta[name="description"]')
+        described.setdefault(tag["content"], []).append(page)
+        (name,) = site[page].select('meta[property="og:site_name"]')
+        assert name["content"] == "Normalizing all layers, executed"
+    assert [pages for pages in described.values() if len(pages) > 2] == []
+
+
 def test_no_link_of_any_page_is_dead(site):
     pages = (path.relative_to(site.folder) for path in site.folder.rglob("*.html"))
     names = [path.with_suffix("").as_posix() for path in pages]
@@ -215,6 +225,18 @@ AUDITS = {
 def test_a_reader_who_hears_the_page_misses_nothing(window, page, view):
     driver, address = window
     assert browser.audit(driver, f"{address}/{page}.html", view, AUDITS[view]) == []
+
+
+@pytest.mark.parametrize("number", ["0.2123", "0.2117"])
+def test_a_search_finds_the_numbers_that_the_post_is_known_for(window, number):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    driver, address = window
+    driver.get(f"{address}/search.html?q={number}")
+    results = WebDriverWait(driver, 30).until(
+        lambda here: here.find_elements("css selector", "#search-results li a")
+    )
+    assert any("03_activations" in link.get_attribute("href") for link in results)
 
 
 BAD = r"""<!doctype html><html data-theme="light"><body><article class="bd-article">

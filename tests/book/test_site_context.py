@@ -17,7 +17,7 @@ def config():
         html_baseurl="",
         html_theme_options={"repository_url": "https://example.org/someone/else"},
         html_title="Title",
-        project="Book",
+        project="Project name not set",
         site_description='Says "what"\n it is.',
     )
 
@@ -59,3 +59,34 @@ def test_metadata_is_escaped(extension, config):
     tags = metadata(extension, config)
     assert 'content="A &amp; B"' in tags
     assert 'content="Says &quot;what&quot; it is."' in tags
+
+
+def page(*paragraphs):
+    from docutils.utils import new_document
+
+    document = new_document("page")
+    document.extend(paragraphs)
+    return document
+
+
+def test_a_page_is_described_by_its_first_plain_paragraph(extension):
+    from docutils import nodes
+
+    boxed = nodes.admonition(
+        "", nodes.paragraph(text="In the box stands what the reader gets. " * 3)
+    )
+    formula = nodes.paragraph("", "", nodes.Text("A layer maps x to y, " * 4), nodes.math(text="x"))
+    sentence = "Divide each layer by the right constant, and the gradient keeps its size."
+    plain = nodes.paragraph(text=f"{sentence} " + "Another sentence of the page. " * 9)
+    said = extension["describe"](page(boxed, formula, nodes.paragraph(text="Short."), plain))
+    assert said.startswith(sentence)
+    assert len(said) <= 200
+    assert said.endswith(".")
+    assert extension["describe"](page(formula)) == extension["describe"](None) == ""
+
+
+def test_the_site_and_its_picture_are_named(extension, config):
+    assert 'property="og:site_name" content="Title"' in metadata(extension, config)
+    assert "og:image" not in metadata(extension, config)
+    config.html_baseurl = "https://example.org/book/"
+    assert 'content="https://example.org/book/_static/card.png"' in metadata(extension, config)
