@@ -1,5 +1,6 @@
 """The pages as a reader meets them: as HTML always, and in a browser where there is one."""
 
+import importlib
 import re
 from collections import Counter
 from html import unescape
@@ -271,3 +272,15 @@ def test_what_a_screen_reader_would_miss_is_seen(tmp_path):
         clean = browser.audit(driver, f"{address}/good.html", "laptop-light", {})
     assert {fault["rule"] for fault in found} >= {"button-name", "color-contrast", "label"}
     assert clean == []
+
+
+@pytest.mark.parametrize("module", ["normprop.nn", "normprop.functional"])
+def test_every_public_name_is_documented_once(site, module):
+    names = set(importlib.import_module(module).__all__) - {"init"}
+    documented = Counter(
+        tag["id"]
+        for page in PAGES
+        if page.startswith(("book/api", "book/reference"))
+        for tag in site[page].select("dt[id]")
+    )
+    assert {name: documented[f"{module}.{name}"] for name in names} == dict.fromkeys(names, 1)
