@@ -40,6 +40,10 @@ MATH = re.compile(r"(?P<fence>\$\$?)(?P<tex>.+?)(?P=fence)", re.DOTALL)
 LABELLED = re.compile(r"^(?P<tex>\$\$.+?)\$\$ *\((?P<label>eq-[\w-]+)\)", re.DOTALL | re.MULTILINE)
 ROLE = re.compile(r"\{(?P<role>[a-z:]+)\}`(?P<text>[^`]+)`")
 TARGET = re.compile(r"^\([\w-]+\)=\n", re.MULTILINE)
+# What lives on the page: scripts, style sheets, and the boxes that they fill.
+LIVE = re.compile(
+    r'<link [^>]*>\n?|<script [^>]*></script>\n?|<div class="np-live".*?</div>\n?', re.DOTALL
+)
 LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^)#\s]*)(?P<anchor>#[^)\s]*)?\)")
 OPENING = re.compile(r"^(?P<fence>:{3,}|`{3,})\{(?P<name>[\w-]+)\} *(?P<title>.*)$")
 OPTION = re.compile(r"^:(?P<key>[\w-]+): *(?P<value>.*)$")
@@ -79,7 +83,7 @@ class Plain:
 
     def markdown(self, source: str) -> str:
         """Return a Markdown cell without anything that is MyST's own."""
-        text = TARGET.sub("", source)
+        text = LIVE.sub("", TARGET.sub("", source))
         text = self._directives(text)
         text = LABELLED.sub(self._numbered, text)
         text = MATH.sub(lambda match: self._expand(match[0]), text)

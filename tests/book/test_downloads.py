@@ -14,7 +14,8 @@ MYST = re.compile(
     r"|^:{3,}|^`{3}\{"  # a directive
     r"|^\([\w-]+\)=$|\]\((?!https?:)"  # a label, or a link that leads nowhere from elsewhere
     r"|\\(?:E|Var|Std|Cov|sigf|sigb)(?![A-Za-z])"  # a macro
-    r"|\$ *\(eq-",
+    r"|\$ *\(eq-"
+    r"|<script|<link",  # what lives on the page
     re.MULTILINE,
 )
 
