@@ -45,7 +45,10 @@ DESIGN = re.compile(
     r'<link[^>]*href="[^"]*sphinx-design[^"]*"[^>]*>\n?|' + SCRIPT.format(name=r"design-tabs\.js")
 )
 # Names and punctuation in code have the colour of all text: a third of a chapter is these marks.
-PLAIN = re.compile(r'<span class="[nwp]">([^<]*)</span>')
+PLAIN = re.compile(
+    r'<span class="[nwp]">([^<]*)</span>'
+    r'|<span class="[nop]"><span class="pre">([^<]*)</span></span>'
+)
 VIEWPORT = re.compile(r'(?<=initial-scale=1.0" />)(.*?)<meta name="viewport"[^>]*>', re.DOTALL)
 
 MENDED = (
@@ -86,7 +89,7 @@ def slim(page: str, html: str) -> str:
         html = FORMULAS.sub("", html)
     if 'class="sd-' not in html:
         html = DESIGN.sub("", html)
-    html = PLAIN.sub(r"\1", html)
+    html = PLAIN.sub(r"\1\2", html)
     # What lies below the screen is loaded when a reader comes near it.
     html = html.replace('<img alt="', '<img loading="lazy" alt="')
     # The theme declares the viewport three times.
