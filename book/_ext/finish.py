@@ -68,7 +68,8 @@ MENDED = (
 )
 # The search leaves out words of digits alone; in this book they are what one looks for.
 DIGITS = re.compile(r"\|\|\s*queryTerm\.match\(/\^\\d\+\$/\)")
-ICON = re.compile(r'(?P<names>(?:\.fa-[a-z0-9-]+::?before,?)+)\{(?P<look>content:"[^"]*")\}')
+RULE = re.compile(r"(?<=[{}])(?P<selectors>[^{}@]*\.[^{}@]*)\{[^{}]*\}")
+WORD = re.compile(r"-?[A-Za-z_][\w-]*")
 BACK = re.compile(r'(<a class="viewcode-back" href=")([^"#]*)#([^"]+)"')
 
 
@@ -127,26 +128,33 @@ def lead_back(app: Sphinx, page: str, html: str) -> str:
     return BACK.sub(mended, html)
 
 
-def keep_icons(static: Path, pages: list[str]) -> None:
-    """Reduce the icons' style sheet and font to what the pages show.
+def purge(style: str, words: set[str]) -> str:
+    """Return a style sheet without the rules for classes that are not among the words."""
+
+    def dead(selector: str) -> bool:
+        # What is negated, or one of several, may be missing from the pages.
+        bare = re.sub(r":(?:not|is|where|has)\([^()]*(?:\([^()]*\)[^()]*)*\)", "", selector)
+        return any(name not in words for name in re.findall(r"\.(-?[A-Za-z_][\w-]*)", bare))
+
+    def kept(rule: re.Match) -> str:
+        selectors = re.split(r",(?![^()]*\))", rule["selectors"])
+        return "" if all(map(dead, selectors)) else rule[0]
+
+    return RULE.sub(kept, style)
+
+
+def keep_style(static: Path, pages: list[str]) -> None:
+    """Reduce the theme's style sheet and its icons to what pages and scripts may show.
 
     Raises:
         ExtensionError: the theme keeps its icons elsewhere than is known here.
     """
     sheet = static / "styles" / "pydata-sphinx-theme.css"
     fonts = static / "vendor" / "fontawesome" / "webfonts"
-    style = sheet.read_text(encoding="utf-8")
-    named = {name for html in pages for name in re.findall(r"\bfa-[a-z0-9-]+", html)}
-    # Those that the style sheet itself draws, before a title or a link.
-    drawn = re.findall(r'--pst-icon-[\w-]+:"\\([0-9a-f]+)"', style)
-
-    def kept(match: re.Match) -> str:
-        if not named & set(re.findall(r"fa-[a-z0-9-]+", match["names"])):
-            return ""
-        drawn.extend(re.findall(r"\\([0-9a-f]{4})", match["look"]))
-        return match[0]
-
-    style = ICON.sub(kept, style)
+    scripts = [path.read_text(encoding="utf-8") for path in static.rglob("*.js")]
+    words = {word for text in [*pages, *scripts] for word in WORD.findall(text)}
+    style = purge(sheet.read_text(encoding="utf-8"), words)
+    drawn = {int(code, 16) for code in re.findall(r'"\\([0-9a-f]{4})', style)}
     old = 'fa-solid-900.woff2) format("woff2")'
     if old not in style or not drawn:
         raise ExtensionError("the theme's style sheet must draw its icons from fa-solid-900.woff2")
@@ -154,7 +162,7 @@ def keep_icons(static: Path, pages: list[str]) -> None:
 
     font = TTFont(fonts / "fa-solid-900.ttf")
     subsetter = Subsetter(Options(layout_features=[]))
-    subsetter.populate(unicodes=[int(code, 16) for code in drawn])
+    subsetter.populate(unicodes=drawn)
     subsetter.subset(font)
     font.flavor = "woff"
     font.save(fonts / "fa-solid-900.woff")
@@ -181,7 +189,6 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
         pages.append(after)
         if after != before:
             path.write_text(after, encoding="utf-8")
-    keep_icons(out / "_static", pages)
     static = out / "_static"
     search = static / "searchtools.js"
     words = DIGITS.sub("", search.read_text(encoding="utf-8"))
@@ -196,6 +203,7 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
             unused.append(path)
     for path in set(unused):
         path.unlink()
+    keep_style(static, pages)
 
 
 def setup(app: Sphinx) -> dict:

@@ -7,6 +7,11 @@ const told = ({ id, impact, nodes }) => ({
   at: nodes.map((node) => node.html.slice(0, 160)),
 });
 
+// A colour on its way to another is neither.
+const still = document.createElement("style");
+still.textContent = "* { transition: none !important; animation: none !important; }";
+document.head.append(still);
+
 axe
   .run(document, { ...options, resultTypes: ["violations"] })
   .then((result) => done(result.violations.filter(heavy).map(told)))

@@ -140,7 +140,8 @@ def _asked(driver) -> list[str]:
         for message in messages
         if message["method"] == "Network.requestWillBeSent"
     ]
-    return [url for url in asked if urlsplit(url).scheme != "data"]
+    # A page may make addresses of its own; nothing is fetched from them.
+    return [url for url in asked if urlsplit(url).scheme not in ("data", "blob")]
 
 
 def audit(driver, address: str, view: str, rules: dict) -> list[dict]:

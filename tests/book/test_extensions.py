@@ -112,3 +112,13 @@ def test_a_page_loads_what_it_uses(finish):
 def test_an_empty_corner_is_no_header(finish):
     row = '<th class="head"></th><th class="head"><p></p></th><th class="head"><p>a</p></th>'
     assert finish.mend(row).count("<th") == 1
+
+
+def test_rules_that_nothing_uses_are_dropped_and_no_others(finish):
+    style = (
+        "{}.used{a:b}.used .gone{c:d}.gone,.used>a{e:f}a:not(.gone){g:h}.gone:is(.used,.x){i:j}"
+        "@media print{.gone{k:l}p{m:n}}"
+    )
+    assert finish.purge(style, {"used"}) == (
+        "{}.used{a:b}.gone,.used>a{e:f}a:not(.gone){g:h}@media print{p{m:n}}"
+    )
