@@ -140,7 +140,9 @@ def purge(style: str, words: set[str]) -> str:
         selectors = re.split(r",(?![^()]*\))", rule["selectors"])
         return "" if all(map(dead, selectors)) else rule[0]
 
-    return RULE.sub(kept, style)
+    # Licences stay, at the head; other comments would be taken for selectors.
+    licences = "\n".join(dict.fromkeys(re.findall(r"/\*!.*?\*/", style, re.DOTALL)))
+    return licences + RULE.sub(kept, re.sub(r"/\*.*?\*/", "", style, flags=re.DOTALL))
 
 
 def keep_style(static: Path, pages: list[str]) -> None:

@@ -116,9 +116,9 @@ def test_an_empty_corner_is_no_header(finish):
 
 def test_rules_that_nothing_uses_are_dropped_and_no_others(finish):
     style = (
-        "{}.used{a:b}.used .gone{c:d}.gone,.used>a{e:f}a:not(.gone){g:h}.gone:is(.used,.x){i:j}"
+        "/*! by gone.com */{}.used{a:b}/* .gone */:root{y:z}.used .gone{c:d}.gone,.used>a{e:f}a:not(.gone){g:h}.gone:is(.used,.x){i:j}"
         "@media print{.gone{k:l}p{m:n}}"
     )
     assert finish.purge(style, {"used"}) == (
-        "{}.used{a:b}.gone,.used>a{e:f}a:not(.gone){g:h}@media print{p{m:n}}"
+        "/*! by gone.com */{}.used{a:b}:root{y:z}.gone,.used>a{e:f}a:not(.gone){g:h}@media print{p{m:n}}"
     )
