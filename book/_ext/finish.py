@@ -156,7 +156,9 @@ def keep_style(static: Path, pages: list[str]) -> None:
     scripts = [path.read_text(encoding="utf-8") for path in static.rglob("*.js")]
     words = {word for text in [*pages, *scripts] for word in WORD.findall(text)}
     style = purge(sheet.read_text(encoding="utf-8"), words)
+    # Written as a code, or as the character itself, of the area for private use.
     drawn = {int(code, 16) for code in re.findall(r'"\\([0-9a-f]{4})', style)}
+    drawn |= {ord(character) for character in re.findall("[\ue000-\uf8ff]", style)}
     old = 'fa-solid-900.woff2) format("woff2")'
     if old not in style or not drawn:
         raise ExtensionError("the theme's style sheet must draw its icons from fa-solid-900.woff2")

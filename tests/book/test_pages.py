@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
+from fontTools.ttLib import TTFont
 
 from tests.book import browser
 from tests.book.notebooks import PAGES
@@ -238,6 +239,15 @@ def test_a_search_finds_the_numbers_that_the_post_is_known_for(window, number):
         lambda here: here.find_elements("css selector", "#search-results li a")
     )
     assert any("03_activations" in link.get_attribute("href") for link in results)
+
+
+def test_every_icon_of_the_style_sheet_is_in_its_font(book_html):
+    static = book_html / "_static"
+    style = (static / "styles" / "pydata-sphinx-theme.css").read_text(encoding="utf-8")
+    font = TTFont(static / "vendor" / "fontawesome" / "webfonts" / "fa-solid-900.woff")
+    solid = set(re.findall(r'--pst-icon-(?:lightbulb|circle-info|angle-left):"(.)"', style))
+    assert solid
+    assert {ord(icon) for icon in solid} <= set(font.getBestCmap())
 
 
 BAD = r"""<!doctype html><html data-theme="light"><body><article class="bd-article">

@@ -1,5 +1,6 @@
 """The tree carries nothing of the machine that it was written on."""
 
+import hashlib
 import re
 import subprocess
 
@@ -10,10 +11,16 @@ MACHINE_PATH = re.compile(r"(?<![\w.~)}/*-])/(?:work|root|home|tmp|Users|scratch
 # An index or mirror that a lock file may have picked up.
 REGISTRY = re.compile(r"(?:--(?:extra-)?index-url|--find-links|--trusted-host|files\.pythonhosted)")
 TEXT = {
-    "", ".bib", ".cff", ".cfg", ".css", ".csv", ".ipynb", ".js", ".json", ".md", ".py", ".svg",
-    ".toml", ".txt", ".typed", ".yaml", ".yml",
+    "", ".bib", ".cff", ".cfg", ".css", ".csv", ".html", ".ipynb", ".js", ".json", ".md", ".py",
+    ".svg", ".toml", ".txt", ".typed", ".yaml", ".yml",
 }  # fmt: skip
 PICTURES = {".png", ".jpg"}
+# What others publish and we keep as it is, with its licence beside it, and its hash.
+VENDORED = {
+    "tests/book/axe/axe.min.js": (
+        "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
+    ),
+}
 
 
 def tracked(root):
@@ -39,8 +46,16 @@ def test_no_file_names_a_machine_or_a_mirror(root):
 
 def test_every_file_is_text_of_a_known_kind_or_a_small_picture(root):
     for path in tracked(root):
+        if path.relative_to(root).as_posix() in VENDORED:
+            continue
         assert path.suffix in TEXT | PICTURES, f"{path}: say here whether this kind is text"
         assert path.stat().st_size < 500_000, f"{path}: too big to be kept in git"
+
+
+@pytest.mark.parametrize("name", VENDORED)
+def test_what_others_publish_is_as_they_published_it(root, name):
+    assert hashlib.sha256((root / name).read_bytes()).hexdigest() == VENDORED[name]
+    assert (root / name).with_name("LICENSE").is_file()
 
 
 @pytest.mark.parametrize(
