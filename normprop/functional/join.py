@@ -24,7 +24,7 @@ __all__ = ["cat", "residual"]
 OneOrEach = float | Sequence[float]
 
 
-def residual(skip: Tensor, branch: Tensor, weight: float = math.sqrt(0.5)) -> Tensor:
+def residual(branch: Tensor, skip: Tensor, *, weight: float = math.sqrt(0.5)) -> Tensor:
     r"""A sum that keeps unit scale.
 
     .. math:: y = \sqrt{1 - w^2}\;\mathrm{skip} + w\;\mathrm{branch}
@@ -41,8 +41,8 @@ def residual(skip: Tensor, branch: Tensor, weight: float = math.sqrt(0.5)) -> Te
     float16 and bfloat16 are computed in float32 and rounded once.
 
     Args:
-        skip: any shape.
-        branch: the same shape.
+        branch: any shape.
+        skip: the same shape.
         weight: w, between 0 and 1.
 
     Returns:

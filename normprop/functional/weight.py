@@ -218,7 +218,6 @@ class _Scaled(torch.autograd.Function):
 class _Transformed(torch.autograd.Function):
     """The same in operations that all transforms know, the norms found anew for the gradient."""
 
-    gradient_factors = (1.0,)
     generate_vmap_rule = True
 
     @staticmethod
@@ -228,6 +227,8 @@ class _Transformed(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         weight, *ctx.arguments = inputs
+        # On the node, as the class that torch makes of this one for vmap has no attribute of it.
+        ctx.gradient_factors = (1.0,)
         ctx.save_for_backward(weight)
         ctx.save_for_forward(weight)
 

@@ -22,12 +22,12 @@ class Residual(nn.Module):
 
     Args:
         branch: a module that keeps unit scale both ways, and the shape, or gives that of ``skip``.
-        weight: w, between 0 and 1.
         skip: a module where the shapes differ; by default the input itself.
+        weight: w, between 0 and 1.
     """
 
     def __init__(
-        self, branch: nn.Module, weight: float = math.sqrt(0.5), skip: nn.Module | None = None
+        self, branch: nn.Module, skip: nn.Module | None = None, *, weight: float = math.sqrt(0.5)
     ) -> None:
         super().__init__()
         if not isinstance(branch, nn.Module):
@@ -40,7 +40,7 @@ class Residual(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Add what the branch makes of the input to what passes by."""
         passed = input if self.skip is None else self.skip(input)
-        return functional.residual(passed, self.branch(input), self.weight)
+        return functional.residual(self.branch(input), passed, weight=self.weight)
 
     def extra_repr(self) -> str:
         """The arguments."""

@@ -11,15 +11,15 @@ from normprop.gaussian import Normal
 
 def test_a_residual_is_its_formula_and_its_gradients():
     skip, branch = (torch.randn(3, 5, dtype=torch.float64).requires_grad_() for _ in range(2))
-    y = functional.residual(skip, branch, 0.6)
+    y = functional.residual(branch, skip, weight=0.6)
     assert ((y - (0.8 * skip + 0.6 * branch)).abs() <= 1e-15 * (1 + y.abs())).all()
     dy = torch.randn_like(y)
     first, second = torch.autograd.grad(y, (skip, branch), dy)
     assert ((first - 0.8 * dy).abs() <= 1e-15).all()
     assert ((second - 0.6 * dy).abs() <= 1e-15).all()
-    assert torch.equal(functional.residual(skip, branch, 0.0), skip)
-    assert torch.equal(functional.residual(skip, branch, 1.0), branch)
-    half = functional.residual(skip, branch)
+    assert torch.equal(functional.residual(branch, skip, weight=0.0), skip)
+    assert torch.equal(functional.residual(branch, skip, weight=1.0), branch)
+    half = functional.residual(branch, skip)
     assert ((half - (skip + branch) / math.sqrt(2)).abs() <= 1e-15 * (1 + half.abs())).all()
 
 
@@ -39,7 +39,7 @@ def test_a_deep_stack_keeps_unit_scale():
         gram = y.detach().T @ y.detach()
         relative = float(gram.square().sum() / gram.trace() ** 2)
         variance += 4 * weight**2 * (1 - weight**2) * relative / width
-        y = functional.residual(y, y @ orthogonal, weight)
+        y = functional.residual(y @ orthogonal, y, weight=weight)
     (dx,) = torch.autograd.grad(y, x, torch.eye(width, dtype=torch.float64))
     assert variance < 0.1**2
     for tensor in (y.detach(), dx):
@@ -50,18 +50,18 @@ def test_a_deep_stack_keeps_unit_scale():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_rounded_once(dtype):
     skip, branch = torch.randn(2, 64).to(dtype)
-    got = functional.residual(skip, branch, 0.3)
+    got = functional.residual(branch, skip, weight=0.3)
     assert got.dtype == dtype
-    assert torch.equal(got, functional.residual(skip.float(), branch.float(), 0.3).to(dtype))
+    assert torch.equal(got, functional.residual(branch.float(), skip.float(), weight=0.3).to(dtype))
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda x: functional.residual(x, x[:1], 0.5), ValueError, "must have the same shape"),
-        (lambda x: functional.residual(x, x, 1.5), ValueError, "must lie in .0, 1."),
-        (lambda x: functional.residual(x.long(), x, 0.5), TypeError, "floating-point"),
-        (lambda x: functional.residual(x, x.long(), 0.5), TypeError, "floating-point"),
+        (lambda x: functional.residual(x, x[:1]), ValueError, "must have the same shape"),
+        (lambda x: functional.residual(x, x, weight=1.5), ValueError, "must lie in .0, 1."),
+        (lambda x: functional.residual(x.long(), x), TypeError, "floating-point"),
+        (lambda x: functional.residual(x, x.long()), TypeError, "floating-point"),
         (lambda x: functional.cat([]), ValueError, "at least 1 tensor"),
         (lambda x: functional.cat([x, x.long()]), TypeError, "floating-point"),
         (lambda x: functional.cat([x, x], mean=(0.0,) * 3), ValueError, "mean must have 1 entry"),

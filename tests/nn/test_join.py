@@ -15,11 +15,13 @@ from tests.nn.battery import SCALINGS
 
 def test_a_residual_is_its_function():
     branch, x = nn.Linear(5, 5).double(), torch.randn(3, 5, dtype=torch.float64)
-    layer = Residual(branch, 0.6)
-    assert torch.equal(layer(x), functional.residual(x, branch(x), 0.6))
-    assert torch.equal(Residual(branch)(x), functional.residual(x, branch(x)))
+    layer = Residual(branch, weight=0.6)
+    assert torch.equal(layer(x), functional.residual(branch(x), x, weight=0.6))
+    assert torch.equal(Residual(branch)(x), functional.residual(branch(x), x))
     skip = nn.Linear(5, 5).double()
-    assert torch.equal(Residual(branch, 0.6, skip)(x), functional.residual(skip(x), branch(x), 0.6))
+    assert torch.equal(
+        Residual(branch, skip, weight=0.6)(x), functional.residual(branch(x), skip(x), weight=0.6)
+    )
     assert list(layer.state_dict()) == ["branch.weight", "branch.bias"]
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert torch.equal(other(x), layer(x))
@@ -34,7 +36,7 @@ def test_a_block_of_normalised_layers_keeps_unit_scale():
     branch = nn.Sequential(
         normprop.nn.ReLU(scaling="forward"), normprop.nn.Linear(width, width, bias=False)
     ).double()
-    estimate = simulate(Residual(branch, 0.5), 400_000, shape=(width,), seed=1)
+    estimate = simulate(Residual(branch, weight=0.5), 400_000, shape=(width,), seed=1)
     # The paths' covariance is 2w√(1 - w²) times a mean of width diagonal entries of a product
     # of independent weights and slopes, none of which exceeds 1/√width in spread.
     spread = 2 * 0.5 * 0.75**0.5 / width**0.5 / width**0.5
@@ -43,7 +45,7 @@ def test_a_block_of_normalised_layers_keeps_unit_scale():
 
 def test_it_compiles():
     torch.compiler.reset()
-    layer = nn.Sequential(Residual(nn.Linear(4, 4), 0.3), Concatenated(2)).double()
+    layer = nn.Sequential(Residual(nn.Linear(4, 4), weight=0.3), Concatenated(2)).double()
     x = torch.randn(2, 4, dtype=torch.float64)
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     assert (compiled(x) - layer(x)).abs().max() <= 1e-14 * (1 + layer(x).abs().max())
@@ -81,7 +83,7 @@ def test_a_concatenation_is_its_function(scaling):
     [
         (lambda: Residual(torch.relu), TypeError, "branch must be a module"),
         (lambda: Residual(nn.ReLU(), skip=torch.relu), TypeError, "skip must be a module or None"),
-        (lambda: Residual(nn.ReLU(), -0.1), ValueError, "must lie in .0, 1."),
+        (lambda: Residual(nn.ReLU(), weight=-0.1), ValueError, "must lie in .0, 1."),
         (lambda: Residual(nn.Linear(3, 2))(torch.ones(1, 3)), ValueError, "the same shape"),
         (lambda: Concat(mean=(0.0, 1.0), std=(1.0,) * 3), ValueError, "as many entries"),
         (lambda: Concat(std=-1.0), ValueError, "std must be finite and greater than 0"),
