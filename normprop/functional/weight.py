@@ -92,7 +92,7 @@ def scaled_weight(
     backend: Backend = "auto",
 ) -> Tensor:
     """``gain`` times :func:`normalize_weight`, without another pass over the weight."""
-    over, radius = _sphere(weight, ball, per, stride, groups, transposed)
+    over, radius = sphere(weight, ball, per, stride, groups, transposed)
     size = gain * radius
     transformed = is_transformed(weight)
     if wants_triton(weight, backend, transformed):
@@ -127,7 +127,7 @@ def normalize_weight_(
     Raises:
         ValueError: as there.
     """
-    over, radius = _sphere(weight, ball, per, groups=groups, **geometry)
+    over, radius = sphere(weight, ball, per, groups=groups, **geometry)
     in_place = weight.device.type == "cpu" and upcast(weight) is weight and weight.is_contiguous()
     if in_place and weight.numel():
         near, _, inverse = _norms(weight, over, groups)
@@ -136,7 +136,12 @@ def normalize_weight_(
     return weight.copy_(normalize_weight(weight, ball, per, groups=groups, **geometry))
 
 
-def _sphere(weight, ball, per, stride=1, groups=1, transposed=False) -> tuple[str, float]:
+def norms_are_ordinary(norms: Tensor) -> bool:
+    """Whether all of these lie in the middle of their type's range."""
+    return _ordinary(norms, 0.2)
+
+
+def sphere(weight, ball, per, stride=1, groups=1, transposed=False) -> tuple[str, float]:
     """What the norm of a weight goes over, and what it has to be."""
     check_ball(ball, per)
     if weight.shape[0] % groups:

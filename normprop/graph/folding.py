@@ -13,6 +13,7 @@ from normprop.graph.plan import Choice, Plan
 from normprop.graph.report import remember
 from normprop.graph.rewrite import (
     check_arguments,
+    clamp,
     limits_behind,
     plain_of,
     replace,
@@ -148,11 +149,8 @@ def _made(layer: nn.Module, kind: Kind, choice: Choice, plan: Plan) -> nn.Module
 def _function(layer, kind, choice) -> nn.Module:
     if kind.name == "clamp":
         low, high = limits_behind(kind, choice.before)
-        if (low, high) != kind.limits or type(layer) is affine.Clamp:
-            inplace = layer.inplace if hasattr(layer, "inplace") else False
-            if kind.plain is nn.ReLU:
-                return nn.Threshold(low, low, inplace)
-            return nn.Hardtanh(low, high, inplace)
+        if (low, high) != kind.limits or type(layer) in (nn.Threshold, affine.Clamp):
+            return clamp(low, high, getattr(layer, "inplace", False))
     if kind.plain is None:
         if hasattr(layer, "gate"):
             return affine.gating(gate_function(layer.gate), layer.dim)

@@ -11,6 +11,7 @@ from normprop.graph.plan import Choice, Plan
 from normprop.graph.report import remember
 from normprop.graph.rewrite import (
     check_arguments,
+    clamp,
     limits_behind,
     plain_of,
     replace,
@@ -18,24 +19,27 @@ from normprop.graph.rewrite import (
     separated,
 )
 from normprop.graph.roads import roads_of
-from normprop.nn.parametric import Parametric
+from normprop.nn.parametric import MapFromWeight, Parametric
+from normprop.nn.together import Together
 
 
-def fuse(model: nn.Module, /, *example_inputs, **example_keywords) -> nn.Module:
+def fuse(model: nn.Module, /, *example_inputs, lean: bool = False, **example_keywords) -> nn.Module:
     r"""The same normalised network, to be trained, at the cost of the plain one.
 
     Activations become torch's own, at their paths; their shift and scale are kept by the
-    normalised maps around them, which put them into their weights in every forward pass, at a
-    cost of O(parameters):
+    normalised maps around them, in weight and bias:
 
     .. math:: \hat W \frac{f(x) - \mu}{\sigma} + b
         = \frac{\hat W}{\sigma} f(x) + \left(b - \frac{\mu}{\sigma} \hat W 1\right).
 
-    Parameters, their balls and the keys of the ``state_dict`` stay what they are; outputs and
-    gradients are the same but for rounding, under every scaling: with separate scales the map
-    takes the gradient to its input through a weight of its own, which has the factor.  Where a
-    convolution pads with zeros, a ReLU becomes a :class:`normprop.graph.affine.Clamp`, whose
-    output is shifted already, and the map in front of it gives a shifted input; GELU and others
+    The weights of the whole network are made in one call when it is called, a cost of
+    O(parameters), and with ``method="project"`` they are at hand from :func:`normprop.nn.project_`
+    on.  Parameters, their balls and the keys of the ``state_dict`` stay what they are, so that
+    every optimiser takes the steps that it would take in the model, and checkpoints go both ways.
+    Outputs and gradients are the same but for rounding, under every scaling: with separate scales
+    the map takes the gradient to its input through a weight of its own, which has the factor.
+    Where a convolution pads with zeros, a ReLU becomes ``nn.Threshold(-μ, -μ)``, whose output is
+    shifted already, and the map in front of it gives a shifted input; GELU and others
     that keep their input for the backward pass are followed by their shift, one pass more; the
     rest stay normalised.  What else cannot be moved, and how the model is watched, is as in
     :func:`normprop.fold`; layers of torch with weights take no constants here.
@@ -44,6 +48,9 @@ def fuse(model: nn.Module, /, *example_inputs, **example_keywords) -> nn.Module:
         model: is not changed.  It is watched in training, in evaluation, and in its own mode
             where a part of it is in another.
         example_inputs: what it is called with.
+        lean: whether a rectifier in front of zero padding keeps its output alone for the backward
+            pass, as :class:`normprop.graph.affine.Clamp`, which runs a few lines of Python each
+            way, where torch's own layers keep their input beside it.
         example_keywords: what else it is called with.
 
     Returns:
@@ -70,7 +77,9 @@ def fuse(model: nn.Module, /, *example_inputs, **example_keywords) -> nn.Module:
     fused = separated(model)[0]
     for path, choice in plan.choices.items():
         layer = fused.get_submodule(path)
-        fused = replace(fused, path, layer, _made(layer, kinds[path], choice, plan))
+        made = _made(layer, kinds[path], choice, plan, lean)
+        fused = replace(fused, path, layer, made)
+    Together(fused, _maps(fused))
     return remember(fused, report_of(plan, fused, split, notes))
 
 
@@ -78,6 +87,12 @@ def _modes(model: nn.Module) -> tuple[bool | None, ...]:
     """Training, evaluation, and ``None`` for its own where a part of it is in another."""
     mixed = len({module.training for module in model.modules()}) > 1
     return (True, False, None) if mixed else (True, False)
+
+
+def _maps(model: nn.Module) -> list[MapFromWeight]:
+    """Those whose weights are made together; one with two weights makes them itself."""
+    maps = [m for m in model.modules() if isinstance(m, MapFromWeight)]
+    return [m for m in maps if m.scaling != "separate"]
 
 
 def _kinds(model: nn.Module) -> dict[str, Kind]:
@@ -125,7 +140,7 @@ def _plain(layer: nn.Module, kind: Kind) -> nn.Module:
     return kind.plain() if kind.before != (1.0, 0.0) else plain_of(layer, kind.plain)
 
 
-def _made(layer: nn.Module, kind: Kind, choice: Choice, plan: Plan) -> nn.Module:
+def _made(layer: nn.Module, kind: Kind, choice: Choice, plan: Plan, lean: bool) -> nn.Module:
     if kind.name == "map":
         absorbed = Absorbed(choice.before, choice.after)
         layer.absorbed = None if absorbed == Absorbed() else absorbed
@@ -138,8 +153,8 @@ def _made(layer: nn.Module, kind: Kind, choice: Choice, plan: Plan) -> nn.Module
         return layer
     if kind.name == "clamp":
         limits = limits_behind(kind, choice.before)
-        if limits != kind.limits or type(layer) is affine.Clamp:
-            return affine.Clamp(*limits)
+        if limits != kind.limits or type(layer) is nn.Threshold:
+            return affine.Clamp(*limits) if lean else clamp(*limits)
     plain = _plain(layer, kind)
     if choice.mode == "shifted":
         out = plan.after(kind, layer, choice.before)

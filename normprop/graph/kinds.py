@@ -119,6 +119,9 @@ def kind_of(module: nn.Module) -> Kind | None:
     if type(module) is Clamp:
         plain = nn.ReLU if module.high == math.inf else nn.Hardtanh
         return Kind("clamp", plain, limits=(module.low, module.high))
+    if type(module) is nn.Threshold and module.threshold == module.value:
+        # What a shifted rectifier has become.
+        return Kind("clamp", nn.ReLU, limits=(module.value, math.inf))
     own = type(module).__module__.startswith("normprop.nn.")
     plain = next((t for t in type(module).__mro__ if t.__module__.startswith("torch.nn.")), None)
     if plain is None or not (own or type(module) is plain):

@@ -173,11 +173,15 @@ def _subtract(node: Node) -> Passing:
 
 
 def _sum(node: Node, sign: float) -> Passing:
-    number = _number(node)
+    alpha = node.arguments[1].get("alpha", 1)
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        return WALL
+    number = _number(node, "alpha")
     if number is not None:
-        return Passing("line", line=Line(offset=sign * number, lift=-sign * number))
-    plain = len(node.inputs) == 2 and set(node.arguments[1]) <= {"other"}
-    return Passing("sum", weights=(1.0, sign)) if plain else WALL
+        number *= sign * alpha
+        return Passing("line", line=Line(offset=number, lift=-number))
+    plain = len(node.inputs) == 2 and set(node.arguments[1]) <= {"other", "alpha"}
+    return Passing("sum", weights=(1.0, sign * alpha)) if plain and alpha else WALL
 
 
 def _subtract_from(node: Node) -> Passing:
@@ -270,10 +274,10 @@ def takes_shape_alone(node: Node) -> bool:
     return node.name in _SHAPES_OF_ANOTHER
 
 
-def _number(node: Node) -> float | None:
-    """The other operand, where it is a number."""
+def _number(node: Node, *known: str) -> float | None:
+    """The other operand, where it is a number and no keyword but these is there."""
     args, kwargs = node.arguments
-    if not set(kwargs) <= {"other"} or len(node.inputs) != 1:
+    if not set(kwargs) <= {"other", *known} or len(node.inputs) != 1:
         return None
     other = args[1] if len(args) > 1 else kwargs.get("other")
     if isinstance(other, bool) or not isinstance(other, int | float):

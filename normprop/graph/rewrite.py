@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from normprop.graph.kinds import Kind, is_twin
 from normprop.graph.plan import Plan
 from normprop.graph.report import kept_with_models
 from normprop.graph.wrappers import tensors_in, unwrapped
+from normprop.nn.together import Together
 
 
 @kept_with_models
@@ -89,6 +91,8 @@ def separated(model: nn.Module) -> tuple[nn.Module, list[tuple[str, ...]]]:
     it need not be the same everywhere.
     """
     model = copied(model)
+    for module in model.modules():
+        Together.take_off(module)
     paths: dict[int, list[str]] = {}
     for path, parent in list(model.named_modules()):
         for name, child in list(parent._modules.items()):
@@ -163,6 +167,13 @@ def _has_bias(layer: nn.Module, argument: str) -> bool:
     if isinstance(layer, nn.MultiheadAttention):
         return (layer.in_proj_bias if argument == "bias" else layer.bias_k) is not None
     return layer.bias is not None
+
+
+def clamp(low: float, high: float, inplace: bool = False) -> nn.Module:
+    """min(max(x, low), high), by a layer of torch."""
+    if high == math.inf:
+        return nn.Threshold(low, low, inplace)
+    return nn.Hardtanh(low, high, inplace)
 
 
 def limits_behind(kind: Kind, before: Affine) -> tuple[float, float]:

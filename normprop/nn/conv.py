@@ -14,6 +14,8 @@ class _Conv(MapFromWeight):
     def forward(self, input: Tensor) -> Tensor:
         """Convolve."""
         self._check_place()
+        if self.made is not None:
+            return self._conv_forward(input, *self.made)
         padding = self.padding
         if self.padding_mode != "zeros":
             input = nn.functional.pad(

@@ -26,4 +26,6 @@ class Linear(MapFromWeight, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Apply the map."""
         self._check_place()
+        if self.made is not None:
+            return nn.functional.linear(input, *self.made)
         return functional.linear(input, self.weight, self.bias, **self._options())

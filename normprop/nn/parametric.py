@@ -16,6 +16,7 @@ from normprop.functional.weight import (
     normalize_weight,
     normalize_weight_,
     separate_factor,
+    sphere,
 )
 from normprop.gaussian import Law
 from normprop.nn.settings import Settings
@@ -36,6 +37,8 @@ class Parametric(Settings):
     method: Method = "normalize"
     # The weight that was put on its ball, and its version then.
     _placed: tuple[weakref.ref, int] | None = None
+    # Weight and bias that run, where the network has made them: normprop.nn.together.
+    made: tuple | None = None
 
     def _forget(self) -> None:
         # Of the options, which a constructor sets one by one, the method is the last.
@@ -155,6 +158,15 @@ class MapFromWeight(Parametric):
     def _on_ball(self, weight: torch.Tensor, ball: str) -> torch.Tensor:
         return normalize_weight(weight, ball, self.per, **self._geometry())
 
+    def sphere(self) -> tuple[str, float]:
+        """What the norm of the weight goes over, and what it has to be."""
+        return sphere(self.weight, self._ball(), self.per, **self._geometry())
+
+    @property
+    def outputs(self) -> int:
+        """Number of output channels."""
+        return self.out_features if hasattr(self, "out_features") else self.out_channels
+
     def _geometry(self) -> dict:
         return {
             "stride": getattr(self, "stride", 1),
@@ -169,9 +181,14 @@ def project_(module: nn.Module) -> int:
     Returns:
         How many layers there were.
     """
-    layers = [m for m in module.modules() if isinstance(m, Parametric) and m.method == "project"]
+    modules = list(module.modules())
+    layers = [m for m in modules if isinstance(m, Parametric) and m.method == "project"]
     for layer in layers:
         layer.project_()
+    for network in modules:
+        together = vars(network).get("_normprop_together")
+        if together is not None:
+            together.refresh()
     return len(layers)
 
 

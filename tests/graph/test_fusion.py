@@ -48,9 +48,10 @@ def assert_same(fused, model, x):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_outputs_and_gradients_are_the_same(name, scaling, per):
     model, x = build(name, scaling, per)
-    fused = fuse(model, x)
-    assert_same(fused.train(), model.train(), x)
-    assert_same(fused.eval(), model.eval(), x)
+    for lean in (False, True):
+        fused = fuse(model, x, lean=lean)
+        assert_same(fused.train(), model.train(), x)
+        assert_same(fused.eval(), model.eval(), x)
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
@@ -103,6 +104,9 @@ def test_constants_move(name, stay, scaling):
     assert sum(hasattr(m, "constants") for m in fused.modules()) == stay
     if not stay:
         own = {type(m) for m in fused.modules() if type(m).__module__.startswith("normprop.graph")}
+        assert not own
+        lean = fuse(model, x, lean=True)
+        own = {type(m) for m in lean.modules() if type(m).__module__.startswith("normprop.graph")}
         assert own <= {Clamp}
 
 
@@ -172,7 +176,7 @@ def test_no_more_is_kept_than_by_the_plain_network(order, scaling, activation):
     x = torch.randn(2, 3, 12, 12).double()
     wanted = activation_bytes(plain_network(order, activation), x)
     assert wanted > 0
-    assert activation_bytes(fuse(model, x), x) <= wanted
+    assert activation_bytes(fuse(model, x, lean=True), x) <= wanted
 
 
 @pytest.mark.parametrize("scaling", ["backward", "separate"])

@@ -1,0 +1,358 @@
+r"""The weights and biases of a whole network, made in one call.
+
+A map whose neighbours left it their constants runs with V and c instead of its parameters W and b.
+With s = ``size``/n, n the norm of W that its ball is about, or s = ``size`` where W stays on its
+ball by itself,
+
+.. math:: V = s W, \qquad c = \frac{b - \beta}{a} + \lambda V 1,
+
+where a and β are scale and shift that the output is to stand for, and λ is shift over scale of what
+the input stands for.  The gradients of V and c come back as
+
+.. math:: G = G_V + \lambda\, G_c \otimes 1, \qquad
+    G_W = s\left(G - \frac{\langle G, V\rangle}{size^2} V\right), \qquad G_b = G_c/a,
+
+without the second term where W stays on its ball by itself.  Each gradient may have a factor of its
+own: on a chain, separate scales are no more than that.
+
+What every layer does to a few numbers a channel is done to all layers' numbers at once, so that
+small layers do not pay for calls.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from normprop.functional.parametric import Absorbed, absorbing_bias
+from normprop.functional.weight import norms_are_ordinary, scaled_weight
+
+_aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one layer asks for.
+
+    Attributes:
+        ball: which ball its weight is on.
+        per: one norm a neuron, or one for the layer.
+        geometry: stride, groups and transposed, as :func:`normalize_weight` takes them.
+        normalize: whether W is divided by its norm.
+        over: what that norm goes over: "fan-in", "fan-out" or "all".
+        radius: of the ball.
+        absorbed: what input and output stand for.
+        outputs: number of output channels.
+        factors: of the gradients of weight and bias.
+    """
+
+    ball: str
+    per: str
+    geometry: dict
+    normalize: bool
+    over: str
+    radius: float
+    absorbed: Absorbed
+    outputs: int
+    factors: tuple[float, float] = (1.0, 1.0)
+
+    @property
+    def gain(self) -> float:
+        """Factor of the weight on its ball."""
+        return self.absorbed.before.scale / self.absorbed.after.scale
+
+    @property
+    def slope(self) -> float:
+        """λ."""
+        return self.absorbed.before.shift / self.absorbed.before.scale
+
+    def weight(self, weight: Tensor) -> Tensor:
+        """V, in operations that autograd knows."""
+        if self.normalize:
+            geometry = self.geometry
+            return scaled_weight(
+                weight, self.ball, self.per, geometry["stride"], geometry["groups"], self.gain,
+                geometry["transposed"],
+            )  # fmt: skip
+        return weight if self.gain == 1.0 else weight * self.gain
+
+    def bias(self, bias: Tensor | None, made: Tensor) -> Tensor | None:
+        """c, likewise."""
+        return absorbing_bias(bias, made, *self.absorbed, self.outputs)
+
+
+@dataclass
+class Made:
+    """What a call made, and what its gradient takes.
+
+    Attributes:
+        weights: V of every layer.
+        biases: c of every layer, or ``None``.
+        norms: by place, n for every row or column of a matrix that torch's kernel divided.
+        apart: by place, W and V of a layer with a graph of its own.
+    """
+
+    weights: list[Tensor]
+    biases: list[Tensor | None]
+    norms: dict[int, Tensor] = field(default_factory=dict)
+    apart: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def make(parts: Sequence[Part], weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Made:
+    """V and c of every part."""
+    made = Made(list(weights), list(biases))
+    _divide(parts, weights, made)
+    for i, (part, weight) in enumerate(zip(parts, weights, strict=True)):
+        if i in made.norms:
+            continue
+        if not part.normalize:
+            made.weights[i] = part.weight(weight)
+            continue
+        with torch.enable_grad():
+            leaf = weight.detach().requires_grad_()
+            made.apart[i] = leaf, part.weight(leaf)
+        made.weights[i] = made.apart[i][1].detach()
+    for i, part in enumerate(parts):
+        made.biases[i] = part.bias(biases[i], made.weights[i])
+    return made
+
+
+def _divide(parts, weights, made):
+    """Divide by norms, where torch has a kernel and they lie in the middle of their range."""
+    matrices = {
+        i: _Matrix.of(part, weight)
+        for i, (part, weight) in enumerate(zip(parts, weights, strict=True))
+        if part.normalize and _has_kernel(part, weight)
+    }
+    # Numbers of one type meet below.
+    for dtype in dict.fromkeys(m.rows.dtype for m in matrices.values()):
+        _divide_alike({i: m for i, m in matrices.items() if m.rows.dtype == dtype}, made)
+
+
+def _divide_alike(matrices, made):
+    scaled, norms = {}, {}
+    for i, matrix in matrices.items():
+        scaled[i], norms[i] = _aten._weight_norm_interface(matrix.rows, matrix.size, matrix.dim)
+        norms[i] = norms[i].flatten()
+    found = torch.cat(list(norms.values()))
+    several = {i: m for i, m in matrices.items() if m.taps > 1}
+    if several:
+        # Its columns are single taps: from their norms to those of the channels.
+        of_taps = torch.cat([norms[i] for i in several])
+        of_channels = _over_taps(of_taps.square(), several).sqrt_()
+        shapes = [len(norms[i]) for i in several]
+        for i, factor, norm in zip(
+            several, (of_taps / of_channels).split(shapes), of_channels.split(shapes), strict=True
+        ):
+            scaled[i].mul_(factor)
+            norms[i] = norm
+        found = torch.cat([found, of_channels])
+    ordinary = norms_are_ordinary(found)
+    for i, matrix in matrices.items():
+        if ordinary or (matrix.taps == 1 and norms_are_ordinary(norms[i])):
+            made.weights[i] = scaled[i].view_as(made.weights[i])
+            made.norms[i] = matrix.along(norms[i])
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """A weight as torch's kernel sees it.
+
+    Attributes:
+        rows: two-dimensional.
+        dim: the dimension that it keeps.
+        taps: how many of its rows or columns have one norm.
+        radius: size of V in that norm.
+    """
+
+    rows: Tensor
+    dim: int
+    taps: int
+    radius: float
+
+    @classmethod
+    def of(cls, part: Part, weight: Tensor) -> "_Matrix":
+        rows, radius = weight.flatten(1), part.gain * part.radius
+        if part.over == "fan-in":
+            return cls(rows, 0, 1, radius)
+        return cls(rows, 1, math.prod(weight.shape[2:]), radius)
+
+    @property
+    def size(self) -> Tensor:
+        """The radius, for each row or column."""
+        return self.along(
+            _full(self.rows.shape[self.dim], self.radius, self.rows.dtype, self.rows.device)
+        )
+
+    def along(self, vector: Tensor) -> Tensor:
+        """A vector of the dimension that is kept, as it broadcasts."""
+        return vector.view(-1, 1) if self.dim == 0 else vector.view(1, -1)
+
+
+def _has_kernel(part: Part, weight: Tensor) -> bool:
+    """Whether torch's kernel of weight normalisation, that of the CPU, has this norm."""
+    fits = part.over == "fan-in" or (part.over == "fan-out" and part.geometry["groups"] == 1)
+    wide = weight.dtype in (torch.float32, torch.float64)
+    # It ends the process where there is nothing to norm.
+    return fits and wide and weight.is_cpu and weight.is_contiguous() and weight.numel() > 0
+
+
+@lru_cache(maxsize=4096)
+def _full(count: int, value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.full((count,), value, dtype=dtype, device=device)
+
+
+def _over_taps(columns: Tensor, matrices: dict[int, _Matrix]) -> Tensor:
+    """Sums over the taps of each channel, once for every tap."""
+    which = _channels(tuple((m.rows.shape[1], m.taps) for m in matrices.values()))
+    sums = columns.new_zeros(which[-1] + 1).index_add_(0, which, columns)
+    return sums[which]
+
+
+@lru_cache(maxsize=64)
+def _channels(shapes: tuple[tuple[int, int], ...]) -> Tensor:
+    """The channel of every column, those of later matrices behind those of earlier ones."""
+    counts = [torch.arange(columns // taps).repeat_interleave(taps) for columns, taps in shapes]
+    start = 0
+    for (columns, taps), count in zip(shapes, counts, strict=True):
+        count.add_(start)
+        start += columns // taps
+    return torch.cat(counts)
+
+
+def together(
+    parts: Sequence[Part], weights: Sequence[Tensor], biases: Sequence[Tensor | None], made: Made
+) -> list[tuple[Tensor, Tensor | None]]:
+    """What was made, of which gradients reach weights and biases: one node for all.
+
+    Args:
+        parts: what was asked for.
+        weights: W of each.
+        biases: b of each, or ``None``.
+        made: what :func:`make` gave for them.
+    """
+    found = _Together.apply(parts, made, *weights, *biases)
+    return list(zip(found[: len(parts)], found[len(parts) :], strict=True))
+
+
+class _Together(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, parts, made, *parameters):
+        count = len(parts)
+        ctx.parts, ctx.made = parts, made
+        ctx.gradient_factors = (*(p.factors[0] for p in parts), *(p.factors[1] for p in parts))
+        ctx.save_for_backward(*parameters)
+        ctx.set_materialize_grads(False)
+        # They may outlive this pass: what is given away is new, the memory is not.
+        weights = [v.detach() for v in made.weights]
+        biases = [None if c is None else c.detach() for c in made.biases]
+        learnt = ctx.needs_input_grad[2:]
+        fixed = [v for v, learns in zip(weights, learnt, strict=False) if not learns]
+        fixed += [
+            c
+            for c, *learns in zip(biases, learnt, learnt[count:], strict=False)
+            if c is not None and not any(learns)
+        ]
+        ctx.mark_non_differentiable(*fixed)
+        return (*weights, *biases)
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        parameters, count = ctx.saved_tensors, len(ctx.parts)
+        of_weights = dict(enumerate(gradients[:count]))
+        of_biases = dict(enumerate(gradients[count:]))
+        call = _differentiable if torch.is_grad_enabled() else _backward
+        found = call(
+            ctx.parts, ctx.made, parameters[:count], parameters[count:],
+            {i: g for i, g in of_weights.items() if g is not None},
+            {i: g for i, g in of_biases.items() if g is not None},
+        )  # fmt: skip
+        asked = zip(found, ctx.needs_input_grad[2:], strict=True)
+        return None, None, *(g if needed else None for g, needed in asked)
+
+
+def _backward(parts, made, weights, biases, of_weights, of_biases):
+    """Gradients of weights and biases, few operators for all of them."""
+    gains = {i: p.factors[0] * (1.0 if p.normalize else p.gain) for i, p in enumerate(parts)}
+    shares = {i: parts[i].slope * gains[i] for i in of_weights if i in of_biases and parts[i].slope}
+    factors = {i: parts[i].factors[1] / parts[i].absorbed.after.scale for i in of_biases}
+    factors = {i: factor for i, factor in factors.items() if factor != 1.0}
+    if shares or factors:
+        scaled = torch._foreach_mul(
+            [of_biases[i] for i in (*shares, *factors)], [*shares.values(), *factors.values()]
+        )
+        shares = dict(zip(shares, scaled, strict=False))
+        of_biases = of_biases | dict(zip(factors, scaled[len(shares) :], strict=True))
+    changed = [i for i in of_weights if i in shares or gains[i] != 1.0]
+    if changed:
+        found = torch._foreach_addcmul(
+            [_rows(shares.get(i), of_weights[i]) for i in changed],
+            [of_weights[i] for i in changed],
+            [_full(1, 1.0, of_weights[i].dtype, of_weights[i].device) for i in changed],
+            [gains[i] for i in changed],
+        )
+        of_weights.update(zip(changed, found, strict=True))
+    _project(parts, made, weights, of_weights)
+    places = range(len(parts))
+    return [of_weights.get(i) for i in places] + [of_biases.get(i) for i in places]
+
+
+def _rows(share: Tensor | None, gradient: Tensor) -> Tensor:
+    """A number for each row of the gradient of a weight, 0 where there is none."""
+    if share is None:
+        return _full(1, 0.0, gradient.dtype, gradient.device)
+    return share.view(-1, *[1] * (gradient.ndim - 1))
+
+
+def _project(parts, made, weights, gradients):
+    """Take G to G_W where W is divided by its norm, in place of it."""
+    for i, (leaf, weight) in made.apart.items():
+        if i in gradients:
+            (gradients[i],) = torch.autograd.grad(weight, leaf, gradients[i], retain_graph=True)
+    matrices = {i: _Matrix.of(parts[i], weights[i]) for i in made.norms if i in gradients}
+    for dtype in dict.fromkeys(m.rows.dtype for m in matrices.values()):
+        alike = {i: m for i, m in matrices.items() if m.rows.dtype == dtype}
+        along = {}
+        for i, matrix in alike.items():
+            shape = gradients[i].shape
+            found, along[i] = _aten._weight_norm_interface_backward(
+                gradients[i].flatten(1), matrix.rows, matrix.size, made.norms[i], matrix.dim
+            )
+            gradients[i] = found.view(shape)
+        several = {i: m for i, m in alike.items() if m.taps > 1}
+        if not several:
+            continue
+        # Each column has lost its own share ⟨W, G⟩/n of the channel's; now the others' shares.
+        norms = torch.cat([made.norms[i].flatten() for i in several])
+        shares = torch.cat([along[i].flatten() for i in several])
+        others = _over_taps(shares, several).sub_(shares).div_(norms.square_())
+        parted = others.split([m.rows.shape[1] for m in several.values()])
+        for (i, matrix), other in zip(several.items(), parted, strict=True):
+            gradients[i].flatten(1).addcmul_(matrix.rows, other, value=-matrix.radius)
+
+
+def _differentiable(parts, made, weights, biases, of_weights, of_biases):
+    """The same, for somebody who differentiates it again."""
+    outputs, arriving = [], []
+    for i, (part, weight, bias) in enumerate(zip(parts, weights, biases, strict=True)):
+        used = part.weight(weight)
+        for tensor, gradient in (
+            (used, of_weights.get(i)),
+            (part.bias(bias, used), of_biases.get(i)),
+        ):
+            if gradient is not None and tensor.requires_grad:
+                outputs.append(tensor)
+                arriving.append(gradient)
+    inputs = [p for p in (*weights, *biases) if p is not None and p.requires_grad]
+    found = torch.autograd.grad(outputs, inputs, arriving, create_graph=True, allow_unused=True)
+    gradients = {id(p): g for p, g in zip(inputs, found, strict=True)}
+    factors = [p.factors[0] for p in parts] + [p.factors[1] for p in parts]
+    result = []
+    for parameter, factor in zip((*weights, *biases), factors, strict=True):
+        gradient = gradients.get(id(parameter))
+        result.append(gradient if gradient is None or factor == 1.0 else gradient * factor)
+    return result

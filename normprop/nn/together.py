@@ -1,0 +1,139 @@
+"""All weights of a network in one call, before it runs."""
+
+import torch
+from torch import Tensor, nn
+
+from normprop.functional.parametric import Absorbed
+from normprop.functional.scale import transforms_active
+from normprop.functional.together import Part, make, together
+from normprop.nn.parametric import MapFromWeight
+
+
+class Together:
+    """Makes the weights that the maps of a network run with, when the network is called.
+
+    It hangs on the network by its hooks, is copied and pickled with it, and keeps what it made
+    while weights are what they were: with ``method="project"`` from one step to the next, and in
+    evaluation.  Inside ``torch.compile`` and transforms, and where a map is called by itself, the
+    map makes its own.
+
+    Args:
+        network: gets the hooks.
+        layers: its maps, each once.
+        factors: of the gradients of a layer's weight and bias, by the place among the layers.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        layers: list[MapFromWeight],
+        factors: dict[int, tuple[float, float]] | None = None,
+    ) -> None:
+        self.layers, self.factors = layers, factors or {}
+        self.chosen, self.seen, self.made = None, None, None
+        network.__dict__["_normprop_together"] = self
+        network.register_forward_pre_hook(self.before)
+        network.register_forward_hook(self.after, always_call=True)
+
+    @staticmethod
+    def take_off(network: nn.Module) -> None:
+        """Take its hooks off a network that has them: every map makes its own weight again."""
+        own = vars(network).pop("_normprop_together", None)
+        if own is None:
+            return
+        for hooks in (network._forward_pre_hooks, network._forward_hooks):
+            for key in [k for k, hook in hooks.items() if getattr(hook, "__self__", None) is own]:
+                del hooks[key]
+                network._forward_hooks_always_called.pop(key, None)
+
+    def before(self, network: nn.Module, inputs: tuple) -> None:
+        """Give every map what it runs with."""
+        if torch.compiler.is_compiling() or transforms_active():
+            return
+        weights = [layer.weight for layer in self.layers]
+        biases = [layer.bias for layer in self.layers]
+        learning = torch.is_grad_enabled()
+        self._look(weights, biases, learning)
+        if learning and any(p is not None and p.requires_grad for p in (*weights, *biases)):
+            pairs = together(self._parts, weights, biases, self.made)
+        else:
+            pairs = list(zip(self.made.weights, self.made.biases, strict=True))
+        for layer, pair in zip(self.layers, pairs, strict=True):
+            layer.__dict__["made"] = pair
+
+    def after(self, network: nn.Module, inputs: tuple, output) -> None:
+        """Take it back: it belongs to this pass."""
+        for layer in self.layers:
+            layer.__dict__.pop("made", None)
+
+    def refresh(self) -> None:
+        """Make everything again, where it was: a graph that was captured reads there."""
+        weights = [layer.weight for layer in self.layers]
+        biases = [layer.bias for layer in self.layers]
+        old = self.made
+        self._make(weights, biases)
+        if old is not None:
+            self.made.weights = _put(old.weights, self.made.weights)
+            self.made.biases = _put(old.biases, self.made.biases)
+        self.seen = _versions(weights, biases)
+
+    def _look(self, weights, biases, learning: bool) -> None:
+        """Make again what has changed."""
+        divided = any(layer.method == "normalize" for layer in self.layers)
+        if not (learning and divided):
+            now = _versions(weights, biases)
+            if now is not None and now == self.seen:
+                return
+            self.seen = now
+        else:
+            # Whoever writes past the version counters, into ``.data``, is seen in training.
+            self.seen = None
+        self._make(weights, biases)
+
+    def _make(self, weights, biases) -> None:
+        chosen = [(m.scaling, m.per, m.method, m.absorbed) for m in self.layers]
+        if chosen != self.chosen:
+            self._parts = [_part(layer, self.factors.get(i)) for i, layer in enumerate(self.layers)]
+            self.chosen = chosen
+        self.made = make(self._parts, weights, biases)
+
+    def __getstate__(self) -> dict:
+        # What was made belongs to the parameters of one process.
+        return vars(self) | {"chosen": None, "seen": None, "made": None}
+
+
+def _part(layer: MapFromWeight, factors: tuple[float, float] | None) -> Part:
+    if layer.scaling == "separate" and factors is None:
+        raise ValueError(f"scales must be chosen before the model is fused; {layer} chose after")
+    over, radius = layer.sphere()
+    return Part(
+        layer._ball(),
+        layer.per,
+        layer._geometry(),
+        layer.method == "normalize",
+        over,
+        radius,
+        layer.absorbed or Absorbed(),
+        layer.outputs,
+        factors or (1.0, 1.0),
+    )
+
+
+def _versions(weights, biases) -> tuple | None:
+    """What tells whether parameters have been exchanged or written; ``None`` where nothing does."""
+    tensors = [t for t in (*weights, *biases) if t is not None]
+    if any(t.is_inference() for t in tensors):
+        return None
+    return tuple((id(t), t._version, t.data_ptr()) for t in tensors)
+
+
+@torch.no_grad()
+def _put(there: list[Tensor | None], new: list[Tensor | None]) -> list[Tensor | None]:
+    return [
+        a.copy_(b) if a is not None and b is not None and a is not b and _alike(a, b) else b
+        for a, b in zip(there, new, strict=True)
+    ]
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)
