@@ -294,3 +294,28 @@ def test_every_public_name_is_documented_once(site, module):
         for tag in site[page].select("dt[id]")
     )
     assert {name: documented[f"{module}.{name}"] for name in names} == dict.fromkeys(names, 1)
+
+
+UNFOLDED = """
+const done = arguments[arguments.length - 1];
+window.dispatchEvent(new Event("beforeprint"));
+const shown = (part) => part.checkVisibility({ opacityProperty: true, visibilityProperty: true });
+const control = (part) => ["BUTTON", "SUMMARY"].includes(part.tagName);
+// Boxes open with a transition.
+setTimeout(() => {
+  const parts = [...document.querySelectorAll(".admonition.dropdown > *, details > *")];
+  done([parts.length, parts.filter((part) => !control(part) && !shown(part)).length]);
+}, 1000);
+"""
+
+
+def test_on_paper_what_is_folded_is_there(window):
+    driver, address = window
+    browser.look(driver, f"{address}/book/chapters/04_pooling.html", "laptop-light")
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        parts, hidden = driver.execute_async_script(UNFOLDED)
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert parts > 10
+    assert hidden == 0
