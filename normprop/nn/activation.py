@@ -64,7 +64,7 @@ class Activation(Twin):
             :func:`normprop.convert` sees such a write, it says so here.
     """
 
-    keywords: ClassVar[type] = LawOnBackend
+    _keywords: ClassVar[type] = LawOnBackend
     overwritten: Overwritten | None = None
 
     def forward(self, input: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ class RReLU(Activation, nn.RReLU):
         constants: those of training while the layer trains, else those of evaluation.
     """
 
-    followed: ClassVar = frozenset({"training"})
+    _followed: ClassVar = frozenset({"training"})
 
     @property
     def keeps_output(self) -> bool:

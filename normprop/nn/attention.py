@@ -42,8 +42,8 @@ class MultiheadAttention(Settings, nn.MultiheadAttention):
         std: standard deviation of the inputs, whose mean is taken for 0.
     """
 
-    keywords: ClassVar[type] = BallOfHeads
-    defaults: ClassVar = {"scaling": "forward"}
+    _keywords: ClassVar[type] = BallOfHeads
+    _defaults: ClassVar = {"scaling": "forward"}
 
     def __init__(self, *args: Any, **options: Any) -> None:
         given = inspect.signature(type(self)).bind(*args, **options).arguments

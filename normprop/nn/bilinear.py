@@ -29,7 +29,7 @@ class Bilinear(Parametric, nn.Bilinear):
             after each step of the optimiser.
     """
 
-    defaults: ClassVar = {"per": "layer"}
+    _defaults: ClassVar = {"per": "layer"}
 
     def _forget(self) -> None:
         if "method" in self.__dict__:

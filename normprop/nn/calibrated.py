@@ -43,8 +43,8 @@ class Calibrated(Twin, nn.Module):
         ValueError: no s (or m) has this growth, or an argument is out of its range.
     """
 
-    keywords: ClassVar[type] = TypedDict("keywords", {})
-    followed: ClassVar = frozenset({"vary"})
+    _keywords: ClassVar[type] = TypedDict("keywords", {})
+    _followed: ClassVar = frozenset({"vary"})
 
     def __init__(
         self,

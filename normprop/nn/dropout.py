@@ -23,8 +23,8 @@ __all__ = ["AlphaDropout", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "Fe
 class _Dropout(Twin):
     """Dropout of elements, or of what ``_kept`` dimensions behind the channels hold together."""
 
-    keywords: ClassVar[type] = LawKept
-    followed: ClassVar = frozenset({"eval_keeps"})
+    _keywords: ClassVar[type] = LawKept
+    _followed: ClassVar = frozenset({"eval_keeps"})
     _dims: ClassVar[int] = 0
 
     def __init__(self, p: float = 0.5, *args: Any, **options: Any) -> None:

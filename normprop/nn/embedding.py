@@ -42,7 +42,7 @@ class Embedding(Parametric, nn.Embedding):
         ValueError: ``max_norm`` is given, or ``method`` is unknown.
     """
 
-    keywords: ClassVar[type] = Placed
+    _keywords: ClassVar[type] = Placed
     # It has one ball, of one norm a row.
     scaling, per = "forward", "neuron"
 

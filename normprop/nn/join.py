@@ -57,7 +57,7 @@ class Concat(Settings, nn.Module):
         std: standard deviation of the parts, one or one a part, greater than 0.
     """
 
-    keywords: ClassVar[type] = LawsOfParts
+    _keywords: ClassVar[type] = LawsOfParts
 
     def __init__(self, dim: int = 1, **law: Unpack[LawsOfParts]) -> None:
         nn.Module.__init__(self)

@@ -46,7 +46,7 @@ class _OfElements(_Loss):
 class _Regression(_OfElements):
     """The law of the target."""
 
-    keywords: ClassVar[type] = LawsOfBoth
+    _keywords: ClassVar[type] = LawsOfBoth
 
 
 class CrossEntropyLoss(_Loss, nn.CrossEntropyLoss):

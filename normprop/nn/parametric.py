@@ -31,7 +31,7 @@ class Parametric(Settings):
         absorbed: what its neighbours left to it, see :func:`normprop.fuse`.
     """
 
-    keywords: ClassVar[type] = Ball
+    _keywords: ClassVar[type] = Ball
     absorbed: Absorbed | None = None
     # Until the layer says otherwise: torch's constructor draws its weights first.
     method: Method = "normalize"

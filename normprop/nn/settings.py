@@ -26,12 +26,12 @@ class Settings:
 
     torch_type: ClassVar[type[nn.Module]] = nn.Module
     # A TypedDict of what a layer takes by name alone, and where it differs from the usual defaults.
-    keywords: ClassVar[type]
-    defaults: ClassVar[dict[str, object]] = {}
+    _keywords: ClassVar[type]
+    _defaults: ClassVar[dict[str, object]] = {}
     # Attributes that are no arguments, and on which the constants depend.
-    followed: ClassVar[frozenset[str]] = frozenset()
+    _followed: ClassVar[frozenset[str]] = frozenset()
     # The attributes of arguments whose names nn.Module has for methods.
-    stored: ClassVar[dict[str, str]] = {"eval": "eval_keeps"}
+    _stored: ClassVar[dict[str, str]] = {"eval": "eval_keeps"}
     _settings: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls, **options) -> None:
@@ -46,10 +46,10 @@ class Settings:
             return
         cls.torch_type = found
         first = _named(cls.__init__)[1:] if found is nn.Module else by_place(found)
-        parameters = [*first, *parameters_of(cls.keywords, **cls.defaults)]
+        parameters = [*first, *parameters_of(cls._keywords, **cls._defaults)]
         cls.__signature__ = inspect.Signature(parameters)
         # A bias is asked for, and is a parameter then.
-        cls._settings = frozenset(cls.__signature__.parameters) - {"bias"} | cls.followed
+        cls._settings = frozenset(cls.__signature__.parameters) - {"bias"} | cls._followed
 
     def __new__(cls, *args, **options):
         """A scaling by position is refused before anything takes it for another argument."""
@@ -57,8 +57,8 @@ class Settings:
         return super().__new__(cls)
 
     def __init__(self, *args, **options) -> None:
-        usual = {**DEFAULTS, **self.defaults}
-        own = {name: options.pop(name, usual[name]) for name in self.keywords.__annotations__}
+        usual = {**DEFAULTS, **self._defaults}
+        own = {name: options.pop(name, usual[name]) for name in self._keywords.__annotations__}
         # A layer that torch does not have has set arguments of its own, modules perhaps.
         if "_modules" not in self.__dict__:
             super().__init__(*args, **options)
@@ -70,7 +70,7 @@ class Settings:
             super().__setattr__(name, value)
             return
         value = self._checked(name, value)
-        name = self.stored.get(name, name)
+        name = self._stored.get(name, name)
         if name == "after":
             # In a tuple, as a module itself would become a child of this one.
             self.__dict__["_before"] = (value,)
@@ -88,8 +88,8 @@ class Settings:
     def extra_repr(self) -> str:
         """The arguments."""
         parts = [super().extra_repr()]
-        for name in self.keywords.__annotations__:
-            value = getattr(self, self.stored.get(name, name))
+        for name in self._keywords.__annotations__:
+            value = getattr(self, self._stored.get(name, name))
             # A backend or a layer before only where one was chosen.
             if name not in ("after", "backend") or value != DEFAULTS[name]:
                 parts.append(f"{name}={_shown(name, value)}")

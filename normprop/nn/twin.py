@@ -31,7 +31,7 @@ class Twin(Settings):
         std: standard deviation of the input.
     """
 
-    keywords: ClassVar[type] = LawKeywords
+    _keywords: ClassVar[type] = LawKeywords
     # Of layers that torch does not have, and that may stand in ``after``.
     _image_rule: ClassVar[Callable | None] = None
     # How the twin's function is normalised.
@@ -147,7 +147,7 @@ class Twin(Settings):
 class TwinBehind(Twin):
     """The same with ``after``, the activation that stands before the layer."""
 
-    keywords: ClassVar[type] = LawBehind
+    _keywords: ClassVar[type] = LawBehind
 
 
 def _moments(layer: Twin, law: Law, *shape: tuple[int, ...] | None) -> rules.Moments:
