@@ -379,7 +379,10 @@ def _forward(function, before, trial, sample, shape) -> tuple[tuple[int, ...], b
         with torch.no_grad():
             x = trial if before is None else seeded(before, trial)
             y = _tensor(seeded(function, x.clone()))
-            fewer = _tensor(seeded(function, x[:2].clone()))
+            # Who draws may draw otherwise for another number of samples.
+            other = x.clone() if drawn[-1] else x[:2].clone()
+            other[2:] = 7.0 * x.std() + x.mean()
+            again = _tensor(seeded(function, other))
     except Exception as problem:
         if shape is None:
             raise ValueError(
@@ -388,7 +391,7 @@ def _forward(function, before, trial, sample, shape) -> tuple[tuple[int, ...], b
             ) from problem
         raise
     if y.shape[:1] != trial.shape[:1] or (
-        not sample and (y.shape != trial.shape or not torch.equal(y[:2], fewer))
+        not sample and (y.shape != trial.shape or not torch.equal(y[:2], again[:2]))
     ):
         raise ValueError(
             f"shape must be given for {_name(function)}: the samples of a batch must not "
@@ -672,7 +675,9 @@ def _seed(seed: int, device: torch.device) -> None:
     CUDA starts.
     """
     if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
+        # Seeds the current device, which need not be this one.
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
     else:
         torch.default_generator.manual_seed(seed)
 

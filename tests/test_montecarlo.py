@@ -458,6 +458,52 @@ def test_a_shape_is_asked_for_where_it_cannot_be_guessed(layer):
         simulate(layer, 1000)
 
 
+class Mixed(nn.Module):
+    """Draws, and lets a sample see the others."""
+
+    def forward(self, x):
+        return x * (torch.rand_like(x) < 0.5) - x.mean(0)
+
+
+def test_samples_that_see_one_another_are_found_under_dice_too():
+    with pytest.raises(ValueError, match="shape must be given for Mixed"):
+        simulate(Mixed(), 1000)
+
+
+class InBlocks(nn.Module):
+    """Dropout as CUDA draws it: which number an element gets depends on how many there are."""
+
+    def forward(self, x):
+        drawn = torch.rand(x.numel() + 4).roll(x.numel())[: x.numel()].to(x)
+        return x * (drawn.view_as(x) < 0.5) * 2.0
+
+
+def test_dice_may_fall_otherwise_for_another_number_of_samples():
+    estimate = simulate(InBlocks(), 100_000, seed=1)
+    assert abs(estimate.fwd_std / math.sqrt(2.0) - 1) < LIMIT * estimate.fwd_std_se
+
+
+def test_the_generator_of_the_device_is_seeded(monkeypatch):
+    # Of the second of two GPUs, while the first is the current one.
+    current, seeded = [0], []
+
+    class On:
+        def __init__(self, device):
+            self.index = device.index
+
+        def __enter__(self):
+            current.append(self.index)
+
+        def __exit__(self, *_):
+            current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", On)
+    monkeypatch.setattr(torch.cuda, "manual_seed", lambda seed: seeded.append((current[-1], seed)))
+    normprop.montecarlo._seed(7, torch.device("cuda:1"))
+    assert seeded == [(1, 7)]
+    assert current == [0]
+
+
 def test_any_layer_runs_on_a_given_shape():
     # Softmax over ten has a mean of a tenth, and no error but rounding.
     estimate = simulate(nn.Softmax(-1), 10_000, shape=(10,))

@@ -212,7 +212,7 @@ class _Dropped(torch.autograd.Function):
 
         shift, forward, backward = constants
         output, seed = kernel.forward(input, p, shift, forward, leading=leading)
-        ctx.call = p, backward, output.stride(), leading
+        ctx.call = p, backward, output.shape, output.stride(), leading
         ctx.gradient_factors = (forward / backward,)
         ctx.save_for_backward(seed)
         ctx.save_for_forward(seed)
@@ -220,16 +220,29 @@ class _Dropped(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return _DroppedAgain.apply(grad, *ctx.saved_tensors, *ctx.call), None, None, None
+        return _dropped_again(grad, *ctx.saved_tensors, *ctx.call), None, None, None
 
     @staticmethod
     def jvp(ctx, tangent, *_):
         refuse_separate(ctx)
-        return _DroppedAgain.apply(tangent, *ctx.saved_tensors, *ctx.call)
+        return _dropped_again(tangent, *ctx.saved_tensors, *ctx.call)
+
+
+def _dropped_again(grad, seed, p, backward, shape, stride, leading):
+    """The gradient through the same mask."""
+    if not is_transformed(grad):
+        return _DroppedAgain.apply(grad, seed, p, backward, shape, stride, leading)
+    from normprop.kernels import dropout as kernel
+
+    # Many gradients at once are no memory that a kernel could read; the mask is the same for all.
+    wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    ones = torch.ones(shape, dtype=wide, device=seed.device)
+    factor = kernel.backward(ones, seed, p, backward, stride, leading=leading)
+    return (upcast(grad) * factor).to(grad.dtype)
 
 
 class _DroppedAgain(torch.autograd.Function):
-    """The gradient through the same mask: linear, and its own transpose."""
+    """By the kernel: linear, and its own transpose."""
 
     gradient_factors = (1.0,)
 
@@ -237,13 +250,13 @@ class _DroppedAgain(torch.autograd.Function):
     def forward(ctx, grad, seed, *call):
         from normprop.kernels import dropout as kernel
 
-        p, backward, stride, leading = ctx.call = call
+        p, backward, _, stride, leading = ctx.call = call
         ctx.save_for_backward(seed)
         return kernel.backward(grad, seed, p, backward, stride, leading=leading)
 
     @staticmethod
     def backward(ctx, grad):
-        return _DroppedAgain.apply(grad, *ctx.saved_tensors, *ctx.call), *[None] * 5
+        return _dropped_again(grad, *ctx.saved_tensors, *ctx.call), *[None] * 6
 
 
 @constant_when_compiled

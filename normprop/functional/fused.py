@@ -350,14 +350,17 @@ def affine(t: Tensor, scale: float, shift: float) -> Tensor:
 
 
 def _scalar(value: float, like: Tensor) -> Tensor:
-    # On the CPU whatever the device: kernels take such a number as an argument.
+    # On the CPU whatever the device: addition takes such a number as an argument.  CUDA's addcmul
+    # and addcdiv do not, and are only for tensors on the CPU.
     return torch.scalar_tensor(value, dtype=like.dtype)
 
 
 def product(grad: Tensor, slope: Tensor, factor: float) -> Tensor:
-    """factor·slope·grad in one pass; the slope was made for it."""
+    """factor·slope·grad, in one pass on the CPU; the slope was made for it."""
     if _recorded(grad):
         return factor * (slope * grad)
+    if slope.device.type != "cpu":
+        return torch.mul(slope, grad, out=slope).mul_(factor)
     return torch.addcmul(_scalar(0.0, slope), slope, grad, value=factor, out=slope)
 
 
@@ -368,7 +371,9 @@ def _recorded(grad: Tensor) -> bool:
 
 def _relu_of_sum(t: Tensor, number: float) -> Tensor:
     # One pass, where ATen has it.
-    return (t + number).relu_() if t.is_cuda else _aten._add_relu.Scalar(t, number)
+    if t.device.type != "cpu":
+        return (t + number).relu_()
+    return _aten._add_relu.Scalar(t, number)
 
 
 def _step(t: Tensor) -> Tensor:
@@ -446,8 +451,12 @@ def _parabola(grad, y, line, height, middle):
     # f' = height - (f - middle)², the slope of tanh and of the logistic function.
     centre = (middle - line.mean) / line.std
     t = y if centre == 0.0 else y - centre
-    curve = -line.slope * line.std**2
-    return product(grad, torch.addcmul(_scalar(line.slope * height, t), t, t, value=curve), 1.0)
+    height, curve = line.slope * height, -line.slope * line.std**2
+    if t.device.type == "cpu":
+        slope = torch.addcmul(_scalar(height, t), t, t, value=curve)
+    else:
+        slope = affine(t.square(), curve, height)
+    return product(grad, slope, 1.0)
 
 
 def _softplus(grad, saved, line, beta, threshold):
@@ -526,6 +535,22 @@ def _above_stepped(grad, x, line, limit, _):
     return grad * (_step(x - limit) * line.slope)
 
 
+# Torch's own have a float32 sixth in float64: forward on CUDA, and hardsigmoid's slope everywhere
+
+
+def _hardsigmoid(x):
+    return torch_functional.hardtanh(x + 3.0, 0.0, 6.0) / 6.0
+
+
+def _hardsigmoid_forward(x, line):
+    f = _hardsigmoid(x) if x.dtype == torch.float64 else torch_functional.hardsigmoid(x)
+    return affine_(f, line.scale, line.shift)
+
+
+def _hardswish(x):
+    return x * _hardsigmoid(x) if x.dtype == torch.float64 else torch_functional.hardswish(x)
+
+
 # Forward passes that take one fewer than a function and a line do
 
 
@@ -540,6 +565,8 @@ def _identity_forward(x, line):
 
 def _softsign_forward(x, line):
     d = x.abs().add_(1.0)
+    if x.device.type != "cpu":
+        return affine_(torch.div(x, d, out=d), line.scale, line.shift)
     return torch.addcdiv(_scalar(line.shift, x), x, d, value=line.scale, out=d)
 
 
@@ -566,15 +593,14 @@ MAPS = {
         keeps=lambda _: "input",
         stepped=_beyond_stepped,
     ),
-    # The float64 slope of torch's own is a float32 sixth.
     "hardsigmoid": Map(
-        lambda x: _fn.hardtanh(x + 3.0, 0.0, 6.0) / 6.0,
+        _hardsigmoid,
         lambda grad, y, line: _between_kinks(grad, y, line, 1.0 / 6.0),
-        lambda x, line: affine_(_fn.hardsigmoid(x), line.scale, line.shift),
+        _hardsigmoid_forward,
         kinks=lambda: (0.0, 1.0),
         stepped=lambda grad, y, line: _between_kinks_stepped(grad, y, line, 1.0 / 6.0),
     ),
-    "hardswish": Map(_fn.hardswish, _by_aten(_aten.hardswish_backward), keeps=lambda: "input"),
+    "hardswish": Map(_hardswish, _by_aten(_aten.hardswish_backward), keeps=lambda: "input"),
     "hardtanh": Map(
         _fn.hardtanh,
         lambda grad, y, line, *_: _between_kinks(grad, y, line),

@@ -85,7 +85,8 @@ def with_slopes(
             f"it had the shape {tuple(weight.shape)}"
         )
     device = input.device.type
-    if torch.is_autocast_enabled(device) and input.dtype != torch.float64:
+    cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if cast and input.dtype != torch.float64:
         # As torch's own, which autocast runs in half precision.
         dtype = torch.get_autocast_dtype(device)
         input, weight = input.to(dtype), weight.to(dtype)

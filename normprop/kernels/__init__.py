@@ -1,9 +1,9 @@
 """Triton kernels: every normalised layer in one pass over its tensors each way.
 
 The only part of the package that imports triton, and only once a kernel is used: importing
-this package loads nothing.  :func:`usable` says whether they can serve a tensor; :mod:`~.ops`
-is the door for whoever wants gradients.  The eager functions of :mod:`normprop.functional` are the
-specification; a kernel computes the same to the rounding of the type.
+this package loads nothing.  :func:`usable` says whether they can serve a tensor.  The functions
+of :mod:`normprop.functional` call them and give them their gradients; their eager operations are
+the specification, and a kernel computes the same to the rounding of the type.
 
 ==============================  =========================================================
 :mod:`~.activation`             shift and both scales fused with any activation of torch
@@ -12,7 +12,6 @@ specification; a kernel computes the same to the rounding of the type.
 :mod:`~.montecarlo`             normals drawn, mapped and summed without leaving registers
 :mod:`~.kinks`                  what a stored output must keep apart; needs no triton
 :mod:`~.layout`                 which tensors a flat index serves; needs no triton
-:mod:`~.ops`                    the kernels with their gradients: what functions call
 ==============================  =========================================================
 
 Pooling has no kernel of its own.  Its normalisation is an affine map of its output, and

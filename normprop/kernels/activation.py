@@ -1,7 +1,8 @@
 r"""Normalised activations in one pass each way.
 
 One forward and one backward kernel serve every activation; the scalar function is a
-compile-time argument.
+compile-time argument.  Constants and parameters are none: layers of other laws share what has
+been compiled.
 
 .. math:: y = \frac{f(x) - \mu}{\sigma_{fwd}}, \qquad dx = \frac{dy\, f'(x)}{\sigma_{bwd}}
 
@@ -22,11 +23,17 @@ from torch import Tensor
 from normprop.kernels import check_usable, scalar
 from normprop.kernels.kinks import Bounds, bounds, kinks
 from normprop.kernels.layout import as_dense, like
+from normprop.kernels.scalar import bits, number
 
 _BLOCK = 1 << 11
 # The interpreter pays for programs, not for elements.
 _BLOCK_INTERPRETED = 1 << 16
 _WIDE = 1 << 31
+# Numbers of a call, as bits: one kernel serves them all.
+_FORWARD = [
+    "a_bits", "b_bits", "shift", "scale", "low", "at_low", "above", "high", "at_high", "below",
+]  # fmt: skip
+_BACKWARD = ["a_bits", "b_bits", "shift", "forward", "scale", "at_low", "at_high"]
 
 
 class _Function(NamedTuple):
@@ -136,19 +143,9 @@ def forward(
     launch(
         _forward_kernel,
         x,
-        (x, y, slope, x.numel()),
+        (x, y, slope, x.numel(), *map(bits, (*slots, shift, 1.0 / forward, *limits))),
         {
             "F": function.value,
-            "A": slots[0],
-            "B": slots[1],
-            "SHIFT": float(shift),
-            "SCALE": 1.0 / forward,
-            "LOW": _literal(limits.low),
-            "AT_LOW": _literal(limits.at_low),
-            "ABOVE": _literal(limits.above),
-            "HIGH": _literal(limits.high),
-            "AT_HIGH": _literal(limits.at_high),
-            "BELOW": _literal(limits.below),
             "HAS_LOW": limits.low != Bounds().low,
             "HAS_HIGH": limits.high != Bounds().high,
             "HAS_SLOPE": slope is not None,
@@ -240,19 +237,13 @@ def _backward(name, params, saved, grad, shift, forward, backward, from_output, 
     if slope_gradient:
         compute = torch.float64 if x.dtype == torch.float64 else torch.float32
         parts = torch.empty(triton.cdiv(x.numel(), block_size()), dtype=compute, device=x.device)
+    numbers = (*slots, shift, forward, 1.0 / backward, limits.at_low, limits.at_high)
     launch(
         _backward_kernel,
         x,
-        (x, dy, dx, slope, parts, x.numel()),
+        (x, dy, dx, slope, parts, x.numel(), *map(bits, numbers)),
         {
             "F": function.read if from_output else function.slope,
-            "A": slots[0],
-            "B": slots[1],
-            "SHIFT": float(shift),
-            "FORWARD": float(forward),
-            "SCALE": 1.0 / backward,
-            "AT_LOW": _literal(limits.at_low),
-            "AT_HIGH": _literal(limits.at_high),
             "FROM_OUTPUT": from_output,
             "HAS_SLOPE": slope is not None,
             "SLOPE_GRADIENT": slope_gradient,
@@ -273,23 +264,23 @@ def reads_output(name: str, params: tuple[float, ...] = ()) -> bool:
     return FUNCTIONS[name].read is not None and kinks(name, _filled(name, params)) is not None
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_FORWARD)
 def _forward_kernel(
     x_ptr,
     y_ptr,
     slope_ptr,
     numel,
+    a_bits: tl.int64,
+    b_bits: tl.int64,
+    shift: tl.int64,
+    scale: tl.int64,
+    low: tl.int64,
+    at_low: tl.int64,
+    above: tl.int64,
+    high: tl.int64,
+    at_high: tl.int64,
+    below: tl.int64,
     F: tl.constexpr,
-    A: tl.constexpr,
-    B: tl.constexpr,
-    SHIFT: tl.constexpr,
-    SCALE: tl.constexpr,
-    LOW: tl.constexpr,
-    AT_LOW: tl.constexpr,
-    ABOVE: tl.constexpr,
-    HIGH: tl.constexpr,
-    AT_HIGH: tl.constexpr,
-    BELOW: tl.constexpr,
     HAS_LOW: tl.constexpr,
     HAS_HIGH: tl.constexpr,
     HAS_SLOPE: tl.constexpr,
@@ -300,20 +291,30 @@ def _forward_kernel(
     mask = offsets < numel
     # Cast after the load: arithmetic is in float32 at least.
     x = upcast(tl.load(x_ptr + offsets, mask=mask, other=0.0))
-    f = F(x, tl.load(slope_ptr).to(x.dtype), B) if HAS_SLOPE else F(x, A, B)
-    y = (f - SHIFT) * SCALE
+    a = tl.load(slope_ptr).to(x.dtype) if HAS_SLOPE else number(a_bits, x.dtype)
+    f = F(x, a, number(b_bits, x.dtype))
+    y = (f - number(shift, x.dtype)) * number(scale, x.dtype)
     if HAS_LOW:
-        rising = tl.where(y < scalar.full(y, ABOVE), ABOVE, y)
-        flat = tl.where(y > scalar.full(y, AT_LOW), AT_LOW, y)
-        y = tl.where(x > scalar.full(x, LOW), rising, flat)
+        rising = _at_least(y, number(above, x.dtype))
+        y = tl.where(x > number(low, x.dtype), rising, _at_most(y, number(at_low, x.dtype)))
     if HAS_HIGH:
-        rising = tl.where(y > scalar.full(y, BELOW), BELOW, y)
-        flat = tl.where(y < scalar.full(y, AT_HIGH), AT_HIGH, y)
-        y = tl.where(x < scalar.full(x, HIGH), rising, flat)
+        rising = _at_most(y, number(below, x.dtype))
+        y = tl.where(x < number(high, x.dtype), rising, _at_least(y, number(at_high, x.dtype)))
     tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
+def _at_least(y, bound):
+    """NaN stays, which tl.maximum does not promise."""
+    return tl.where(y < bound, bound, y)
+
+
+@triton.jit
+def _at_most(y, bound):
+    return tl.where(y > bound, bound, y)
+
+
+@triton.jit(do_not_specialize=_BACKWARD)
 def _backward_kernel(
     saved_ptr,
     dy_ptr,
@@ -321,14 +322,14 @@ def _backward_kernel(
     slope_ptr,
     parts_ptr,
     numel,
+    a_bits: tl.int64,
+    b_bits: tl.int64,
+    shift: tl.int64,
+    forward: tl.int64,
+    scale: tl.int64,
+    at_low: tl.int64,
+    at_high: tl.int64,
     F: tl.constexpr,
-    A: tl.constexpr,
-    B: tl.constexpr,
-    SHIFT: tl.constexpr,
-    FORWARD: tl.constexpr,
-    SCALE: tl.constexpr,
-    AT_LOW: tl.constexpr,
-    AT_HIGH: tl.constexpr,
     FROM_OUTPUT: tl.constexpr,
     HAS_SLOPE: tl.constexpr,
     SLOPE_GRADIENT: tl.constexpr,
@@ -340,25 +341,25 @@ def _backward_kernel(
     mask = offsets < numel
     saved = upcast(tl.load(saved_ptr + offsets, mask=mask, other=0.0))
     dy = tl.load(dy_ptr + offsets * GRAD_STEP, mask=mask, other=0.0).to(saved.dtype)
-    # A constant that is assigned to a variable becomes a float32: hence the calls in pairs.
-    if HAS_SLOPE:
-        a = tl.load(slope_ptr).to(saved.dtype)
+    a = tl.load(slope_ptr).to(saved.dtype) if HAS_SLOPE else number(a_bits, saved.dtype)
+    b = number(b_bits, saved.dtype)
     if FROM_OUTPUT:
         # Negated, so that NaN passes its gradient on, as in torch.
-        above = ~(saved <= scalar.full(saved, AT_LOW))
-        below = ~(saved >= scalar.full(saved, AT_HIGH))
-        x = saved * FORWARD + SHIFT
-        slope = F(x, above, below, a, B) if HAS_SLOPE else F(x, above, below, A, B)
+        above = ~(saved <= number(at_low, saved.dtype))
+        below = ~(saved >= number(at_high, saved.dtype))
+        x = saved * number(forward, saved.dtype) + number(shift, saved.dtype)
+        slope = F(x, above, below, a, b)
     else:
         x = saved
-        slope = F(x, a, B) if HAS_SLOPE else F(x, A, B)
-    dx = dy * (slope * SCALE)
+        slope = F(x, a, b)
+    factor = number(scale, saved.dtype)
+    dx = dy * (slope * factor)
     tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), mask=mask)
     if SLOPE_GRADIENT:
         rest = tl.where(x < 0, x, 0.0)
         if FROM_OUTPUT:
             rest = tl.where(above, 0.0, rest / a)
-        part = tl.sum(tl.where(mask, dy * rest * SCALE, 0.0), axis=0)
+        part = tl.sum(tl.where(mask, dy * rest * factor, 0.0), axis=0)
         tl.store(parts_ptr + tl.program_id(0), part)
 
 
@@ -401,11 +402,6 @@ def block_size() -> int:
 def on_device(tensor: Tensor):
     """Triton launches on the current device, which need not be the tensor's."""
     return torch.cuda.device_of(tensor)
-
-
-def _literal(value: float) -> float:
-    """A bound as a compile-time float; one that does not bind is never read."""
-    return value if abs(value) != float("inf") else 0.0
 
 
 @lru_cache(maxsize=1024)

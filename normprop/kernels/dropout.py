@@ -18,9 +18,9 @@ import triton.language as tl
 from torch import Tensor
 
 from normprop.kernels import check_usable
-from normprop.kernels.activation import check_divisor, launch, offsets_of, on_device, upcast
+from normprop.kernels.activation import check_divisor, launch, offsets_of, upcast
 from normprop.kernels.layout import as_dense
-from normprop.kernels.ops import draw_seed
+from normprop.kernels.scalar import bits, number
 
 # One call of Philox gives four numbers, for four elements this far apart.  Part of what a seed
 # means, so it is the same for both passes and wherever the kernel runs.
@@ -103,60 +103,46 @@ def backward(
 def _run(x, y, seed, p, leading, shift, scale):
     if not x.numel():
         return
-    constants = {"KEEP": 1.0 / (1.0 - p), "SHIFT": shift, "SCALE": scale}
-    # The least number that is dropped; 2³², which none reaches, does not fit.
-    limit = round((1.0 - p) * 2**32)
-    drops = {"LIMIT": min(limit, 2**32 - 1), "DROPS": limit < 2**32}
+    # Numbers from here on are dropped.
+    limit, keep = round((1.0 - p) * 2**32), bits(1.0 / (1.0 - p))
+    line = bits(shift), bits(scale)
     if not leading:
-        launch(_element_kernel, x, (x, y, seed, x.numel()), constants | drops, 4 * _QUARTER)
+        arguments = (x, y, seed, x.numel(), limit, keep, *line)
+        launch(_element_kernel, x, arguments, {}, 4 * _QUARTER)
         return
     batch, channels = (1, *x.shape)[:2] if leading == 1 else x.shape[:2]
     batch_stride, channel_stride = (1, *x.stride())[:2] if leading == 1 else x.stride()[:2]
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
     factors = torch.empty(batch * channels, dtype=compute, device=x.device)
-    with on_device(x):
-        _factor_kernel[(triton.cdiv(factors.numel(), 1024),)](
-            factors, seed, factors.numel(), KEEP=constants.pop("KEEP"), **drops, BLOCK=1024
-        )
-    launch(
-        _channel_kernel,
-        x,
-        (x, y, factors, x.numel(), batch, channels, batch_stride, channel_stride),
-        constants,
-    )
+    launch(_factor_kernel, factors, (factors, seed, factors.numel(), limit, keep), {}, 1024)
+    shape = (batch, channels, batch_stride, channel_stride)
+    launch(_channel_kernel, x, (x, y, factors, x.numel(), *shape, *line), {})
 
 
 @triton.jit
-def _kept(numbers, LIMIT: tl.constexpr, DROPS: tl.constexpr):
-    numbers = numbers.to(tl.uint32, bitcast=True)
-    if DROPS:
-        return numbers < tl.full(numbers.shape, LIMIT, tl.uint32)
-    return numbers == numbers
+def _kept(numbers, limit):
+    return numbers.to(tl.uint32, bitcast=True).to(tl.int64) < limit
 
 
 @triton.jit
-def _element(
-    x_ptr, y_ptr, offsets, numel, numbers,
-    KEEP: tl.constexpr, SHIFT: tl.constexpr, SCALE: tl.constexpr,
-    LIMIT: tl.constexpr, DROPS: tl.constexpr,
-):  # fmt: skip
+def _element(x_ptr, y_ptr, offsets, numel, numbers, limit, keep, shift, scale):
     mask = offsets < numel
     x = upcast(tl.load(x_ptr + offsets, mask=mask, other=0.0))
-    y = (tl.where(_kept(numbers, LIMIT, DROPS), x * KEEP, 0.0) - SHIFT) * SCALE
+    x = tl.where(_kept(numbers, limit), x * number(keep, x.dtype), 0.0)
+    y = (x - number(shift, x.dtype)) * number(scale, x.dtype)
     tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["limit", "keep", "shift", "scale"])
 def _element_kernel(
     x_ptr,
     y_ptr,
     seed_ptr,
     numel,
-    KEEP: tl.constexpr,
-    SHIFT: tl.constexpr,
-    SCALE: tl.constexpr,
-    LIMIT: tl.constexpr,
-    DROPS: tl.constexpr,
+    limit: tl.int64,
+    keep: tl.int64,
+    shift: tl.int64,
+    scale: tl.int64,
     WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -166,30 +152,30 @@ def _element_kernel(
     a, b, c, d = tl.randint4x(seed, counter)
     # Where this program's elements begin: a quarter of them has a counter each.
     first = counter + tl.program_id(0).to(counter.dtype) * (BLOCK - QUARTER)
-    _element(x_ptr, y_ptr, first, numel, a, KEEP, SHIFT, SCALE, LIMIT, DROPS)
-    _element(x_ptr, y_ptr, first + QUARTER, numel, b, KEEP, SHIFT, SCALE, LIMIT, DROPS)
-    _element(x_ptr, y_ptr, first + 2 * QUARTER, numel, c, KEEP, SHIFT, SCALE, LIMIT, DROPS)
-    _element(x_ptr, y_ptr, first + 3 * QUARTER, numel, d, KEEP, SHIFT, SCALE, LIMIT, DROPS)
+    _element(x_ptr, y_ptr, first, numel, a, limit, keep, shift, scale)
+    _element(x_ptr, y_ptr, first + QUARTER, numel, b, limit, keep, shift, scale)
+    _element(x_ptr, y_ptr, first + 2 * QUARTER, numel, c, limit, keep, shift, scale)
+    _element(x_ptr, y_ptr, first + 3 * QUARTER, numel, d, limit, keep, shift, scale)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["limit", "keep"])
 def _factor_kernel(
     factors_ptr,
     seed_ptr,
     count,
-    KEEP: tl.constexpr,
-    LIMIT: tl.constexpr,
-    DROPS: tl.constexpr,
+    limit: tl.int64,
+    keep: tl.int64,
+    WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """A factor for each channel: 1/q or 0."""
-    offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    kept = _kept(tl.randint(tl.load(seed_ptr), offsets), LIMIT, DROPS)
-    one = tl.full((BLOCK,), KEEP, factors_ptr.dtype.element_ty)
-    tl.store(factors_ptr + offsets, tl.where(kept, one, 0.0), mask=offsets < count)
+    offsets = offsets_of(BLOCK, WIDE)
+    kept = _kept(tl.randint(tl.load(seed_ptr), offsets), limit)
+    factor = tl.where(kept, number(keep, factors_ptr.dtype.element_ty), 0.0)
+    tl.store(factors_ptr + offsets, factor, mask=offsets < count)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["shift", "scale"])
 def _channel_kernel(
     x_ptr,
     y_ptr,
@@ -199,8 +185,8 @@ def _channel_kernel(
     channels,
     batch_stride,
     channel_stride,
-    SHIFT: tl.constexpr,
-    SCALE: tl.constexpr,
+    shift: tl.int64,
+    scale: tl.int64,
     WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -210,8 +196,14 @@ def _channel_kernel(
     channel = (offsets // batch_stride) % batch * channels + (offsets // channel_stride) % channels
     factor = tl.load(factors_ptr + channel, mask=mask, other=0.0)
     x = upcast(tl.load(x_ptr + offsets, mask=mask, other=0.0))
-    y = (tl.where(factor == 0.0, 0.0, x * factor) - SHIFT) * SCALE
+    x = tl.where(factor == 0.0, 0.0, x * factor)
+    y = (x - number(shift, x.dtype)) * number(scale, x.dtype)
     tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+def draw_seed(device: torch.device) -> Tensor:
+    """A seed from torch's generator of the device, in the device's memory."""
+    return torch.randint(0, 2**63 - 1, (1,), dtype=torch.int64, device=device)
 
 
 def _check(p: float, leading: int, dims: int) -> None:

@@ -11,8 +11,6 @@ their moments are right to some 10⁻⁷, a few roundings of float32.  The stand
 moment is as small at 10¹³ samples; below, nobody can see it.
 """
 
-import struct
-
 import torch
 import triton
 import triton.language as tl
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from normprop.kernels import activation, check_usable
 from normprop.kernels.activation import on_device
+from normprop.kernels.scalar import bits, number
 
 _BLOCK = 512
 # Counters of a program at least, and programs of a replicate at most.
@@ -66,20 +65,17 @@ def figures(
     sums = torch.empty(len(replicates), parts, 4, dtype=torch.float64, device=device)
     if len(replicates):
         with on_device(sums):
-            _simulate_kernel[(parts, len(replicates))](
+            # Of the dimensions of a grid only the first reaches beyond 65,535.
+            _simulate_kernel[(len(replicates), parts)](
                 sums,
                 seed,
                 replicates.start,
                 replicates.step,
                 samples,
                 span,
-                _bits(mean),
-                _bits(std),
-                _bits(center),
+                *map(bits, (mean, std, center, *slots)),
                 F=function.value,
                 SLOPE=function.slope,
-                A=slots[0],
-                B=slots[1],
                 DOUBLE=dtype == torch.float64,
                 BLOCK=_BLOCK,
             )
@@ -104,30 +100,32 @@ def normals(a, b):
     return radius * tl.cos(turn), radius * tl.sin(turn)
 
 
-@triton.jit(do_not_specialize=["seed", "start", "step", "samples", "mean", "std", "center"])
+@triton.jit(
+    do_not_specialize=["seed", "start", "step", "samples", "mean", "std", "center", "a", "b"]
+)
 def _simulate_kernel(
     sums_ptr,
-    seed,
-    start,
-    step,
-    samples,
+    seed: tl.int64,
+    start: tl.int64,
+    step: tl.int64,
+    samples: tl.int64,
     span,
-    mean,
-    std,
-    center,
+    mean: tl.int64,
+    std: tl.int64,
+    center: tl.int64,
+    a: tl.int64,
+    b: tl.int64,
     F: tl.constexpr,
     SLOPE: tl.constexpr,
-    A: tl.constexpr,
-    B: tl.constexpr,
     DOUBLE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    replicate = tl.program_id(1) * step + start
-    # The three numbers come as bits: a float argument would come as a float32.
-    m = tl.cast(mean, tl.int64).to(tl.float64, bitcast=True)
-    s = tl.cast(std, tl.int64).to(tl.float64, bitcast=True)
-    c = tl.cast(center, tl.int64).to(tl.float64, bitcast=True)
-    first = tl.program_id(0).to(tl.int64) * span
+    replicate = tl.program_id(0) * step + start
+    COMPUTE: tl.constexpr = tl.float64 if DOUBLE else tl.float32
+    m, s = number(mean, COMPUTE), number(std, COMPUTE)
+    A, B = number(a, COMPUTE), number(b, COMPUTE)
+    c = number(center, tl.float64)
+    first = tl.program_id(1).to(tl.int64) * span
     last = tl.minimum(first + span, (samples.to(tl.int64) + 1) // 2)
     y1 = tl.zeros((BLOCK,), dtype=tl.float64)
     y2 = tl.zeros((BLOCK,), dtype=tl.float64)
@@ -144,12 +142,8 @@ def _simulate_kernel(
         for k in tl.static_range(2):
             z = z0 if k == 0 else z1
             g = g0 if k == 0 else g1
-            if DOUBLE:
-                x = z.to(tl.float64) * s + m
-                grad = g.to(tl.float64)
-            else:
-                x = z * s.to(tl.float32) + m.to(tl.float32)
-                grad = g
+            x = z.to(COMPUTE) * s + m
+            grad = g.to(COMPUTE)
             inside = (counter < last) & (counter * 2 + k < samples)
             y = tl.where(inside, F(x, A, B).to(tl.float64) - c, 0.0)
             dx = tl.where(inside, (grad * SLOPE(x, A, B)).to(tl.float64), 0.0)
@@ -157,13 +151,9 @@ def _simulate_kernel(
             y2 += y * y
             d1 += dx
             d2 += dx * dx
-    base = sums_ptr + (tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)) * 4
+    place = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
+    base = sums_ptr + place * 4
     tl.store(base, tl.sum(y1, axis=0))
     tl.store(base + 1, tl.sum(y2, axis=0))
     tl.store(base + 2, tl.sum(d1, axis=0))
     tl.store(base + 3, tl.sum(d2, axis=0))
-
-
-def _bits(value: float) -> int:
-    """A float64 as an int64, which a kernel takes unrounded and without compiling anew."""
-    return struct.unpack("<q", struct.pack("<d", value))[0]

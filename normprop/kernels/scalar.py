@@ -3,9 +3,9 @@ r"""Scalar functions for the kernels: f, f', and f' from f, each a few instructi
 
 ``name`` is f(x), ``name_slope`` f'(x), and ``name_read`` f' at a known f, beside a kink told by
 ``above`` and ``below``, which say on which side of the lower and the upper kink x lies.  Every
-function takes a block in float32 or float64 and two parameters, ``A`` and ``B``, of which it
-uses what it needs.  Parameters and constants are compile-time floats, which take
-the type of the block they meet: nothing of a float64 is lost.
+function takes a block in float32 or float64 and two parameters of its type, ``A`` and ``B``, of
+which it uses what it needs.  Numbers that stand here are compile-time floats, which take the type
+of the block they meet; those of a call come by :func:`number`.  Nothing of a float64 is lost.
 
 ``tl.exp`` of float32 is 2^(x log₂e) in hardware, off by about |x| + 4 halves of a unit in
 the last place, so it is called for x ≤ 0 alone, where the value falls faster than that error
@@ -22,6 +22,8 @@ made here from series whose remainders are bounded:
 
 At a kink the derivative is torch's.  NaN stays NaN.
 """
+
+import struct
 
 import triton
 import triton.language as tl
@@ -49,6 +51,17 @@ def full(x, VALUE: tl.constexpr):
     A comparison turns a constant into float32 first, unlike arithmetic and ``tl.where``.
     """
     return tl.full(x.shape, VALUE, x.dtype)
+
+
+def bits(value: float) -> int:
+    """A float64 as an int64, in which shape a kernel takes it: a float would come as a float32."""
+    return struct.unpack("<q", struct.pack("<d", value))[0]
+
+
+@triton.jit
+def number(bits, dtype: tl.constexpr):
+    """The number of these :func:`bits`, in the type that meets it."""
+    return tl.cast(bits, tl.int64).to(tl.float64, bitcast=True).to(dtype)
 
 
 # Elementary functions
@@ -161,12 +174,12 @@ def leaky_relu_read(f, above, below, A, B):
 
 @triton.jit
 def hardtanh(x, A, B):
-    return tl.where(x <= full(x, A), A, tl.where(x >= full(x, B), B, x))
+    return tl.where(x <= A, A, tl.where(x >= B, B, x))
 
 
 @triton.jit
 def hardtanh_slope(x, A, B):
-    inside = (x > full(x, A)) & (x < full(x, B))
+    inside = (x > A) & (x < B)
     return tl.where(inside, full(x, 1.0), 0.0)
 
 
@@ -203,22 +216,22 @@ def hardswish_slope(x, A, B):
 
 @triton.jit
 def hardshrink(x, A, B):
-    return tl.where(tl.abs(x) <= full(x, A), 0.0, x)
+    return tl.where(tl.abs(x) <= A, 0.0, x)
 
 
 @triton.jit
 def hardshrink_slope(x, A, B):
-    return tl.where(tl.abs(x) <= full(x, A), 0.0, full(x, 1.0))
+    return tl.where(tl.abs(x) <= A, 0.0, full(x, 1.0))
 
 
 @triton.jit
 def softshrink(x, A, B):
-    return tl.where(tl.abs(x) <= full(x, A), 0.0, tl.where(x < 0, x + A, x - A))
+    return tl.where(tl.abs(x) <= A, 0.0, tl.where(x < 0, x + A, x - A))
 
 
 @triton.jit
 def softshrink_slope(x, A, B):
-    return tl.where(tl.abs(x) <= full(x, A), 0.0, full(x, 1.0))
+    return tl.where(tl.abs(x) <= A, 0.0, full(x, 1.0))
 
 
 @triton.jit
@@ -228,12 +241,12 @@ def shrink_read(f, above, below, A, B):
 
 @triton.jit
 def threshold(x, A, B):
-    return tl.where(x <= full(x, A), B, x)
+    return tl.where(x <= A, B, x)
 
 
 @triton.jit
 def threshold_slope(x, A, B):
-    return tl.where(x <= full(x, A), 0.0, full(x, 1.0))
+    return tl.where(x <= A, 0.0, full(x, 1.0))
 
 
 # Exponential on one side
@@ -389,20 +402,20 @@ def mish_slope(x, A, B):
 def softplus(x, A, B):
     scaled = x * A
     value = (_positive(scaled) + log1p(tl.exp(-tl.abs(scaled)))) * (1.0 / A)
-    return tl.where(scaled > full(scaled, B), x, value)
+    return tl.where(scaled > B, x, value)
 
 
 @triton.jit
 def softplus_slope(x, A, B):
     scaled = x * A
     value, _ = _logistic(scaled)
-    return tl.where(scaled > full(scaled, B), 1.0, value)
+    return tl.where(scaled > B, 1.0, value)
 
 
 @triton.jit
 def softplus_read(f, above, below, A, B):
     scaled = _positive(f * A)
-    return tl.where(scaled > full(f, B), full(f, 1.0), -expm1(-scaled))
+    return tl.where(scaled > B, full(f, 1.0), -expm1(-scaled))
 
 
 @triton.jit

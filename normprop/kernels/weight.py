@@ -29,7 +29,6 @@ largest number of the type.
 """
 
 import math
-import struct
 from typing import Literal
 
 import torch
@@ -37,10 +36,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from normprop.kernels import check_usable
+from normprop.kernels import check_usable, scalar
 from normprop.kernels.activation import on_device
 from normprop.kernels.layout import as_dense, like
-from normprop.kernels.scalar import full
+from normprop.kernels.scalar import full, number
 
 Over = Literal["fan-in", "fan-out", "all"]
 
@@ -111,7 +110,7 @@ def _run(weight, grad, inverse, over, groups, size):
             f"{tuple(inverse.shape)}"
         )
     if w.numel():
-        tensors, bits = (w, g, result, inverse), _bits(size)
+        tensors, bits = (w, g, result, inverse), scalar.bits(size)
         with on_device(w):
             if over == "fan-in":
                 _rows(tensors, bits, outputs, inputs * taps)
@@ -143,7 +142,8 @@ def _columns(tensors, bits, groups, rows, inputs, taps):
     # A part is a whole number of tiles of rows.
     part = tile * triton.cdiv(triton.cdiv(rows, tile), _PARTS)
     parts = triton.cdiv(rows, part)
-    grid = (triton.cdiv(inputs, channels), parts, groups)
+    # Of the dimensions of a grid only the first reaches beyond 65,535.
+    grid = (triton.cdiv(inputs, channels) * groups, parts)
     w, g, _, inverse = tensors
     sums = torch.empty(3, parts, groups * inputs, dtype=inverse.dtype, device=w.device)
     shape = {"CHANNELS": channels, "WIDTH": width, "TILE": tile, "BACKWARD": g is not None}
@@ -206,19 +206,13 @@ def _norm(small, middle, large):
     return 1.0 / tl.sqrt(tl.where(empty, one, squares)), tl.where(empty, one, power)
 
 
-@triton.jit
-def _size(bits, dtype: tl.constexpr):
-    """The number whose bits came, since a float argument would come as a float32."""
-    return tl.cast(bits, tl.int64).to(tl.float64, bitcast=True).to(dtype)
-
-
 @triton.jit(do_not_specialize=["bits"])
 def _row_kernel(
     w_ptr,
     g_ptr,
     out_ptr,
     inverse_ptr,
-    bits,
+    bits: tl.int64,
     length,
     LARGEST: tl.constexpr,
     BACKWARD: tl.constexpr,
@@ -251,7 +245,7 @@ def _row_kernel(
         tl.store(inverse_ptr + row, inverse)
         tl.store(inverse_ptr + rows + row, power)
         along = inverse
-    factor = inverse * _size(bits, w.dtype)
+    factor = inverse * number(bits, w.dtype)
     lines = (inverse, power, factor, along)
     _store_scaled(out_ptr + start, columns, mask, w, g, lines, LARGEST, BACKWARD)
     if not ONE:
@@ -278,13 +272,15 @@ def _store_scaled(ptr, offsets, mask, w, g, lines, LARGEST: tl.constexpr, BACKWA
 
 @triton.jit
 def _tile(rows, inputs, taps, part, CHANNELS: tl.constexpr, WIDTH: tl.constexpr):
-    """Channels of this program, the columns that are their taps, and its first and last row."""
+    """This program's group, its first channel in it, the columns of the taps, and its rows."""
+    tiles = tl.cdiv(inputs, CHANNELS)
+    start = tl.program_id(0) % tiles * CHANNELS
     lane = tl.arange(0, CHANNELS * WIDTH)
-    channel = tl.program_id(0) * CHANNELS + lane // WIDTH
-    tap = lane % WIDTH
+    channel, tap = start + lane // WIDTH, lane % WIDTH
     inside = (channel < inputs) & (tap < taps)
     first = tl.program_id(1) * part
-    return channel * taps + tap, inside, first, tl.minimum(first + part, rows)
+    columns = channel * taps + tap
+    return tl.program_id(0) // tiles, start, columns, inside, first, tl.minimum(first + part, rows)
 
 
 @triton.jit
@@ -303,15 +299,14 @@ def _column_sums_kernel(
     TILE: tl.constexpr,
     BACKWARD: tl.constexpr,
 ):
-    columns, inside, first, last = _tile(rows, inputs, taps, part, CHANNELS, WIDTH)
-    group = tl.program_id(2).to(tl.int64)
-    start = group * rows * inputs * taps
+    group, channel, columns, inside, first, last = _tile(rows, inputs, taps, part, CHANNELS, WIDTH)
+    start = group.to(tl.int64) * rows * inputs * taps
+    own = group * inputs + channel
     small = tl.zeros((CHANNELS * WIDTH,), dtype=sums_ptr.dtype.element_ty)
     middle, large, inverse, power = small, small, small, small
     if BACKWARD:
         lane = tl.arange(0, CHANNELS * WIDTH)
-        neuron = tl.program_id(2) * inputs + tl.program_id(0) * CHANNELS + lane // WIDTH
-        inverse, power = _kept(inverse_ptr, neuron, groups * inputs, inside)
+        inverse, power = _kept(inverse_ptr, own + lane // WIDTH, groups * inputs, inside)
     for at in range(first, last, TILE):
         row = at + tl.arange(0, TILE)
         mask = (row < last)[:, None] & inside[None, :]
@@ -325,16 +320,16 @@ def _column_sums_kernel(
             small += tl.sum(more[0], axis=0)
             middle += tl.sum(more[1], axis=0)
             large += tl.sum(more[2], axis=0)
-    channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    lane = tl.arange(0, CHANNELS)
     neurons, parts = groups * inputs, tl.num_programs(1)
-    at = tl.program_id(1) * neurons + tl.program_id(2) * inputs + channel
+    place, inside = tl.program_id(1) * neurons + own + lane, channel + lane < inputs
     middle = tl.sum(tl.reshape(middle, (CHANNELS, WIDTH)), axis=1)
-    tl.store(sums_ptr + at, middle, mask=channel < inputs)
+    tl.store(sums_ptr + place, middle, mask=inside)
     if not BACKWARD:
         small = tl.sum(tl.reshape(small, (CHANNELS, WIDTH)), axis=1)
         large = tl.sum(tl.reshape(large, (CHANNELS, WIDTH)), axis=1)
-        tl.store(sums_ptr + parts * neurons + at, small, mask=channel < inputs)
-        tl.store(sums_ptr + 2 * parts * neurons + at, large, mask=channel < inputs)
+        tl.store(sums_ptr + parts * neurons + place, small, mask=inside)
+        tl.store(sums_ptr + 2 * parts * neurons + place, large, mask=inside)
 
 
 @triton.jit
@@ -351,7 +346,7 @@ def _column_scale_kernel(
     out_ptr,
     inverse_ptr,
     sums_ptr,
-    bits,
+    bits: tl.int64,
     parts,
     rows,
     inputs,
@@ -364,13 +359,12 @@ def _column_scale_kernel(
     BACKWARD: tl.constexpr,
     LARGEST: tl.constexpr,
 ):
-    columns, inside, first, last = _tile(rows, inputs, taps, part, CHANNELS, WIDTH)
-    group = tl.program_id(2).to(tl.int64)
-    start = group * rows * inputs * taps
+    group, channel, columns, inside, first, last = _tile(rows, inputs, taps, part, CHANNELS, WIDTH)
+    start = group.to(tl.int64) * rows * inputs * taps
+    own = group * inputs + channel
     # The sums of the parts, once for every tap of a channel: the same order everywhere.
     lane = tl.arange(0, CHANNELS * WIDTH)
-    channel = tl.program_id(0) * CHANNELS + lane // WIDTH
-    neuron, neurons = tl.program_id(2) * inputs + channel, groups * inputs
+    neuron, neurons = own + lane // WIDTH, groups * inputs
     middle = _added_up(sums_ptr, neuron, neurons, parts, inside)
     if BACKWARD:
         inverse, power = _kept(inverse_ptr, neuron, neurons, inside)
@@ -381,7 +375,7 @@ def _column_scale_kernel(
         once = inside & (lane % WIDTH == 0) & (tl.program_id(1) == 0)
         tl.store(inverse_ptr + neuron, inverse, mask=once)
         tl.store(inverse_ptr + neurons + neuron, power, mask=once)
-    factor = inverse * _size(bits, inverse.dtype)
+    factor = inverse * number(bits, inverse.dtype)
     lines = (inverse[None, :], power[None, :], factor[None, :], middle[None, :])
     for at in range(first, last, TILE):
         row = at + tl.arange(0, TILE)
@@ -433,7 +427,7 @@ def _all_scale_kernel(
     out_ptr,
     inverse_ptr,
     sums_ptr,
-    bits,
+    bits: tl.int64,
     numel,
     part,
     parts,
@@ -453,7 +447,7 @@ def _all_scale_kernel(
         if tl.program_id(0) == 0:
             tl.store(inverse_ptr, inverse)
             tl.store(inverse_ptr + 1, power)
-    lines = (inverse, power, inverse * _size(bits, inverse.dtype), middle)
+    lines = (inverse, power, inverse * number(bits, inverse.dtype), middle)
     first = tl.program_id(0).to(tl.int64) * part
     last = tl.minimum(first + part, numel)
     for at in range(first, last, BLOCK):
@@ -475,8 +469,3 @@ def _shape(weight: Tensor, over: str, groups: int) -> tuple[int, int, int]:
             f"{tuple(weight.shape)} with groups = {groups}"
         )
     return weight.shape[0], weight.shape[1], math.prod(weight.shape[2:])
-
-
-def _bits(value: float) -> int:
-    """A float64 as an int64, which a kernel takes unrounded and without compiling anew."""
-    return struct.unpack("<q", struct.pack("<d", value))[0]

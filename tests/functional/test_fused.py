@@ -11,7 +11,7 @@ from torch import nn
 
 from normprop import kernels
 from normprop.functional import Constants
-from normprop.functional.fused import MAPS, fused
+from normprop.functional.fused import MAPS, fused, wants_triton
 from normprop.functional.scale import normalized, scale_gradient
 
 PARAMS = {
@@ -371,15 +371,45 @@ def test_auto_takes_the_kernel_where_it_can(monkeypatch):
     x = torch.randn(9, requires_grad=True)
     fused("relu", x, (), TRUE, "auto")
     assert seen == []
-    y = fused("relu", x, (), TRUE, "triton")
-    (dx,) = torch.autograd.grad(y.sum(), x)
-    assert seen == [("forward", "relu", (), True), ("backward", "relu", (), True)]
-    assert torch.allclose(dx, (x > 0) / TRUE.backward)
+    for backend in ("triton", "auto"):
+        # As a tensor on a GPU says of itself.
+        monkeypatch.setattr(torch.Tensor, "is_cuda", backend == "auto", raising=False)
+        y = fused("relu", x, (), TRUE, backend)
+        (dx,) = torch.autograd.grad(y.sum(), x)
+        assert seen == [("forward", "relu", (), True), ("backward", "relu", (), True)]
+        assert torch.allclose(dx, (x > 0) / TRUE.backward)
+        seen.clear()
+    fused("relu", x, (), TRUE, "eager")
+    torch.func.grad(lambda x: fused("relu", x, (), TRUE, "auto").sum())(x.detach())
+    assert seen == []
+    monkeypatch.undo()
+    monkeypatch.setattr(kernels, "check_usable", lambda tensor: None)
+    monkeypatch.setattr(kernels, "activation", Kernel, raising=False)
+    monkeypatch.setitem(sys.modules, "normprop.kernels.activation", Kernel)
     # GELU's two forms have two names there.
-    seen.clear()
     fused("gelu", x, ("tanh",), TRUE, "triton")
     fused("gelu", x, ("none",), TRUE, "triton")
     assert seen == [("forward", "gelu_tanh", (), False), ("forward", "gelu", (), False)]
+
+
+@pytest.mark.parametrize("dtype", [*kernels.DTYPES, torch.float8_e5m2], ids=str)
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("installed", [False, True])
+@pytest.mark.parametrize("transformed", [False, True])
+def test_who_computes(dtype, on_gpu, installed, transformed, monkeypatch):
+    class Stand:
+        is_cuda, device = on_gpu, torch.device("cuda" if on_gpu else "cpu")
+
+    Stand.dtype = dtype
+    monkeypatch.setattr(kernels, "_installed", lambda: installed)
+    can = on_gpu and installed and dtype in kernels.DTYPES
+    assert wants_triton(Stand, "auto", transformed) == (can and not transformed)
+    assert not wants_triton(Stand, "eager", transformed)
+    if can and not transformed:
+        assert wants_triton(Stand, "triton", False)
+    elif transformed or on_gpu or dtype not in kernels.DTYPES or not installed:
+        with pytest.raises((RuntimeError, TypeError, ImportError)):
+            wants_triton(Stand, "triton", transformed)
 
 
 INTERPRETED = """

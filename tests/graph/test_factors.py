@@ -130,9 +130,6 @@ def _functions(kind=torch.autograd.Function):
 
 
 def test_every_function_of_ours_states_its_factors():
-    # Those of the kernels are here too; a kernel itself is loaded when it is called.
-    import normprop.kernels.ops  # noqa: F401
-
     own = {f for f in _functions() if f.__module__.startswith("normprop.")}
     # One that states none is made by the tests of check.
     own = {f for f in own if f.__module__ != "normprop.functional.new"}

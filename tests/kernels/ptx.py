@@ -1,11 +1,11 @@
 """Compile what the kernels' own callers launch, for GPUs that need not be there.
 
-Run as a program: prints a JSON list of one entry a compilation.  The launches are caught on their
-way to the device, with the arguments that they really have.
+Run as a program: prints JSON, a list of one entry a compilation, and for calls that differ only in
+their constants what each would have compiled.  The launches are caught on their way to the device,
+with the arguments that they really have.
 """
 
 import json
-import math
 import re
 import struct
 import sys
@@ -41,7 +41,8 @@ def source(kernel, args, kwargs):
             if value.data_ptr() % 16 == 0:
                 attributes[(position,)] = [["tt.divisibility", 16]]
         else:
-            signature[parameter.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+            short = "i32" if -(2**31) <= value < 2**31 else "i64"
+            signature[parameter.name] = parameter.annotation_type or short
             if special and value % 16 == 0:
                 attributes[(position,)] = [["tt.divisibility", 16]]
     return triton.compiler.ASTSource(kernel, signature, constants, attributes)
@@ -66,17 +67,32 @@ def rounded(text):
             yield value
 
 
-def compiled(call, *architectures):
-    """Compile for every architecture what a call launches."""
+def launched(call):
+    """What a call launches: the kernel, its arguments, the options and the grid."""
     launches = []
 
     def run(self, *args, grid, warmup, **kwargs):
         options = {k: kwargs.pop(k) for k in ("num_warps",) if k in kwargs}
-        launches.append((self, args, kwargs, options))
+        launches.append((self, args, kwargs, options, grid))
 
     with mock.patch.object(triton.JITFunction, "run", run):
         call()
-    for kernel, args, kwargs, options in launches:
+    return launches
+
+
+def keys(call):
+    """By what Triton tells apart what it has compiled for a call."""
+    found = []
+    for kernel, args, kwargs, options, _ in launched(call):
+        made = source(kernel, args, kwargs)
+        constants = [(*place, getattr(v, "__name__", v)) for place, v in made.constants.items()]
+        found.append(repr((kernel.__name__, made.signature, constants, made.attrs, options)))
+    return found
+
+
+def compiled(call, *architectures):
+    """Compile for every architecture what a call launches."""
+    for kernel, args, kwargs, options, _ in launched(call):
         for architecture in architectures:
             target = GPUTarget("cuda", architecture, 32)
             result = triton.compile(source(kernel, args, kwargs), target=target, options=options)
@@ -92,38 +108,44 @@ def compiled(call, *architectures):
             }
 
 
-def activations(name, dtype):
+LINE, OTHER = (0.3, 0.7, 0.9), (0.0, 1.0, 1.0)
+"""Shift and divisors: of these none is a number of float32, and of those all are whole."""
+
+
+def activations(name, dtype, line=LINE, factor=1.1):
     x = torch.zeros(4096, dtype=dtype)
-    # None of them a number of float32.
-    params = tuple(value * 1.1 for value in CASES[name][0])
+    shift, divisor, backward = line
+    # At 1.1 none of them is a number of float32.
+    params = tuple(value * factor for value in CASES[name][0])
     read = name in READ
-    yield lambda: activation.forward(name, params, x, 0.3, 0.7, save_output=read)
+    yield lambda: activation.forward(name, params, x, shift, divisor, save_output=read)
     for from_output in (False, True)[: 1 + read]:
         yield lambda f=from_output: activation.backward(
-            name, params, x, x, 0.3, 0.7, 0.9, from_output=f
+            name, params, x, x, shift, divisor, backward, from_output=f
         )
 
 
-def preluses(dtype):
+def preluses(dtype, line=LINE):
     x, slope = torch.zeros(1023, dtype=dtype), torch.ones(1, dtype=dtype)
     for from_output in (False, True):
-        yield lambda f=from_output: activation.backward_prelu(
-            slope, x, x, 0.3, 0.7, 0.9, from_output=f
-        )
-    yield lambda: activation.forward("prelu", slope, x, 0.3, 0.7)
+        yield lambda f=from_output: activation.backward_prelu(slope, x, x, *line, from_output=f)
+    yield lambda: activation.forward("prelu", slope, x, *line[:2])
 
 
-def weights(dtype):
+def weights(dtype, size=1.4142135623730951):
     w = torch.zeros(64, 24, 3, 3, dtype=dtype)
     for over in ("fan-in", "fan-out", "all"):
-        yield lambda o=over: weight.forward(w, o, 2, math.sqrt(2))
-        yield lambda o=over: weight.backward(w, weight.forward(w, o, 2, 1.0)[1], w, o, 2, 2.0)
+        yield lambda o=over: weight.forward(w, o, 2, size)
+        yield lambda o=over: weight.backward(w, weight.forward(w, o, 2, 1.0)[1], w, o, 2, size)
 
 
-def dropouts(dtype):
+def dropouts(dtype, p=0.3, line=LINE):
     x = torch.zeros(4, 8, 5, 5, dtype=dtype)
+    seed = dropout.draw_seed(x.device)
+    shift, divisor, backward = line
     for leading in (0, 2):
-        yield lambda k=leading: dropout.forward(x, 0.3, 0.1, 0.9, leading=k)
+        yield lambda k=leading: dropout.forward(x, p, shift, divisor, leading=k, seed=seed)
+        yield lambda k=leading: dropout.backward(x, seed, p, backward, x.stride(), leading=k)
 
 
 def wide():
@@ -136,10 +158,49 @@ def wide():
         activation.forward("relu", (), x, 0.3, 0.7)
 
 
-def simulation(dtype):
+def simulation(dtype, mean=0.0, std=1.0, seed=7, replicates=range(4), name="gelu", params=()):
     # The standard law: a number of 0 has the bits of a short integer.
     device = torch.device("cpu")
-    montecarlo.figures("gelu", (), 0.0, 1.0, 7, range(4), 9_999, dtype, device)
+    montecarlo.figures(name, params, mean, std, seed, replicates, 9_999, dtype, device)
+
+
+def shared():
+    """Of calls that differ only in their constants, what each would compile."""
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        pairs = [(preluses(dtype), preluses(dtype, OTHER))]
+        pairs += [(weights(dtype), weights(dtype, 1.0))]
+        pairs += [(dropouts(dtype), dropouts(dtype, 0.0, OTHER))]
+        pairs += [(activations(n, dtype), activations(n, dtype, OTHER, 1.0)) for n in CASES]
+        for first, second in pairs:
+            for a, b in zip(first, second, strict=True):
+                yield keys(a), keys(b)
+    other = {"mean": 1.3, "seed": 2**62, "replicates": range(5, 2**33, 2**31)}
+    for dtype in (torch.float32, torch.float64):
+        for name, one, two in (("gelu", (), ()), ("hardtanh", (-1.0, 1.0), (0.0, 0.3))):
+            first = keys(lambda d=dtype, n=name, p=one: simulation(d, name=n, params=p))
+            yield (
+                first,
+                keys(lambda d=dtype, n=name, p=two: simulation(d, name=n, params=p, **other)),
+            )
+
+
+def grids():
+    """The second and third dimensions of the grids of calls that have many of everything."""
+    many, device = 70_000, torch.device("cpu")
+    x = torch.zeros(many, 1, 1)
+    calls = [
+        lambda: montecarlo.figures("relu", (), 0.0, 1.0, 1, range(many), 1, torch.float32, device),
+        lambda: dropout.forward(x, 0.3, 0.1, 0.9, leading=2),
+        lambda: dropout.forward(torch.zeros(1, many, 1), 0.3, 0.1, 0.9, leading=2),
+        lambda: activation.forward("relu", (), torch.zeros(2**27), 0.3, 0.7),
+    ]
+    for shape, groups in (((many, 1, 1), many), ((1, many, 65), 1), ((many, 1, 1), 1)):
+        w = torch.zeros(shape)
+        for over in ("fan-in", "fan-out", "all"):
+            calls.append(lambda w=w, o=over, g=groups: weight.forward(w, o, g, 1.0))
+    for call in calls:
+        for *_, grid in launched(call):
+            yield list(grid[1:])
 
 
 def ones():
@@ -178,4 +239,5 @@ if __name__ == "__main__":
     # The callers refuse a tensor that is not on CUDA; these kernels never run.
     for module in (activation, dropout, montecarlo, weight):
         module.check_usable = lambda tensor: None
-    json.dump(list(everything()), sys.stdout)
+    found = {"compilations": list(everything()), "shared": list(shared()), "grids": list(grids())}
+    json.dump(found, sys.stdout)

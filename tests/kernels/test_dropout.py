@@ -187,3 +187,38 @@ def test_what_the_kernel_cannot_serve_is_refused(device):
         torch.func.grad(lambda t: functional.dropout(t, backend="triton").sum())(x)
     with pytest.raises(ValueError, match="backend must be one of"):
         functional.dropout(x, backend="fast", training=False)
+
+
+def by_batched_gradients(y, x, several):
+    return torch.autograd.grad(y, x, several, is_grads_batched=True)[0]
+
+
+def by_vmap(y, x, several):
+    return torch.func.vmap(lambda dy: torch.autograd.grad(y, x, dy, retain_graph=True)[0])(several)
+
+
+@pytest.mark.parametrize("road", [by_batched_gradients, by_vmap])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("function", ["dropout", "dropout1d"])
+def test_many_gradients_at_once(function, dtype, road, device):
+    x = torch.randn(4, 6, 5, device=device, dtype=dtype).mT.requires_grad_()
+    law = {"mean": 0.5, "std": 2.0, "scaling": "separate", "backend": "triton"}
+    y = getattr(functional, function)(x, P, **law)
+    several = torch.randn(3, *y.shape, device=device, dtype=dtype)
+    alone = [torch.autograd.grad(y, x, dy, retain_graph=True)[0] for dy in several]
+    got = road(y, x, several)
+    # The factor is rounded once more than in the kernel.
+    error = 4 * unit(compute(dtype)) * several.abs() / (1 - P) + 2 * stored_unit(dtype) * got.abs()
+    assert got.dtype == dtype
+    assert ((got - torch.stack(alone)).abs() <= error).all()
+    assert torch.equal(got == 0, torch.stack(alone) == 0)
+
+
+def test_many_second_derivatives_at_once(device):
+    x = torch.randn(5, 7, device=device, dtype=torch.float64, requires_grad=True)
+    y = functional.dropout(x, P, backend="triton")
+    dy = torch.ones_like(y).requires_grad_()
+    (dx,) = torch.autograd.grad(y, x, dy, create_graph=True)
+    several = torch.randn(3, *y.shape, device=device, dtype=torch.float64)
+    (got,) = torch.autograd.grad(dx, dy, several, is_grads_batched=True)
+    assert torch.allclose(got, several * dx.detach(), rtol=1e-14, atol=0)

@@ -1,7 +1,5 @@
 """Kernels state by what they multiply gradients, and check() reads it."""
 
-import math
-
 import pytest
 import torch
 from torch import nn
@@ -10,8 +8,6 @@ pytest.importorskip("triton")
 
 import normprop
 from normprop import functional
-from normprop.functional.scale import Constants
-from normprop.kernels import ops
 
 LAW = {"mean": 0.5, "std": 2.0, "backend": "triton"}
 
@@ -76,21 +72,3 @@ def test_a_kernel_s_factor_is_what_is_measured(road, dtype, joined, device):
 def test_a_weight_on_its_ball_has_its_true_gradient(device):
     model = Called(lambda w: functional.normalize_weight(w, backend="triton"), device, shape=(4, 3))
     assert normprop.check(model, torch.ones(4, 3, device=device)).factors["weight"].value == 1.0
-
-
-CONSTANTS = Constants(0.3, 0.7, 0.9)
-OPERATORS = [
-    (ops._activation, lambda x: (x, "gelu", [], *CONSTANTS, False), 0.7 / 0.9),
-    (ops._prelu, lambda x: (x, x.new_full((1,), 0.3), *CONSTANTS, True), 0.7 / 0.9),
-    (ops._dropout, lambda x: (x, ops.draw_seed(x.device), 0.3, *CONSTANTS, 0), 0.7 / 0.9),
-    (ops._weight, lambda x: (x.flatten(1), "fan-in", 1, 1.5), 1.0),
-]
-
-
-@pytest.mark.parametrize(("operator", "arguments", "factor"), OPERATORS)
-@pytest.mark.parametrize("road", ["eager", "compiled"])
-def test_operators_state_theirs(operator, arguments, factor, road, device):
-    function = operator.eager.apply if road == "eager" else operator.compiled
-    model = Called(lambda x: function(*arguments(x)), device)
-    found = normprop.check(model, torch.ones(2, 3, 4, device=device))
-    assert math.isclose(found.factors["weight"].value, factor, rel_tol=1e-15)

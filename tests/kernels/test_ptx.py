@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 
 
 @pytest.fixture(scope="module")
-def compilations(root, tmp_path_factory):
+def found(root, tmp_path_factory):
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(root), environment.get("PYTHONPATH")])
@@ -23,6 +23,11 @@ def compilations(root, tmp_path_factory):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def compilations(found):
+    return found["compilations"]
 
 
 def test_every_kernel_compiles_for_every_architecture(compilations):
@@ -50,3 +55,16 @@ def test_float64_meets_no_float32_on_its_way(compilations):
 def test_memory_is_read_in_wide_words(compilations):
     maps = [e for e in compilations if e["kernel"] in ("_forward_kernel", "_backward_kernel")]
     assert sum(entry["wide"] for entry in maps) > 60
+
+
+def test_layers_of_other_constants_share_what_is_compiled(found):
+    # Every function, direction and type; at each two sets of constants.
+    assert len(found["shared"]) > 200
+    assert all(first for first, _ in found["shared"])
+    assert [(a, b) for a, b in found["shared"] if a != b] == []
+
+
+def test_grids_are_long_in_their_first_dimension_alone(found):
+    # The others end at 65,535.
+    assert len(found["grids"]) > 12
+    assert max(size for grid in found["grids"] for size in grid) < 2**16
