@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -60,15 +60,18 @@ _NOTHING = 1e-12
 _SHARE = 1e-2
 
 
+_Arguments = ParamSpec("_Arguments")
+_Found = TypeVar("_Found")
+
 # How the errors of math.fsum and of math.sqrt, and of math.log, begin.
 _OF_PYTHON = ("-inf", "math domain error", "expected a")
 
 
-def in_range(figures: Callable) -> Callable:
+def in_range(figures: Callable[_Arguments, _Found]) -> Callable[_Arguments, _Found]:
     """Let figures that leave the range of float64 on their way end in one kind of error."""
 
     @wraps(figures)
-    def checked(*arguments, **options):
+    def checked(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> _Found:
         try:
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 return figures(*arguments, **options)

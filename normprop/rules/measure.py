@@ -1,8 +1,12 @@
 """The public entrance: what a layer's figures are."""
 
 from collections.abc import Callable, Sequence
+from typing import Any, TypedDict, Unpack, overload
 
-from torch import nn
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import modules
 
 from normprop.gaussian import Function
 from normprop.gaussian.law import in_range
@@ -12,6 +16,45 @@ from normprop.rules.dropout import dropout, dropout_rule
 from normprop.rules.registry import Moments, describe, lookup, rule_of
 
 __all__ = ["moments"]
+
+PerChannel = (
+    nn.Linear
+    | modules.conv._ConvNd
+    | nn.Bilinear
+    | nn.Embedding
+    | nn.EmbeddingBag
+    | nn.MultiheadAttention
+)
+"""The layers whose figures are arrays for certain; those of norms are where they have weights."""
+
+
+class _Circumstances(TypedDict, total=False):
+    inverted: bool
+    after: str | nn.Module | Callable[[Tensor], Tensor] | None
+    shape: Sequence[int] | None
+    kinks: Sequence[float] | None
+
+
+@overload
+def moments(
+    layer: PerChannel, mean: float = ..., std: float = ..., **given: Unpack[_Circumstances]
+) -> Moments[NDArray[np.float64]]: ...
+
+
+# Of a module that is known by no more than that, the figures are either.
+@overload
+def moments(
+    layer: nn.Module, mean: float = ..., std: float = ..., **given: Unpack[_Circumstances]
+) -> Moments[Any]: ...
+
+
+@overload
+def moments(
+    layer: str | Callable[[Tensor], Tensor],
+    mean: float = ...,
+    std: float = ...,
+    **given: Unpack[_Circumstances],
+) -> Moments[float]: ...
 
 
 @in_range
@@ -24,7 +67,7 @@ def moments(
     after: str | nn.Module | Callable | None = None,
     shape: Sequence[int] | None = None,
     kinks: Sequence[float] | None = None,
-) -> Moments:
+) -> Moments[Any]:
     r"""Exact mean and standard deviation of a layer, forward and backward.
 
     For an elementwise function f and :math:`x \sim N(m, s^2)`,

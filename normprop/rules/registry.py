@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Generic, Literal, TypeVar, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from normprop.gaussian import Function, Image, Law, Normal
@@ -18,9 +19,12 @@ __all__ = [
 
 CLOSED = "closed form"
 
+Figure = TypeVar("Figure", float, NDArray[np.float64])
+"""One for all elements, or one a channel."""
+
 
 @dataclass(frozen=True)
-class Moments:
+class Moments(Generic[Figure]):
     r"""The figures of a layer.
 
     Attributes:
@@ -34,16 +38,17 @@ class Moments:
             of the relative error in the number that is taken for large.
 
     The figures are floats; for layers with weights they are float64 arrays, one entry for
-    each output channel (forward) or input channel (backward).
+    each output channel (forward) or input channel (backward).  To a type checker the first are
+    ``Moments[float]``, the second ``Moments[NDArray[np.float64]]``.
 
     Raises:
         ValueError: a figure is no number, or the bound says nothing: it exceeds a hundredth of
             the largest of them.
     """
 
-    fwd_mean: float | np.ndarray
-    fwd_std: float | np.ndarray
-    bwd_std: float | np.ndarray
+    fwd_mean: Figure
+    fwd_std: Figure
+    bwd_std: Figure
     error: float
     method: str
 

@@ -128,3 +128,10 @@ def test_rules_that_nothing_uses_are_dropped_and_no_others(finish):
     kept = "".join(rule for rule, stays in rules if stays).replace("/* .gone */", "")
     assert finish.purge("".join(rule for rule, _ in rules), {"used"}) == kept
     assert finish.purge("@media print{.gone{k:l}p{m:n}}", set()) == "@media print{p{m:n}}"
+
+
+def test_every_module_with_overloads_is_shown_by_the_signatures_that_run(root, load):
+    known = set(load(root / "book/_ext/signatures.py").WITH_OVERLOADS)
+    files = (root / "normprop").rglob("*.py")
+    found = {f for f in files if "\n@overload\n" in f.read_text("utf-8")}
+    assert {".".join(f.relative_to(root).with_suffix("").parts) for f in found} == known
