@@ -26,10 +26,14 @@ class Affine(NamedTuple):
 
 
 class Absorbed(NamedTuple):
-    """What the input stands for, and what the output is to stand for."""
+    """What the input stands for, and what the output is to stand for.
+
+    ``factors`` multiply the gradients of weight and bias: what separate scales are on a chain.
+    """
 
     before: Affine = Affine()
     after: Affine = Affine()
+    factors: tuple[float, float] = (1.0, 1.0)
 
 
 def apply(
@@ -52,7 +56,8 @@ def apply(
     """
     check_scaling(scaling)
     check_method(method, per)
-    before, after = absorbed or Absorbed()
+    before, after, factors = absorbed or Absorbed()
+    weight, bias = _multiplied(weight, factors[0]), _multiplied(bias, factors[1])
     gain, factor = before.scale / after.scale, before.gradient / after.gradient
     ball = "backward" if scaling == "backward" else "forward"
     if method == "normalize":
@@ -61,7 +66,7 @@ def apply(
         used = weight if gain == 1.0 else weight * gain
     bias = absorbing_bias(bias, used, before, after, _outputs(function, weight))
     if after.gradient != 1.0:
-        used, bias = _unscaled(used, after.gradient), _unscaled(bias, after.gradient)
+        used, bias = _multiplied(used, 1 / after.gradient), _multiplied(bias, 1 / after.gradient)
     if scaling == "separate" and per == "neuron":
         back = scaled_weight(
             weight.detach(), "backward", "neuron", stride, groups, transposed=transposed
@@ -97,8 +102,8 @@ def absorbing_bias(bias, used, before, after, outputs):
     return bias
 
 
-def _unscaled(tensor, gradient):
-    return None if tensor is None else scale_gradient(tensor, 1.0 / gradient)
+def _multiplied(tensor, factor):
+    return tensor if tensor is None or factor == 1.0 else scale_gradient(tensor, factor)
 
 
 def _with_factor(function, input, weight, bias, factor):

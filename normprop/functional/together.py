@@ -44,9 +44,8 @@ class Part:
         normalize: whether W is divided by its norm.
         over: what that norm goes over: "fan-in", "fan-out" or "all".
         radius: of the ball.
-        absorbed: what input and output stand for.
+        absorbed: what input and output stand for, and factors of the gradients.
         outputs: number of output channels.
-        factors: of the gradients of weight and bias.
     """
 
     ball: str
@@ -57,7 +56,11 @@ class Part:
     radius: float
     absorbed: Absorbed
     outputs: int
-    factors: tuple[float, float] = (1.0, 1.0)
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """Of the gradients of weight and bias."""
+        return self.absorbed.factors
 
     @property
     def gain(self) -> float:
@@ -81,7 +84,7 @@ class Part:
 
     def bias(self, bias: Tensor | None, made: Tensor) -> Tensor | None:
         """c, likewise."""
-        return absorbing_bias(bias, made, *self.absorbed, self.outputs)
+        return absorbing_bias(bias, made, self.absorbed.before, self.absorbed.after, self.outputs)
 
 
 @dataclass
@@ -102,23 +105,43 @@ class Made:
 
 
 @torch.no_grad()
-def make(parts: Sequence[Part], weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Made:
-    """V and c of every part."""
+def make(
+    parts: Sequence[Part],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    there: Made | None = None,
+) -> Made:
+    """V and c of every part.
+
+    Args:
+        parts: what is asked for.
+        weights: W of each.
+        biases: b of each, or ``None``.
+        there: what was made before; where W stays on its ball by itself, its memory is used again,
+            as a graph that was captured reads there.
+    """
     made = Made(list(weights), list(biases))
     _divide(parts, weights, made)
     for i, (part, weight) in enumerate(zip(parts, weights, strict=True)):
-        if i in made.norms:
-            continue
-        if not part.normalize:
-            made.weights[i] = part.weight(weight)
-            continue
-        with torch.enable_grad():
-            leaf = weight.detach().requires_grad_()
-            made.apart[i] = leaf, part.weight(leaf)
-        made.weights[i] = made.apart[i][1].detach()
+        if part.normalize and i not in made.norms:
+            with torch.enable_grad():
+                leaf = weight.detach().requires_grad_()
+                made.apart[i] = leaf, part.weight(leaf)
+            made.weights[i] = made.apart[i][1].detach()
+        elif not part.normalize and part.gain != 1.0:
+            old = None if there is None else there.weights[i]
+            fits = old is not None and old is not weight and _alike(old, weight)
+            made.weights[i] = torch.mul(weight, part.gain, out=old if fits else None)
     for i, part in enumerate(parts):
         made.biases[i] = part.bias(biases[i], made.weights[i])
+        old = None if there is None or part.normalize else there.biases[i]
+        if old is not None and made.biases[i] is not biases[i] and _alike(old, made.biases[i]):
+            made.biases[i] = old.copy_(made.biases[i])
     return made
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)
 
 
 def _divide(parts, weights, made):
@@ -244,7 +267,10 @@ class _Together(torch.autograd.Function):
     def forward(ctx, parts, made, *parameters):
         count = len(parts)
         ctx.parts, ctx.made = parts, made
-        ctx.gradient_factors = (*(p.factors[0] for p in parts), *(p.factors[1] for p in parts))
+        factors = [p.factors[0] for p in parts] + [p.factors[1] for p in parts]
+        ctx.gradient_factors = tuple(
+            f for f, tensor in zip(factors, parameters, strict=True) if tensor is not None
+        )
         ctx.save_for_backward(*parameters)
         ctx.set_materialize_grads(False)
         # They may outlive this pass: what is given away is new, the memory is not.

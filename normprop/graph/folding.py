@@ -199,7 +199,7 @@ def _map(layer, kind, absorbed: Absorbed) -> nn.Module:
 def _absorb(layer, weight, bias, absorbed: Absorbed):
     weight = weight * (absorbed.before.scale / absorbed.after.scale)
     outputs = layer.out_features if hasattr(layer, "out_features") else layer.out_channels
-    return weight, absorbing_bias(bias, weight, *absorbed, outputs)
+    return weight, absorbing_bias(bias, weight, absorbed.before, absorbed.after, outputs)
 
 
 def _norm(layer, kind, before: Affine, after: Affine) -> nn.Module:

@@ -8,6 +8,7 @@ from normprop.functional.parametric import Absorbed, Affine
 from normprop.graph import affine
 from normprop.graph.kinds import Kind, kinds_of
 from normprop.graph.plan import Choice, Plan
+from normprop.graph.rates import Rates, rates_of
 from normprop.graph.report import remember
 from normprop.graph.rewrite import (
     check_arguments,
@@ -36,8 +37,9 @@ def fuse(model: nn.Module, /, *example_inputs, lean: bool = False, **example_key
     O(parameters), and with ``method="project"`` they are at hand from :func:`normprop.nn.project_`
     on.  Parameters, their balls and the keys of the ``state_dict`` stay what they are, so that
     every optimiser takes the steps that it would take in the model, and checkpoints go both ways.
-    Outputs and gradients are the same but for rounding, under every scaling: with separate scales
-    the map takes the gradient to its input through a weight of its own, which has the factor.
+    Outputs and gradients are the same but for rounding, under every scaling.  Separate scales are
+    factors of each parameter's gradient where :func:`check` finds them legal, and cost nothing;
+    elsewhere the map takes the gradient to its input through a weight of its own.
     Where a convolution pads with zeros, a ReLU becomes ``nn.Threshold(-μ, -μ)``, whose output is
     shifted already, and the map in front of it gives a shifted input; GELU and others
     that keep their input for the backward pass are followed by their shift, one pass more; the
@@ -62,25 +64,52 @@ def fuse(model: nn.Module, /, *example_inputs, lean: bool = False, **example_key
         TypeError: the model is no module, cannot be looked into or copied, or returns no tensor.
     """
     check_arguments(model, example_inputs, example_keywords)
-    if any(getattr(module, "absorbed", None) is not None for module in model.modules()):
+    if any(_is_fused(module) for module in model.modules()):
         raise ValueError("model must not be fused already; it was")
+    rates = rates_of(model, example_inputs, example_keywords)
+    network = model if rates is None else rates.network
+    fused, plan, split, notes = _planned(network, example_inputs, example_keywords, lean)
+    if rates is not None and len(plan.traces) == len(_modes(network)):
+        _learn_at(fused, rates)
+    elif rates is not None:
+        # Another road may have other factors.
+        fused, plan, split, notes = _planned(model, example_inputs, example_keywords, lean)
+        rates = None
+    Together(fused, _maps(fused), None if rates is None else rates.inputs)
+    return remember(fused, report_of(plan, fused, split, notes))
+
+
+def _planned(model: nn.Module, inputs: tuple, keywords: dict, lean: bool):
+    """The network whose constants have moved, its plan, and what the report says beside."""
     seen, split = separated(model)
     kinds = _kinds(seen.train())
     traces, notes = (), ()
     for mode in _modes(model):
         first = traces[-1].next if traces else 0
         network = separated(model)[0] if mode is None else seen.train(mode)
-        roads = roads_of(network, example_inputs, example_keywords, kinds, first)
+        roads = roads_of(network, inputs, keywords, kinds, first)
         traces, notes = traces + roads.traces, notes + roads.notes
     plan = Plan(traces, training=True, kinds=kinds, can_shift=_keep_their_input(seen, kinds))
-
     fused = separated(model)[0]
     for path, choice in plan.choices.items():
         layer = fused.get_submodule(path)
         made = _made(layer, kinds[path], choice, plan, lean)
         fused = replace(fused, path, layer, made)
-    Together(fused, _maps(fused))
-    return remember(fused, report_of(plan, fused, split, notes))
+    return fused, plan, split, notes
+
+
+def _is_fused(module: nn.Module) -> bool:
+    absorbed = getattr(module, "absorbed", None)
+    return absorbed is not None or "_normprop_together" in vars(module)
+
+
+def _learn_at(fused: nn.Module, rates: Rates) -> None:
+    """Leave it to the maps to multiply their gradients."""
+    factors = {id(p): rates.parameters.get(n, 1.0) for n, p in fused.named_parameters()}
+    for layer in _maps(fused):
+        own = factors[id(layer.weight)], factors.get(id(layer.bias), 1.0)
+        if own != (1.0, 1.0):
+            layer.absorbed = (layer.absorbed or Absorbed())._replace(factors=own)
 
 
 def _modes(model: nn.Module) -> tuple[bool | None, ...]:

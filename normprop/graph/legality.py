@@ -215,7 +215,7 @@ def separate_on_bridges_(model: nn.Module, /, *inputs, **keywords) -> Legality:
             that is called outside layers turns a gradient.  The model is as it was then.
     """
     modules = dict(model.named_modules())
-    saved = {layer: vars(layer).copy() for layer in modules.values() if _is_separate(layer)}
+    saved = {layer: vars(layer).copy() for layer in modules.values() if is_separate(layer)}
     try:
         for layer in saved:
             layer.training = True
@@ -250,7 +250,7 @@ def _agree(low, high):
     return high - low <= _TOLERANCE * np.maximum(np.abs(low), np.abs(high))
 
 
-def _is_separate(module: nn.Module) -> bool:
+def is_separate(module: nn.Module) -> bool:
     """Whether it is a layer of ours with separate scales."""
     own = any(kind.__module__.startswith("normprop.") for kind in type(module).__mro__)
     return own and getattr(module, "scaling", None) == "separate"
@@ -309,7 +309,7 @@ def _run(model, inputs, keywords) -> tuple[list, dict[str, list[_Call]]]:
     inner = unwrapped(model)
     # Named as the user's model names them.
     for name, module in model.named_modules():
-        if _is_separate(module) or _absorbed_factor(module) != 1.0:
+        if is_separate(module) or _absorbed_factor(module) != 1.0:
             hook = _recorder(calls, name)
             handles.append(module.register_forward_hook(hook, with_kwargs=True))
     held = [*tensors_in((inputs, keywords)), *model.parameters(), *model.buffers()]

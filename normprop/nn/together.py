@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from normprop.functional.parametric import Absorbed
-from normprop.functional.scale import transforms_active
-from normprop.functional.together import Part, make, together
+from normprop.functional.scale import scale_gradient, transforms_active
+from normprop.functional.together import Made, Part, make, together
 from normprop.nn.parametric import MapFromWeight
 
 
@@ -20,19 +20,20 @@ class Together:
     Args:
         network: gets the hooks.
         layers: its maps, each once.
-        factors: of the gradients of a layer's weight and bias, by the place among the layers.
+        given: by place or keyword, the factor of the gradient of a tensor that the network is
+            called with.
     """
 
     def __init__(
         self,
         network: nn.Module,
         layers: list[MapFromWeight],
-        factors: dict[int, tuple[float, float]] | None = None,
+        given: dict[int | str, float] | None = None,
     ) -> None:
-        self.layers, self.factors = layers, factors or {}
+        self.layers, self.given = layers, given or {}
         self.chosen, self.seen, self.made = None, None, None
         network.__dict__["_normprop_together"] = self
-        network.register_forward_pre_hook(self.before)
+        network.register_forward_pre_hook(self.before, with_kwargs=True)
         network.register_forward_hook(self.after, always_call=True)
 
     @staticmethod
@@ -46,10 +47,17 @@ class Together:
                 del hooks[key]
                 network._forward_hooks_always_called.pop(key, None)
 
-    def before(self, network: nn.Module, inputs: tuple) -> None:
+    def before(self, network: nn.Module, inputs: tuple, keywords: dict) -> tuple | None:
         """Give every map what it runs with."""
-        if torch.compiler.is_compiling() or transforms_active():
-            return
+        if not (torch.compiler.is_compiling() or transforms_active()):
+            self._hand_out()
+        return self._multiplied(inputs, keywords) if self.given else None
+
+    def _multiplied(self, inputs: tuple, keywords: dict) -> tuple[tuple, dict]:
+        inputs = tuple(_learnt(x, self.given.get(i, 1.0)) for i, x in enumerate(inputs))
+        return inputs, {k: _learnt(x, self.given.get(k, 1.0)) for k, x in keywords.items()}
+
+    def _hand_out(self) -> None:
         weights = [layer.weight for layer in self.layers]
         biases = [layer.bias for layer in self.layers]
         learning = torch.is_grad_enabled()
@@ -67,14 +75,12 @@ class Together:
             layer.__dict__.pop("made", None)
 
     def refresh(self) -> None:
-        """Make everything again, where it was: a graph that was captured reads there."""
+        """Make again what hangs on weights that were put on their ball, where it was."""
+        if all(layer.method == "normalize" for layer in self.layers):
+            return
         weights = [layer.weight for layer in self.layers]
         biases = [layer.bias for layer in self.layers]
-        old = self.made
-        self._make(weights, biases)
-        if old is not None:
-            self.made.weights = _put(old.weights, self.made.weights)
-            self.made.biases = _put(old.biases, self.made.biases)
+        self._make(weights, biases, self.made)
         self.seen = _versions(weights, biases)
 
     def _look(self, weights, biases, learning: bool) -> None:
@@ -90,20 +96,25 @@ class Together:
             self.seen = None
         self._make(weights, biases)
 
-    def _make(self, weights, biases) -> None:
+    def _make(self, weights, biases, there: Made | None = None) -> None:
         chosen = [(m.scaling, m.per, m.method, m.absorbed) for m in self.layers]
         if chosen != self.chosen:
-            self._parts = [_part(layer, self.factors.get(i)) for i, layer in enumerate(self.layers)]
+            self._parts = [_part(layer) for layer in self.layers]
             self.chosen = chosen
-        self.made = make(self._parts, weights, biases)
+        self.made = make(self._parts, weights, biases, there)
 
     def __getstate__(self) -> dict:
         # What was made belongs to the parameters of one process.
         return vars(self) | {"chosen": None, "seen": None, "made": None}
 
 
-def _part(layer: MapFromWeight, factors: tuple[float, float] | None) -> Part:
-    if layer.scaling == "separate" and factors is None:
+def _learnt(value, factor: float):
+    learns = isinstance(value, Tensor) and value.requires_grad and factor != 1.0
+    return scale_gradient(value, factor) if learns else value
+
+
+def _part(layer: MapFromWeight) -> Part:
+    if layer.scaling == "separate":
         raise ValueError(f"scales must be chosen before the model is fused; {layer} chose after")
     over, radius = layer.sphere()
     return Part(
@@ -115,7 +126,6 @@ def _part(layer: MapFromWeight, factors: tuple[float, float] | None) -> Part:
         radius,
         layer.absorbed or Absorbed(),
         layer.outputs,
-        factors or (1.0, 1.0),
     )
 
 
@@ -125,15 +135,3 @@ def _versions(weights, biases) -> tuple | None:
     if any(t.is_inference() for t in tensors):
         return None
     return tuple((id(t), t._version, t.data_ptr()) for t in tensors)
-
-
-@torch.no_grad()
-def _put(there: list[Tensor | None], new: list[Tensor | None]) -> list[Tensor | None]:
-    return [
-        a.copy_(b) if a is not None and b is not None and a is not b and _alike(a, b) else b
-        for a, b in zip(there, new, strict=True)
-    ]
-
-
-def _alike(a: Tensor, b: Tensor) -> bool:
-    return (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)

@@ -34,7 +34,8 @@ def part(weight, ball, per, stride, groups, transposed, normalize, absorbed, fac
         absorbed = Absorbed(absorbed.before._replace(shift=0.0), absorbed.after)
     over, radius = sphere(weight, ball, per, **geometry)
     outputs = weight.shape[1] * groups if transposed else weight.shape[0]
-    return Part(ball, per, geometry, normalize, over, radius, absorbed, outputs, factors)
+    absorbed = absorbed._replace(factors=factors)
+    return Part(ball, per, geometry, normalize, over, radius, absorbed, outputs)
 
 
 def network(dtype=torch.float64, size=1.0, **chosen):

@@ -54,10 +54,10 @@ def functions_of(output) -> int:
     return sum(isinstance(node, torch.autograd.function.BackwardCFunction) for node in found)
 
 
-@pytest.mark.parametrize("scaling", ["forward", "backward"])
-@pytest.mark.parametrize("name", ["mlp", "calibrated", "shared", "resampled"])
+@pytest.mark.parametrize("scaling", ["forward", "backward", "separate"])
+@pytest.mark.parametrize("name", ["mlp", "calibrated", "resampled"])
 def test_one_function_makes_all_weights(name, scaling):
-    model, x = build(name, scaling)
+    model, x = build(name, scaling, "layer")
     fused = normprop.fuse(model, x)
     assert functions_of(fused(x)) == 1
     with torch.no_grad():
@@ -193,6 +193,38 @@ def test_gradients_of_several_passes_add_up():
         network(2.0 * x).sum().backward()
     for mine, theirs in zip(model.parameters(), fused.parameters(), strict=True):
         assert (mine.grad - theirs.grad).abs().max() <= 1e-12 * mine.grad.abs().max()
+
+
+def test_separate_scales_on_a_chain_are_factors_of_gradients():
+    model, x = build("mlp", "separate", "layer")
+    fused = normprop.fuse(model, x)
+    assert all(m.scaling == "forward" for m in fused.modules() if hasattr(m, "scaling"))
+    assert fused[0].absorbed.factors != (1.0, 1.0)
+    wanted = normprop.check(model, x).factors
+    got = normprop.check(fused, x).factors
+    for name, factor in wanted.items():
+        assert got[name].value == pytest.approx(factor.value, rel=1e-12)
+    # At a join they are more than that, and stay.
+    joined, image = build("residual, post", "separate", "layer")
+    assert any(
+        getattr(m, "scaling", "") == "separate" for m in normprop.fuse(joined, image).modules()
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")
+def test_compiled_code_has_the_factors_too():
+    torch.compiler.reset()
+    model, x = build("mlp", "separate", "layer")
+    fused = normprop.fuse(model, x)
+    compiled = torch.compile(fused, backend="aot_eager", fullgraph=True)
+    x = x.requires_grad_()
+    given = [x, *fused.parameters()]
+    wanted = torch.autograd.grad(model(x).square().sum(), [x, *model.parameters()])
+    for network in (fused, compiled):
+        got = torch.autograd.grad(network(x).square().sum(), given)
+        for a, b in zip(got, wanted, strict=True):
+            assert torch.allclose(a, b, rtol=1e-10)
+    torch.compiler.reset()
 
 
 def test_scales_are_chosen_before():
