@@ -26,7 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from normprop.names import NAMED, canonical
+from normprop.names import CLASSES, NAMED, arguments_of, canonical
 
 _BLOCK = 1 << 17
 """Input elements a block holds at most, unless one sample is larger: small enough for the
@@ -189,33 +189,6 @@ def simulate(
     return _estimates(sums, plan, replicates)
 
 
-# Activations that the kernels know, and the parameters that a module of that type has for them.
-# A subclass is something else.
-_KERNELS: dict[type, tuple[str, Callable[[nn.Module], tuple[float, ...]]]] = {
-    nn.CELU: ("celu", lambda layer: (layer.alpha,)),
-    nn.ELU: ("elu", lambda layer: (layer.alpha,)),
-    nn.Hardshrink: ("hardshrink", lambda layer: (layer.lambd,)),
-    nn.Hardsigmoid: ("hardsigmoid", lambda layer: ()),
-    nn.Hardswish: ("hardswish", lambda layer: ()),
-    nn.Hardtanh: ("hardtanh", lambda layer: (layer.min_val, layer.max_val)),
-    nn.Identity: ("identity", lambda layer: ()),
-    nn.LeakyReLU: ("leaky_relu", lambda layer: (layer.negative_slope,)),
-    nn.LogSigmoid: ("logsigmoid", lambda layer: ()),
-    nn.Mish: ("mish", lambda layer: ()),
-    nn.ReLU: ("relu", lambda layer: ()),
-    nn.ReLU6: ("relu6", lambda layer: ()),
-    nn.SELU: ("selu", lambda layer: ()),
-    nn.Sigmoid: ("sigmoid", lambda layer: ()),
-    nn.SiLU: ("silu", lambda layer: ()),
-    nn.Softplus: ("softplus", lambda layer: (layer.beta, layer.threshold)),
-    nn.Softshrink: ("softshrink", lambda layer: (layer.lambd,)),
-    nn.Softsign: ("softsign", lambda layer: ()),
-    nn.Tanh: ("tanh", lambda layer: ()),
-    nn.Tanhshrink: ("tanhshrink", lambda layer: ()),
-    nn.Threshold: ("threshold", lambda layer: (layer.threshold, layer.value)),
-}
-
-
 def _kernel(layer, after, shape, device, dtype, backend) -> tuple[str, tuple[float, ...]] | None:
     """Name and parameters of the kernel that shall serve, None for the layer itself."""
     if backend not in ("auto", "torch", "triton"):
@@ -235,7 +208,11 @@ def _kernel(layer, after, shape, device, dtype, backend) -> tuple[str, tuple[flo
         return known
     from normprop import kernels
 
-    return known if fits and kernels.usable(torch.empty(0, device=device, dtype=dtype)) else None
+    if not fits or not kernels.usable(torch.empty(0, device=device, dtype=dtype)):
+        return None
+    from normprop.kernels.activation import FUNCTIONS
+
+    return known if known[0] in FUNCTIONS else None
 
 
 def _known(layer) -> tuple[str, tuple[float, ...]] | None:
@@ -247,10 +224,11 @@ def _known(layer) -> tuple[str, tuple[float, ...]] | None:
         return "prelu", (layer.weight.item(),)
     if type(layer) is nn.RReLU and not layer.training:
         return "rrelu", (layer.lower, layer.upper)
-    if type(layer) not in _KERNELS:
+    # A subclass is something else.
+    name = CLASSES.get(type(layer))
+    if name not in NAMED and name != "threshold":
         return None
-    name, params = _KERNELS[type(layer)]
-    return name, tuple(map(float, params(layer)))
+    return name, tuple(float(getattr(layer, own)) for own in arguments_of(type(layer)))
 
 
 def _by_kernel(known, n, law, seed, replicates, device, dtype, progress) -> Simulation:

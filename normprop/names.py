@@ -1,6 +1,7 @@
 """The names of elementwise functions: torch's own, and what else people call them."""
 
 import difflib
+import inspect
 from functools import partial
 
 import torch
@@ -10,37 +11,6 @@ from torch import Tensor, nn
 def _identity(x: Tensor) -> Tensor:
     return x
 
-
-NAMED = {
-    name: getattr(nn.functional, name)
-    for name in (
-        "celu",
-        "elu",
-        "gelu",
-        "hardshrink",
-        "hardsigmoid",
-        "hardswish",
-        "hardtanh",
-        "leaky_relu",
-        "logsigmoid",
-        "mish",
-        "relu",
-        "relu6",
-        "selu",
-        "silu",
-        "softplus",
-        "softshrink",
-        "softsign",
-        "tanhshrink",
-    )
-} | {
-    # torch.nn.functional has these two, but marks them as old.
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "gelu_tanh": partial(nn.functional.gelu, approximate="tanh"),
-    "identity": _identity,
-}
-"""What torch runs for each name, with its default parameters."""
 
 _ALIASES = {
     "geluexact": "gelu",
@@ -83,6 +53,49 @@ _OTHERS = {
 """Names of something else, written likewise, and what to pass for it."""
 
 
+def _short(name: str) -> str:
+    return name.lower().translate(str.maketrans("", "", "_- "))
+
+
+def _of_torch() -> dict[type[nn.Module], str]:
+    """The activations of torch that have a function, by the name that the two share."""
+    # Names that end in an underscore work in place.
+    known = [name for name in dir(nn.functional) if name == name.lower().strip("_")]
+    functions = {_short(name): name for name in known}
+    classes = [getattr(nn, name) for name in nn.modules.activation.__all__]
+    return {t: functions[_short(t.__name__)] for t in classes if _short(t.__name__) in functions}
+
+
+CLASSES: dict[type[nn.Module], str] = {**_of_torch(), nn.Identity: "identity"}
+"""The name of the function that a class of torch computes."""
+
+NAMED = {
+    name: getattr(nn.functional, name)
+    for name in sorted(CLASSES.values())
+    if name != "identity" and _short(name) not in _OTHERS
+} | {
+    # torch.nn.functional has these two, but marks them as old.
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "gelu_tanh": partial(nn.functional.gelu, approximate="tanh"),
+    "identity": _identity,
+}
+"""What torch runs for each name, with its default parameters."""
+
+_SHORT = {_short(name): name for name in NAMED}
+
+
+def arguments_of(layer_type: type[nn.Module]) -> tuple[str, ...]:
+    """What the function of a class in :data:`CLASSES` takes after its input, but ``inplace``.
+
+    The class takes the same, and keeps each as an attribute.
+    """
+    # Hardtanh's had other names once, which its function never had.
+    own = inspect.signature(layer_type).parameters.values()
+    more = ("inplace", "min_value", "max_value")
+    return tuple(p.name for p in own if p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in more)
+
+
 def canonical(name: str, argument: str = "layer") -> str:
     """The name in :data:`NAMED` of the function that people call so.
 
@@ -103,10 +116,3 @@ def canonical(name: str, argument: str = "layer") -> str:
     near = dict.fromkeys(_SHORT.get(n) or _ALIASES[n] for n in near)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     raise ValueError(f"{names}{hint}")
-
-
-def _short(name: str) -> str:
-    return name.lower().translate(str.maketrans("", "", "_- "))
-
-
-_SHORT = {_short(name): name for name in NAMED}

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from normprop.functional.constants import constants_of
-from normprop.functional.fused import fused
+from normprop.functional.fused import MAPS, fused, plain_map
 from normprop.functional.keywords import LawOnBackend, by_place, tabled
 from normprop.functional.scale import literal, refuse_inplace
+from normprop.names import CLASSES, arguments_of
 
 __all__ = [
     "celu", "elu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "identity",
@@ -23,16 +24,16 @@ __all__ = [
 NAMES: dict[type[nn.Module], str] = {}
 """The function in ``torch.nn.functional``, and here, of an activation of ``torch.nn``."""
 
-_ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {}
 _INPUT = inspect.Parameter("input", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Tensor)
 
 
-def _activation(name: str, layer_type: type[nn.Module], doc: str) -> Callable[..., Tensor]:
-    """The normalised function with that name and the arguments of that class of torch."""
-    NAMES[layer_type] = name
-    # Hardtanh's had other names once, which its function never had.
-    own = [p for p in by_place(layer_type) if p.name not in ("min_value", "max_value")]
-    _ARGUMENTS[layer_type] = tuple(p.name for p in own if p.name != "inplace")
+def _activation(layer_type: type[nn.Module], doc: str) -> Callable[..., Tensor]:
+    """The normalised function of a class of torch, with its arguments."""
+    name = NAMES[layer_type] = CLASSES[layer_type]
+    if name not in MAPS:
+        MAPS[name] = plain_map(getattr(nn.functional, name))
+    taken = (*arguments_of(layer_type), "inplace")
+    own = [p for p in by_place(layer_type) if p.name in taken]
 
     def body(arguments, law):
         input, backend = arguments.pop("input"), law.pop("backend")
@@ -43,13 +44,7 @@ def _activation(name: str, layer_type: type[nn.Module], doc: str) -> Callable[..
     return tabled(name, [_INPUT, *own], LawOnBackend, body, doc)
 
 
-def arguments_of(layer_type: type[nn.Module]) -> tuple[str, ...]:
-    """What the function of an activation takes after its input: attributes of the layer."""
-    return _ARGUMENTS[layer_type]
-
-
 relu = _activation(
-    "relu",
     nn.ReLU,
     r"""Normalised ReLU.
 
@@ -79,7 +74,6 @@ relu = _activation(
     """,
 )
 celu = _activation(
-    "celu",
     nn.CELU,
     r"""Normalised CELU, :math:`y = (\max(x, 0) + \min(\alpha(e^{x/\alpha} - 1), 0) - \mu)/\sigma`.
 
@@ -91,7 +85,6 @@ celu = _activation(
     """,
 )
 elu = _activation(
-    "elu",
     nn.ELU,
     r"""Normalised ELU, :math:`y = (\max(x, 0) + \min(\alpha(e^x - 1), 0) - \mu)/\sigma`.
 
@@ -103,7 +96,6 @@ elu = _activation(
     """,
 )
 gelu = _activation(
-    "gelu",
     nn.GELU,
     r"""Normalised GELU, :math:`y = (x\Phi(x) - \mu)/\sigma`.
 
@@ -117,7 +109,6 @@ gelu = _activation(
     """,
 )
 hardshrink = _activation(
-    "hardshrink",
     nn.Hardshrink,
     r"""Normalised hard shrinkage, :math:`y = (x\,[|x| > \lambda] - \mu)/\sigma`.
 
@@ -128,7 +119,6 @@ hardshrink = _activation(
     """,
 )
 hardsigmoid = _activation(
-    "hardsigmoid",
     nn.Hardsigmoid,
     r"""Normalised hard sigmoid, :math:`y = (\min(\max(x/6 + 1/2, 0), 1) - \mu)/\sigma`.
 
@@ -138,7 +128,6 @@ hardsigmoid = _activation(
     """,
 )
 hardswish = _activation(
-    "hardswish",
     nn.Hardswish,
     r"""Normalised hard swish, :math:`y = (x\min(\max(x/6 + 1/2, 0), 1) - \mu)/\sigma`.
 
@@ -146,7 +135,6 @@ hardswish = _activation(
     """,
 )
 hardtanh = _activation(
-    "hardtanh",
     nn.Hardtanh,
     r"""Normalised hard tanh, :math:`y = (\min(\max(x, \mathrm{min}), \mathrm{max}) - \mu)/\sigma`.
 
@@ -159,7 +147,6 @@ hardtanh = _activation(
     """,
 )
 identity = _activation(
-    "identity",
     nn.Identity,
     r"""Normalised identity, :math:`y = (x - m)/s`.
 
@@ -170,7 +157,6 @@ identity = _activation(
     """,
 )
 leaky_relu = _activation(
-    "leaky_relu",
     nn.LeakyReLU,
     r"""Normalised leaky ReLU, :math:`y = (\max(x, 0) + a\min(x, 0) - \mu)/\sigma`.
 
@@ -182,7 +168,6 @@ leaky_relu = _activation(
     """,
 )
 logsigmoid = _activation(
-    "logsigmoid",
     nn.LogSigmoid,
     r"""Normalised logarithm of the sigmoid, :math:`y = (-\log(1 + e^{-x}) - \mu)/\sigma`.
 
@@ -190,7 +175,6 @@ logsigmoid = _activation(
     """,
 )
 mish = _activation(
-    "mish",
     nn.Mish,
     r"""Normalised Mish, :math:`y = (x\tanh(\log(1 + e^x)) - \mu)/\sigma`.
 
@@ -198,7 +182,6 @@ mish = _activation(
     """,
 )
 relu6 = _activation(
-    "relu6",
     nn.ReLU6,
     r"""Normalised ReLU6, :math:`y = (\min(\max(x, 0), 6) - \mu)/\sigma`.
 
@@ -206,7 +189,6 @@ relu6 = _activation(
     """,
 )
 selu = _activation(
-    "selu",
     nn.SELU,
     r"""Normalised SELU, :math:`y = (\mathrm{selu}(x) - \mu)/\sigma`.
 
@@ -214,7 +196,6 @@ selu = _activation(
     """,
 )
 sigmoid = _activation(
-    "sigmoid",
     nn.Sigmoid,
     r"""Normalised sigmoid, :math:`y = (1/(1 + e^{-x}) - \mu)/\sigma`.
 
@@ -224,7 +205,6 @@ sigmoid = _activation(
     """,
 )
 silu = _activation(
-    "silu",
     nn.SiLU,
     r"""Normalised SiLU, :math:`y = (x/(1 + e^{-x}) - \mu)/\sigma`.
 
@@ -234,7 +214,6 @@ silu = _activation(
     """,
 )
 softplus = _activation(
-    "softplus",
     nn.Softplus,
     r"""Normalised softplus, :math:`y = (\log(1 + e^{\beta x})/\beta - \mu)/\sigma`.
 
@@ -249,7 +228,6 @@ softplus = _activation(
     """,
 )
 softshrink = _activation(
-    "softshrink",
     nn.Softshrink,
     r"""Normalised soft shrinkage, :math:`y = (x - \min(\max(x, -\lambda), \lambda) - \mu)/\sigma`.
 
@@ -260,7 +238,6 @@ softshrink = _activation(
     """,
 )
 softsign = _activation(
-    "softsign",
     nn.Softsign,
     r"""Normalised softsign, :math:`y = (x/(1 + |x|) - \mu)/\sigma`.
 
@@ -268,7 +245,6 @@ softsign = _activation(
     """,
 )
 tanh = _activation(
-    "tanh",
     nn.Tanh,
     r"""Normalised tanh, :math:`y = (\tanh x - \mu)/\sigma`.
 
@@ -278,7 +254,6 @@ tanh = _activation(
     """,
 )
 tanhshrink = _activation(
-    "tanhshrink",
     nn.Tanhshrink,
     r"""Normalised tanh shrinkage, :math:`y = (x - \tanh x - \mu)/\sigma`.
 
@@ -286,7 +261,6 @@ tanhshrink = _activation(
     """,
 )
 threshold = _activation(
-    "threshold",
     nn.Threshold,
     r"""Normalised threshold, :math:`y = (t(x) - \mu)/\sigma`.
 

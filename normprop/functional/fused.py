@@ -90,6 +90,7 @@ class Map:
         keeps: what ``backward`` wants, by the parameters.
         kinks: of functions of lines that keep y, the values of f at the ends of the steepest.
         stepped: ``backward`` for compiled code, where that compares and needs nothing else.
+        derived: whether ``backward`` is autograd's, for want of one that saves a pass.
     """
 
     plain: Callable[..., Tensor]
@@ -98,6 +99,7 @@ class Map:
     keeps: Callable[..., Kept] = lambda *_: "output"
     kinks: Callable[..., tuple[float, float]] | None = None
     stepped: Callable[..., Tensor] | None = None
+    derived: bool = False
 
     def kept(self, params: Params, dtype: torch.dtype) -> Kept:
         """What the backward pass gets for an input of this type."""
@@ -154,6 +156,10 @@ def fused(
     transformed = is_transformed(input)
     triton = wants_triton(input, backend, transformed)
     kept = row.kept(params, input.dtype)
+    if row.derived:
+        triton = triton and _has_kernel(kernel_of(name, params)[0], backend)
+        # Nothing is saved over what is done without a Function, and the compiler sees through it.
+        transformed = transformed or torch.compiler.is_compiling()
     if transformed or (kept == "input" and overwritten == "input"):
         return normalized(lambda x: row.plain(x, *params), input, constants)
     if kept == "output" and overwritten == "output":
@@ -203,6 +209,14 @@ def wants_triton(input: Tensor, backend: Backend, transformed: bool) -> bool:
 def kernel_of(name: str, params: Params) -> tuple[str, Params]:
     """What the kernels call this function."""
     return ("gelu_tanh", ()) if params == ("tanh",) else (name, () if name == "gelu" else params)
+
+
+def _has_kernel(name: str, backend: Backend) -> bool:
+    from normprop.kernels.activation import FUNCTIONS
+
+    if backend == "triton" and name not in FUNCTIONS:
+        raise ValueError(f"backend='triton' must be asked for a function with a kernel, not {name}")
+    return name in FUNCTIONS
 
 
 class _Traced(torch.autograd.Function):
@@ -510,6 +524,20 @@ def _by_aten(backward):
         return backward(grad, x, *params).mul_(line.slope)
 
     return run
+
+
+def plain_map(plain: Callable[..., Tensor]) -> Map:
+    """The row of a function that has none of its own: its slope is autograd's, by its input."""
+
+    def backward(grad, x, line, *params):
+        recorded = torch.is_grad_enabled()
+        x = x if recorded and x.requires_grad else x.detach().requires_grad_()
+        with torch.enable_grad():
+            y = plain(x, *params)
+        (dx,) = torch.autograd.grad(y, x, grad, create_graph=recorded)
+        return dx * line.slope
+
+    return Map(plain, backward, keeps=lambda *_: "input", derived=True)
 
 
 def _mish(grad, x, line):

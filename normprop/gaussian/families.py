@@ -16,6 +16,7 @@ from normprop.gaussian.closed import Spline
 from normprop.gaussian.functions import (
     Array,
     Function,
+    by_name,
     hardsigmoid,
     hardsigmoid_increment,
     relu_increment,
@@ -147,6 +148,7 @@ def absolute() -> Function:
     return piecewise_linear("abs", (0.0,), (-1.0, 1.0))
 
 
+@by_name
 def leaky_relu(negative_slope: float = 0.01, name: str = "leaky_relu") -> Function:
     """The function x for x > 0, ``negative_slope`` x for x ≤ 0."""
     return piecewise_linear(name, (0.0,), (negative_slope, 1.0))
@@ -157,6 +159,7 @@ def rrelu(lower: float = 1.0 / 8.0, upper: float = 1.0 / 3.0) -> Function:
     return leaky_relu((lower + upper) / 2.0, "rrelu")
 
 
+@by_name
 def hardtanh(low: float = -1.0, high: float = 1.0, name: str = "hardtanh") -> Function:
     """The function x, clipped to [low, high]."""
     # As near to 0 as it goes, where values are as small as they can be.
@@ -164,6 +167,7 @@ def hardtanh(low: float = -1.0, high: float = 1.0, name: str = "hardtanh") -> Fu
     return piecewise_linear(name, (low, high), (0.0, 1.0, 0.0), at=at, value=at)
 
 
+@by_name
 def relu6() -> Function:
     """The function x, clipped to [0, 6]."""
     return hardtanh(0.0, 6.0, "relu6")
@@ -177,6 +181,7 @@ def threshold(limit: float, value: float) -> Function:
     )
 
 
+@by_name
 def hardshrink(limit: float = 0.5) -> Function:
     """The function x for |x| > ``limit``, 0 elsewhere; ``limit`` ≥ 0."""
     if limit < 0:
@@ -186,6 +191,7 @@ def hardshrink(limit: float = 0.5) -> Function:
     return piecewise_linear("hardshrink", (-limit, limit), (1.0, 0.0, 1.0), (limit, limit))
 
 
+@by_name
 def softshrink(limit: float = 0.5) -> Function:
     """The function x - ``limit`` sign x for |x| > ``limit``, 0 elsewhere; ``limit`` ≥ 0."""
     if limit < 0:
@@ -195,6 +201,7 @@ def softshrink(limit: float = 0.5) -> Function:
     return piecewise_linear("softshrink", (-limit, limit), (1.0, 0.0, 1.0))
 
 
+@by_name
 @lru_cache(maxsize=1024)
 def elu(alpha: float = 1.0, scale: float = 1.0, width: float = 1.0, name: str = "elu") -> Function:
     r"""The function scale·x for x > 0, scale·α(e^(x/width) - 1) for x ≤ 0; width > 0.
@@ -265,11 +272,13 @@ def _stretched(
     return Figures(mean, std, slope, error, figures.method)
 
 
+@by_name
 def celu(alpha: float = 1.0) -> Function:
     """The function x for x > 0, α(e^(x/α) - 1) for x ≤ 0; α > 0."""
     return elu(float(alpha), 1.0, float(alpha), "celu")
 
 
+@by_name
 def selu() -> Function:
     """Scaled ELU with torch's constants."""
     return elu(SELU_ALPHA, SELU_SCALE, 1.0, "selu")
@@ -293,6 +302,7 @@ def gated_increment(gate, gate_increment):
     return increment
 
 
+@by_name
 @lru_cache(maxsize=1)
 def hardswish() -> Function:
     """The function x·hardsigmoid(x): 0 up to -3, x(x + 3)/6 up to 3, then x."""

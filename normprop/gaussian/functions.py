@@ -3,7 +3,7 @@
 A function is described once: its value, its slope, its increments without cancellation, where
 it bends, and its closed form where it has one.  ``normprop.gaussian.families`` and
 ``normprop.gaussian.smooth`` make such descriptions, ``normprop.gaussian.named`` lists those
-that have a name.
+that have a name: :func:`by_name` enters them there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -82,6 +82,21 @@ class Function:
     def bounded(self) -> bool:
         """Whether the growth of f is known."""
         return math.isfinite(self.lipschitz)
+
+
+MAKERS: dict[str, Callable[..., Function]] = {}
+"""The functions that have a name, from torch's parameters in torch's order."""
+
+Maker = TypeVar("Maker", bound=Callable[..., Function])
+
+
+def by_name(make: Maker) -> Maker:
+    """Let the package know a function by the name of what makes it.
+
+    Without arguments that makes the function with torch's default parameters.
+    """
+    MAKERS[make.__name__] = make
+    return make
 
 
 def sigmoid(x: Array) -> Array:

@@ -13,6 +13,7 @@ from normprop.gaussian.families import gated_increment
 from normprop.gaussian.functions import (
     Array,
     Function,
+    by_name,
     relu_increment,
     sigmoid,
     sigmoid_increment,
@@ -60,6 +61,7 @@ def gated(name: str, gate, gate_slope, gate_increment, curvature, width: float, 
     )
 
 
+@by_name
 @lru_cache(maxsize=1)
 def silu() -> Function:
     """The function x·sigmoid(x)."""
@@ -92,6 +94,7 @@ def _cdf_increment(c: float, h: Array) -> Array:
     return np.where(np.abs(h) <= 0.5, short, far)
 
 
+@by_name
 @lru_cache(maxsize=1)
 def gelu() -> Function:
     """The function x·Φ(x), in closed form."""
@@ -168,6 +171,7 @@ def _mish_gate_increment(c: float, h: Array) -> Array:
     return np.copysign(rise, h)
 
 
+@by_name
 @lru_cache(maxsize=1)
 def mish() -> Function:
     """The function x·tanh(softplus(x))."""
@@ -193,6 +197,7 @@ def _softplus_increment(c: float, h: Array) -> Array:
     return np.where(np.abs(h) <= 1.0, short, relu_increment(c, h) + rest)
 
 
+@by_name
 @lru_cache(maxsize=64)
 def softplus(beta: float = 1.0, threshold: float = 20.0) -> Function:
     """The function log(1 + e^(βx))/β, but x where βx > ``threshold``, as torch has it; β > 0.
@@ -244,6 +249,7 @@ def _above_line(x: Array) -> Array:
     return _softplus(-x)
 
 
+@by_name
 @lru_cache(maxsize=1)
 def logsigmoid() -> Function:
     """The function log sigmoid(x) = -log(1 + e^-x)."""
@@ -269,6 +275,7 @@ def _softsign_increment(c: float, h: Array) -> Array:
     return np.where(x * np.sign(c) >= 0, h / product, across) if c else x / product
 
 
+@by_name
 @lru_cache(maxsize=1)
 def softsign() -> Function:
     """The function x/(1 + |x|)."""
@@ -295,6 +302,7 @@ def _tanhshrink_increment(c: float, h: Array) -> Array:
     return np.where(np.abs(h) <= 1.0, short, h - tanh_increment(c, h))
 
 
+@by_name
 @lru_cache(maxsize=1)
 def tanhshrink() -> Function:
     """The function x - tanh x."""

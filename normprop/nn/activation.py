@@ -5,12 +5,13 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from normprop import rules
-from normprop.functional.activation import NAMES, arguments_of
+from normprop.functional.activation import NAMES
 from normprop.functional.fused import MAPS, Overwritten, Params, fused
 from normprop.functional.keywords import LawOnBackend
 from normprop.functional.scale import literal
 from normprop.functional.slope import with_draws, with_slopes
 from normprop.gaussian import Law
+from normprop.names import arguments_of
 from normprop.nn.twin import Twin
 
 __all__ = [

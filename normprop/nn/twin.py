@@ -20,7 +20,7 @@ from normprop.nn.settings import Settings
 class Twin(Settings):
     r"""A layer of ``torch.nn`` without weights, normalised: y = (layer(x) - shift)/forward.
 
-    Stands before its twin among the bases: ``class Mish(Twin, nn.Mish)``.  The subclass has its
+    Stands before its twin among the bases: ``class GLU(Twin, nn.GLU)``.  The subclass has its
     twin's arguments, in its order, and the keywords ``scaling``, ``mean`` and ``std``; any of them
     may be set later.  Its constants follow from them, by the twin's rule, and the class is made
     known to :func:`normprop.moments`, as it is.

@@ -19,7 +19,8 @@ from normprop.gaussian import (
     smooth,
 )
 from normprop.gaussian.drawn import rrelu_training
-from normprop.names import canonical
+from normprop.gaussian.functions import MAKERS
+from normprop.names import CLASSES, arguments_of, canonical
 from normprop.rules.arguments import array
 from normprop.rules.registry import Moments, describe, lookup, register
 
@@ -110,13 +111,8 @@ _MORE = {"gelu_tanh": smooth.gelu_tanh(), "identity": families.identity()}
 
 # Callables that are known by identity, with torch's default parameters.
 _CALLABLES = (
-    (torch.relu, "relu"),
-    (torch.sigmoid, "sigmoid"),
     (torch.special.expit, "sigmoid"),
-    (torch.tanh, "tanh"),
-    (torch.celu, "celu"),
-    (torch.selu, "selu"),
-    (torch.hardshrink, "hardshrink"),
+    *((getattr(torch, name), name) for name in FUNCTIONS if hasattr(torch, name)),
     *((getattr(nn.functional, name), name) for name in FUNCTIONS),
 )
 
@@ -166,38 +162,28 @@ def _always(layer: nn.Module) -> bool:
 
 _ends = attrgetter("min_val", "max_val")
 
-_is(nn.CELU, lambda layer: families.celu(layer.alpha))
-_is(nn.ELU, lambda layer: families.elu(float(layer.alpha)))
+_FACTS = {
+    nn.Hardtanh: {"algebra": "clamp", "limits": _ends},
+    nn.LeakyReLU: {"algebra": "homogeneous", "needs_zero": _always},
+    nn.ReLU: {"algebra": "clamp", "limits": lambda _: (0.0, math.inf)},
+    nn.ReLU6: {"algebra": "clamp", "limits": _ends},
+}
+"""Of activations that are more than a curve."""
+
+
+def _by_name(layer_type: type[nn.Module], name: str) -> Callable[[nn.Module], Function]:
+    arguments = arguments_of(layer_type)
+    if not arguments:
+        return lambda _: FUNCTIONS[name]
+    return lambda layer: MAKERS[name](*(float(getattr(layer, own)) for own in arguments))
+
+
+for _type, _name in CLASSES.items():
+    if _name in FUNCTIONS and _name != "gelu":
+        _is(_type, _by_name(_type, _name), **_FACTS.get(_type, {}))
 _is(nn.GELU, lambda x: smooth.gelu_tanh() if x.approximate == "tanh" else smooth.gelu())
-_is(nn.Hardshrink, lambda layer: families.hardshrink(layer.lambd))
-_is(nn.Hardsigmoid, lambda _: FUNCTIONS["hardsigmoid"])
-_is(nn.Hardswish, lambda _: families.hardswish())
-_is(
-    nn.Hardtanh,
-    lambda layer: families.hardtanh(layer.min_val, layer.max_val),
-    algebra="clamp",
-    limits=_ends,
-)
 _is(nn.Identity, lambda _: families.identity(), family="moving", algebra="commuting")
-_is(
-    nn.LeakyReLU,
-    lambda layer: families.leaky_relu(layer.negative_slope),
-    algebra="homogeneous",
-    needs_zero=_always,
-)
-_is(nn.LogSigmoid, lambda _: smooth.logsigmoid())
-_is(nn.Mish, lambda _: smooth.mish())
 _is(nn.PReLU, _prelu, algebra="homogeneous", needs_zero=_always)
-_is(nn.ReLU, lambda _: FUNCTIONS["relu"], algebra="clamp", limits=lambda _: (0.0, math.inf))
-_is(nn.ReLU6, lambda _: families.relu6(), algebra="clamp", limits=_ends)
-_is(nn.SELU, lambda _: families.selu())
-_is(nn.Sigmoid, lambda _: FUNCTIONS["sigmoid"])
-_is(nn.SiLU, lambda _: smooth.silu())
-_is(nn.Softplus, lambda layer: smooth.softplus(float(layer.beta), float(layer.threshold)))
-_is(nn.Softshrink, lambda layer: families.softshrink(layer.lambd))
-_is(nn.Softsign, lambda _: smooth.softsign())
-_is(nn.Tanh, lambda _: FUNCTIONS["tanh"])
-_is(nn.Tanhshrink, lambda _: smooth.tanhshrink())
 _is(nn.Threshold, lambda layer: families.threshold(layer.threshold, layer.value))
 
 
