@@ -69,6 +69,15 @@ def transforms_active() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+def saving() -> object:
+    """What tensors that are saved for a backward pass go through; a checkpoint has its own.
+
+    A torch that cannot tell says ``None``.
+    """
+    ask = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return None if ask is None else ask(False)
+
+
 def literal(value: float) -> float:
     """The same float, as a constant under ``torch.compile``.
 

@@ -14,8 +14,9 @@ class _Conv(MapFromWeight):
     def forward(self, input: Tensor) -> Tensor:
         """Convolve."""
         self._check_place()
-        if self.made is not None:
-            return self._conv_forward(input, *self.made)
+        made = self._at_hand()
+        if made is not None:
+            return self._conv_forward(input, *made)
         padding = self.padding
         if self.padding_mode != "zeros":
             input = nn.functional.pad(

@@ -36,10 +36,11 @@ class _ConvTranspose(MapFromWeight):
         output_padding = self._output_padding(
             input, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation
         )
-        if self.made is not None:
+        made = self._at_hand()
+        if made is not None:
             plain = getattr(nn.functional, f"conv_transpose{dims}d")
             geometry = self.stride, self.padding, tuple(output_padding), self.groups, self.dilation
-            return plain(input, *self.made, *geometry)
+            return plain(input, *made, *geometry)
         return type(self)._function(
             input,
             self.weight,

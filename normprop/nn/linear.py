@@ -26,6 +26,7 @@ class Linear(MapFromWeight, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Apply the map."""
         self._check_place()
-        if self.made is not None:
-            return nn.functional.linear(input, *self.made)
+        made = self._at_hand()
+        if made is not None:
+            return nn.functional.linear(input, *made)
         return functional.linear(input, self.weight, self.bias, **self._options())

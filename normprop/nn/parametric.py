@@ -2,7 +2,7 @@
 
 import warnings
 import weakref
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from torch import nn
 from normprop import rules
 from normprop.functional.keywords import Ball
 from normprop.functional.parametric import Absorbed
-from normprop.functional.scale import upcast
+from normprop.functional.scale import saving, upcast
 from normprop.functional.weight import (
     Method,
     normalize_weight,
@@ -22,6 +22,20 @@ from normprop.gaussian import Law
 from normprop.nn.settings import Settings
 
 __all__ = ["project_"]
+
+
+class AtHand(NamedTuple):
+    """What a network has made for one of its maps.
+
+    Attributes:
+        pair: weight and bias that run.
+        parameters: what they were made from, and the versions of that.
+        saving: what tensors that are saved went through then.
+    """
+
+    pair: tuple[torch.Tensor, torch.Tensor | None]
+    parameters: tuple[tuple[torch.Tensor, int], ...]
+    saving: object
 
 
 class Parametric(Settings):
@@ -37,8 +51,8 @@ class Parametric(Settings):
     method: Method = "normalize"
     # The weight that was put on its ball, and its version then.
     _placed: tuple[weakref.ref, int] | None = None
-    # Weight and bias that run, where the network has made them: normprop.nn.together.
-    made: tuple | None = None
+    # What the network has made for this pass: normprop.nn.together.
+    made: "AtHand | None" = None
 
     def _forget(self) -> None:
         # Of the options, which a constructor sets one by one, the method is the last.
@@ -83,7 +97,7 @@ class Parametric(Settings):
 
     def __getstate__(self) -> dict:
         # A copy holds another weight.
-        return {name: value for name, value in vars(self).items() if name != "_placed"}
+        return {k: value for k, value in vars(self).items() if k not in ("_placed", "made")}
 
     def reset_parameters(self) -> None:
         """As in torch; then onto the ball, with ``method="project"``."""
@@ -157,6 +171,17 @@ class MapFromWeight(Parametric):
 
     def _on_ball(self, weight: torch.Tensor, ball: str) -> torch.Tensor:
         return normalize_weight(weight, ball, self.per, **self._geometry())
+
+    def _at_hand(self) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+        """Weight and bias that run, where the network has made them.
+
+        Not in a checkpoint inside of the network, which runs this layer alone once more and
+        has to save the same; nor where parameters were written since.
+        """
+        if self.made is None or self.made.saving != saving():
+            return None
+        written = any(t._version != version for t, version in self.made.parameters)
+        return None if written else self.made.pair
 
     def sphere(self) -> tuple[str, float]:
         """What the norm of the weight goes over, and what it has to be."""

@@ -4,18 +4,18 @@ import torch
 from torch import Tensor, nn
 
 from normprop.functional.parametric import Absorbed
-from normprop.functional.scale import scale_gradient, transforms_active
+from normprop.functional.scale import saving, scale_gradient, transforms_active
 from normprop.functional.together import Made, Part, make, together
-from normprop.nn.parametric import MapFromWeight
+from normprop.nn.parametric import AtHand, MapFromWeight
 
 
 class Together:
     """Makes the weights that the maps of a network run with, when the network is called.
 
     It hangs on the network by its hooks, is copied and pickled with it, and keeps what it made
-    while weights are what they were: with ``method="project"`` from one step to the next, and in
-    evaluation.  Inside ``torch.compile`` and transforms, and where a map is called by itself, the
-    map makes its own.
+    with ``method="project"`` while weights are what they were, from one step to the next.  Inside
+    ``torch.compile``, transforms and checkpoints, and where a map is called by itself or something
+    else makes its parameters, the map makes its own.
 
     Args:
         network: gets the hooks.
@@ -31,7 +31,7 @@ class Together:
         given: dict[int | str, float] | None = None,
     ) -> None:
         self.layers, self.given = layers, given or {}
-        self.chosen, self.seen, self.made = None, None, None
+        self.chosen, self.seen, self.made, self.held = None, None, None, None
         network.__dict__["_normprop_together"] = self
         network.register_forward_pre_hook(self.before, with_kwargs=True)
         network.register_forward_hook(self.after, always_call=True)
@@ -58,16 +58,17 @@ class Together:
         return inputs, {k: _learnt(x, self.given.get(k, 1.0)) for k, x in keywords.items()}
 
     def _hand_out(self) -> None:
-        weights = [layer.weight for layer in self.layers]
-        biases = [layer.bias for layer in self.layers]
-        learning = torch.is_grad_enabled()
-        self._look(weights, biases, learning)
-        if learning and any(p is not None and p.requires_grad for p in (*weights, *biases)):
+        layers, weights, biases = self._ready()
+        self._look(layers, weights, biases)
+        tensors = [t for t in (*weights, *biases) if t is not None]
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             pairs = together(self._parts, weights, biases, self.made)
         else:
             pairs = list(zip(self.made.weights, self.made.biases, strict=True))
-        for layer, pair in zip(self.layers, pairs, strict=True):
-            layer.__dict__["made"] = pair
+        through = saving()
+        for layer, pair in zip(layers, pairs, strict=True):
+            own = (t for t in (layer.weight, layer.bias) if t is not None and not t.is_inference())
+            layer.__dict__["made"] = AtHand(pair, tuple((t, t._version) for t in own), through)
 
     def after(self, network: nn.Module, inputs: tuple, output) -> None:
         """Take it back: it belongs to this pass."""
@@ -78,39 +79,53 @@ class Together:
         """Make again what hangs on weights that were put on their ball, where it was."""
         if all(layer.method == "normalize" for layer in self.layers):
             return
-        weights = [layer.weight for layer in self.layers]
-        biases = [layer.bias for layer in self.layers]
-        self._make(weights, biases, self.made)
+        layers, weights, biases = self._ready()
+        self._make(layers, weights, biases, self.made)
         self.seen = _versions(weights, biases)
 
-    def _look(self, weights, biases, learning: bool) -> None:
+    def _ready(self) -> tuple[list, list, list]:
+        """The maps whose parameters are their own now, and these."""
+        layers = [layer for layer in self.layers if _has_its_own(layer)]
+        return layers, [layer.weight for layer in layers], [layer.bias for layer in layers]
+
+    def _look(self, layers, weights, biases) -> None:
         """Make again what has changed."""
-        divided = any(layer.method == "normalize" for layer in self.layers)
-        if not (learning and divided):
+        if any(layer.method == "normalize" for layer in layers):
+            # Whoever writes past the version counters, into ``.data``, is seen.
+            self.seen = None
+        else:
             now = _versions(weights, biases)
             if now is not None and now == self.seen:
                 return
             self.seen = now
-        else:
-            # Whoever writes past the version counters, into ``.data``, is seen in training.
-            self.seen = None
-        self._make(weights, biases)
+        self._make(layers, weights, biases)
 
-    def _make(self, weights, biases, there: Made | None = None) -> None:
-        chosen = [(m.scaling, m.per, m.method, m.absorbed) for m in self.layers]
+    def _make(self, layers, weights, biases, there: Made | None = None) -> None:
+        chosen = [(m, m.scaling, m.per, m.method, m.absorbed, m.weight.shape) for m in layers]
         if chosen != self.chosen:
-            self._parts = [_part(layer) for layer in self.layers]
+            self._parts, there = [_part(layer) for layer in layers], None
             self.chosen = chosen
-        self.made = make(self._parts, weights, biases, there)
+        # What is made to be kept may serve a pass that learns.
+        inference = any(t is not None and t.is_inference() for t in (*weights, *biases))
+        with torch.inference_mode(inference):
+            self.made = make(self._parts, weights, biases, there)
+        # Nothing else may have their ids meanwhile.
+        self.held = weights, biases
 
     def __getstate__(self) -> dict:
         # What was made belongs to the parameters of one process.
-        return vars(self) | {"chosen": None, "seen": None, "made": None}
+        return vars(self) | dict.fromkeys(("chosen", "seen", "made", "held"))
 
 
 def _learnt(value, factor: float):
     learns = isinstance(value, Tensor) and value.requires_grad and factor != 1.0
     return scale_gradient(value, factor) if learns else value
+
+
+def _has_its_own(layer: MapFromWeight) -> bool:
+    """Whether its parameters are there before it runs: no hook or parametrization makes them."""
+    own = layer._parameters
+    return "weight" in own and "bias" in own and not layer._forward_pre_hooks
 
 
 def _part(layer: MapFromWeight) -> Part:

@@ -160,7 +160,9 @@ def test_weights_that_are_written_are_seen(method, training, how):
 
 
 def test_what_was_made_is_kept_while_nothing_changes():
-    model, x = build("mlp")
+    maps, acts = options("forward")
+    model = NETWORKS["mlp"][0]({**maps, "method": "project"}, acts).double()
+    x = torch.randn(5, 6, dtype=torch.float64)
     fused = normprop.fuse(model, x).eval()
     with torch.no_grad():
         fused(x)
@@ -235,7 +237,7 @@ def test_scales_are_chosen_before():
         fused(x)
 
 
-def test_weights_checkpointed_inside_are_made_again():
+def test_a_network_that_is_checkpointed_makes_them_again():
     class Checkpointed(nn.Module):
         def __init__(self, inner):
             super().__init__()
