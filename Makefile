@@ -1,6 +1,6 @@
 # The only commands to know. Each creates the environment it needs; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help book test table lab bench clean
+.PHONY: help book test table lab bench gpu clean
 
 # Threads that wait shall sleep, not spin: where cores are shared, spinning ones made a chapter of
 # 12 seconds take minutes.
@@ -32,6 +32,9 @@ lab: $(LAB_INSTALLED) ## open the chapters in JupyterLab
 
 bench: $(BENCH_INSTALLED) ## measure speed and memory side by side, for the chapter on speed; BENCH=--quick
 	$(BIN)/python -m benchmarks --book normprop/companion/results $(BENCH)
+
+gpu: $(BENCH_INSTALLED) ## on a GPU, in 8 minutes: its tests, every layer, a network, benchmarks; GPU=--budget=60
+	$(BIN)/python -m benchmarks.gpu $(GPU)
 
 clean: ## remove the built book and the environment
 	rm -rf _build $(VENV) normprop.egg-info .pytest_cache .ruff_cache

@@ -7,6 +7,7 @@ command is given again.
 
 import argparse
 import fnmatch
+import math
 import os
 import shutil
 import sys
@@ -22,10 +23,10 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     import torch
 
-    from benchmarks import goals, machine, report
+    from benchmarks import gate, goals, machine, report
     from benchmarks.case import Context
     from benchmarks.cases import all_cases
-    from benchmarks.runner import Journal, Options, run_all
+    from benchmarks.runner import Journal, Options, by_importance, run_all
     from normprop.companion.benchmarks import keep_memory
 
     name = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -57,13 +58,18 @@ def main(argv: list[str] | None = None) -> int:
     # A GPU's allocator does so by itself.
     kept = keep_memory() if device.type == "cpu" else True
     settings["memory_kept"] = kept
+    settings["products"] = gate.tf32(device)
     before = machine.load()
-    results = list(run_all(cases, context, measure, journal))
+    budget = math.inf
+    if options.budget is not None:
+        settings["budget"] = budget = options.budget
+        cases = by_importance(cases)
+    results = list(run_all(cases, context, measure, journal, budget=budget))
     origin["load"] = {"before": before, "after": machine.load()}
     rows = goals.judge_all(results, device.type)
     found = report.content(origin, settings, results, rows)
     paths = report.write(options.out, f"bench_{device.type}", found)
-    if options.book is not None and not options.only:
+    if options.book is not None and not options.only and options.budget is None:
         # What the book shows is never a choice of the cases.
         options.book.mkdir(parents=True, exist_ok=True)
         shutil.copy(paths[0], options.book)
@@ -90,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, help="of torch; without it, one a core")
     add("--rounds", type=int, help="at most, for each case")
     add("--seconds", type=float, help="that the rounds of a case may take")
+    add("--budget", type=float, help="seconds after which no case begins, the main ones first")
     add("--seed", type=int, default=0, help="of all random numbers")
     add("--out", type=Path, default=RESULTS, help="folder of the results and the journal")
     add("--book", type=Path, help="folder that gets a copy of the JSON when all cases were run")

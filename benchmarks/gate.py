@@ -10,11 +10,15 @@ type that is timed:
   such a change of all weights and inputs would do to it, and that is measured: with a random
   change of relative size δ in float64, the answer moves by D, so that it moves by about
   D √n ε/δ for rounding.
+
+A GPU multiplies float32 in TF32 wherever torch lets it, in convolutions by default, with eleven
+bits of 24.  The gate asks for true float32; the clock runs with what a user has.
 """
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +26,32 @@ from torch import Tensor, nn
 ROUNDINGS = 8
 """An elementwise computation has at most so many: the function itself to two or three units in
 the last place, a shift, a scale, and as much for the slope."""
+
+
+@contextmanager
+def true_float32() -> Iterator[None]:
+    """Products of float32 in float32, on a GPU too."""
+    places = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [place.allow_tf32 for place in places]
+    try:
+        for place in places:
+            place.allow_tf32 = False
+        yield
+    finally:
+        for place, allowed in zip(places, before, strict=True):
+            place.allow_tf32 = allowed
+
+
+def tf32(device: torch.device) -> dict[str, str]:
+    """In what the gate and the clock multiply float32, in words, for the results."""
+    user = "float32"
+    if device.type == "cuda":
+        allowed = {
+            "convolutions": torch.backends.cudnn.allow_tf32,
+            "matrix products": torch.backends.cuda.matmul.allow_tf32,
+        }
+        user = ", ".join(f"{k} in {'TF32' if v else 'float32'}" for k, v in allowed.items())
+    return {"gate": "float32", "clock": user}
 
 
 def elementwise(

@@ -25,6 +25,7 @@ COLUMNS = (
     "saved_bytes",
     "saved_other_bytes",
     "peak_bytes",
+    "operators",
 )
 
 

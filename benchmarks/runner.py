@@ -2,14 +2,16 @@
 
 import gc
 import json
+import math
 import os
+import time
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 
-from benchmarks import inputs, timing
+from benchmarks import gate, inputs, timing
 from benchmarks.case import Case, Context, Prepared, UnavailableError
 from normprop.companion.benchmarks import interleaved, quantiles, ratios
 
@@ -40,8 +42,7 @@ def run_case(case: Case, context: Context, options: Options) -> dict:
     An implementation that the gate refuses is reported as failed and never timed; a case whose
     baseline has no time is failed as a whole; a case that the memory has no room for is skipped.
     """
-    head = {"name": case.name, "group": case.group, "parameters": dict(case.parameters)}
-    head |= {"baseline": case.baseline, "threads": case.threads or context.threads}
+    head = _head(case, context)
     room = timing.free_memory(context.device)
     if case.memory > 0.8 * room:
         reason = f"needs about {_gib(case.memory)} GiB of memory, {_gib(room)} GiB are free"
@@ -85,6 +86,11 @@ def run_case(case: Case, context: Context, options: Options) -> dict:
     return {**head, **status, "implementations": list(found.values())}
 
 
+def _head(case: Case, context: Context) -> dict:
+    head = {"name": case.name, "group": case.group, "parameters": dict(case.parameters)}
+    return head | {"baseline": case.baseline, "threads": case.threads or context.threads}
+
+
 def _prepared(case: Case, context: Context) -> tuple[dict[str, dict], dict[str, Prepared]]:
     """What is known of each implementation before the clock runs, and those that are right."""
     found, ready = {}, {}
@@ -92,7 +98,8 @@ def _prepared(case: Case, context: Context) -> tuple[dict[str, dict], dict[str, 
         entry = found[name] = {"name": name}
         try:
             prepared = make(context)
-            complaint = prepared.gate()
+            with gate.true_float32():
+                complaint = prepared.gate()
         except UnavailableError as problem:
             entry |= {"status": "unavailable", "reason": str(problem)}
             continue
@@ -177,14 +184,41 @@ class Journal:
         return self.path.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
+FIRST = ("training", "inference", "activation", "block", "simulate", "depth")
+"""Groups in the order in which a run of little time takes them; others come last."""
+
+
+def by_importance(cases: Iterable[Case]) -> list[Case]:
+    """What a user pays most often first, and of a group what there is of each kind."""
+    rank = {group: place for place, group in enumerate(FIRST)}
+    return sorted(cases, key=lambda case: rank.get(case.group, len(FIRST)))
+
+
 def run_all(
-    cases: Iterable[Case], context: Context, options: Options, journal: Journal, say=print
+    cases: Iterable[Case],
+    context: Context,
+    options: Options,
+    journal: Journal,
+    say=print,
+    budget: float = math.inf,
 ) -> Iterator[dict]:
-    """Results of all cases, in order; what the journal has is not run again."""
-    done = journal.read()
+    """Results of all cases, in order; what the journal has is not run again.
+
+    No case begins once ``budget`` seconds are over: those that are left are skipped, and the next
+    run goes on with them.
+    """
+    done, end = journal.read(), time.monotonic() + budget
     for case in cases:
         result = done.get(case.name)
-        if result is None:
+        if result is None and time.monotonic() >= end:
+            reason = f"not reached in {budget:.0f} seconds"
+            result = {
+                **_head(case, context),
+                "status": "skipped",
+                "reason": reason,
+                "implementations": [],
+            }
+        elif result is None:
             result = run_case(case, context, options)
             journal.add(result)
         say(line(result))
@@ -198,7 +232,10 @@ def line(result: dict) -> str:
     parts = []
     for entry in result["implementations"]:
         if "ratio" in entry:
+            count = entry.get("figures", {}).get("operators")
             parts.append(f"{entry['name']} {entry['ratio'][1]:.2f}")
+            if count is not None:
+                parts[-1] += f" ({count} operators)"
         else:
             parts.append(f"{entry['name']} {entry['status'].upper()}")
     head = f"{result['name']}"

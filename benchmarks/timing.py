@@ -3,7 +3,6 @@
 import ctypes
 from collections.abc import Callable
 
-import psutil
 import torch
 
 from normprop.companion.benchmarks import Clock, cpu_clock
@@ -39,4 +38,7 @@ def free_memory(device: torch.device) -> int:
     """Bytes that could be allocated on the device now."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    # Not above: a machine with a GPU may lack it.
+    import psutil
+
     return psutil.virtual_memory().available

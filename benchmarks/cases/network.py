@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from benchmarks import gate, memory, networks, package
 from benchmarks.case import Case, Context, Prepared
 from benchmarks.networks import Build, Kit
+from benchmarks.operators import operators
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,7 +285,12 @@ def _step(
         optimizer.step()
         after()
 
-    return Prepared(call, check, lambda: _held(task, model, context, call))
+    def figures():
+        held = _held(task, model, context, call)
+        # Compiled code is not seen operator by operator.
+        return held if compile else {**held, "operators": operators(call)}
+
+    return Prepared(call, check, figures)
 
 
 def _after_step(model: nn.Module, method: str) -> Callable[[], object]:

@@ -153,3 +153,20 @@ def test_a_torn_line_is_neither_read_nor_written_into(tmp_path):
     assert journal.read() == {"tiny/1": {"name": "tiny/1"}}
     journal.add({"name": "tiny/2"})
     assert set(journal.read()) == {"tiny/1", "tiny/2"}
+
+
+def test_a_run_of_little_time_says_what_it_did_not_reach(tmp_path):
+    journal, said = Journal(tmp_path / "journal", {}), []
+    cases = [case(f"tiny/{n}", plain=Calls()) for n in range(2)]
+    results = list(run_all(cases, CONTEXT, QUICK, journal, said.append, budget=0.0))
+    assert [r["status"] for r in results] == ["skipped", "skipped"]
+    assert said[0] == "tiny/0: skipped, not reached in 0 seconds"
+    # The next run goes on.
+    results = list(run_all(cases, CONTEXT, QUICK, journal, said.append, budget=60.0))
+    assert [r["status"] for r in results] == ["measured", "measured"]
+
+
+def test_the_main_cases_come_first():
+    names = ["moments-closed/relu", "activation/relu/1000", "training/dense", "other/x", "block/y"]
+    found = [c.name for c in runner.by_importance([case(n, plain=Calls()) for n in names])]
+    assert found == ["training/dense", "activation/relu/1000", "block/y", *names[::3]]
