@@ -7,8 +7,11 @@
 
 from normprop import functional, nn
 from normprop.catalogue import Coverage, coverage
+from normprop.gaussian import Figures, Function, Normal, calibration, maps
 from normprop.graph import (
+    Bridge,
     Conversion,
+    Factor,
     Legality,
     Report,
     check,
@@ -20,26 +23,36 @@ from normprop.graph import (
 )
 from normprop.montecarlo import Simulation, simulate
 from normprop.post import Cell, Table, table
-from normprop.rules import Moments, moments
+from normprop.rules import Moments, concatenation, function_of, moments, residual
 
 __all__ = [
+    "Bridge",
     "Cell",
     "Conversion",
     "Coverage",
+    "Factor",
+    "Figures",
+    "Function",
     "Legality",
     "Moments",
+    "Normal",
     "Report",
     "Simulation",
     "Table",
+    "calibration",
     "check",
+    "concatenation",
     "convert",
     "coverage",
     "fold",
+    "function_of",
     "functional",
     "fuse",
+    "maps",
     "moments",
     "nn",
     "report",
+    "residual",
     "separate_on_bridges_",
     "simulate",
     "table",

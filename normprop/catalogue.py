@@ -18,6 +18,8 @@ from torch import nn as torch_nn
 
 from normprop import nn, rules
 
+__all__ = ["Coverage", "Layer", "coverage"]
+
 GROUPS = {
     "activations": ("activation",),
     "linear maps": ("linear",),

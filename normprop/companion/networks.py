@@ -105,7 +105,7 @@ def build(
     body = [inner.layer(width, width) for _ in range(depth - 1)]
     if residual:
         unit = method == "unit-scaling"
-        body = [Residual(block, 1 / (k + 1), unit) for k, block in enumerate(body, start=1)]
+        body = [ScaledResidual(block, 1 / (k + 1), unit) for k, block in enumerate(body, start=1)]
     neck = [nn.Flatten()] if side else []
     features = width * math.ceil(side / 2) ** 2 if side else width
     return nn.Sequential(stem, *body, *neck, outer.head(features, classes))
@@ -129,7 +129,7 @@ def rate_unit(method: str, optimizer: str, fan_in: int, samples: int) -> float:
     return math.sqrt(fan_in * samples) if optimizer == "sgd" else math.sqrt(fan_in)
 
 
-class Residual(nn.Module):
+class ScaledResidual(nn.Module):
     """√(1 - share)·x + √share·layer(x), which keeps unit variance at initialisation.
 
     Args:

@@ -30,7 +30,7 @@ from normprop.companion.training import Result, train
 
 
 @dataclass(frozen=True)
-class Cell:
+class SweepCell:
     """A network and how it is trained, but for learning rate and seed.
 
     Attributes are the arguments of :func:`normprop.companion.networks.build` and
@@ -65,7 +65,7 @@ class Run:
         test: whether the test part is looked at.
     """
 
-    cell: Cell
+    cell: SweepCell
     lr: float
     seed: int
     test: bool
@@ -177,13 +177,13 @@ def execute(run: Run) -> Result:
     )
 
 
-def trials(cell: Cell, plan: Plan) -> list[Run]:
+def trials(cell: SweepCell, plan: Plan) -> list[Run]:
     """The runs that tune a cell's learning rate."""
     tuned = replace(cell, steps=plan.tuning_steps or cell.steps)
     return [Run(tuned, lr, plan.tuning_seed, test=False) for lr in plan.rates[cell.optimizer]]
 
 
-def finals(cell: Cell, plan: Plan, results: dict[str, Result]) -> list[Run]:
+def finals(cell: SweepCell, plan: Plan, results: dict[str, Result]) -> list[Run]:
     """The runs at the best learning rate, by the trials' results."""
 
     def merit(run: Run) -> tuple[float, float]:
@@ -196,7 +196,13 @@ def finals(cell: Cell, plan: Plan, results: dict[str, Result]) -> list[Run]:
 
 
 def experiment(
-    name: str, cells: list[Cell], plan: Plan, origin: dict, log: Path, results: Path, processes: int
+    name: str,
+    cells: list[SweepCell],
+    plan: Plan,
+    origin: dict,
+    log: Path,
+    results: Path,
+    processes: int,
 ) -> None:
     """Carry out what is left of an experiment, and write its file of results.
 
@@ -216,7 +222,9 @@ def experiment(
         print(f"results are in {path}")
 
 
-def carry_out(cells: list[Cell], plan: Plan, log: Path, processes: int = 1) -> dict[str, Result]:
+def carry_out(
+    cells: list[SweepCell], plan: Plan, log: Path, processes: int = 1
+) -> dict[str, Result]:
     """Every run of the cells that the log does not hold yet; all results, by the runs' keys.
 
     Under ``torchrun``, the process of rank r takes every world-size-th cell and writes to a log
@@ -237,7 +245,7 @@ def carry_out(cells: list[Cell], plan: Plan, log: Path, processes: int = 1) -> d
     return _merged(log)
 
 
-def summary(cells: Iterable[Cell], plan: Plan, results: dict[str, Result]) -> list[dict]:
+def summary(cells: Iterable[SweepCell], plan: Plan, results: dict[str, Result]) -> list[dict]:
     """One entry a cell: its settings, its trials, the rate that won and its final runs."""
     entries = []
     for cell in cells:
@@ -315,7 +323,7 @@ def _leave_if_orphaned() -> None:
         raise SystemExit
 
 
-def _finished(cell: Cell, plan: Plan, results: dict[str, Result]) -> bool:
+def _finished(cell: SweepCell, plan: Plan, results: dict[str, Result]) -> bool:
     if any(run.key not in results for run in trials(cell, plan)):
         return False
     return all(run.key in results for run in finals(cell, plan, results))
@@ -356,7 +364,7 @@ def _data(name: str, images: bool, device: str) -> data.Split:
     return data.load(name, images=images).to(device)
 
 
-def _unit(cell: Cell, pixels: int) -> float:
+def _unit(cell: SweepCell, pixels: int) -> float:
     """The unit of a cell's learning rates."""
     taps, positions = 1, 1
     if cell.kind == "conv":

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from normprop.companion import results
 from normprop.companion.networks import METHODS
-from normprop.companion.runs import Cell, Plan, experiment, origin
+from normprop.companion.runs import Plan, SweepCell, experiment, origin
 from normprop.companion.training import OPTIMIZERS
 
 RATES = {
@@ -27,22 +27,22 @@ every cell has worse ones on both sides."""
 CONV_WIDTH = 16
 
 
-def core(**common) -> list[Cell]:
+def core(**common) -> list[SweepCell]:
     """Depths 10 and 40, ReLU and tanh, both optimisers, fully connected."""
     return [
-        Cell(method, activation, depth, optimizer, **common)
+        SweepCell(method, activation, depth, optimizer, **common)
         for depth, optimizer in product((10, 40), OPTIMIZERS)
         for method, activation in pairs(("relu", "tanh"))
     ]
 
 
-def variations(**common) -> list[Cell]:
+def variations(**common) -> list[SweepCell]:
     """One thing changed at a time: activation, residual, convolution, depth; all with SGD."""
 
-    def cells(activations, depth, residual=False, **changed) -> list[Cell]:
+    def cells(activations, depth, residual=False, **changed) -> list[SweepCell]:
         settings = {**common, **changed, "residual": residual}
         return [
-            Cell(method, activation, depth, "sgd", **settings)
+            SweepCell(method, activation, depth, "sgd", **settings)
             for method, activation in pairs(activations, residual)
         ]
 

@@ -13,7 +13,7 @@ import argparse
 import math
 
 from normprop.companion.networks import METHODS
-from normprop.companion.runs import Cell, Plan, experiment, origin
+from normprop.companion.runs import Plan, SweepCell, experiment, origin
 from normprop.companion.sweep import add_places
 from normprop.companion.training import OPTIMIZERS
 
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     options = _parser().parse_args(argv)
     source = origin("normprop.companion.thousand", argv, options.device)
     cells = [
-        Cell(
+        SweepCell(
             method,
             "tanh",
             options.depth,

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as torch_functional
 
 from normprop.functional.constants import SHAPES
-from normprop.functional.keywords import Ball, named, takes
+from normprop.functional.keywords import Ball, takes, under_name
 from normprop.functional.parametric import Absorbed, apply
 
 __all__ = ["conv1d", "conv2d", "conv3d"]
@@ -51,7 +51,7 @@ _DOC = r"""Convolution whose weights are on the unit ℓ2 ball.
 def in_dimensions(make: Callable[[int], Callable], dims: int, name: str, doc: str) -> Callable:
     """The convolution that ``make`` makes for so many dimensions, under its name."""
     doc = doc.replace("SHAPES", SHAPES[dims].replace("C", "in"))
-    return named(make(dims), f"{name}{dims}d", doc)
+    return under_name(make(dims), f"{name}{dims}d", doc)
 
 
 def _conv(dims: int) -> Callable:

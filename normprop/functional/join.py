@@ -33,7 +33,7 @@ def residual(branch: Tensor, skip: Tensor, *, weight: float = math.sqrt(0.5)) ->
     of the two are the same multiples of dy, so that what they bring back to a common input, again
     uncorrelated, adds up to standard deviation 1.  Nothing here could be scaled for one pass alone:
     at a join both passes must use one weight, or what comes back is no multiple of the gradient.
-    :func:`normprop.rules.residual` has the figures of paths of any scale.
+    :func:`normprop.residual` has the figures of paths of any scale.
 
     Over L such blocks (1 - w²)^(L/2) of the first input is left: w of the order of 1/√L keeps a
     share of it, whatever the depth.

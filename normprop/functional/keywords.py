@@ -209,7 +209,7 @@ def tabled(
         return body(arguments, law)
 
     function.__signature__ = inspect.Signature([*own, *more], return_annotation=Tensor)
-    return named(function, name, doc)
+    return under_name(function, name, doc)
 
 
 def takes(keywords: type, **defaults) -> Callable[[Made], Made]:
@@ -241,7 +241,7 @@ def takes(keywords: type, **defaults) -> Callable[[Made], Made]:
     return decorate
 
 
-def named(function: Made, name: str, doc: str | None = None) -> Made:
+def under_name(function: Made, name: str, doc: str | None = None) -> Made:
     """The function under a name of its own, by which it can be found and pickled."""
     function.__name__ = function.__qualname__ = name
     if doc is not None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as torch_functional
 
 from normprop.functional.constants import SHAPES, constants_of
-from normprop.functional.keywords import Law, LawBehind, named, takes
+from normprop.functional.keywords import Law, LawBehind, takes, under_name
 from normprop.functional.scale import normalized
 
 __all__ = [
@@ -105,7 +105,7 @@ _NORM = r"""Normalised pooling by a norm over windows of K = ∏kernel_size elem
 
 def in_dimensions(make: Callable[[int], Callable], dims: int, name: str, doc: str) -> Callable:
     """The function that ``make`` makes for so many dimensions, under its name."""
-    return named(make(dims), f"{name}{dims}d", doc.replace("SHAPES", SHAPES[dims]))
+    return under_name(make(dims), f"{name}{dims}d", doc.replace("SHAPES", SHAPES[dims]))
 
 
 def _max_pool(dims: int) -> Callable:

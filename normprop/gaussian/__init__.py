@@ -4,7 +4,7 @@ Nothing here knows of layers or of torch.  Every figure comes with a bound on it
 error, rounding included.
 """
 
-from normprop.gaussian import families, smooth
+from normprop.gaussian import calibration, families, maps, smooth
 from normprop.gaussian.elementwise import elementwise
 from normprop.gaussian.functions import Function
 from normprop.gaussian.law import Figures, Image, Law, Normal
@@ -18,8 +18,10 @@ __all__ = [
     "Image",
     "Law",
     "Normal",
+    "calibration",
     "elementwise",
     "families",
+    "maps",
     "maximum",
     "maximum_of",
     "smooth",

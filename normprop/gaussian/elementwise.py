@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from normprop.gaussian.functions import Function
-from normprop.gaussian.kinks import located
+from normprop.gaussian.landmarks import located
 from normprop.gaussian.law import Figures, Normal, says_something, std_error
 from normprop.gaussian.named import FUNCTIONS
 from normprop.gaussian.normal import BEYOND, EPS, REACH, pdf

@@ -43,8 +43,8 @@ class _Dropout(Twin):
     def _measured(self, law: Law) -> rules.Moments:
         training, factor = self.constants
         if self.training:
-            return rules.affine(self._plain(law), *training)
-        return rules.affine(self._plain(law), training.shift, 1.0 / factor, 1.0 / factor)
+            return rules.rescaled(self._plain(law), *training)
+        return rules.rescaled(self._plain(law), training.shift, 1.0 / factor, 1.0 / factor)
 
 
 class _AlphaDropout(_Dropout):
@@ -55,8 +55,8 @@ class _AlphaDropout(_Dropout):
     def _measured(self, law: Law) -> rules.Moments:
         training, center, factor = self.constants
         if self.training:
-            return rules.affine(self._plain(law), *training)
-        return rules.affine(self._plain(law), center, 1.0 / factor, 1.0 / factor)
+            return rules.rescaled(self._plain(law), *training)
+        return rules.rescaled(self._plain(law), center, 1.0 / factor, 1.0 / factor)
 
 
 class Dropout(_Dropout, nn.Dropout):

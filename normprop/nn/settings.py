@@ -45,7 +45,7 @@ class Settings:
         if found is None:
             return
         cls.torch_type = found
-        first = _named(cls.__init__)[1:] if found is nn.Module else by_place(found)
+        first = _own_parameters(cls.__init__)[1:] if found is nn.Module else by_place(found)
         parameters = [*first, *parameters_of(cls._keywords, **cls._defaults)]
         cls.__signature__ = inspect.Signature(parameters)
         # A bias is asked for, and is a parameter then.
@@ -96,7 +96,7 @@ class Settings:
         return ", ".join(filter(None, parts))
 
 
-def _named(function) -> list[inspect.Parameter]:
+def _own_parameters(function) -> list[inspect.Parameter]:
     """The parameters of a function that have a name of their own."""
     parameters = inspect.signature(function).parameters.values()
     return [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]

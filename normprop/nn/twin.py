@@ -113,7 +113,7 @@ class Twin(Settings):
         """Moments of the layer as it is."""
         plain = self._plain(law, *shape)
         # The rule has said what is missing where the shape was.
-        return rules.affine(plain, *self.constants_of(*shape or (None,)))
+        return rules.rescaled(plain, *self.constants_of(*shape or (None,)))
 
     def _law(self) -> Law:
         return law_of(self.mean, self.std, *self.__dict__.get("_before", (None,)))

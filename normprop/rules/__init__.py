@@ -13,10 +13,9 @@ no constants why.
 # ruff: noqa: F403
 from types import ModuleType as _Module
 
-from normprop.rules import containers, distance, lazy, recurrent  # noqa: F401
+from normprop.rules import containers, distance, lazy, loss, normalization, recurrent, shape, unpool  # noqa: F401
 from normprop.rules.activation import *
 from normprop.rules.adaptive import *
-from normprop.rules.affine import *
 from normprop.rules.arguments import *
 from normprop.rules.attention import *
 from normprop.rules.axis import *
@@ -25,17 +24,14 @@ from normprop.rules.dropout import *
 from normprop.rules.embedding import *
 from normprop.rules.gated import *
 from normprop.rules.join import *
-from normprop.rules.loss import *
 from normprop.rules.measure import *
-from normprop.rules.normalization import *
 from normprop.rules.padding import *
 from normprop.rules.parametric import *
 from normprop.rules.pool import *
 from normprop.rules.registry import *
-from normprop.rules.shape import *
+from normprop.rules.rescaled import *
 from normprop.rules.softmax import *
 from normprop.rules.transposed import *
-from normprop.rules.unpool import *
 from normprop.rules.upsampling import *
 
 __all__ = sorted(

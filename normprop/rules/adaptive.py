@@ -10,21 +10,17 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
 
-import numpy as np
 from torch import nn
 
 from normprop.gaussian import Law, maximum
 from normprop.gaussian.law import std_error
+from normprop.gaussian.normal import EPS
 from normprop.rules.arguments import check_number, count, need_shape, window_of
 from normprop.rules.axis import averages, grid
 from normprop.rules.registry import Moments, register
 
-__all__ = [
-    "adaptive_avg_pool", "adaptive_max_pool", "adaptive_sizes", "fractional_growth",
-    "fractional_max_pool",
-]  # fmt: skip
+__all__ = ["adaptive_max_pool", "adaptive_sizes", "fractional_growth"]
 
-_EPS = float(np.finfo(np.float64).eps)
 
 Sizes = tuple[int, ...]
 
@@ -73,16 +69,16 @@ def _mixture(windows: dict[int, int], law: Law, slope: float) -> Moments:
     parts = [(c / number, *maximum(k, law)) for k, c in windows.items()]
     if len(parts) == 1:
         _, mean, std, error, method = parts[0]
-        return Moments(mean, std, slope, error + 2.0 * _EPS * slope, method)
+        return Moments(mean, std, slope, error + 2.0 * EPS * slope, method)
     mean = math.fsum(w * m for w, m, *_ in parts)
     variance = math.fsum(w * (s * s + (m - mean) ** 2) for w, m, s, *_ in parts)
     # Each part is off by its own bound, in its mean and in its spread.
     error = max(e for *_, e, _ in parts)
     far = max(abs(m) for _, m, *_ in parts)
-    ulps = 4.0 * _EPS * (far + math.sqrt(variance))
+    ulps = 4.0 * EPS * (far + math.sqrt(variance))
     off = math.fsum(w * 2.0 * (s * e + 2.0 * abs(m - mean) * error) for w, m, s, e, _ in parts)
     off += 4.0 * error * error + 2.0 * ulps * math.sqrt(variance)
-    bound = max(error + ulps, std_error(variance, off), 2.0 * _EPS * slope)
+    bound = max(error + ulps, std_error(variance, off), 2.0 * EPS * slope)
     exact = all(method == "closed form" for *_, method in parts)
     return Moments(
         mean, math.sqrt(variance), slope, bound, "closed form" if exact else "quadrature"
@@ -97,7 +93,7 @@ def fractional_max_pool(window: Sizes, growth: float, law: Law) -> Moments:
     """
     mean, std, error, method = maximum(count("kernel_size", window), law)
     slope = math.sqrt(growth)
-    return Moments(mean, std, slope, error + 2.0 * _EPS * slope, method)
+    return Moments(mean, std, slope, error + 2.0 * EPS * slope, method)
 
 
 def fractional_growth(window: Sizes, output_size, output_ratio, sizes: Sizes | None) -> float:

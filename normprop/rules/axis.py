@@ -17,15 +17,12 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from normprop.gaussian import Law, maximum
 from normprop.gaussian.law import std_error
+from normprop.gaussian.normal import EPS
 from normprop.rules.registry import CLOSED, Moments
 
 __all__ = ["copied"]
-
-_EPS = float(np.finfo(np.float64).eps)
 
 
 class Axis(NamedTuple):
@@ -76,7 +73,7 @@ def grid(axes: Sequence[Axis], law: Law) -> Moments:
     uneven = max(total_square - total * total, 0.0)
     variance = s * s * squares + m * m * uneven
     slope = math.sqrt(squares * growth)
-    ulps = 8.0 * _EPS * (len(axes) + 1)
+    ulps = 8.0 * EPS * (len(axes) + 1)
     # The difference of squares above is off by an ulp of what is subtracted.
     off = ulps * (s * s * squares + m * m * total_square)
     off += 2.0 * error * (s * squares + abs(m) * uneven + error)

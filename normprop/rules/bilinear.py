@@ -19,12 +19,11 @@ import numpy as np
 from torch import nn
 
 from normprop.gaussian import Law, maximum
+from normprop.gaussian.normal import EPS
 from normprop.rules.parametric import root, weights_of
 from normprop.rules.registry import Moments, register
 
 __all__ = ["bilinear"]
-
-_EPS = float(np.finfo(np.float64).eps)
 
 
 def bilinear(
@@ -65,16 +64,16 @@ def bilinear(
         found.append(abs(factor) * np.hypot(std * spread, mean * shift))
         # A sum's rounding is relative to that of its terms without their signs.
         whole = _norm(_sum(size, axis), 0)
-        bound = error * (spread + shift) + ulps * _EPS * (std * spread + largest * whole)
+        bound = error * (spread + shift) + ulps * EPS * (std * spread + largest * whole)
         bounds.append(abs(factor) * bound)
     bwd_std = np.concatenate(found)
 
     total = _sum(_sum(size, 2), 1)
     whole = np.hypot(_norm(_sum(size, 2), 1), _norm(_sum(size, 1), 1))
     bounds += [
-        error * 2.0 * largest * total + ulps * _EPS * (largest**2 * total + np.abs(offset)),
+        error * 2.0 * largest * total + ulps * EPS * (largest**2 * total + np.abs(offset)),
         error * (largest + std + error) * (lines + 2.0 * norms)
-        + ulps * _EPS * std * (largest * whole + std * norms),
+        + ulps * EPS * std * (largest * whole + std * norms),
     ]
     bound = float(max(b.max(initial=0.0) for b in bounds))
     return Moments(fwd_mean, fwd_std, bwd_std, bound, method)

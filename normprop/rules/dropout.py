@@ -3,16 +3,14 @@
 import math
 from operator import attrgetter
 
-import numpy as np
 from torch import nn
 
 from normprop.gaussian import Law, maximum
+from normprop.gaussian.normal import EPS
 from normprop.rules.arguments import check_probability
 from normprop.rules.registry import CLOSED, Moments, register
 
 __all__ = ["alpha_dropout", "alpha_gain", "dropout"]
-
-_EPS = float(np.finfo(np.float64).eps)
 
 
 def dropout(p: float, law: Law, *, inverted: bool = True) -> Moments:
@@ -29,7 +27,7 @@ def dropout(p: float, law: Law, *, inverted: bool = True) -> Moments:
         math.hypot(std, math.sqrt(p) * mean) * scale,
         scale,
     )
-    error = 2.0 * error * max(scale, 1.0) + 8.0 * _EPS * max(map(abs, figures))
+    error = 2.0 * error * max(scale, 1.0) + 8.0 * EPS * max(map(abs, figures))
     return Moments(*figures, error, method)
 
 
@@ -63,7 +61,7 @@ def alpha_dropout(p: float, law: Law) -> Moments:
     gain, keep = alpha_gain(p), 1.0 - p
     scale = gain * math.sqrt(keep)
     figures = (gain * keep * m, math.hypot(s, math.sqrt(p) * (m + ALPHA)) * scale, scale)
-    error = 2.0 * error * max(scale, 1.0) + 16.0 * _EPS * (max(map(abs, figures)) + abs(m) + ALPHA)
+    error = 2.0 * error * max(scale, 1.0) + 16.0 * EPS * (max(map(abs, figures)) + abs(m) + ALPHA)
     return Moments(*figures, error, method)
 
 

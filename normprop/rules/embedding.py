@@ -11,12 +11,12 @@ from torch import nn
 
 from normprop.gaussian import Law, Normal
 from normprop.gaussian.law import std_error
+from normprop.gaussian.normal import EPS
 from normprop.rules.arguments import array, need_shape
 from normprop.rules.registry import CLOSED, Moments, register
 
 __all__ = ["check_no_law", "embedding", "rows_of"]
 
-_EPS = float(np.finfo(np.float64).eps)
 # What torch adds to a norm before it divides by it.
 _RENORM_EPS = 1e-7
 
@@ -59,7 +59,7 @@ def _largest(rows: np.ndarray, bag: int) -> Moments:
     std = np.sqrt(variance)
     # A rank is off by that share of itself; by partial summation it counts once for each step of
     # what is summed.
-    share = (bag + 4.0) * _EPS
+    share = (bag + 4.0) * EPS
     steps, bends = ((ranks[1:-1] * np.abs(np.diff(v, axis=0))).sum(0) for v in (rows, squares))
     of_std = [
         std_error(v, e) for v, e in zip(variance.tolist(), (share * bends).tolist(), strict=True)
@@ -71,7 +71,7 @@ def _largest(rows: np.ndarray, bag: int) -> Moments:
 def _rounding(rows: np.ndarray, std: np.ndarray) -> float:
     """What adding up rows in their order does to their mean and standard deviation."""
     largest = np.abs(rows).max(initial=0.0) + std.max(initial=0.0)
-    return float((len(rows) + 16.0) * _EPS * largest)
+    return float((len(rows) + 16.0) * EPS * largest)
 
 
 def rows_of(layer: nn.Embedding | nn.EmbeddingBag) -> np.ndarray:

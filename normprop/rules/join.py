@@ -5,12 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from normprop.gaussian.normal import EPS
 from normprop.rules.arguments import check_number, window_of
 from normprop.rules.registry import Moments
 
 __all__ = ["check_weight", "concatenation", "residual"]
-
-_EPS = float(np.finfo(np.float64).eps)
 
 
 def check_weight(weight: float) -> None:
@@ -46,7 +45,7 @@ def residual(skip: Moments, branch: Moments, weight: float) -> Moments:
     bwd_std = np.hypot(keep * skip.bwd_std, weight * branch.bwd_std)
     size = np.max(np.abs(skip.fwd_mean)) + np.max(np.abs(branch.fwd_mean))
     size = float(max(size, np.max(fwd_std), np.max(bwd_std)))
-    error = skip.error + branch.error + 8.0 * _EPS * size
+    error = skip.error + branch.error + 8.0 * EPS * size
     figures = (mean, fwd_std, bwd_std)
     if all(np.ndim(figure) == 0 for figure in figures):
         figures = tuple(map(float, figures))
@@ -82,7 +81,7 @@ def concatenation(parts: Sequence[Moments], sizes: Sequence[int]) -> Moments:
     # Means and spreads enter a variance of which they are no larger than the root over √r.
     error = max(p.error for p in parts)
     far = max(abs(p.fwd_mean) for p in parts) + math.sqrt(variance)
-    bound = 3.0 * error / math.sqrt(min(shares)) + 16.0 * _EPS * (far + slope)
+    bound = 3.0 * error / math.sqrt(min(shares)) + 16.0 * EPS * (far + slope)
     return Moments(mean, math.sqrt(variance), slope, bound, joint_method(*parts))
 
 

@@ -12,13 +12,10 @@ from collections.abc import Callable
 from torch import nn
 
 from normprop.gaussian import FUNCTIONS, Figures, Law, Normal, elementwise, families, losses
+from normprop.gaussian.normal import EPS
 from normprop.gaussian.softmax import cross_entropy as cross_entropy_figures
 from normprop.rules.arguments import need_normal, need_shape
 from normprop.rules.registry import Moments, refuse, register
-
-__all__ = ["class_count"]
-
-_EPS = 2.0**-52
 
 
 def reduced(figures: Figures, reduction: str, count: int) -> Moments:
@@ -36,7 +33,7 @@ def reduced(figures: Figures, reduction: str, count: int) -> Moments:
         error *= count
     elif reduction != "none":
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none'; it was {reduction!r}")
-    error += 4.0 * _EPS * max(abs(mean), std, slope)
+    error += 4.0 * EPS * max(abs(mean), std, slope)
     return Moments(mean, std, slope, error, figures.method)
 
 
@@ -52,7 +49,7 @@ def cross_entropy(classes: int, law: Normal, smoothing: float = 0.0) -> Figures:
 
 def negative_log_likelihood(classes: int, law: Normal) -> Figures:
     """Figures of -x_t for a uniform class t, the gradient over all ``classes`` elements."""
-    error = 2.0 * _EPS * (abs(law.mean) + law.std + 1.0)
+    error = 2.0 * EPS * (abs(law.mean) + law.std + 1.0)
     return Figures(-law.mean, law.std, 1.0 / math.sqrt(classes), error, "closed form")
 
 

@@ -8,13 +8,10 @@ from torch import nn
 
 from normprop.gaussian import Law, Normal, maximum
 from normprop.gaussian.law import std_error
+from normprop.gaussian.normal import EPS
 from normprop.gaussian.normalization import local_response, normalization
 from normprop.rules.arguments import array, need_normal, need_shape
 from normprop.rules.registry import CLOSED, Moments, refuse, register
-
-__all__ = ["group_normalization"]
-
-_EPS = float(np.finfo(np.float64).eps)
 
 
 def group_normalization(
@@ -64,7 +61,7 @@ def group_normalization(
     squares = gain**2
     whole = positions * np.repeat(squares.reshape(groups, -1).sum(1), channels // groups)
     slopes = own * squares + other * (whole - squares)
-    slope_error = errors[1] * squares + errors[2] * whole + 8.0 * _EPS * (slopes + other * whole)
+    slope_error = errors[1] * squares + errors[2] * whole + 8.0 * EPS * (slopes + other * whole)
     largest = float(np.abs(gain).max())
     error = max(
         largest * std_error(variance, errors[0]),
@@ -74,7 +71,7 @@ def group_normalization(
         shift.copy(),
         np.abs(gain) * math.sqrt(variance),
         np.sqrt(slopes),
-        error + 4.0 * _EPS * largest,
+        error + 4.0 * EPS * largest,
         found.method,
     )
 
@@ -95,11 +92,11 @@ def fixed_normalization(
     means = (m - mean) * factor + shift
     size = np.abs(factor)
     slack = (abs(m) + np.abs(mean) + s + 1.0) * size + np.abs(shift)
-    bound = float((error * size + 8.0 * _EPS * slack).max())
+    bound = float((error * size + 8.0 * EPS * slack).max())
     return Moments(means, s * size, size, bound, CLOSED)
 
 
-def _affine(layer: nn.Module) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _weight_and_bias(layer: nn.Module) -> tuple[np.ndarray | None, np.ndarray | None]:
     parameters = (getattr(layer, "weight", None), getattr(layer, "bias", None))
     names = ("weight", "bias")
     weight, bias = (
@@ -111,7 +108,7 @@ def _affine(layer: nn.Module) -> tuple[np.ndarray | None, np.ndarray | None]:
 
 def _by_statistics(layer: nn.Module, law: Law) -> Moments:
     mean, variance = (array(getattr(layer, name), name) for name in ("running_mean", "running_var"))
-    return fixed_normalization(law, mean, variance, layer.eps, *_affine(layer))
+    return fixed_normalization(law, mean, variance, layer.eps, *_weight_and_bias(layer))
 
 
 def batch_norm(layer: nn.Module, law: Law) -> Moments:
@@ -119,7 +116,7 @@ def batch_norm(layer: nn.Module, law: Law) -> Moments:
     if not layer.training and layer.running_mean is not None:
         return _by_statistics(layer, law)
     law = need_normal(layer, law)
-    weight, bias = _affine(layer)
+    weight, bias = _weight_and_bias(layer)
     root = math.hypot(law.std, math.sqrt(layer.eps))
     gain = np.ones(layer.num_features) if weight is None else np.abs(weight)
     shift = np.zeros(layer.num_features) if bias is None else bias
@@ -132,7 +129,7 @@ def instance_norm(layer: nn.Module, law: Law, shape: tuple[int, ...] | None) -> 
     if not layer.training and layer.running_mean is not None:
         return _by_statistics(layer, law)
     shape = need_shape(layer, shape, "how many elements a channel has")
-    weight, bias = _affine(layer)
+    weight, bias = _weight_and_bias(layer)
     channels, *positions = shape
     if channels != layer.num_features:
         raise ValueError(
@@ -154,23 +151,23 @@ def group_norm(layer: nn.GroupNorm, law: Law, shape: tuple[int, ...] | None) -> 
             f"shape must have {layer.num_channels} channels first, as num_channels says; "
             f"it was {shape}"
         )
-    law, affine = need_normal(layer, law), _affine(layer)
+    law, learnt = need_normal(layer, law), _weight_and_bias(layer)
     return group_normalization(
-        law, channels, layer.num_groups, math.prod(positions), layer.eps, *affine
+        law, channels, layer.num_groups, math.prod(positions), layer.eps, *learnt
     )
 
 
 def layer_norm(layer: nn.LayerNorm, law: Law) -> Moments:
     """Moments of layer normalisation; with weights one entry for each."""
     size = math.prod(layer.normalized_shape)
-    law, affine = need_normal(layer, law), _affine(layer)
-    return group_normalization(law, size, 1, 1, layer.eps, *affine)
+    law, learnt = need_normal(layer, law), _weight_and_bias(layer)
+    return group_normalization(law, size, 1, 1, layer.eps, *learnt)
 
 
 def rms_norm(layer: nn.RMSNorm, law: Law) -> Moments:
     """Moments of normalisation by the root mean square; the mean of the input must be 0."""
     size = math.prod(layer.normalized_shape)
-    weight, _ = _affine(layer)
+    weight, _ = _weight_and_bias(layer)
     eps = layer.eps
     if eps is None:
         # torch takes that of the input's type, which is the weight's.

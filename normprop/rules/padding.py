@@ -2,17 +2,16 @@
 
 import math
 
-import numpy as np
 from torch import nn
 
 from normprop.gaussian import Law, maximum
 from normprop.gaussian.law import std_error
+from normprop.gaussian.normal import EPS
 from normprop.rules.axis import copied, copies, grid
 from normprop.rules.registry import Moments, register
 
 __all__ = ["pad"]
 
-_EPS = float(np.finfo(np.float64).eps)
 
 COPYING = ("reflect", "replicate", "circular")
 MODES = ("constant", *COPYING)
@@ -63,9 +62,9 @@ def pad(
     part, rest = inside / whole, (whole - inside) / whole
     variance = part * s * s + part * rest * (m - value) ** 2
     mean = part * m + rest * value
-    off = 2.0 * error * (s + abs(m - value) + error) + 8.0 * _EPS * variance
-    off += 8.0 * _EPS * part * rest * (abs(m) + abs(value)) * abs(m - value)
-    bound = max(error + 4.0 * _EPS * (abs(m) + abs(value)), std_error(variance, off), 4.0 * _EPS)
+    off = 2.0 * error * (s + abs(m - value) + error) + 8.0 * EPS * variance
+    off += 8.0 * EPS * part * rest * (abs(m) + abs(value)) * abs(m - value)
+    bound = max(error + 4.0 * EPS * (abs(m) + abs(value)), std_error(variance, off), 4.0 * EPS)
     slope = math.sqrt(inside / math.prod(sizes))
     return Moments(mean, math.sqrt(variance), slope, bound, method)
 

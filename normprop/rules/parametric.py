@@ -7,12 +7,11 @@ import numpy as np
 from torch import nn
 
 from normprop.gaussian import Law, maximum
+from normprop.gaussian.normal import EPS
 from normprop.rules.arguments import array, window_of
 from normprop.rules.registry import Moments, register
 
 __all__ = ["parametric", "weights_of"]
-
-_EPS = float(np.finfo(np.float64).eps)
 
 
 def parametric(
@@ -55,9 +54,9 @@ def parametric(
     size = np.abs(rows).sum(-1)
     bound = np.concatenate(
         [
-            error * size + ulps * _EPS * (abs(mean) * size + np.abs(offset)),
-            error * norms + ulps * _EPS * fwd_std,
-            ulps * _EPS * bwd_std,
+            error * size + ulps * EPS * (abs(mean) * size + np.abs(offset)),
+            error * norms + ulps * EPS * fwd_std,
+            ulps * EPS * bwd_std,
         ]
     )
     return Moments(fwd_mean, fwd_std, bwd_std, float(bound.max(initial=0.0)), method)

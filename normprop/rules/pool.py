@@ -3,24 +3,22 @@
 import math
 from collections.abc import Sequence
 
-import numpy as np
 from torch import nn
 
 from normprop.gaussian import Law, Normal, maximum
 from normprop.gaussian.lengths import extreme_size, length
+from normprop.gaussian.normal import EPS
 from normprop.rules.arguments import check_number, count, window_of
 from normprop.rules.registry import Moments, register
 
-__all__ = ["avg_pool", "lp_pool", "max_pool", "pool_geometry"]
-
-_EPS = float(np.finfo(np.float64).eps)
+__all__ = ["lp_pool"]
 
 
 def max_pool(window: Sequence[int], stride: Sequence[int], law: Law) -> Moments:
     """Moments of a maximum over windows, every argument with one entry a dimension."""
     mean, std, error, method = maximum(count("kernel_size", window), law)
     slope = 1.0 / math.sqrt(count("stride", stride))
-    return Moments(mean, std, slope, error + 2.0 * _EPS * slope, method)
+    return Moments(mean, std, slope, error + 2.0 * EPS * slope, method)
 
 
 def avg_pool(
@@ -38,7 +36,7 @@ def avg_pool(
         std * math.sqrt(size) * scale,
         math.sqrt(size / period) * scale,
     )
-    error = error * size * scale + 4.0 * _EPS * max(map(abs, figures))
+    error = error * size * scale + 4.0 * EPS * max(map(abs, figures))
     return Moments(*figures, error, method)
 
 
@@ -74,7 +72,7 @@ def lp_pool(norm_type: float, window: Sequence[int], stride: Sequence[int], law:
     else:
         mean, std, error = extreme_size(size, offset, largest=norm_type > 0)
     slope = 1.0 / math.sqrt(period)
-    error = law.std * error + 4.0 * _EPS * slope
+    error = law.std * error + 4.0 * EPS * slope
     return Moments(law.std * mean, law.std * std, slope, error, "quadrature")
 
 

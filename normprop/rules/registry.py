@@ -237,7 +237,7 @@ def rule_of(layer: nn.Module) -> Rule:
     """
     entry = lookup(layer)
     if entry is None:
-        known = sorted({named(t) for t, entry in _entries.items() if entry.rule is not None})
+        known = sorted({spelled(t) for t, entry in _entries.items() if entry.rule is not None})
         raise TypeError(
             f"layer must be one of {', '.join(known)}, or a subclass that keeps its "
             f"forward; it was {describe(layer)}"
@@ -247,7 +247,7 @@ def rule_of(layer: nn.Module) -> Rule:
     return entry.rule
 
 
-def named(module_type: type) -> str:
+def spelled(module_type: type) -> str:
     """The name of a type as users write it: ``torch.nn.ReLU``, ``normprop.nn.ReLU``."""
     return f"{module_type.__module__.split('.')[0]}.nn.{module_type.__name__}"
 

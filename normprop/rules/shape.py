@@ -7,8 +7,6 @@ from normprop.rules.arguments import window_of
 from normprop.rules.axis import Axis, copied, copies, grid, places, sums
 from normprop.rules.registry import Moments, register
 
-__all__ = ["fold", "unfold", "windows_of"]
-
 Window = tuple[int, int, int, int]
 """Window, dilation, padding and stride along one axis."""
 
@@ -68,13 +66,15 @@ def windows_of(kernel_size, dilation, padding, stride) -> tuple[Window, Window]:
     return tuple(zip(*sides, strict=True))
 
 
-def unfold(windows: tuple[Window, ...], law: Law, sizes: tuple[int, ...] | None = None) -> Moments:
+def unfolded(
+    windows: tuple[Window, ...], law: Law, sizes: tuple[int, ...] | None = None
+) -> Moments:
     """Moments of windows laid out side by side, of the interior or of a whole image."""
     sizes = sizes or (None,) * len(windows)
     return grid([unfold_axis(w, n) for w, n in zip(windows, sizes, strict=True)], law)
 
 
-def fold(windows: tuple[Window, ...], law: Law, sizes: tuple[int, ...] | None = None) -> Moments:
+def folded(windows: tuple[Window, ...], law: Law, sizes: tuple[int, ...] | None = None) -> Moments:
     """Moments of windows added up, in the interior or over a whole image."""
     sizes = sizes or (None,) * len(windows)
     return grid([fold_axis(w, n) for w, n in zip(windows, sizes, strict=True)], law)
@@ -87,17 +87,17 @@ def _arguments(layer: nn.Fold | nn.Unfold) -> tuple[Window, Window]:
 def unfold_rule(layer: nn.Unfold, law: Law, shape: tuple[int, ...] | None = None) -> Moments:
     """Moments of ``nn.Unfold``."""
     if shape is None:
-        return unfold(_arguments(layer), law)
+        return unfolded(_arguments(layer), law)
     if len(shape) != 3:
         raise ValueError(f"shape must be (C, H, W) for Unfold; it was {shape}")
-    return unfold(_arguments(layer), law, shape[-2:])
+    return unfolded(_arguments(layer), law, shape[-2:])
 
 
 def fold_rule(layer: nn.Fold, law: Law, shape: tuple[int, ...] | None = None) -> Moments:
     """Moments of ``nn.Fold``."""
     windows = _arguments(layer)
     if shape is None:
-        return fold(windows, law)
+        return folded(windows, law)
     sizes = window_of(layer.output_size, 2, "output_size")
     taps = windows[0][0] * windows[1][0]
     blocks = _blocks(windows[0], sizes[0]) * _blocks(windows[1], sizes[1])
@@ -106,7 +106,7 @@ def fold_rule(layer: nn.Fold, law: Law, shape: tuple[int, ...] | None = None) ->
             f"shape must be (C·{taps}, {blocks}) for Fold to {sizes}, C channels of windows of "
             f"{taps} elements; it was {shape}"
         )
-    return fold(windows, law, sizes)
+    return folded(windows, law, sizes)
 
 
 for _type in (nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Flatten, nn.Unflatten):

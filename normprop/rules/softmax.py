@@ -7,7 +7,7 @@ from normprop.gaussian import softmax as ground
 from normprop.rules.arguments import need_normal, need_shape
 from normprop.rules.registry import Moments, refuse, register
 
-__all__ = ["log_softmax", "softmax", "softmax_classes"]
+__all__ = ["softmax"]
 
 
 def softmax(classes: int, law: Law) -> Moments:

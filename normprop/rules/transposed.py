@@ -21,13 +21,12 @@ import numpy as np
 from torch import nn
 
 from normprop.gaussian import Law, maximum
+from normprop.gaussian.normal import EPS
 from normprop.rules.arguments import window_of
 from normprop.rules.parametric import root, weights_of
 from normprop.rules.registry import Moments, register
 
 __all__ = ["conv_transpose"]
-
-_EPS = float(np.finfo(np.float64).eps)
 
 
 def conv_transpose(
@@ -85,9 +84,9 @@ def conv_transpose(
     whole = size / math.sqrt(period)
     bound = np.concatenate(
         [
-            error * size / period + ulps * _EPS * (abs(mean) * size / period + np.abs(offset)),
-            error * (norms + spread) + ulps * _EPS * (std * norms + abs(mean) * whole),
-            ulps * _EPS * bwd_std,
+            error * size / period + ulps * EPS * (abs(mean) * size / period + np.abs(offset)),
+            error * (norms + spread) + ulps * EPS * (std * norms + abs(mean) * whole),
+            ulps * EPS * bwd_std,
         ]
     )
     return Moments(fwd_mean, fwd_std, bwd_std, float(bound.max(initial=0.0)), method)

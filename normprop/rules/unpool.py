@@ -8,8 +8,6 @@ from normprop.rules.arguments import window_of
 from normprop.rules.axis import Axis, grid, places
 from normprop.rules.registry import Moments, register
 
-__all__ = ["max_unpool", "unpool_geometry"]
-
 
 def max_unpool(
     window: tuple[int, ...],

@@ -20,7 +20,7 @@ from normprop.rules.arguments import check_number, need_shape, window_of
 from normprop.rules.axis import Axis, averages, copies, grid
 from normprop.rules.registry import Moments, register
 
-__all__ = ["has_interior", "interpolate"]
+__all__ = ["interpolate"]
 
 NEAREST = ("nearest", "nearest-exact")
 LINEAR = ("linear", "bilinear", "trilinear")

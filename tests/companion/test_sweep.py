@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from normprop.companion import runs, sweep, thousand
-from normprop.companion.runs import Cell, Log, Plan, Run
+from normprop.companion.runs import Log, Plan, Run, SweepCell
 from normprop.companion.training import Result
 
 TINY = ["--methods", "he", "forward", "--depths", "10", "--steps", "10", "--rates", "2"]
@@ -113,7 +113,7 @@ def test_the_test_part_is_touched_by_final_runs_alone(unkilled):
         assert all("test" in run for run in cell["runs"])
 
 
-CELL = Cell("he", "relu", 2, "sgd", width=4, batch_size=8, steps=3)
+CELL = SweepCell("he", "relu", 2, "sgd", width=4, batch_size=8, steps=3)
 PLAN = Plan({"sgd": (0.01, 0.1, 1.0)}, seeds=(1, 2))
 
 
@@ -181,7 +181,7 @@ def test_a_broken_line_in_the_middle_is_refused(tmp_path):
 def test_a_run_is_known_by_all_its_settings():
     base = Run(CELL, 0.1, 0, test=False)
     changed = [
-        Run(Cell("he", "relu", 2, "sgd", width=4, batch_size=8, steps=4), 0.1, 0, test=False),
+        Run(SweepCell("he", "relu", 2, "sgd", width=4, batch_size=8, steps=4), 0.1, 0, test=False),
         Run(CELL, 0.2, 0, test=False),
         Run(CELL, 0.1, 1, test=False),
         Run(CELL, 0.1, 0, test=True),

@@ -2,7 +2,9 @@
 
 import ast
 import importlib
+import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -39,3 +41,25 @@ def test_a_package_takes_in_every_file_that_has_something_public(name):
 
 def test_every_public_name_is_there():
     assert all(hasattr(normprop, name) for name in normprop.__all__)
+
+
+def test_what_is_public_has_a_place_on_the_page_of_the_api_and_what_has_one_is_public(root):
+    page = (root / "book" / "api.md").read_text("utf-8")
+    shown = re.findall(r"^\.\. auto(?:function|class|module):: (\S+)$", page, re.M)
+    for name in normprop.__all__:
+        found = getattr(normprop, name)
+        place = found.__name__ if isinstance(found, ModuleType) else f"normprop.{name}"
+        assert place in shown, name
+    for place in shown:
+        home, _, name = place.rpartition(".")
+        module = importlib.import_module(home)
+        public = getattr(module, "__all__", [name])
+        assert name in public, f"{place} is documented, but not public in {home}"
+    # The parts of a report are made by the package, and are read where they come out.
+    assert {p for p in shown if p.count(".") > 1} == {
+        "normprop.catalogue.Layer",
+        "normprop.gaussian.calibration",
+        "normprop.gaussian.maps",
+        "normprop.graph.affine.Affine",
+        "normprop.graph.affine.Clamp",
+    }

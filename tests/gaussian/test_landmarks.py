@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from normprop.gaussian.kinks import located
+from normprop.gaussian.landmarks import located
 
 C = 0.3217
 

@@ -2,20 +2,17 @@
 
 from dataclasses import replace
 
-import numpy as np
-
+from normprop.gaussian.normal import EPS
 from normprop.rules.registry import Moments
 
-__all__ = ["affine"]
-
-_EPS = float(np.finfo(np.float64).eps)
+__all__ = ["rescaled"]
 
 
-def affine(figures: Moments, shift: float, forward: float, backward: float) -> Moments:
+def rescaled(figures: Moments, shift: float, forward: float, backward: float) -> Moments:
     """Moments of (y - shift)/forward whose gradient is divided by ``backward``."""
     mean = (figures.fwd_mean - shift) / forward
     error = figures.error / min(abs(forward), abs(backward))
-    error += 2.0 * _EPS * ((abs(figures.fwd_mean) + abs(shift)) / abs(forward) + 1.0)
+    error += 2.0 * EPS * ((abs(figures.fwd_mean) + abs(shift)) / abs(forward) + 1.0)
     return replace(
         figures,
         fwd_mean=mean,
