@@ -23,6 +23,7 @@ from torch import nn
 
 import normprop
 from normprop import moments, simulate
+from normprop.montecarlo.schedule import seed_generator
 from tests.layers import named
 
 LIMIT = 4.5
@@ -499,7 +500,7 @@ def test_the_generator_of_the_device_is_seeded(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "device", On)
     monkeypatch.setattr(torch.cuda, "manual_seed", lambda seed: seeded.append((current[-1], seed)))
-    normprop.montecarlo._seed(7, torch.device("cuda:1"))
+    seed_generator(7, torch.device("cuda:1"))
     assert seeded == [(1, 7)]
     assert current == [0]
 

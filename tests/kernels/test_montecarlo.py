@@ -9,10 +9,12 @@ from torch import nn
 
 pytest.importorskip("triton")
 
-from normprop import moments, montecarlo, simulate
+from normprop import moments, simulate
 from normprop.kernels import activation
 from normprop.kernels import montecarlo as kernel
-from normprop.names import NAMED
+from normprop.montecarlo import simulation
+from normprop.names import CLASSES, NAMED
+from tests.layers import instance
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -56,8 +58,11 @@ def test_many_samples(layer, device, monkeypatch):
 
 def test_every_name_of_the_witness_has_a_kernel():
     assert set(NAMED) <= set(activation.FUNCTIONS)
-    for name, _ in montecarlo._KERNELS.values():
-        assert name in activation.FUNCTIONS
+    modules = [instance(nn, layer_type.__name__)[0] for layer_type in CLASSES]
+    known = {known[0] for module in modules if (known := simulation._known(module)) is not None}
+    assert {*NAMED, "threshold", "prelu"} - {"gelu_tanh"} <= known <= set(activation.FUNCTIONS)
+    # Not those of several elements.
+    assert simulation._known(nn.Softmax(-1)) is simulation._known(nn.GLU()) is None
 
 
 @pytest.mark.parametrize(
@@ -77,7 +82,7 @@ def test_every_name_of_the_witness_has_a_kernel():
     ],
 )
 def test_a_module_brings_its_parameters(module, wanted):
-    assert montecarlo._known(module) == wanted
+    assert simulation._known(module) == wanted
 
 
 def test_single_precision(device):
@@ -100,7 +105,7 @@ def test_the_seed_decides(device):
 
 def test_replicates_do_not_depend_on_launches(device, monkeypatch):
     whole = run(device=device, n=5_001)
-    monkeypatch.setattr(montecarlo, "_LAUNCH", 1)
+    monkeypatch.setattr(simulation, "_LAUNCH", 1)
     assert run(device=device, n=5_001) == whole
 
 

@@ -1,0 +1,107 @@
+"""Samples of a size at which a layer has an interior, and which of their places belong to it."""
+
+import math
+
+from torch import nn
+
+_WINDOWS = {
+    1: (nn.MaxPool1d, nn.AvgPool1d, nn.Conv1d),
+    2: (nn.MaxPool2d, nn.AvgPool2d, nn.Conv2d),
+    3: (nn.MaxPool3d, nn.AvgPool3d, nn.Conv3d),
+}
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_FEATURE_DROPOUT = {
+    nn.Dropout1d: 1,
+    nn.Dropout2d: 2,
+    nn.Dropout3d: 3,
+    nn.FeatureAlphaDropout: 1,
+}
+# How many windows a side of a sample has beyond those that an overlap spoils.
+_WINDOWS_A_SIDE = {1: 64, 2: 12, 3: 6}
+
+
+def geometry_of(function, shape):
+    """Sample shape, interior of input and output, and whether figures are one a channel."""
+    if shape is not None:
+        return tuple(shape), (), (), False
+    if isinstance(function, nn.Linear):
+        return (function.in_features,), (), (), True
+    for dims, types in _WINDOWS.items():
+        if isinstance(function, types):
+            sides = [_side(function, axis, dims) for axis in range(dims)]
+            channels = function.in_channels if isinstance(function, _CONVOLUTIONS) else 1
+            return (
+                (channels, *(side[0] for side in sides)),
+                tuple(side[1] for side in sides),
+                tuple(side[2] for side in sides),
+                isinstance(function, _CONVOLUTIONS),
+            )
+    for dims, module_type in _TRANSPOSED.items():
+        if isinstance(function, module_type):
+            sides = [_transposed_side(function, axis, dims) for axis in range(dims)]
+            lengths, inside_x, inside_y = zip(*sides, strict=True)
+            return (function.in_channels, *lengths), inside_x, inside_y, True
+    for module_type, dims in _FEATURE_DROPOUT.items():
+        if isinstance(function, module_type):
+            return (8,) + (4,) * dims, (), (), False
+    return (), (), (), False
+
+
+def _side(layer, axis: int, dims: int) -> tuple[int, slice, slice]:
+    """Length of an input side, and the slices of its interior in the input and the output.
+
+    Windows start at positions congruent to -padding modulo the stride.  An output is interior
+    if its window lies inside the input; an input is interior if every window that would
+    contain it does.
+    """
+
+    def entry(name, default):
+        value = getattr(layer, name, default)
+        value = default if value is None else value
+        return int(value[axis] if len(value) > 1 else value[0]) if _is_tuple(value) else int(value)
+
+    kernel = entry("kernel_size", 1)
+    stride = entry("stride", kernel)
+    extent = entry("dilation", 1) * (kernel - 1) + 1
+    padding = getattr(layer, "padding", 0)
+    if padding == "same":
+        padding = (extent - 1) // 2
+    elif padding == "valid":
+        padding = 0
+    else:
+        padding = entry("padding", 0)
+
+    windows = _WINDOWS_A_SIDE[dims] + math.ceil(extent / stride)
+    start = -padding % stride
+    length = start + (windows - 1) * stride + extent
+    lowest = max(0, start - stride + extent)
+    highest = min(length, start + windows * stride)
+    periods = (highest - lowest) // stride
+    first = (start + padding) // stride
+    return length, slice(lowest, lowest + periods * stride), slice(first, first + windows)
+
+
+def _transposed_side(layer, axis: int, dims: int) -> tuple[int, slice, slice]:
+    """As :func:`_side`, for a transposed convolution: input and output change places.
+
+    Input i reaches the ``extent`` places from i·stride - padding on.  An output is interior if
+    every input that would reach it exists, whole periods of them; an input is interior if all
+    that it reaches does.
+    """
+    stride, padding, more, gap, kernel = (
+        getattr(layer, name)[axis]
+        for name in ("stride", "padding", "output_padding", "dilation", "kernel_size")
+    )
+    extent = gap * (kernel - 1) + 1
+    length = _WINDOWS_A_SIDE[dims] + math.ceil((extent + 2 * padding) / stride)
+    output = (length - 1) * stride - 2 * padding + extent + more
+    lowest = max(0, extent - stride - padding)
+    highest = min(output, length * stride - padding)
+    periods = (highest - lowest) // stride
+    first, last = -(-padding // stride), (output + padding - extent) // stride
+    return length, slice(first, last + 1), slice(lowest, lowest + periods * stride)
+
+
+def _is_tuple(value) -> bool:
+    return isinstance(value, tuple | list)
