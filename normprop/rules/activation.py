@@ -22,7 +22,7 @@ from normprop.gaussian.drawn import rrelu_training
 from normprop.gaussian.functions import MAKERS
 from normprop.names import CLASSES, arguments_of, canonical
 from normprop.rules.arguments import array
-from normprop.rules.registry import Moments, describe, lookup, register
+from normprop.rules.registry import Moments, describe, lookup, moments_of, register
 
 __all__ = ["activation", "function_of", "image_of", "slope_of"]
 
@@ -42,7 +42,7 @@ def activation(function: Function, law: Law) -> Moments:
         figures = elementwise(function, law)
     except ArithmeticError as problem:
         raise ValueError(f"{function.name} has no constants here: {problem}") from problem
-    return Moments(figures.mean, figures.std, figures.slope, figures.error, figures.method)
+    return moments_of(figures)
 
 
 def image_of(after: str | nn.Module | Callable, base: Normal) -> Image:
@@ -199,7 +199,7 @@ def rrelu(layer: nn.RReLU, law: Law) -> Moments:
         figures = rrelu_training(float(layer.lower), float(layer.upper), law)
     except (ArithmeticError, ValueError) as problem:
         raise ValueError(f"RReLU has no constants here: {problem}") from problem
-    return Moments(figures.mean, figures.std, figures.slope, figures.error, figures.method)
+    return moments_of(figures)
 
 
 _FAMILIES[nn.RReLU] = _rrelu

@@ -166,22 +166,15 @@ def _fractional(dims: int):
 
 
 for _dims in (1, 2, 3):
-    register(
-        getattr(nn, f"AdaptiveAvgPool{_dims}d"),
-        _adaptive(adaptive_avg_pool, _dims),
-        shaped=True,
-        family="pool",
-        algebra="commuting",
-        note="averaged over all outputs and inputs of the given size",
-    )
-    register(
-        getattr(nn, f"AdaptiveMaxPool{_dims}d"),
-        _adaptive(adaptive_max_pool, _dims),
-        shaped=True,
-        family="pool",
-        algebra="commuting",
-        note="averaged over all outputs and inputs of the given size",
-    )
+    for _name, _figures in (("Avg", adaptive_avg_pool), ("Max", adaptive_max_pool)):
+        register(
+            getattr(nn, f"Adaptive{_name}Pool{_dims}d"),
+            _adaptive(_figures, _dims),
+            shaped=True,
+            family="pool",
+            algebra="commuting",
+            note="averaged over all outputs and inputs of the given size",
+        )
 for _dims in (2, 3):
     register(
         getattr(nn, f"FractionalMaxPool{_dims}d"),

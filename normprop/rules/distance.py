@@ -5,7 +5,7 @@ from torch import nn
 from normprop.gaussian import Law
 from normprop.gaussian.distance import cosine, distance
 from normprop.rules.arguments import need_normal, need_shape
-from normprop.rules.registry import Moments, register
+from normprop.rules.registry import Moments, moments_of, register
 
 
 def cosine_similarity(
@@ -25,7 +25,7 @@ def cosine_similarity(
             f"dim must be a dimension of the sample, from 1 to {len(shape)} as the batch is 0; "
             f"it was {layer.dim} for a sample of shape {shape}"
         )
-    return _moments(cosine(shape[place], law.std, float(layer.eps)))
+    return moments_of(cosine(shape[place], law.std, float(layer.eps)))
 
 
 def pairwise_distance(
@@ -35,11 +35,7 @@ def pairwise_distance(
     shape, law = need_shape(layer, shape, "how many entries a vector has"), need_normal(layer, law)
     if not shape:
         raise ValueError("shape must have a dimension for PairwiseDistance; it was ()")
-    return _moments(distance(shape[-1], law.std, layer.norm, float(layer.eps)))
-
-
-def _moments(figures) -> Moments:
-    return Moments(figures.mean, figures.std, figures.slope, figures.error, figures.method)
+    return moments_of(distance(shape[-1], law.std, layer.norm, float(layer.eps)))
 
 
 _NOTE = "two independent inputs of one law; the gradient is that of either"

@@ -5,7 +5,7 @@ from torch import nn
 from normprop.gaussian import FUNCTIONS, Function, Law
 from normprop.gaussian.gated import gated_linear as ground
 from normprop.rules.arguments import need_normal
-from normprop.rules.registry import Moments, register
+from normprop.rules.registry import Moments, moments_of, register
 
 __all__ = ["gated_linear"]
 
@@ -23,7 +23,7 @@ def gated_linear(gate: Function, law: Law) -> Moments:
         figures = ground(gate, law)
     except ArithmeticError as problem:
         raise ValueError(f"{gate.name} has no constants here: {problem}") from problem
-    return Moments(figures.mean, figures.std, figures.slope, figures.error, figures.method)
+    return moments_of(figures)
 
 
 register(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from normprop.gaussian import Function, Image, Law, Normal
+from normprop.gaussian import Figures, Function, Image, Law, Normal
 from normprop.gaussian.law import says_something
 from normprop.rules.arguments import NeedsShapeError
 
@@ -60,6 +60,11 @@ class Moments(Generic[Figure]):
                 "figures must be numbers of float64, and their bound at most a hundredth of the "
                 f"largest; at this law they are {figures[:3]} ± {self.error:.1g}"
             )
+
+
+def moments_of(figures: Figures) -> Moments[float]:
+    """Figures of one number a place, as those of a layer."""
+    return Moments(figures.mean, figures.std, figures.slope, figures.error, figures.method)
 
 
 Rule = Callable[..., Moments]

@@ -5,7 +5,7 @@ from torch import nn
 from normprop.gaussian import Figures, Law
 from normprop.gaussian import softmax as ground
 from normprop.rules.arguments import need_normal, need_shape
-from normprop.rules.registry import Moments, refuse, register
+from normprop.rules.registry import Moments, moments_of, refuse, register
 
 __all__ = ["softmax"]
 
@@ -22,7 +22,7 @@ def log_softmax(classes: int, law: Law) -> Moments:
 
 def of_figures(figures: Figures) -> Moments:
     """Moments with the figures of a scalar map."""
-    return Moments(figures.mean, figures.std, figures.slope, figures.error, figures.method)
+    return moments_of(figures)
 
 
 def softmax_classes(layer: nn.Module, shape: tuple[int, ...]) -> int:
