@@ -47,7 +47,7 @@ def elementwise(function: Function, law: Normal) -> Figures:
     try:
         # A callable is described anew each time it comes: nothing to remember.
         found = _remembered(function, law) if function.both is None else integrate(function, law)
-    except (OverflowError, ValueError) as problem:
+    except (OverflowError, ZeroDivisionError, ValueError) as problem:
         # Python's own words for numbers that left the range.
         raise _out_of_range(function, law) from problem
     if not says_something((found.mean, found.std, found.slope), found.error):

@@ -14,8 +14,8 @@ class Together:
 
     It hangs on the network by its hooks, is copied and pickled with it, and keeps what it made
     with ``method="project"`` while weights are what they were, from one step to the next.  Inside
-    ``torch.compile``, transforms and checkpoints, and where a map is called by itself or something
-    else makes its parameters, the map makes its own.
+    ``torch.compile``, ``torch.jit.trace``, transforms and checkpoints, and where a map is called
+    by itself or something else makes its parameters, the map makes its own.
 
     Args:
         network: gets the hooks.
@@ -49,7 +49,8 @@ class Together:
 
     def before(self, network: nn.Module, inputs: tuple, keywords: dict) -> tuple | None:
         """Give every map what it runs with."""
-        if not (torch.compiler.is_compiling() or transforms_active()):
+        watched = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if not (watched or transforms_active()):
             self._hand_out()
         return self._multiplied(inputs, keywords) if self.given else None
 

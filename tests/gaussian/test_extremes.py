@@ -44,7 +44,7 @@ GROUPS = {
     "MaxPool2d": (nn.MaxPool2d(3), None),
     "Dropout": (nn.Dropout(0.3), None),
 }
-CRYPTIC = ("fsum", "Errno", "out of range')", "math domain", "Result too large", "nan")
+CRYPTIC = ("fsum", "Errno", "out of range')", "math domain", "Result too large", "nan", "division")
 
 
 def sound(call):
@@ -65,7 +65,8 @@ def sound(call):
 
 
 def laws(size):
-    return (0.0, 1.0), (1.0, 1e-3), (-2.0, 5.0), (0.0, size), (-size, size), (size, 1.0)
+    near = (0.0, 1.0), (1.0, 1e-3), (-2.0, 5.0), (0.0, 1.0 / size), (-2.0, 1.0 / size)
+    return *near, (0.0, size), (-size, size), (size, 1.0)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -118,6 +118,20 @@ def test_something_else_makes_a_weight(name, maker, method):
     assert_same(model, fused, x)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_trace_reads_the_parameters(name, method):
+    model, fused, x = pair(name, method)
+    traced = torch.jit.trace(fused, x)
+    with torch.no_grad():
+        for network in (model, fused):
+            torch.manual_seed(1)
+            for p in network.parameters():
+                p.copy_(torch.randn_like(p))
+        # A trace keeps some of Python's numbers in single precision.
+        assert torch.allclose(model(x), traced(x), rtol=1e-5)
+
+
 class Interrupting(nn.Module):
     def forward(self, x):
         raise KeyboardInterrupt
