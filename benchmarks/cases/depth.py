@@ -47,6 +47,7 @@ def _layer(method: str, width: int, curve: nn.Module) -> list[nn.Module]:
         else:
             linear, activation = normprop.nn.Linear(width, width, method=way), curve
         nn.init.orthogonal_(linear.weight)
+        normprop.nn.project_(linear)
         return [linear, activation]
     linear = nn.Linear(width, width)
     nn.init.orthogonal_(linear.weight)

@@ -6,7 +6,7 @@ from torch import nn
 from normprop import rules
 from normprop.functional.parametric import Absorbed, Affine
 from normprop.graph import affine
-from normprop.graph.kinds import Kind, kinds_of
+from normprop.graph.kinds import Kind, is_watched, kinds_of
 from normprop.graph.plan import Choice, Plan
 from normprop.graph.rates import Rates, rates_of
 from normprop.graph.report import remember
@@ -106,8 +106,8 @@ def _is_fused(module: nn.Module) -> bool:
 def _learn_at(fused: nn.Module, rates: Rates) -> None:
     """Leave it to the maps to multiply their gradients."""
     factors = {id(p): rates.parameters.get(n, 1.0) for n, p in fused.named_parameters()}
-    for layer in _maps(fused):
-        own = factors[id(layer.weight)], factors.get(id(layer.bias), 1.0)
+    for layer in (m for m in fused.modules() if isinstance(m, MapFromWeight)):
+        own = tuple(factors.get(id(p), 1.0) for p in (layer.weight, layer.bias))
         if own != (1.0, 1.0):
             layer.absorbed = (layer.absorbed or Absorbed())._replace(factors=own)
 
@@ -119,9 +119,13 @@ def _modes(model: nn.Module) -> tuple[bool | None, ...]:
 
 
 def _maps(model: nn.Module) -> list[MapFromWeight]:
-    """Those whose weights are made together; one with two weights makes them itself."""
-    maps = [m for m in model.modules() if isinstance(m, MapFromWeight)]
-    return [m for m in maps if m.scaling != "separate"]
+    """Those whose weights are made together.
+
+    A map with two weights makes them itself, and so does one whose weight is made when it is
+    called, by a hook or a parametrization.
+    """
+    maps = [m for m in model.modules() if isinstance(m, MapFromWeight) and not is_watched(m)]
+    return [m for m in maps if m.scaling != "separate" and "weight" in m._parameters]
 
 
 def _kinds(model: nn.Module) -> dict[str, Kind]:

@@ -56,7 +56,7 @@ def rates_of(model: nn.Module, inputs: tuple, keywords: dict) -> Rates | None:
         id(p)
         for m in called.model.modules()
         if isinstance(m, MapFromWeight)
-        for p in m._parameters.values()
+        for p in (m._parameters.get("weight"), m._parameters.get("bias"))
     }
     parameters, given = {}, {}
     for name, parameter in called.named_parameters():

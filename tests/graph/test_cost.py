@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import normprop
@@ -211,6 +212,26 @@ def test_separate_scales_on_a_chain_are_factors_of_gradients():
     assert any(
         getattr(m, "scaling", "") == "separate" for m in normprop.fuse(joined, image).modules()
     )
+
+
+HELD = {
+    "hooked": lambda layer: layer.register_forward_hook(lambda *_: None),
+    "pruned": lambda layer: prune.random_unstructured(layer, "weight", 0.3),
+    "weight_norm": parametrizations.weight_norm,
+    "frozen": lambda layer: layer.weight.requires_grad_(False),
+}
+
+
+@pytest.mark.parametrize("how", HELD)
+def test_separate_scales_of_maps_whose_weights_others_make(how):
+    model, x = build("mlp", "separate", "layer")
+    HELD[how](model[2])
+    fused = normprop.fuse(model, x)
+    learnt = [[p for p in network.parameters() if p.requires_grad] for network in (model, fused)]
+    wanted = torch.autograd.grad(model(x).square().sum(), learnt[0])
+    got = torch.autograd.grad(fused(x).square().sum(), learnt[1])
+    for a, b in zip(got, wanted, strict=True):
+        assert (a - b).abs().max() <= 1e-12 * b.abs().max()
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated")
