@@ -53,7 +53,26 @@ def held(figure: str, implementation: str) -> Exact:
     return Exact(ours / plain, 0.0)
 
 
+def operators(depth: int) -> dict:
+    # A layer: convolution and ReLU, there and back, and three operators of SGD for weight and bias;
+    # behind the last layer the loss and its gradient.
+    plain, ending = 10 * depth, 11
+    few = "a few for all layers", "a few for all layers and at most 12 a layer"
+    found = {
+        "plain": Equals(plain + ending),
+        # Forward and backward, and two parameters more, of which the statistics are counted.
+        "batchnorm": Within(1.5 * plain, 2.5 * plain, "BatchNorm beside each convolution"),
+        "fused_project": Within(plain + ending, plain + ending + 10, few[0]),
+        "fused_normalize": Within(plain + ending, plain + ending + 10 + 12 * depth, few[1]),
+        "twins_project": Within(plain + ending, 2 * plain, "two passes an activation more"),
+        "twins_normalize": Within(1.5 * plain, 6 * plain, "norms and their gradients, each layer"),
+    }
+    return {f"operators_{name}_{depth}": value for name, value in found.items()}
+
+
 EXPECTED = {
+    **operators(4),
+    **operators(16),
     "elements": PerRun(own=Equals(16 * 64 * 28 * 28), small=Equals(2 * 64 * 28 * 28)),
     "live_plain_again": Measured(),
     "live_naive": Measured(),
