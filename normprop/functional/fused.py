@@ -27,6 +27,10 @@ y(lower kink) < y < y(upper kink).  Hence this rule, for every implementation of
   would lose their gradient.  Every other function, whose slope would be that of a neighbour, keeps
   x in these types, and its slope is computed from x in float32.
 
+A call that works on few elements costs what Python costs.  Where the gradient is the derivative
+and torch's function keeps x as the row here does, small tensors of float32 and float64 therefore
+run torch's function and a line behind it, two operators that autograd knows, and no Function.
+
 Compiled code runs the same rows, where a step is written without a comparison: Inductor would
 keep the outcome of a comparison as a mask of its own, which on a CPU costs more than ten times the
 time.  Under functional transforms, and for tensors of other classes, plain operations say the
@@ -62,6 +66,9 @@ Kept = Literal["nothing", "input", "output"]
 Overwritten = Literal["input", "output"]
 Params = tuple[float | str, ...]
 
+SMALL = {"cpu": 2**15, "cuda": 2_000_000}
+"""Up to so many elements Python costs more than a pass over memory does."""
+
 _aten = torch.ops.aten
 _PLAIN = (Tensor, nn.Parameter)
 
@@ -91,6 +98,7 @@ class Map:
         kinks: of functions of lines that keep y, the values of f at the ends of the steepest.
         stepped: ``backward`` for compiled code, where that compares and needs nothing else.
         derived: whether ``backward`` is autograd's, for want of one that saves a pass.
+        lean: whether ``plain`` keeps x for autograd in a type, and nothing else.
     """
 
     plain: Callable[..., Tensor]
@@ -100,6 +108,7 @@ class Map:
     kinks: Callable[..., tuple[float, float]] | None = None
     stepped: Callable[..., Tensor] | None = None
     derived: bool = False
+    lean: Callable[[torch.dtype], bool] = lambda dtype: not half(dtype)
 
     def kept(self, params: Params, dtype: torch.dtype) -> Kept:
         """What the backward pass gets for an input of this type."""
@@ -156,6 +165,11 @@ def fused(
     transformed = is_transformed(input)
     triton = wants_triton(input, backend, transformed)
     kept = row.kept(params, input.dtype)
+    bare = kept == "input" and row.lean(input.dtype) and not row.derived
+    bare = bare and constants.forward == constants.backward
+    if bare and not transformed and backend != "triton" and is_small(input):
+        line = line_of(name, params, *constants, input.dtype)
+        return affine(row.plain(input, *params), line.scale, line.shift)
     if row.derived:
         triton = triton and _has_kernel(kernel_of(name, params)[0], backend)
         # Nothing is saved over what is done without a Function, and the compiler sees through it.
@@ -169,6 +183,12 @@ def fused(
         constants = Constants(*[literal(value) for value in constants])
         return _Traced.apply(input, name, params, constants, kept, triton)
     return _Fused.apply(input, name, params, constants, kept, triton)
+
+
+def is_small(input: Tensor) -> bool:
+    """Whether Python is the most of what this tensor costs, in code that is not compiled."""
+    most = SMALL.get(input.device.type, SMALL["cpu"])
+    return not torch.compiler.is_compiling() and input.numel() <= most
 
 
 def is_transformed(input: Tensor) -> bool:
@@ -628,7 +648,12 @@ MAPS = {
         kinks=lambda: (0.0, 1.0),
         stepped=lambda grad, y, line: _between_kinks_stepped(grad, y, line, 1.0 / 6.0),
     ),
-    "hardswish": Map(_hardswish, _by_aten(_aten.hardswish_backward), keeps=lambda: "input"),
+    "hardswish": Map(
+        _hardswish,
+        _by_aten(_aten.hardswish_backward),
+        keeps=lambda: "input",
+        lean=lambda dtype: dtype == torch.float32,
+    ),
     "hardtanh": Map(
         _fn.hardtanh,
         lambda grad, y, line, *_: _between_kinks(grad, y, line),
@@ -672,7 +697,13 @@ MAPS = {
     ),
     "softsign": Map(_fn.softsign, _softsign, _softsign_forward),
     "tanh": Map(torch.tanh, lambda grad, y, line: _parabola(grad, y, line, 1.0, 0.0)),
-    "tanhshrink": Map(_fn.tanhshrink, _tanhshrink, _tanhshrink_forward, keeps=lambda: "input"),
+    "tanhshrink": Map(
+        _fn.tanhshrink,
+        _tanhshrink,
+        _tanhshrink_forward,
+        keeps=lambda: "input",
+        lean=lambda _: False,
+    ),
     "threshold": Map(
         _fn.threshold,
         lambda grad, x, line, limit, _: _aten.threshold_backward(grad, x, limit).mul_(line.slope),

@@ -11,7 +11,7 @@ from torch import nn
 
 from normprop import kernels
 from normprop.functional import Constants
-from normprop.functional.fused import MAPS, fused, wants_triton
+from normprop.functional.fused import MAPS, SMALL, fused, wants_triton
 from normprop.functional.scale import normalized, scale_gradient
 
 PARAMS = {
@@ -177,6 +177,52 @@ def test_no_more_is_kept_than_by_torch(name, constants, dtype):
     tensor = y if name in FROM_OUTPUT and (dtype == torch.float32 or MAPS[name].kinks) else x
     wanted = set() if name == "identity" else {tensor.untyped_storage().data_ptr()}
     assert set(ours) == wanted
+
+
+KEEPS_ITS_INPUT = [
+    (name, params)
+    for name, params in CALLS
+    if MAPS[name].keeps(*params) == "input" and not MAPS[name].derived
+]
+
+
+def runs_python(y):
+    """Whether a node of autograd's graph is a Function."""
+    return isinstance(y.grad_fn, torch.autograd.function.BackwardCFunction)
+
+
+@pytest.mark.parametrize(("name", "params"), KEEPS_ITS_INPUT, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_small_tensors_run_what_large_ones_run(name, params, dtype, monkeypatch):
+    x = points(dtype).requires_grad_()
+    for constants in (TRUE, SEPARATE):
+        for overwritten in (None, "output"):
+            small, y = kept(lambda x, c=constants, o=overwritten: fused(
+                name, x, params, c, overwritten=o), x)  # fmt: skip
+            (dx,) = torch.autograd.grad(y, x, torch.ones_like(y))
+            bare = constants is TRUE and MAPS[name].lean(dtype)
+            assert runs_python(y) != bare
+            # Neither more is kept nor anything else.
+            assert set(small) == {x.untyped_storage().data_ptr()}
+            with monkeypatch.context() as patch:
+                patch.setitem(SMALL, "cpu", 0)
+                z = fused(name, x, params, constants, overwritten=overwritten)
+                (dz,) = torch.autograd.grad(z, x, torch.ones_like(z))
+            assert runs_python(z)
+            assert torch.equal(y, z)
+            assert torch.equal(dx == 0, dz == 0)
+            # b·f' dy or f'·(b dy): two roundings of terms no larger than 2 + |x|.
+            eps = torch.finfo(dtype).eps
+            size = (2 + x.detach().abs()) / constants.backward
+            assert ((dx - dz).abs() <= 4 * eps * size).all()
+
+
+def test_a_large_tensor_has_the_one_function():
+    for size, more in ((2**15, False), (2**15 + 1, True)):
+        x = torch.randn(size, requires_grad=True)
+        assert runs_python(fused("gelu", x, ("none",), TRUE)) == more
+        with torch.no_grad():
+            assert not fused("gelu", x, ("none",), TRUE).requires_grad
 
 
 @compiled_function
