@@ -208,7 +208,7 @@ def _html_row(names: list[str], layer: Layer) -> str:
     note = f'<br><span class="note">{html.escape(layer.note)}</span>' if layer.note else ""
     grade = layer.moments.replace(" ", "-")
     return (
-        f'<tr><td>{name}</td><td class="{grade}">{layer.moments}{note}</td>'
+        f'<tr><th scope="row">{name}</th><td class="{grade}">{layer.moments}{note}</td>'
         f"<td>{'yes' if layer.twin else 'no'}</td></tr>"
     )
 

@@ -344,10 +344,10 @@ def _first(figure) -> float:
 
 
 def _html_row(cell: Cell) -> str:
-    values = (ROWS[cell.row], cell.post, *_numbers(cell, digits=8))
-    note = html.escape(cell.note)
-    verdict = f'<td class="{cell.verdict}" title="{note}">{cell.verdict}</td>'
-    return f"<tr>{''.join(f'<td>{html.escape(value)}</td>' for value in values)}{verdict}</tr>"
+    figures = (figure.replace("-", "\N{MINUS SIGN}") for figure in _numbers(cell, digits=8))
+    values = "".join(f"<td>{html.escape(value)}</td>" for value in (cell.post, *figures))
+    verdict = f'<td class="{cell.verdict}" title="{html.escape(cell.note)}">{cell.verdict}</td>'
+    return f'<tr><th scope="row">{ROWS[cell.row]}</th>{values}{verdict}</tr>'
 
 
 def _numbers(cell: Cell, digits: int = 10) -> tuple[str, str]:

@@ -139,6 +139,7 @@ def test_text_and_html_show_every_class(table, capsys):
     for name in CLASSES:
         assert len(re.findall(rf"\b{name}\b", text)) >= 1
         assert html.count(f"<code>{name}</code>") == 1
+        assert re.search(rf'<th scope="row">(?:(?!</th>).)*<code>{name}</code>', html)
     for group in GROUPS:
         assert f"\n{group}\n" in text
         assert html.count(f'scope="rowgroup">{group}<') == 1

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from torch import nn
@@ -114,8 +115,19 @@ def test_text_and_html_show_every_cell(small):
         assert f"{cell.exact:.10f}" in text
         assert f"<td>{cell.exact:.8f}</td>" in html
     assert text.count("confirmed") == html.count(">confirmed<") == 12
+    assert html.count('scope="rowgroup"') == 6
+    assert html.count('scope="row"') == 18
     assert html.count("<tr>") == 1 + 6 + 18
     assert "200,000" in text
+
+
+def test_a_negative_figure_has_a_true_minus_in_html_alone(small):
+    cell = replace(small.cell("ReLU", "fwd_mean"), exact=-0.25, simulated=-0.125)
+    negative = replace(small, cells=(cell,))
+    assert "<td>−0.25000000</td><td>−0.125" in negative._repr_html_()
+    for text in (str(negative), negative.to_csv(), negative.to_json()):
+        assert "-0.25" in text
+        assert "−" not in text
 
 
 def test_the_same_seed_gives_the_same_table(small):

@@ -111,7 +111,8 @@ class Legality:
         return all(factor.legal for factor in self.factors.values())
 
     def __str__(self) -> str:
-        lines = ["parameter                                 factor of the true gradient"]
+        width = max(map(len, ("parameter", *self.factors, *self.unreached)))
+        lines = [f"{'parameter':<{width}}  factor of the true gradient"]
         for name, factor in self.factors.items():
             if factor.legal:
                 text = f"{factor.value:.6g}"
@@ -119,8 +120,8 @@ class Legality:
                 text = "none: a layer's backward weights are not its forward ones"
             else:
                 text = f"none: paths give {factor.low:.6g} to {factor.high:.6g}"
-            lines.append(f"{name:<40}  {text}")
-        lines += [f"{name:<40}  not reached" for name in self.unreached]
+            lines.append(f"{name:<{width}}  {text}")
+        lines += [f"{name:<{width}}  not reached" for name in self.unreached]
         illegal = [name for name, bridge in self.layers.items() if not bridge.legal]
         if illegal:
             lines.append(f"separate scales are not legal in: {', '.join(illegal)}")

@@ -20,6 +20,8 @@ ANCHOR = re.compile(r'<[^>]*\sid="([^"]*)"')
 LINK = re.compile(r'<a\s[^>]*?href="([^"]*)"')
 # Bytes, uncompressed, for a page with everything that it asks for.
 LIGHT = 1_600_000
+# Bytes, of one figure.
+FIGURE = 200_000
 HASH = re.compile(r"[0-9a-f]{16,}|\.(png|svg|jpg)$")
 
 
@@ -101,6 +103,19 @@ class TestMarkup:
             number = figure.select_one("figcaption .caption-number")
             assert number, f"no number: {str(figure)[:200]}"
             assert len(figure.select_one("figcaption").get_text().split()) > 5
+
+    def test_figures_are_light(self, site, page):
+        folder = site.folder / Path(page).parent
+        images = {folder / image["src"] for image in site[page].select("article img")}
+        sizes = {path.name: path.stat().st_size for path in images}
+        assert {name: size for name, size in sizes.items() if size > FIGURE} == {}
+
+    def test_the_box_at_the_head_of_a_chapter_has_one_title(self, site, page):
+        if "/chapters/" not in page:
+            return
+        box = site[page].select_one("article .admonition")
+        assert box.select_one(".admonition-title").get_text(strip=True) == "In this chapter"
+        assert "tip" in box["class"]
 
     def test_identifiers_are_unique(self, site, page):
         counted = Counter(tag["id"] for tag in site[page].select("article [id]"))
@@ -282,6 +297,20 @@ def test_what_a_screen_reader_would_miss_is_seen(tmp_path):
         clean = browser.audit(driver, f"{address}/good.html", "laptop-light", {})
     assert {fault["rule"] for fault in found} >= {"button-name", "color-contrast", "label"}
     assert clean == []
+
+
+def test_the_bibliography_leads_to_what_it_names(site):
+    entries = site["book/bibliography"].select("article div.citation")
+    assert len(entries) > 30
+    for entry in entries:
+        links = {link["href"] for link in entry.select("a.external")}
+        for number in re.findall(r"arXiv:([\d.]+\d)", entry.get_text()):
+            assert f"https://arxiv.org/abs/{number}" in links
+        if "Blog post" in entry.get_text():
+            assert "https://github.com/happynear/happynear.github.io" in links
+    text = " ".join(entry.get_text() for entry in entries)
+    assert text.count("arXiv:") > 20
+    assert all(day in text for day in ("22 March 2016", "28 March 2016", "19 April 2016"))
 
 
 @pytest.mark.parametrize("module", ["normprop.nn", "normprop.functional"])

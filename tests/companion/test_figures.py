@@ -1,9 +1,12 @@
 """The book's figures: told apart without colour, fixed in size, the same bytes every time."""
 
+import base64
 import itertools
 import re
+import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import matplotlib as mpl
 import nbformat
@@ -12,6 +15,8 @@ from matplotlib.colors import to_rgb
 from nbclient import NotebookClient
 
 from normprop.companion import figures
+
+BOOK = Path(__file__).resolve().parents[2] / "book"
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +62,27 @@ def test_the_style_is_valid_and_opaque():
     assert len(set(cycle["marker"])) == len(cycle["marker"])
 
 
+# Points of type that are 9 px high where a phone shows the figure 342 px wide.
+LEGIBLE = 9 * (figures.WIDTH * 72) / 342
+
+
+def test_type_is_legible_on_a_phone():
+    figures.use_style()
+    for name in ("axes.labelsize", "axes.titlesize", "font.size", "legend.fontsize"):
+        assert mpl.rcParams[name] >= LEGIBLE
+    assert min(mpl.rcParams["xtick.labelsize"], mpl.rcParams["ytick.labelsize"]) >= LEGIBLE
+
+
+@pytest.mark.parametrize("path", sorted(BOOK.rglob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_chapter_asks_for_no_smaller_type_and_no_wider_figure(path):
+    cells = nbformat.read(path, as_version=4).cells
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    sizes = re.findall(r'fontsize"?[=:] ?([\d.]+)', code)
+    widths = re.findall(r"figsize=\(([\d.]+)", code)
+    assert all(float(size) >= LEGIBLE for size in sizes)
+    assert all(float(width) <= figures.WIDTH for width in widths)
+
+
 def test_importing_the_module_does_not_import_matplotlib():
     code = "import sys, normprop.companion.figures; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -86,11 +112,18 @@ def drawing():
 
 
 def test_a_notebook_draws_svg_of_the_fixed_size(drawing):
-    assert "image/png" not in drawing
     svg = drawing["image/svg+xml"]
     assert re.search(r'width="360pt" height="230\.4pt"', svg)
     assert "<text" not in svg
 
 
+def test_a_notebook_that_nobody_trusts_yet_has_a_picture_too(drawing):
+    picture = base64.b64decode(drawing["image/png"])
+    # The header of a PNG: width and height in pixels, twice those of the SVG.
+    assert struct.unpack(">II", picture[16:24]) == (960, 614)
+
+
 def test_the_same_figure_is_the_same_file(drawing):
-    assert draw()["image/svg+xml"] == drawing["image/svg+xml"]
+    again = draw()
+    for kind in ("image/svg+xml", "image/png"):
+        assert again[kind] == drawing[kind]
