@@ -114,6 +114,8 @@ def set_view(driver, view: str) -> None:
 def look(driver, address: str, view: str) -> Sight:
     """Open a page in a view and wait until it has settled."""
     set_view(driver, view)
+    # From elsewhere: a page that is opened again goes back to where the reader had scrolled.
+    driver.get("about:blank")
     for kind in ("browser", "performance"):
         driver.get_log(kind)
     driver.get(address)
