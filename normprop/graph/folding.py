@@ -59,7 +59,8 @@ def fold(model: nn.Module, /, *example_inputs, **example_keywords) -> nn.Module:
     Args:
         model: is not changed.
         example_inputs: what it is called with; values do not matter, shapes may where the
-            model looks at them.
+            model looks at them.  Of layers that it does not reach the report says so: a run that
+            reaches them may give other outputs.
         example_keywords: what else it is called with.
 
     Returns:

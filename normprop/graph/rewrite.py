@@ -183,6 +183,9 @@ def limits_behind(kind: Kind, before: Affine) -> tuple[float, float]:
     return tuple((limit - shift) / scale for limit in kind.limits)
 
 
+_UNREACHED = "the example does not reach it; a run that does may give other outputs"
+
+
 def report_of(plan: Plan, made: nn.Module, split, runs) -> Report:
     """What became of the normalised layers.
 
@@ -197,7 +200,7 @@ def report_of(plan: Plan, made: nn.Module, split, runs) -> Report:
         choice = plan.choices.get(path)
         if choice is None:
             if kind.normalised or is_twin(made.get_submodule(path)):
-                kept[path] = kind.reason or "the example does not reach it"
+                kept[path] = kind.reason or _UNREACHED
         elif choice.mode != "moved":
             if kind.normalised or kind.gives or choice.reason:
                 kept[path] = choice.reason

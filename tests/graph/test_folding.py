@@ -346,7 +346,8 @@ def test_a_layer_that_the_example_does_not_reach_stays():
     folded = fold(branch, x)
     report = normprop.report(folded)
     assert type(folded.spare) is nnp.Tanh
-    assert report.kept["spare"] == "the example does not reach it"
+    reason = report.kept["spare"]
+    assert reason == "the example does not reach it; a run that does may give other outputs"
 
 
 def test_a_model_that_decides_by_values_is_refused():
