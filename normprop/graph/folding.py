@@ -16,6 +16,7 @@ from normprop.graph.rewrite import (
     clamp,
     limits_behind,
     plain_of,
+    refuse_unreached,
     replace,
     report_of,
     separated,
@@ -59,8 +60,8 @@ def fold(model: nn.Module, /, *example_inputs, **example_keywords) -> nn.Module:
     Args:
         model: is not changed.
         example_inputs: what it is called with; values do not matter, shapes may where the
-            model looks at them.  Of layers that it does not reach the report says so: a run that
-            reaches them may give other outputs.
+            model looks at them.  A layer that it does not reach is in the report, and where
+            constants have moved it raises when it is called.
         example_keywords: what else it is called with.
 
     Returns:
@@ -92,6 +93,7 @@ def fold(model: nn.Module, /, *example_inputs, **example_keywords) -> nn.Module:
             folded = replace(folded, path, layer, made)
     still = _tied(folded)
     split += [names for names in tied if names not in still]
+    refuse_unreached(folded, seen, plan)
     return remember(folded, report_of(plan, folded, split, roads.notes + notes))
 
 

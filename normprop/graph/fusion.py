@@ -15,6 +15,7 @@ from normprop.graph.rewrite import (
     clamp,
     limits_behind,
     plain_of,
+    refuse_unreached,
     replace,
     report_of,
     separated,
@@ -49,7 +50,8 @@ def fuse(model: nn.Module, /, *example_inputs, lean: bool = False, **example_key
     Args:
         model: is not changed.  It is watched in training, in evaluation, and in its own mode
             where a part of it is in another.
-        example_inputs: what it is called with.
+        example_inputs: what it is called with.  A layer that it does not reach is in the report,
+            and where constants have moved it raises when it is called.
         lean: whether a rectifier in front of zero padding keeps its output alone for the backward
             pass, as :class:`normprop.graph.affine.Clamp`, which runs a few lines of Python each
             way, where torch's own layers keep their input beside it.
@@ -95,6 +97,7 @@ def _planned(model: nn.Module, inputs: tuple, keywords: dict, lean: bool):
         layer = fused.get_submodule(path)
         made = _made(layer, kinds[path], choice, plan, lean)
         fused = replace(fused, path, layer, made)
+    refuse_unreached(fused, seen, plan)
     return fused, plan, split, notes
 
 

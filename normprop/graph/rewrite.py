@@ -5,6 +5,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
@@ -183,7 +184,52 @@ def limits_behind(kind: Kind, before: Affine) -> tuple[float, float]:
     return tuple((limit - shift) / scale for limit in kind.limits)
 
 
-_UNREACHED = "the example does not reach it; a run that does may give other outputs"
+_UNREACHED = "the example does not reach it; where constants have moved, its call raises"
+
+
+def refuse_unreached(network: nn.Module, seen: nn.Module, plan: Plan) -> None:
+    """Have layers that no run has reached raise when they are called.
+
+    What comes to them may stand for something else than it did, and nobody has looked.  Parts of
+    composed layers of torch are those layers' own affair.
+
+    Args:
+        network: what is given to the user.
+        seen: the model that ran.
+        plan: of the runs.
+    """
+    if not any(choice.mode == "moved" and _moves(plan, p) for p, choice in plan.choices.items()):
+        return
+    ran = set().union(*(trace.ran for trace in plan.traces))
+    composed = tuple(
+        f"{path}."
+        for path, module in seen.named_modules()
+        if module._modules and _is_composed(module)
+    )
+    for path, module in seen.named_modules(remove_duplicate=False):
+        if module._modules or path in ran or not path or path.startswith(composed):
+            continue
+        network.get_submodule(path).register_forward_pre_hook(partial(_refuse, path))
+
+
+def _moves(plan: Plan, path: str) -> bool:
+    return plan.kinds[path].normalised
+
+
+def _is_composed(module: nn.Module) -> bool:
+    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    of_torch = any(
+        kind.__module__.startswith("torch.nn.") and kind is not nn.Module
+        for kind in type(module).__mro__
+    )
+    return of_torch and not isinstance(module, containers)
+
+
+def _refuse(path: str, module: nn.Module, inputs: tuple) -> None:
+    raise RuntimeError(
+        f"{path} must be reached by the examples that a network is fused or folded with, as its "
+        "input may stand for something else now; none of the runs called it"
+    )
 
 
 def report_of(plan: Plan, made: nn.Module, split, runs) -> Report:

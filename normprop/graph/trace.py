@@ -108,6 +108,7 @@ class Trace:
         decisions: truths that Python learnt from tensors that are no constants, in order.
         told: file and line of each place where it learnt a number.
         numbers: those that it was told.
+        ran: paths of the modules that were called.
         next: the first number that no value has.
     """
 
@@ -118,6 +119,7 @@ class Trace:
     decisions: list[Decision] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     numbers: set[float] = field(default_factory=set)
+    ran: set[str] = field(default_factory=set)
     next: int = 0
 
 
@@ -160,6 +162,7 @@ def _recorded(model, inputs, keywords, leaves, recorder, devices, seed) -> Trace
     with ExitStack() as stack:
         stack.enter_context(_leaves_of(model, leaves, recorder))
         stack.enter_context(_hooks_of(model, recorder))
+        stack.enter_context(_calls_of(model, recorder.trace.ran))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         stack.enter_context(run_as_written())
@@ -207,6 +210,23 @@ def _leaves_of(model, leaves, recorder):
             del module.__dict__["forward"]
             if own is not None:
                 module.__dict__["forward"] = own
+
+
+@contextmanager
+def _calls_of(model, ran):
+    """Note the paths of the modules that are called."""
+    paths: dict[int, list[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        paths.setdefault(id(module), []).append(path)
+
+    def note(module, inputs):
+        ran.update(paths.get(id(module), ()))
+
+    handle = torch_module.register_module_forward_pre_hook(note)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager
