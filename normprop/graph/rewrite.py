@@ -206,7 +206,7 @@ def refuse_unreached(network: nn.Module, seen: nn.Module, plan: Plan) -> None:
         for path, module in seen.named_modules()
         if module._modules and _is_composed(module)
     )
-    for path, module in seen.named_modules(remove_duplicate=False):
+    for path, module in seen.named_modules():
         if module._modules or path in ran or not path or path.startswith(composed):
             continue
         network.get_submodule(path).register_forward_pre_hook(partial(_refuse, path))

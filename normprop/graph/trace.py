@@ -215,12 +215,11 @@ def _leaves_of(model, leaves, recorder):
 @contextmanager
 def _calls_of(model, ran):
     """Note the paths of the modules that are called."""
-    paths: dict[int, list[str]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        paths.setdefault(id(module), []).append(path)
+    paths = {id(module): path for path, module in model.named_modules()}
 
     def note(module, inputs):
-        ran.update(paths.get(id(module), ()))
+        if id(module) in paths:
+            ran.add(paths[id(module)])
 
     handle = torch_module.register_module_forward_pre_hook(note)
     try:
