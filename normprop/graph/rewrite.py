@@ -206,10 +206,40 @@ def refuse_unreached(network: nn.Module, seen: nn.Module, plan: Plan) -> None:
         for path, module in seen.named_modules()
         if module._modules and _is_composed(module)
     )
-    for path, module in seen.named_modules():
-        if module._modules or path in ran or not path or path.startswith(composed):
-            continue
-        network.get_submodule(path).register_forward_pre_hook(partial(_refuse, path))
+    unreached = [
+        path
+        for path, module in seen.named_modules()
+        if path and not (module._modules or path in ran or path.startswith(composed))
+    ]
+    if unreached:
+        _Refusal(network, unreached)
+
+
+class _Refusal:
+    """Raises where a layer is called in a pass of the network; a loss beside it may be called."""
+
+    def __init__(self, network: nn.Module, paths: list[str]) -> None:
+        self.running = 0
+        network.register_forward_pre_hook(self.begin)
+        network.register_forward_hook(self.end, always_call=True)
+        for path in paths:
+            network.get_submodule(path).register_forward_pre_hook(partial(self.refuse, path))
+
+    def begin(self, network: nn.Module, inputs: tuple) -> None:
+        """A pass begins."""
+        self.running += 1
+
+    def end(self, network: nn.Module, inputs: tuple, output) -> None:
+        """It has ended, with an error or without."""
+        self.running = 0
+
+    def refuse(self, path: str, module: nn.Module, inputs: tuple) -> None:
+        """Raise, in a pass."""
+        if self.running:
+            raise RuntimeError(
+                f"{path} must be reached by the examples that a network is fused or folded with, "
+                "as its input may stand for something else now; none of the runs called it"
+            )
 
 
 def _moves(plan: Plan, path: str) -> bool:
@@ -223,13 +253,6 @@ def _is_composed(module: nn.Module) -> bool:
         for kind in type(module).__mro__
     )
     return of_torch and not isinstance(module, containers)
-
-
-def _refuse(path: str, module: nn.Module, inputs: tuple) -> None:
-    raise RuntimeError(
-        f"{path} must be reached by the examples that a network is fused or folded with, as its "
-        "input may stand for something else now; none of the runs called it"
-    )
 
 
 def report_of(plan: Plan, made: nn.Module, split, runs) -> Report:

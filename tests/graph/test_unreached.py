@@ -53,6 +53,19 @@ def test_it_raises_instead_of_computing_something_else(verb, other):
 
 
 @pytest.mark.parametrize("verb", [fuse, fold])
+def test_what_is_called_beside_the_network_may_be(verb):
+    x = torch.randn(4, 6)
+    model = Roads(nn.Tanh()).eval()
+    model.loss, model.probabilities = nn.MSELoss(), nn.Softmax(-1)
+    made = verb(model, x)
+    with pytest.raises(RuntimeError, match="must be reached"):
+        made(x, second=True)
+    y = made(x)
+    assert torch.equal(made.loss(y, y), torch.zeros(()))
+    assert torch.allclose(made.probabilities(y).sum(-1), torch.ones(4))
+
+
+@pytest.mark.parametrize("verb", [fuse, fold])
 def test_parts_of_composed_layers_are_their_own_affair(verb):
     # In evaluation, without gradients, torch's fast road calls none of its parts.
     encoder = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
