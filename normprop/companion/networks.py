@@ -15,6 +15,7 @@ from normprop.functional import scale_gradient
 
 METHODS = (
     "he",
+    "critical",
     "batchnorm",
     "layernorm",
     "selu",
@@ -33,6 +34,9 @@ ACTIVATIONS = {
     "gelu": (nn.GELU, normprop.nn.GELU),
 }
 """Name, torch's module and its normalised twin."""
+CRITICAL = {"relu": (math.sqrt(2), 0.0), "tanh": (1.0, 0.0), "sigmoid": (4.0, 0.0)}
+CRITICAL["gelu"] = (math.sqrt(1.983058257437547), math.sqrt(0.1729223907560682))
+"""Gain of the weights and standard deviation of the biases at the critical point of each."""
 KINDS = ("dense", "conv")
 
 
@@ -55,7 +59,11 @@ def build(
     - ``"he"``: weights of standard deviation gain/√fan-in with torch's ``calculate_gain``: √2
       for ReLU, which is He's, 5/3 for tanh, 1 for sigmoid; GELU has no gain there and takes
       He's √2.
-    - ``"batchnorm"``, ``"layernorm"``: the same weights, the normalisation before the
+    - ``"critical"``: the plain network at the critical point of mean-field theory, where the
+      squared gradient grows by 1 a layer at the signal's fixed point: gain √2 for ReLU, 1 for
+      tanh, whose fixed point is 0; GELU needs random biases.  A sigmoid is ½ + ½ tanh(x/2): it
+      gets gain 4, and biases that take the ½ away, so that it is tanh's network.
+    - ``"batchnorm"``, ``"layernorm"``: He's weights, the normalisation before the
       activation; in convolutions LayerNorm is GroupNorm with one group.
     - ``"selu"``: SELU in place of ``activation``, gain 1 as in its paper.
     - ``"unit-scaling"``: the rule of Blake et al. (2023), see :class:`UnitLinear` and
@@ -108,7 +116,10 @@ def build(
         body = [ScaledResidual(block, 1 / (k + 1), unit) for k, block in enumerate(body, start=1)]
     neck = [nn.Flatten()] if side else []
     features = width * math.ceil(side / 2) ** 2 if side else width
-    return nn.Sequential(stem, *body, *neck, outer.head(features, classes))
+    network = nn.Sequential(stem, *body, *neck, outer.head(features, classes))
+    if method == "critical" and activation == "sigmoid":
+        _take_half(network)
+    return network
 
 
 def rate_unit(method: str, optimizer: str, fan_in: int, samples: int) -> float:
@@ -224,7 +235,9 @@ class _Layers:
     ) -> None:
         self.method, self.kind, self.bridge = method, kind, bridge
         self.orthogonal, self.ball = orthogonal, ball
-        self.gain = _gain(method, activation)
+        self.gain, self.bias_std = _gain(method, activation), 0.0
+        if method == "critical":
+            self.gain, self.bias_std = CRITICAL[activation]
         # It holds nothing that a layer changes, so that all layers share it.
         self.activation = self._activation(activation, depth, growth)
 
@@ -234,7 +247,7 @@ class _Layers:
 
     def head(self, inputs: int, outputs: int) -> nn.Module:
         # Nothing follows it: gain 1 gives outputs of unit variance.
-        self.gain = 1.0
+        self.gain, self.bias_std = 1.0, 0.0
         return self._map(inputs, outputs, "dense", 1)
 
     def _map(self, inputs: int, outputs: int, kind: str, stride: int) -> nn.Module:
@@ -247,10 +260,12 @@ class _Layers:
         if self.method == "unit-scaling":
             map_.bridge = self.bridge
         _initialise(map_, self.gain, self.method == "unit-scaling", self.orthogonal)
+        if self.bias_std:
+            nn.init.normal_(map_.bias, std=self.bias_std)
         return map_
 
     def _types(self):
-        if self.method in ("he", "batchnorm", "layernorm", "selu"):
+        if self.method in ("he", "critical", "batchnorm", "layernorm", "selu"):
             return nn.Linear, nn.Conv2d
         if self.method == "unit-scaling":
             return UnitLinear, UnitConv2d
@@ -280,7 +295,7 @@ class _Layers:
         plain, twin = ACTIVATIONS[name]
         if self.method == "selu":
             return nn.SELU()
-        if self.method in ("he", "batchnorm", "layernorm"):
+        if self.method in ("he", "critical", "batchnorm", "layernorm"):
             return plain()
         if self.method == "unit-scaling":
             return UnitActivation(name, self.bridge)
@@ -303,6 +318,14 @@ def _initialise(map_: nn.Module, gain: float, unit: bool, orthogonal: bool) -> N
         nn.init.normal_(map_.weight, std=std)
     nn.init.zeros_(map_.bias)
     normprop.nn.project_(map_)
+
+
+@torch.no_grad()
+def _take_half(network: nn.Module) -> None:
+    """Biases that take away the ½ about which a sigmoid's outputs lie, but for the first map."""
+    maps = [module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    for map_ in maps[1:]:
+        map_.bias -= 0.5 * map_.weight.flatten(1).sum(1)
 
 
 def _gain(method: str, activation: str) -> float:

@@ -66,7 +66,7 @@ def pairs(activations: tuple[str, ...], residual: bool = False) -> list[tuple[st
     SELU has one activation, its own.  On a chain every layer is a bridge, so that separate only
     at bridges is separate per layer.
     """
-    skipped = {"selu"} if residual else {"selu", "separate-bridge"}
+    skipped = {"selu", "critical"} if residual else {"selu", "critical", "separate-bridge"}
     methods = [method for method in METHODS if method not in skipped]
     # SELU replaces whichever activation is named.
     return [*product(methods, activations), ("selu", activations[0])]

@@ -17,7 +17,7 @@ from normprop.companion.runs import Plan, SweepCell, experiment, origin
 from normprop.companion.sweep import add_places
 from normprop.companion.training import OPTIMIZERS
 
-PEERS = ("calibrated", "he", "batchnorm", "layernorm", "forward", "separate-layer")
+PEERS = ("calibrated", "critical", "he", "batchnorm", "layernorm", "forward", "separate-layer")
 RATES = {"sgd": (1e-4, 1e-3, 1e-2, 1e-1), "adam": (1e-5, 1e-4, 1e-3, 1e-2)}
 """Learning rates to try.  A step moves a thousand layers at once, so they begin low."""
 
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
             options.batch_size,
             options.steps,
             growth=options.growth,
-            orthogonal=True,
+            orthogonal=not options.normal,
             # Projecting after the step is half the work of normalising in the forward pass.
             ball="project",
             data=options.data,
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     ]
     rates = {options.optimizer: tuple(options.rates or RATES[options.optimizer])}
     plan = Plan(rates, seeds=tuple(range(1, options.seeds + 1)), tuning_steps=options.tuning_steps)
-    name = f"depth_{options.depth}_{options.optimizer}"
+    name = "_".join(["depth", str(options.depth), options.optimizer, *options.name])
     experiment(name, cells, plan, source, options.journal, options.results, options.processes)
 
 
@@ -58,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--methods", nargs="+", choices=METHODS, default=PEERS, help="which methods")
+    add("--normal", action="store_true", help="normal weights in place of orthogonal ones")
+    add("--name", nargs="*", default=(), help="words to add to the name of the file of results")
     add("--depth", type=int, default=1000, help="layers")
     add("--width", type=int, default=64, help="neurons of a layer")
     add("--growth", type=float, default=math.e, help="of the squared gradient over the whole stack")

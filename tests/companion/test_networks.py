@@ -90,6 +90,47 @@ def test_he_keeps_the_second_moment_of_relu():
     assert hidden.square().mean().item() == pytest.approx(1, rel=2 * SPREAD)
 
 
+def plain_moments(activation, second_moment):
+    """E f² and E f'² at N(0, q)."""
+    at = normprop.moments(activation, 0.0, math.sqrt(second_moment))
+    return at.fwd_std**2 + at.fwd_mean**2, at.bwd_std**2
+
+
+@pytest.mark.parametrize(("activation", "fixed"), [("relu", 1.0), ("gelu", 3.56155281)])
+def test_the_critical_gain_makes_the_squared_gradient_grow_by_one(activation, fixed):
+    gain, bias = networks.CRITICAL[activation]
+    signal, slope = plain_moments(activation, fixed)
+    assert gain**2 * slope == pytest.approx(1, abs=1e-8)
+    assert gain**2 * signal + bias**2 == pytest.approx(fixed, abs=1e-7)
+
+
+def test_the_critical_point_of_tanh_is_its_slope_at_zero():
+    # Both maps to the first order in q: E tanh² ≈ q and E tanh'² ≈ 1.
+    signal, slope = plain_moments("tanh", 1e-8)
+    gain, bias = networks.CRITICAL["tanh"]
+    assert (gain**2 * slope, gain**2 * signal / 1e-8) == pytest.approx((1, 1), rel=1e-7)
+    assert bias == 0
+
+
+def test_the_critical_point_of_gelu_is_that_of_its_source():
+    # Roberts, Yaida, Hanin 2022: C_W = 1.98305 and C_b = 0.17292.
+    gain, bias = networks.CRITICAL["gelu"]
+    assert (gain**2, bias**2) == pytest.approx((1.98305, 0.17292), abs=1e-5)
+
+
+def test_a_critical_sigmoid_is_half_a_tanh_of_half():
+    torch.manual_seed(0)
+    one = build("critical", "sigmoid", 4, 6, 3, 25)
+    torch.manual_seed(0)
+    other = build("critical", "tanh", 4, 6, 3, 25)
+    inputs = torch.randn(8, 25)
+    # sigmoid(4x) - ½ = ½ tanh(2x), on the same weights without their factor 4.
+    hidden = 0.5 * torch.tanh(2 * other[0][0](inputs))
+    for layer in other[1:-1]:
+        hidden = 0.5 * torch.tanh(2 * layer[0](hidden))
+    torch.testing.assert_close(one[:-1](inputs) - 0.5, hidden)
+
+
 def gradients(model, inputs):
     model.zero_grad()
     model(inputs).square().sum().backward()
