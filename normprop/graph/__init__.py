@@ -6,13 +6,18 @@ from normprop.graph.fusion import fuse
 from normprop.graph.legality import Bridge, Factor, Legality, check, separate_on_bridges_
 from normprop.graph.report import report
 from normprop.graph.rewrite import Report
+from normprop.graph.scales import Fault, Measured, Row, Scales
 
 __all__ = [
     "Bridge",
     "Conversion",
     "Factor",
+    "Fault",
     "Legality",
+    "Measured",
     "Report",
+    "Row",
+    "Scales",
     "check",
     "convert",
     "fold",

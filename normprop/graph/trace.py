@@ -60,8 +60,10 @@ class Node:
         arguments: positional and keyword arguments, None in the place of tensors and of whatever
             else is not plain.
         shapes: of the tensors among the arguments.
+        made: shapes and types of the tensors that came out.
         opaque: whether more is read or written than inputs and outputs say.
         where: file and line that called a function.
+        within: path of the module whose forward called a function.
     """
 
     name: str
@@ -71,8 +73,21 @@ class Node:
     outputs: list[int] = field(default_factory=list)
     arguments: tuple = ((), {})
     shapes: tuple[tuple[int, ...], ...] = ()
+    made: tuple[tuple[tuple[int, ...], torch.dtype], ...] = ()
     opaque: bool = False
     where: str = ""
+    within: str = ""
+
+    @property
+    def path(self) -> str:
+        """Path of the layer, or of where a function was called with the function's name."""
+        name = self.name
+        return name if self.module is not None or not self.within else f"{self.within}.{name}"
+
+    @property
+    def op(self) -> str:
+        """Class of the layer, or name of the function."""
+        return self.name if self.module is None else type(self.module).__name__
 
     def __str__(self) -> str:
         place = f" ({os.path.basename(self.where)})" if self.where else ""
@@ -162,7 +177,7 @@ def _recorded(model, inputs, keywords, leaves, recorder, devices, seed) -> Trace
     with ExitStack() as stack:
         stack.enter_context(_leaves_of(model, leaves, recorder))
         stack.enter_context(_hooks_of(model, recorder))
-        stack.enter_context(_calls_of(model, recorder.trace.ran))
+        stack.enter_context(_calls_of(model, recorder.trace.ran, recorder.within))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         stack.enter_context(run_as_written())
@@ -213,19 +228,28 @@ def _leaves_of(model, leaves, recorder):
 
 
 @contextmanager
-def _calls_of(model, ran):
-    """Note the paths of the modules that are called."""
+def _calls_of(model, ran, within):
+    """Note the paths of the modules that are called, and of those whose call goes on."""
     paths = {id(module): path for path, module in model.named_modules()}
 
-    def note(module, inputs):
+    def begin(module, inputs):
         if id(module) in paths:
             ran.add(paths[id(module)])
+            within.append(paths[id(module)])
 
-    handle = torch_module.register_module_forward_pre_hook(note)
+    def end(module, inputs, result):
+        if id(module) in paths:
+            within.pop()
+
+    handles = [
+        torch_module.register_module_forward_pre_hook(begin),
+        torch_module.register_module_forward_hook(end, always_call=True),
+    ]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
@@ -262,6 +286,7 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self.trace = Trace()
         self.next, self.paused = first, True
+        self.within: list[str] = []
         self.answers, self.changing, self.shifted = answers, changing, shifted
         self.values: dict[int, int] = {}
         self.versions: dict[int, int] = {}
@@ -283,7 +308,9 @@ class _Recorder(TorchFunctionMode):
         self.devices = devices
         self.dice = self._dice()
         node = Node("inputs")
-        node.outputs = [self._fresh(t) for t in tensors_in(inputs)]
+        tensors = tensors_in(inputs)
+        node.outputs = [self._fresh(t) for t in tensors]
+        node.made = tuple((tuple(t.shape), t.dtype) for t in tensors)
         self.by.update(dict.fromkeys(node.outputs, "input"))
         self._add(node)
 
@@ -382,7 +409,7 @@ class _Recorder(TorchFunctionMode):
         node.arguments = tree_map(_plain, (args, kwargs))
         node.shapes = tuple(tuple(t.shape) for t in tensors)
         if node.module is None:
-            node.where = _user_line()
+            node.where, node.within = _user_line(), self.within[-1] if self.within else ""
             self._read(tensors)
         results = tensors_in(result)
         for tensor in changed:
@@ -401,6 +428,7 @@ class _Recorder(TorchFunctionMode):
         if by == "input" and self._learnt(node, tensors):
             by = "value"
         node.outputs = [self._fresh(t) for t in results]
+        node.made = tuple((tuple(t.shape), t.dtype) for t in results)
         if by:
             self.by.update(dict.fromkeys(node.outputs, by))
         if isinstance(node.module, _MAY_GIVE_BACK) and tensors and results:

@@ -124,3 +124,32 @@ def test_nothing_is_left_behind():
     run = trace(model, (torch.randn(3, 4),), {"0"}, first=10)
     assert min(run.producer) == 10
     assert run.next == max(run.producer) + 1
+
+
+def test_a_function_is_where_the_module_is_whose_forward_called_it():
+    class Inner(nn.Module):
+        def forward(self, x):
+            return x.sin()
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.map = Inner(), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.map(self.one(x)).cos().argmax(-1)
+
+    seen = trace(nn.Sequential(Outer()), (torch.randn(4, 3),), {"0.map"})
+    assert [(node.path, node.op) for node in seen.nodes[1:-1]] == [
+        ("0.one.sin", "sin"),
+        ("0.map", "Linear"),
+        ("0.cos", "cos"),
+        ("0.argmax", "argmax"),
+    ]
+    assert [node.made for node in seen.nodes[:-1]] == [
+        (((4, 3), torch.float32),),
+        (((4, 3), torch.float32),),
+        (((4, 2), torch.float32),),
+        (((4, 2), torch.float32),),
+        (((4,), torch.int64),),
+    ]
