@@ -1,5 +1,7 @@
 """Two data sets: scikit-learn's embedded digits, and a folder of IDX files.
 
+Fashion-MNIST, in Debian's package, is such a folder and is known by its name.
+
 Inputs are centred element by element and divided by one number, so that over the training
 images each element has mean 0 and the mean square of all elements is 1.  Dividing each
 element by a deviation of its own would blow up the ones that are almost always blank.
@@ -24,6 +26,8 @@ FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
+FOLDERS = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}
+"""Where Debian's packages put the data sets that are known by a name."""
 _IMAGES, _LABELS = 2051, 2049
 
 
@@ -58,15 +62,17 @@ class Split:
         return replace(self, **parts)
 
 
-def digits(seed: int = 0, *, images: bool = False) -> Split:
+def digits(seed: int = 0, *, images: bool = False, side: int | None = None) -> Split:
     """The 1797 images of 8×8 pixels that come with scikit-learn, in 10 classes.
 
     Args:
         seed: of the split, which is stratified: each part has each class in its share.
         images: inputs of shape (N, 1, 8, 8) instead of (N, 64).
+        side: to which images are brought first, see :func:`load`.
 
     Raises:
         ImportError: scikit-learn is not installed.
+        ValueError: ``side`` is no multiple of 8 and no part of it.
     """
     try:
         from sklearn.datasets import load_digits
@@ -77,10 +83,12 @@ def digits(seed: int = 0, *, images: bool = False) -> Split:
     raw = load_digits()
     parts = _stratified(raw.target, FRACTIONS, seed)
     pictures = raw.images.astype(np.float32)
-    return _split([(pictures[part], raw.target[part]) for part in parts], images)
+    return _split([(pictures[part], raw.target[part]) for part in parts], images, side)
 
 
-def idx_folder(path: str | Path, seed: int = 0, *, images: bool = False) -> Split:
+def idx_folder(
+    path: str | Path, seed: int = 0, *, images: bool = False, side: int | None = None
+) -> Split:
     """A folder of four IDX files, as of MNIST or Fashion-MNIST; each may be gzipped.
 
     Debian's package ``dataset-fashion-mnist`` is such a folder.  A sixth of the training
@@ -90,11 +98,12 @@ def idx_folder(path: str | Path, seed: int = 0, *, images: bool = False) -> Spli
         path: the folder.
         seed: of the split.
         images: inputs of shape (N, 1, height, width) instead of (N, height·width).
+        side: to which images are brought first, see :func:`load`.
 
     Raises:
         FileNotFoundError: the folder or a file is missing.
         ValueError: a file is no IDX file of its kind, is truncated or too long, or the files
-            do not belong together.
+            do not belong together; or the images cannot be brought to ``side``.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -113,15 +122,34 @@ def idx_folder(path: str | Path, seed: int = 0, *, images: bool = False) -> Spli
         )
     train, validation = _stratified(labels, (1 - VALIDATION_SHARE, VALIDATION_SHARE), seed)
     parts = [(pictures[train], labels[train]), (pictures[validation], labels[validation]), test]
-    return _split(parts, images)
+    return _split(parts, images, side)
 
 
-def load(name: str, *, images: bool = False) -> Split:
-    """The data set of that name: ``"digits"``, or the path of a folder of IDX files."""
-    return digits(images=images) if name == "digits" else idx_folder(name, images=images)
+def load(name: str, *, images: bool = False, side: int | None = None) -> Split:
+    """The data set of that name.
+
+    Args:
+        name: ``"digits"``, one of ``FOLDERS``, or the path of a folder of IDX files.
+        images: inputs of shape (N, 1, height, width) instead of (N, height·width).
+        side: height and width that square images are brought to: to a k-th of theirs by every
+            k-th pixel of every k-th row, to k times theirs by each pixel k times each way.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: the images cannot be brought to ``side``.
+    """
+    if name == "digits":
+        return digits(images=images, side=side)
+    if name in FOLDERS and not FOLDERS[name].is_dir():
+        raise FileNotFoundError(
+            f"{name!r} must lie in {FOLDERS[name]}, where Debian's package dataset-{name} puts it; "
+            "there is no such folder"
+        )
+    return idx_folder(FOLDERS.get(name, name), images=images, side=side)
 
 
-def _split(parts, images: bool) -> Split:
+def _split(parts, images: bool, side: int | None) -> Split:
+    parts = [(_brought_to(side, pictures), labels) for pictures, labels in parts]
     reference = parts[0][0].astype(np.float32)
     centre = reference.mean(0)
     scale = math.sqrt(np.square(reference - centre, dtype=np.float64).mean())
@@ -133,6 +161,21 @@ def _split(parts, images: bool) -> Split:
         inputs = inputs.unsqueeze(1) if images else inputs.flatten(1)
         tensors.append((inputs, torch.from_numpy(labels.astype(np.int64))))
     return Split(*tensors, classes=int(parts[0][1].max()) + 1)
+
+
+def _brought_to(side: int | None, pictures: np.ndarray) -> np.ndarray:
+    height, width = pictures.shape[1:]
+    if side is None or height == width == side:
+        return pictures
+    if height == width and side >= 1:
+        if height % side == 0:
+            return pictures[:, :: height // side, :: height // side]
+        if side % height == 0:
+            return pictures.repeat(side // height, 1).repeat(side // height, 2)
+    raise ValueError(
+        f"side must be a part or a multiple of that of square images; it was {side}, and the "
+        f"images have {height}×{width} pixels"
+    )
 
 
 def _stratified(labels: np.ndarray, fractions, seed: int) -> list[np.ndarray]:

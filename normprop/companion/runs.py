@@ -21,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 import normprop
-from normprop.companion import data
+from normprop.companion import data, images
 from normprop.companion.networks import build, rate_unit
 from normprop.companion.training import Result, train
 
@@ -33,9 +34,11 @@ from normprop.companion.training import Result, train
 class SweepCell:
     """A network and how it is trained, but for learning rate and seed.
 
-    Attributes are the arguments of :func:`normprop.companion.networks.build` and
-    :func:`normprop.companion.training.train`; ``data`` is that of
-    :func:`normprop.companion.data.load`, ``growth`` serves the method ``"calibrated"``.
+    Attributes are the arguments of :func:`normprop.companion.networks.build`, or of
+    :func:`normprop.companion.images.build` for its kinds, and of
+    :func:`normprop.companion.training.train`; ``data`` and ``side`` are those of
+    :func:`normprop.companion.data.load`, ``growth`` serves the methods that calibrate, and
+    ``fused`` says whether the network goes through :func:`normprop.fuse` before it trains.
     """
 
     method: str
@@ -52,6 +55,9 @@ class SweepCell:
     ball: str = "normalize"
     data: str = "digits"
     device: str = "cpu"
+    side: int | None = None
+    seen: int | None = None
+    fused: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,22 +155,10 @@ class Log:
 def execute(run: Run) -> Result:
     """Carry out a run, on the thread that it is called on."""
     cell = run.cell
-    split = _data(cell.data, cell.kind == "conv", cell.device)
+    split = _data(cell.data, cell.kind != "dense", cell.device, cell.side)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
-        model = build(
-            cell.method,
-            cell.activation,
-            cell.depth,
-            cell.width,
-            split.classes,
-            split.pixels,
-            cell.kind,
-            cell.residual,
-            growth=cell.growth,
-            orthogonal=cell.orthogonal,
-            ball=cell.ball,
-        ).to(cell.device)
+        model = _network(cell, split)
     return train(
         model,
         split,
@@ -174,6 +168,7 @@ def execute(run: Run) -> Result:
         batch_size=cell.batch_size,
         seed=run.seed,
         test=run.test,
+        seen=cell.seen,
     )
 
 
@@ -246,7 +241,10 @@ def carry_out(
 
 
 def summary(cells: Iterable[SweepCell], plan: Plan, results: dict[str, Result]) -> list[dict]:
-    """One entry a cell: its settings, its trials, the rate that won and its final runs."""
+    """One entry a cell: its settings, its trials, the rate that won and its final runs.
+
+    ``interior`` says whether there were trials at smaller and at larger rates than the best.
+    """
     entries = []
     for cell in cells:
         tuning, last = trials(cell, plan), finals(cell, plan, results)
@@ -254,6 +252,7 @@ def summary(cells: Iterable[SweepCell], plan: Plan, results: dict[str, Result]) 
             {
                 **asdict(cell),
                 "lr": last[0].lr,
+                "interior": tuning[0].lr < last[0].lr < tuning[-1].lr,
                 "trials": [{"lr": run.lr, **_plain(run, results)} for run in tuning],
                 "runs": [{"seed": run.seed, **_plain(run, results)} for run in last],
             }
@@ -360,8 +359,39 @@ def _wait_for_all() -> None:
 
 
 @lru_cache(maxsize=2)
-def _data(name: str, images: bool, device: str) -> data.Split:
-    return data.load(name, images=images).to(device)
+def _data(name: str, images: bool, device: str, side: int | None) -> data.Split:
+    return data.load(name, images=images, side=side).to(device)
+
+
+def _network(cell: SweepCell, split: data.Split) -> nn.Module:
+    """The network of a cell, on its device, with the weights that torch's generator gives."""
+    if cell.kind in images.LAYERS:
+        example = split.train[0][: cell.batch_size].cpu()
+        model = images.build(
+            cell.method,
+            cell.activation,
+            cell.kind,
+            example,
+            split.classes,
+            cell.width,
+            growth=cell.growth,
+        )
+        if cell.fused:
+            model = normprop.fuse(model, example)
+        return model.to(cell.device)
+    return build(
+        cell.method,
+        cell.activation,
+        cell.depth,
+        cell.width,
+        split.classes,
+        split.pixels,
+        cell.kind,
+        cell.residual,
+        growth=cell.growth,
+        orthogonal=cell.orthogonal,
+        ball=cell.ball,
+    ).to(cell.device)
 
 
 def _unit(cell: SweepCell, pixels: int) -> float:

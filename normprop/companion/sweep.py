@@ -13,7 +13,7 @@ import argparse
 from itertools import product
 from pathlib import Path
 
-from normprop.companion import results
+from normprop.companion import data, results
 from normprop.companion.networks import METHODS
 from normprop.companion.runs import Plan, SweepCell, experiment, origin
 from normprop.companion.training import OPTIMIZERS
@@ -115,9 +115,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def add_places(parser: argparse.ArgumentParser) -> None:
     """Options that every experiment has: where it runs, reads and writes."""
-    add = parser.add_argument
+    add, names = parser.add_argument, ", ".join(data.FOLDERS)
     add("--processes", type=int, default=1, help="runs at a time, one thread each")
-    add("--data", default="digits", help="'digits', or a folder of IDX files")
+    add("--data", default="digits", help=f"one of digits, {names}, or a folder of IDX files")
     add("--device", default="cpu", help="torch device")
     add("--results", type=Path, default=results.FOLDER, help="folder of the results")
     add("--journal", type=Path, default=Path("build/companion"), help="folder of finished runs")

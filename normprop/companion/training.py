@@ -20,7 +20,7 @@ class Result:
     """What a run gave.
 
     Attributes:
-        loss: cross-entropy over the whole training part at the end, in nats; ``None`` after a
+        loss: cross-entropy over the training part at the end, in nats; ``None`` after a
             divergence, as are the accuracies.
         validation: share of the validation part that is classified rightly.
         test: the same of the test part, if it was asked for.
@@ -47,6 +47,7 @@ def train(
     batch_size: int = 128,
     seed: int = 0,
     test: bool = False,
+    seen: int | None = None,
 ) -> Result:
     """Train a classifier, in place.
 
@@ -62,6 +63,8 @@ def train(
         batch_size: number of samples in each step.
         seed: of the order of the samples.
         test: whether to look at the test part, once, at the end.
+        seen: how many samples of the training part the loss at the end looks at, and how many of
+            the validation part; all of them by default.  The test part is always whole.
 
     Returns:
         :class:`Result`.  A loss that is not finite ends the run and is recorded there.
@@ -69,7 +72,7 @@ def train(
     Raises:
         ValueError: an argument is out of its range.
     """
-    _check(optimizer, lr, steps, batch_size, len(split.train[1]))
+    _check(optimizer, lr, steps, batch_size, len(split.train[1]), seen)
     chosen = _optimizer(model, optimizer, lr)
     start = time.perf_counter()
     model.train()
@@ -85,10 +88,10 @@ def train(
         project_(model)
     seconds = time.perf_counter() - start
 
-    loss, _ = evaluate(model, *split.train)
+    loss, _ = evaluate(model, *(tensor[:seen] for tensor in split.train))
     if not math.isfinite(loss):
         return Result(None, None, None, True, steps, seconds)
-    validation = evaluate(model, *split.validation)[1]
+    validation = evaluate(model, *(tensor[:seen] for tensor in split.validation))[1]
     tested = evaluate(model, *split.test)[1] if test else None
     return Result(loss, validation, tested, False, steps, seconds)
 
@@ -125,7 +128,9 @@ def _optimizer(model: nn.Module, name: str, lr: float) -> torch.optim.Optimizer:
     return torch.optim.Adam(model.parameters(), lr, fused=True)
 
 
-def _check(optimizer: str, lr: float, steps: int, batch_size: int, samples: int) -> None:
+def _check(
+    optimizer: str, lr: float, steps: int, batch_size: int, samples: int, seen: int | None
+) -> None:
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}; it was {optimizer!r}")
     if not (math.isfinite(lr) and lr > 0):
@@ -136,3 +141,5 @@ def _check(optimizer: str, lr: float, steps: int, batch_size: int, samples: int)
         raise ValueError(
             f"batch_size must lie between 1 and the {samples} training samples; it was {batch_size}"
         )
+    if seen is not None and seen < 1:
+        raise ValueError(f"seen must be at least 1, or None for all; it was {seen}")

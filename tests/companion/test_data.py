@@ -166,3 +166,32 @@ def test_what_is_missing_is_named(folder, tmp_path):
         data.idx_folder(folder)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         data.idx_folder(tmp_path / "elsewhere")
+
+
+def test_images_are_thinned_out_and_spread(folder):
+    small, same = data.digits(images=True, side=4), data.digits(images=True, side=8)
+    large, plain = data.digits(images=True, side=16), data.digits(images=True)
+    assert torch.equal(same.test[0], plain.test[0])
+    # Each is standardised at its own size: one slope for all pixels.
+    for split, shown in ((small, plain.test[0][..., ::2, ::2]), (large, plain.test[0])):
+        inputs = split.test[0] if split is small else split.test[0][..., ::2, ::2]
+        ratio = (inputs / shown)[shown.abs() > 0.1]
+        assert (ratio / ratio[0] - 1).abs().max() < 1e-4
+        assert split.train[0].square().mean().item() == pytest.approx(1, abs=1e-5)
+    assert torch.equal(large.test[0][..., ::2, ::2], large.test[0][..., 1::2, 1::2])
+    assert data.idx_folder(folder, side=10).pixels == 100
+    assert data.load(str(folder), images=True, side=1).train[0].shape == (50, 1, 1, 1)
+
+
+@pytest.mark.parametrize("side", [0, 3, 12])
+def test_a_side_that_does_not_divide_is_refused(side):
+    with pytest.raises(ValueError, match=f"side must be a part or .*; it was {side}.* 8×8"):
+        data.digits(side=side)
+
+
+def test_a_name_stands_for_a_folder_and_names_its_package(folder, monkeypatch, tmp_path):
+    monkeypatch.setitem(data.FOLDERS, "fashion-mnist", folder)
+    assert torch.equal(data.load("fashion-mnist").test[0], data.idx_folder(folder).test[0])
+    monkeypatch.setitem(data.FOLDERS, "fashion-mnist", tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"nowhere, where .* dataset-fashion-mnist puts it"):
+        data.load("fashion-mnist")

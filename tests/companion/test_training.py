@@ -58,6 +58,18 @@ def test_the_test_part_is_looked_at_only_when_asked(split):
         train(network(), guarded, lr=0.01, steps=2, test=True)
 
 
+def test_loss_and_validation_look_at_as_much_as_they_may(split):
+    whole = train(network(), split, lr=0.01, steps=3, test=True)
+    part = data.Split(
+        split.train, tuple(t[:40] for t in split.validation), split.test, split.classes
+    )
+    some = train(network(), split, lr=0.01, steps=3, test=True, seen=40)
+    assert some.validation == train(network(), part, lr=0.01, steps=3).validation
+    assert some.loss != whole.loss
+    assert some.test == whole.test
+    assert train(network(), split, lr=0.01, steps=3, seen=10**6).loss == whole.loss
+
+
 def test_a_divergence_is_recorded(split):
     result = train(network("he", "relu"), split, lr=1e30, steps=50, test=True)
     assert result.diverged
@@ -102,6 +114,7 @@ def test_evaluation_counts_every_sample():
         ({"lr": 0.0}, "lr must be finite and greater than 0; it was 0.0"),
         ({"lr": float("nan")}, "lr must be finite"),
         ({"steps": 0}, "steps must be at least 1; it was 0"),
+        ({"seen": 0}, "seen must be at least 1, or None for all; it was 0"),
         ({"batch_size": 2000}, "batch_size must lie between 1 and the 1078 .* it was 2000"),
     ],
 )

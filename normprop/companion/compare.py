@@ -1,0 +1,139 @@
+"""Two networks for images, trained by each method with the same budget.
+
+The chain of 21 convolutions and ResNet-26 of :mod:`normprop.companion.images`: plain, with He's
+weights, with a leaky ReLU, with BatchNorm, and normalised.  The grid ``few`` has 250 steps at
+batches of 64, ``small`` batches of 4 and 2, ``long`` 1500 steps.  For every cell the learning rate
+is chosen among the same ones on the validation part, and other seeds are then run with it, which
+look at the test part once each.  What was killed continues when its command is given again.
+
+``python -m normprop.companion.compare --help`` says what can be chosen.
+"""
+
+import argparse
+import math
+from dataclasses import dataclass, replace
+from itertools import product
+
+from normprop.companion import data
+from normprop.companion.images import LAYERS, METHODS
+from normprop.companion.runs import Plan, SweepCell, experiment, origin
+from normprop.companion.sweep import add_places
+
+PREFERRED = "fashion-mnist"
+SIDES = {"fashion-mnist": 14, "digits": 16}
+"""To which images are brought: every second pixel each way, or each pixel twice each way."""
+CONTENDERS = (
+    ("plain", "relu"),
+    ("he", "relu"),
+    ("he", "leaky_relu"),
+    ("batchnorm", "relu"),
+    ("calibrated", "relu"),
+)
+"""Methods with activations."""
+NORMALISED = ("calibrated",)
+"""Methods whose networks are fused before they train, which changes nothing but the time."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a grid trains, and how.
+
+    Attributes:
+        batches: samples in a step.
+        steps: of the optimiser.
+        rates: learning rates to try.
+        contenders: methods with activations.
+        growths: of the squared gradient, for normalised networks.
+    """
+
+    batches: tuple[int, ...]
+    steps: int
+    rates: tuple[float, ...]
+    contenders: tuple[tuple[str, str], ...] = CONTENDERS
+    growths: tuple[float, ...] = (math.e,)
+
+    def cells(self, kinds: tuple[str, ...], **common) -> list[SweepCell]:
+        """The cells, network by network."""
+        return [
+            SweepCell(
+                method,
+                activation,
+                LAYERS[kind],
+                "sgd",
+                batch_size=batch,
+                steps=self.steps,
+                kind=kind,
+                growth=growth,
+                fused=method in NORMALISED,
+                **common,
+            )
+            for kind, batch, (method, activation) in product(kinds, self.batches, self.contenders)
+            for growth in (self.growths if method in NORMALISED else (math.e,))
+        ]
+
+
+def _rates(first: int, last: int) -> tuple[float, ...]:
+    return tuple(round(10 ** (k / 2), 8) for k in range(first, last + 1))
+
+
+GRIDS = {
+    "few": Grid((64,), 250, _rates(-6, 0), growths=(math.e, math.exp(3))),
+    "small": Grid((4, 2), 1200, _rates(-8, -1), contenders=CONTENDERS[1:]),
+    "long": Grid((64,), 1500, _rates(-6, 0), contenders=CONTENDERS[1:]),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    options = _parser().parse_args(argv)
+    source = origin("normprop.companion.compare", argv, options.device)
+    if options.data is None and not data.FOLDERS[PREFERRED].is_dir():
+        source["fallback"] = f"digits, as {PREFERRED} is not in {data.FOLDERS[PREFERRED]}"
+        print(f"data: {source['fallback']}", flush=True)
+    chosen = options.data or ("digits" if "fallback" in source else PREFERRED)
+
+    grid = GRIDS[options.grid]
+    if options.steps:
+        grid = replace(grid, steps=options.steps)
+    cells = grid.cells(
+        options.kinds,
+        width=options.width,
+        data=chosen,
+        side=options.side or SIDES.get(chosen),
+        seen=options.seen,
+        device=options.device,
+    )
+    if options.methods:
+        cells = [cell for cell in cells if cell.method in options.methods]
+    if not cells:
+        raise SystemExit("no cell is left: --methods must leave some of the grid's")
+    rates = tuple(options.rates or grid.rates)
+    plan = Plan({"sgd": rates}, seeds=tuple(range(1, options.seeds + 1)))
+    name = f"images_{options.grid}"
+    experiment(name, cells, plan, source, options.journal, options.results, options.processes)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m normprop.companion.compare",
+        description=__doc__.split("\n\n")[1].replace("``", ""),
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--grid", choices=GRIDS, default="few", help="which cells")
+    add("--kinds", nargs="+", choices=LAYERS, default=tuple(LAYERS), help="which networks")
+    add("--methods", nargs="+", choices=METHODS, help="only these methods")
+    add("--steps", type=int, help="steps of the optimiser; without it the grid's")
+    add("--rates", type=float, nargs="+", help="learning rates to try; without it the grid's")
+    add("--width", type=int, default=16, help="channels of the first stage")
+    add("--side", type=int, help=f"pixels to which images are brought; without it {SIDES}")
+    add("--seen", type=int, default=5000, help="images that the choice of a rate looks at")
+    add("--seeds", type=int, default=5, help="runs at the best learning rate")
+    add_places(parser)
+    # Not the same for all: where it is not given, it is what is installed.
+    parser.set_defaults(data=None)
+    return parser
+
+
+if __name__ == "__main__":
+    main()
