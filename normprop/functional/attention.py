@@ -160,10 +160,11 @@ def _cached(
 
 
 class BallOfHeads(TypedDict, total=False):
-    """Which ball and which figures in which pass; standard deviation of the inputs of mean 0."""
+    """Which ball, its radius, which figures; standard deviation of the inputs of mean 0."""
 
     scaling: Scaling
     per: Per
+    gain: float
     std: float
 
 
@@ -214,6 +215,7 @@ def multi_head_attention(
             one, as the three projections usually share an input, where their gradients meet:
             only a factor that both passes have leaves their sum's direction alone.
         per: one norm a neuron, or one a layer.
+        gain: radius of the ball of ``out_weight``, greater than 0.
         std: standard deviation of the inputs, whose mean is taken for 0.
 
     Returns:
@@ -256,7 +258,8 @@ def multi_head_attention(
             queries, keys, values, attn_mask, dropout_p, is_causal
         )
     mixed = (mixed / constants.forward).transpose(-2, -3).flatten(-2)
-    return linear(mixed, out_weight, out_bias, scaling=scaling, per=per), probabilities
+    output = linear(mixed, out_weight, out_bias, scaling=scaling, per=per, gain=ball["gain"])
+    return output, probabilities
 
 
 @constant_when_compiled

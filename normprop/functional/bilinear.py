@@ -9,7 +9,7 @@ from torch.nn import functional as torch_functional
 from normprop.functional.keywords import Ball, takes
 from normprop.functional.parametric import check_method
 from normprop.functional.scale import Scaling, check_scaling, scale_gradient
-from normprop.functional.weight import Per, check_ball, scaled_weight
+from normprop.functional.weight import Per, check_ball, checked_gain, scaled_weight
 
 __all__ = ["bilinear"]
 
@@ -43,6 +43,7 @@ def bilinear(
         scaling: which ball the weights are on in which pass.
         per: ``"layer"`` for one factor, which alone the backward ball has, so that it is the
             default; ``"neuron"`` for one norm an output.
+        gain: as in :func:`linear`.
         method: as in :func:`linear`.
 
     Returns:
@@ -54,8 +55,9 @@ def bilinear(
     scaling, per, method = ball["scaling"], ball["per"], ball["method"]
     check_bilinear(scaling, per, method)
     first, second = factors(weight) if scaling == "separate" else (1.0, 1.0)
+    gain = checked_gain(ball["gain"])
     if method == "normalize":
-        weight = on_ball(weight, scaling, per)
+        weight = on_ball(weight, scaling, per, gain)
     if scaling == "separate":
         input1, input2 = scale_gradient(input1, first), scale_gradient(input2, second)
     return torch_functional.bilinear(input1, input2, weight, bias)
@@ -72,11 +74,12 @@ def check_bilinear(scaling: str, per: str, method: str) -> None:
         )
 
 
-def on_ball(weight: Tensor, scaling: Scaling, per: Per) -> Tensor:
+def on_ball(weight: Tensor, scaling: Scaling, per: Per, gain: float) -> Tensor:
     """The weight on the ball that it runs on under this scaling."""
     check_ball("forward", per)
     outputs, first, second = weight.shape
-    gain = math.sqrt((first + second) / (2.0 * outputs)) if scaling == "backward" else 1.0
+    if scaling == "backward":
+        gain *= math.sqrt((first + second) / (2.0 * outputs))
     return scaled_weight(weight, "forward", per, 1, 1, gain)
 
 

@@ -37,6 +37,7 @@ _DOC = r"""Convolution whose weights are on the unit ℓ2 ball.
         groups: as in torch.
         scaling: which ball the weights are on in which pass.
         per: ``"neuron"`` for one norm a channel, ``"layer"`` for one factor.
+        gain: as in :func:`linear`.
         method: as in :func:`linear`.
         absorbed: as in :func:`linear`; a shift of the input does not go with zero padding.
 

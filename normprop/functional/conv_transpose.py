@@ -38,6 +38,7 @@ _DOC = r"""Transposed convolution whose weights are on the unit ℓ2 ball.
         dilation: as in torch.
         scaling: which ball the weights are on in which pass.
         per: ``"neuron"`` for one norm a channel, ``"layer"`` for one factor.
+        gain: as in :func:`linear`.
         method: as in :func:`linear`.
         absorbed: as in :func:`linear`, without a shift of the input, of which the phases of the
             stride would make different numbers.

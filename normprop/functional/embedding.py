@@ -7,7 +7,7 @@ from torch.nn import functional as torch_functional
 
 from normprop.functional.keywords import given_by_name
 from normprop.functional.parametric import check_method
-from normprop.functional.weight import Method, scaled_weight
+from normprop.functional.weight import Method, checked_gain, scaled_weight
 
 __all__ = ["embedding", "normalize_rows"]
 
@@ -21,6 +21,7 @@ def embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
     *,
+    gain: float = 1.0,
     method: Method = "normalize",
 ) -> Tensor:
     r"""Rows that tokens look up, each on the ball of radius √dim.
@@ -40,6 +41,7 @@ def embedding(
         norm_type: as in torch.
         scale_grad_by_freq: as in torch.
         sparse: as in torch.
+        gain: what is looked up has mean square gain², greater than 0.
         method: ``"normalize"`` normalises what is looked up, so that the gradient of a row is
             projected; ``"project"`` takes the weight as it is, put on the ball by
             :func:`normalize_rows` after each step of the optimiser.
@@ -48,15 +50,16 @@ def embedding(
         Tensor of the shape of ``input`` with one more dimension, of size dim.
 
     Raises:
-        ValueError: ``method`` is unknown, or ``max_norm`` is given.
+        ValueError: ``method`` is unknown, ``gain`` is not greater than 0, or ``max_norm`` is given.
     """
     given_by_name("embedding", (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse))
     check_method(method, "neuron")
+    gain = checked_gain(gain)
     refuse_max_norm(max_norm)
     rows = torch_functional.embedding(
         input, weight, padding_idx, None, norm_type, scale_grad_by_freq, sparse
     )
-    return normalize_rows(rows) if method == "normalize" else rows
+    return normalize_rows(rows, gain) if method == "normalize" else rows
 
 
 def refuse_max_norm(max_norm: float | None) -> None:
@@ -68,9 +71,9 @@ def refuse_max_norm(max_norm: float | None) -> None:
         )
 
 
-def normalize_rows(weight: Tensor) -> Tensor:
-    """Rows, along the last dimension, scaled to the norm √dim; rows of zeros stay."""
+def normalize_rows(weight: Tensor, gain: float = 1.0) -> Tensor:
+    """Rows, along the last dimension, scaled to the norm gain·√dim; rows of zeros stay."""
     dim = weight.shape[-1]
     return scaled_weight(
-        weight.reshape(-1, dim), "forward", "neuron", 1, 1, math.sqrt(dim)
+        weight.reshape(-1, dim), "forward", "neuron", 1, 1, gain * math.sqrt(dim)
     ).reshape(weight.shape)

@@ -70,10 +70,11 @@ class LawsOfParts(TypedDict, total=False):
 
 
 class Ball(TypedDict, total=False):
-    """Which ball the weights are on in which pass, at which grain, and when they are put there."""
+    """Which ball the weights are on in which pass, its radius, and when they are put there."""
 
     scaling: Scaling
     per: Per
+    gain: float
     method: Method
 
 
@@ -87,6 +88,7 @@ DEFAULTS = {
     "target_mean": 0.0,
     "target_std": 1.0,
     "per": "neuron",
+    "gain": 1.0,
     "method": "normalize",
 }
 
@@ -131,6 +133,7 @@ _CHECKS: dict[str, Callable] = {
     "target_mean": _finite,
     "target_std": _positive,
     "per": _one_of("neuron", "layer"),
+    "gain": _positive,
     "method": _one_of("normalize", "project"),
     "inplace": _by(refuse_inplace),
 }

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as torch_functional
 
 from normprop.functional.scale import Scaling, check_scaling, scale_gradient, transforms_active
-from normprop.functional.weight import Method, Per, scaled_weight, separate_factor
+from normprop.functional.weight import Method, Per, checked_gain, scaled_weight, separate_factor
 
 
 class Affine(NamedTuple):
@@ -43,6 +43,7 @@ def apply(
     bias: Tensor | None,
     scaling: Scaling,
     per: Per,
+    gain: float,
     method: Method,
     stride: int | tuple[int, ...] = 1,
     groups: int = 1,
@@ -56,23 +57,24 @@ def apply(
     """
     check_scaling(scaling)
     check_method(method, per)
+    gain = checked_gain(gain)
     before, after, factors = absorbed or Absorbed()
     weight, bias = _multiplied(weight, factors[0]), _multiplied(bias, factors[1])
-    gain, factor = before.scale / after.scale, before.gradient / after.gradient
+    moved, factor = before.scale / after.scale, before.gradient / after.gradient
     ball = "backward" if scaling == "backward" else "forward"
     if method == "normalize":
-        used = scaled_weight(weight, ball, per, stride, groups, gain, transposed)
+        used = scaled_weight(weight, ball, per, stride, groups, moved * gain, transposed)
     else:
-        used = weight if gain == 1.0 else weight * gain
+        used = weight if moved == 1.0 else weight * moved
     bias = absorbing_bias(bias, used, before, after, _outputs(function, weight))
     if after.gradient != 1.0:
         used, bias = _multiplied(used, 1 / after.gradient), _multiplied(bias, 1 / after.gradient)
     if scaling == "separate" and per == "neuron":
         back = scaled_weight(
-            weight.detach(), "backward", "neuron", stride, groups, transposed=transposed
+            weight.detach(), "backward", "neuron", stride, groups, gain, transposed
         )
-        if gain * factor != 1.0:
-            back = back * (gain * factor)
+        if moved * factor != 1.0:
+            back = back * (moved * factor)
         return _with_backward_weight(function, input, used, back, bias)
     if scaling == "separate":
         factor *= separate_factor(weight, stride, groups, transposed)

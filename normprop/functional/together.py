@@ -40,7 +40,7 @@ class Part:
     Attributes:
         ball: which ball its weight is on.
         per: one norm a neuron, or one for the layer.
-        geometry: stride, groups and transposed, as :func:`normalize_weight` takes them.
+        geometry: stride, groups, transposed and gain, as :func:`normalize_weight` takes them.
         normalize: whether W is divided by its norm.
         over: what that norm goes over: "fan-in", "fan-out" or "all".
         radius: of the ball.
@@ -77,8 +77,8 @@ class Part:
         if self.normalize:
             geometry = self.geometry
             return scaled_weight(
-                weight, self.ball, self.per, geometry["stride"], geometry["groups"], self.gain,
-                geometry["transposed"],
+                weight, self.ball, self.per, geometry["stride"], geometry["groups"],
+                self.gain * geometry["gain"], geometry["transposed"],
             )  # fmt: skip
         return weight if self.gain == 1.0 else weight * self.gain
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from normprop.functional.fused import Backend, is_transformed, wants_triton
-from normprop.functional.scale import transforms_active, upcast
+from normprop.functional.scale import literal, transforms_active, upcast
 
 __all__ = ["normalize_weight"]
 
@@ -46,9 +46,10 @@ def normalize_weight(
     stride: int | tuple[int, ...] = 1,
     groups: int = 1,
     transposed: bool = False,
+    gain: float = 1.0,
     backend: Backend = "auto",
 ) -> Tensor:
-    r"""A weight scaled onto the unit ball of one pass.
+    r"""A weight scaled onto the unit ball of one pass, or onto one of radius ``gain``.
 
     Per neuron, each row (forward) or input channel (backward) has its own factor.  Per
     layer, one factor puts the mean of their squared norms at 1 (forward) or T (backward):
@@ -67,6 +68,7 @@ def normalize_weight(
         groups: of the convolution.
         transposed: whether the weight is that of a transposed convolution, of the shape
             (in, out/groups, k…), of which the two passes change places.
+        gain: factor of the norms, greater than 0.
         backend: ``"eager"`` for PyTorch's operations, ``"triton"`` for one kernel each way,
             ``"auto"`` for the second wherever it can run.
 
@@ -74,11 +76,12 @@ def normalize_weight(
         Tensor of the shape and type of ``weight``; norms are taken in float32 at least.
 
     Raises:
-        ValueError: ``ball``, ``per`` or ``backend`` is unknown, ``groups`` does not divide, or
-            ``"triton"`` was asked for elsewhere than on a GPU.
+        ValueError: ``ball``, ``per`` or ``backend`` is unknown, ``groups`` does not divide,
+            ``gain`` is not greater than 0, or ``"triton"`` was asked for elsewhere than on a GPU.
         RuntimeError: ``"triton"`` was asked for in compiled code or under a transform.
     """
-    return scaled_weight(weight, ball, per, stride, groups, transposed=transposed, backend=backend)
+    gain = checked_gain(gain)
+    return scaled_weight(weight, ball, per, stride, groups, gain, transposed, backend)
 
 
 def scaled_weight(
@@ -92,8 +95,7 @@ def scaled_weight(
     backend: Backend = "auto",
 ) -> Tensor:
     """``gain`` times :func:`normalize_weight`, without another pass over the weight."""
-    over, radius = sphere(weight, ball, per, stride, groups, transposed)
-    size = gain * radius
+    over, size = sphere(weight, ball, per, stride, groups, transposed, gain)
     transformed = is_transformed(weight)
     if wants_triton(weight, backend, transformed):
         return _Scaled.apply(weight, over, groups, size, True)
@@ -119,7 +121,7 @@ def normalize_weight_(
         ball: as there.
         per: as there.
         groups: as there.
-        geometry: stride and transposed, as there.
+        geometry: stride, transposed and gain, as there.
 
     Returns:
         ``weight``.
@@ -141,7 +143,7 @@ def norms_are_ordinary(norms: Tensor) -> bool:
     return _ordinary(norms, 0.2)
 
 
-def sphere(weight, ball, per, stride=1, groups=1, transposed=False) -> tuple[str, float]:
+def sphere(weight, ball, per, stride=1, groups=1, transposed=False, gain=1.0) -> tuple[str, float]:
     """What the norm of a weight goes over, and what it has to be."""
     check_ball(ball, per)
     if weight.shape[0] % groups:
@@ -153,8 +155,8 @@ def sphere(weight, ball, per, stride=1, groups=1, transposed=False) -> tuple[str
     period = stride_period(stride, weight.ndim - 2)
     if per == "layer":
         rows = weight.shape[0] if ball == "forward" else weight.shape[1] * groups * period
-        return "all", math.sqrt(rows)
-    return ("fan-in", 1.0) if ball == "forward" else ("fan-out", math.sqrt(period))
+        return "all", gain * math.sqrt(rows)
+    return ("fan-in", gain) if ball == "forward" else ("fan-out", gain * math.sqrt(period))
 
 
 class _Scaled(torch.autograd.Function):
@@ -476,6 +478,14 @@ def separate_factor(
     period = stride_period(stride, weight.ndim - 2)
     ratio = weight.shape[1] * groups * period / weight.shape[0]
     return math.sqrt(1.0 / ratio if transposed else ratio)
+
+
+def checked_gain(gain: float) -> float:
+    """The radius of a ball over that of the unit ball, a constant under ``torch.compile``."""
+    gain = literal(gain)
+    if not (math.isfinite(gain) and gain > 0):
+        raise ValueError(f"gain must be finite and greater than 0; it was {gain}")
+    return gain
 
 
 def check_ball(ball: str, per: str) -> None:

@@ -29,7 +29,7 @@ _OPTIONS = {"scaling": Scaling, "per": Per, "method": Method}
 _KEEP_THEIR_OUTPUT = (nn.ReLU, nn.Sigmoid, nn.Tanh)
 """Activations of torch that no network writes behind, as their gradients need what they gave."""
 
-_TWINS_OWN = {"absorbed", "backend", "constants", "method", "overwritten", "per", "scaling"}
+_TWINS_OWN = {"absorbed", "backend", "constants", "gain", "method", "overwritten", "per", "scaling"}
 
 
 @kept_with_models

@@ -39,11 +39,13 @@ class MultiheadAttention(Settings, nn.MultiheadAttention):
         scaling: which ball the weights are on, and which figures of attention divide, in which
             pass.
         per: ``"neuron"`` for one norm a neuron, ``"layer"`` for one factor.
+        gain: radius of the ball of ``out_proj.weight``, greater than 0.
         std: standard deviation of the inputs, whose mean is taken for 0.
     """
 
     _keywords: ClassVar[type] = BallOfHeads
     _defaults: ClassVar = {"scaling": "forward"}
+    gain: float = 1.0
 
     def __init__(self, *args: Any, **options: Any) -> None:
         given = inspect.signature(type(self)).bind(*args, **options).arguments
@@ -94,6 +96,7 @@ class MultiheadAttention(Settings, nn.MultiheadAttention):
             need_weights,
             scaling=self.scaling,
             per=self.per,
+            gain=self.gain,
             std=self.std,
         )
         if probabilities is not None and average_attn_weights:
@@ -130,16 +133,16 @@ class MultiheadAttention(Settings, nn.MultiheadAttention):
         """By key, the weights with which torch's layer gives what this one gives."""
         ball = "backward" if self.scaling == "backward" else "forward"
 
-        def on_ball(weight):
+        def on_ball(weight, gain=1.0):
             wide = weight.detach().to("cpu", torch.float64)
-            return functional.normalize_weight(wide, ball, self.per)
+            return functional.normalize_weight(wide, ball, self.per, gain=gain)
 
         own = [on_ball(weight) for weight in self._projections()]
         keys = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
         found = dict(zip(keys, own, strict=True))
         if self._qkv_same_embed_dim:
             found = {"in_proj_weight": torch.cat(own)}
-        found["out_proj.weight"] = on_ball(self.out_proj.weight) / constants.forward
+        found["out_proj.weight"] = on_ball(self.out_proj.weight, self.gain / constants.forward)
         return {key: value.to(self.out_proj.weight) for key, value in found.items()}
 
     def _mask(self, query, attn_mask, key_padding_mask, batched) -> Tensor | None:
@@ -167,10 +170,11 @@ def _moments(layer: MultiheadAttention, law, shape) -> rules.Moments:
     length, law = rules.self_attention(layer, law, shape)
     weights, shifts = rules.projections(layer)
     ball = "backward" if layer.scaling == "backward" else "forward"
-    used = [_on_ball(weight, ball, layer.per) for weight in weights]
+    gains = (1.0, 1.0, 1.0, layer.gain)
+    used = [_on_ball(w, ball, layer.per, g) for w, g in zip(weights, gains, strict=True)]
     back = used
     if layer.scaling == "separate":
-        back = [_on_ball(weight, "backward", layer.per) for weight in weights]
+        back = [_on_ball(w, "backward", layer.per, g) for w, g in zip(weights, gains, strict=True)]
     head, dropout = layer.head_dim, layer.dropout if layer.training else 0.0
     constants = multi_head_constants(
         ((length, head),) * 3,
@@ -184,8 +188,8 @@ def _moments(layer: MultiheadAttention, law, shape) -> rules.Moments:
     return rules.projected_attention(length, head, law.std, used, shifts, dropout, divisors, back)
 
 
-def _on_ball(weight: np.ndarray, ball: str, per: Per) -> np.ndarray:
-    return functional.normalize_weight(torch.from_numpy(weight), ball, per).numpy()
+def _on_ball(weight: np.ndarray, ball: str, per: Per, gain: float) -> np.ndarray:
+    return functional.normalize_weight(torch.from_numpy(weight), ball, per, gain=gain).numpy()
 
 
 rules.inherit(MultiheadAttention, nn.MultiheadAttention, _moments)

@@ -25,6 +25,7 @@ class Bilinear(Parametric, nn.Bilinear):
         scaling: which ball the weights are on in which pass.
         per: ``"layer"`` for one factor, which alone the backward ball has, so that it is the
             default; ``"neuron"`` for one norm an output.
+        gain: radius of the ball in the place of 1, greater than 0.
         method: ``"normalize"`` in each forward pass, or ``"project"`` by ``project_()``
             after each step of the optimiser.
     """
@@ -37,7 +38,7 @@ class Bilinear(Parametric, nn.Bilinear):
         super()._forget()
 
     def _on_ball(self, weight: Tensor, ball: str) -> Tensor:
-        return on_ball(weight, self.scaling, self.per)
+        return on_ball(weight, self.scaling, self.per, self.gain)
 
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
         """Apply the map."""
@@ -49,6 +50,7 @@ class Bilinear(Parametric, nn.Bilinear):
             self.bias,
             scaling=self.scaling,
             per=self.per,
+            gain=self.gain,
             method=self.method,
         )
 

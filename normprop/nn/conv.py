@@ -52,6 +52,7 @@ class Conv1d(_Conv, nn.Conv1d):
         dtype: as in torch.
         scaling: which ball the weights are on in which pass.
         per: ``"neuron"`` for one norm a channel, ``"layer"`` for one factor.
+        gain: radius of the ball in the place of 1, greater than 0.
         method: ``"normalize"`` in each forward pass, or ``"project"`` by ``project_()``
             after each step of the optimiser.
     """

@@ -15,8 +15,9 @@ __all__ = ["Embedding"]
 
 
 class Placed(TypedDict, total=False):
-    """When the rows are put on their ball."""
+    """The radius of the rows' ball, over √dim, and when they are put there."""
 
+    gain: float
     method: Method
 
 
@@ -35,6 +36,7 @@ class Embedding(Parametric, nn.Embedding):
         sparse: as in torch.
         device: as in torch.
         dtype: as in torch.
+        gain: the norm of a row is gain·√dim, greater than 0.
         method: ``"normalize"`` in each forward pass, or ``"project"`` by ``project_()``
             after each step of the optimiser.
 
@@ -43,17 +45,18 @@ class Embedding(Parametric, nn.Embedding):
     """
 
     _keywords: ClassVar[type] = Placed
+    _named: ClassVar = tuple(Placed.__annotations__)
     # It has one ball, of one norm a row.
     scaling, per = "forward", "neuron"
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        given = inspect.signature(nn.Embedding).bind(*args, **_without(options, "method"))
+        given = inspect.signature(nn.Embedding).bind(*args, **_without(options, self._named))
         refuse_max_norm(given.arguments.get("max_norm"))
         weight = given.arguments.get("_weight")
         if weight is not None and options.get("method") == "project":
             # The caller's tensor is not ours to project.
             given.arguments["_weight"] = weight.clone()
-        named = {"method": options["method"]} if "method" in options else {}
+        named = {name: options[name] for name in self._named if name in options}
         super().__init__(*given.args, **given.kwargs, **named)
 
     def _checked(self, name: str, value):
@@ -62,7 +65,7 @@ class Embedding(Parametric, nn.Embedding):
         return super()._checked(name, value)
 
     def _on_ball(self, weight: Tensor, ball: str) -> Tensor:
-        return normalize_rows(weight)
+        return normalize_rows(weight, self.gain)
 
     def forward(self, input: Tensor) -> Tensor:
         """Look up."""
@@ -73,6 +76,7 @@ class Embedding(Parametric, nn.Embedding):
             self.padding_idx,
             scale_grad_by_freq=self.scale_grad_by_freq,
             sparse=self.sparse,
+            gain=self.gain,
             method=self.method,
         )
 
@@ -81,12 +85,12 @@ def _moments(layer: Embedding, law) -> rules.Moments:
     rules.check_no_law(layer, law)
     rows = rules.rows_of(layer)
     if layer.method == "normalize":
-        rows = normalize_rows(torch.from_numpy(rows)).numpy()
+        rows = normalize_rows(torch.from_numpy(rows), layer.gain).numpy()
     return rules.embedding(rows)
 
 
-def _without(options: dict, name: str) -> dict:
-    return {key: value for key, value in options.items() if key != name}
+def _without(options: dict, names: tuple[str, ...]) -> dict:
+    return {key: value for key, value in options.items() if key not in names}
 
 
 rules.inherit(Embedding, nn.Embedding, _moments)

@@ -19,6 +19,7 @@ class Linear(MapFromWeight, nn.Linear):
         dtype: as in torch.
         scaling: which ball the weights are on in which pass.
         per: ``"neuron"`` for one norm a neuron, ``"layer"`` for one factor.
+        gain: radius of the ball in the place of 1, greater than 0.
         method: ``"normalize"`` in each forward pass, or ``"project"`` by :meth:`project_`
             after each step of the optimiser.
     """

@@ -47,6 +47,7 @@ class Parametric(Settings):
 
     _keywords: ClassVar[type] = Ball
     absorbed: Absorbed | None = None
+    gain: float = 1.0
     # Until the layer says otherwise: torch's constructor draws its weights first.
     method: Method = "normalize"
     # The weight that was put on its ball, and its version then.
@@ -162,7 +163,7 @@ class MapFromWeight(Parametric):
 
     def _options(self) -> dict:
         """What its function takes besides torch's arguments."""
-        own = {"scaling": self.scaling, "per": self.per, "method": self.method}
+        own = {name: getattr(self, name) for name in Ball.__annotations__}
         return {**own, "absorbed": self.absorbed}
 
     def _put_on_ball(self) -> None:
@@ -197,6 +198,7 @@ class MapFromWeight(Parametric):
             "stride": getattr(self, "stride", 1),
             "groups": getattr(self, "groups", 1),
             "transposed": getattr(self, "transposed", False),
+            "gain": self.gain,
         }
 
 
@@ -227,7 +229,8 @@ def weights_that_run(layer: nn.Module):
     backward = forward
     if layer.scaling == "separate" and layer.per == "layer":
         # What runs is a multiple of the forward weight, on its ball or not.
-        backward = forward * separate_factor(plain, **layer._geometry())
+        geometry = {k: value for k, value in layer._geometry().items() if k != "gain"}
+        backward = forward * separate_factor(plain, **geometry)
     elif layer.scaling == "separate":
         backward = layer._on_ball(plain, "backward")
     return forward.numpy(), bias, backward.numpy()

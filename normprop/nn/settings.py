@@ -90,8 +90,8 @@ class Settings:
         parts = [super().extra_repr()]
         for name in self._keywords.__annotations__:
             value = getattr(self, self._stored.get(name, name))
-            # A backend or a layer before only where one was chosen.
-            if name not in ("after", "backend") or value != DEFAULTS[name]:
+            # A backend, a gain or a layer before only where one was chosen.
+            if name not in ("after", "backend", "gain") or value != DEFAULTS[name]:
                 parts.append(f"{name}={_shown(name, value)}")
         return ", ".join(filter(None, parts))
 

@@ -102,7 +102,8 @@ class Together:
         self._make(layers, weights, biases)
 
     def _make(self, layers, weights, biases, there: Made | None = None) -> None:
-        chosen = [(m, m.scaling, m.per, m.method, m.absorbed, m.weight.shape) for m in layers]
+        names = ("scaling", "per", "gain", "method", "absorbed")
+        chosen = [(m, *(getattr(m, n) for n in names), m.weight.shape) for m in layers]
         if chosen != self.chosen:
             self._parts, there = [_part(layer) for layer in layers], None
             self.chosen = chosen

@@ -64,7 +64,7 @@ def test_it_is_its_twin_with_more_arguments():
     mine = inspect.signature(normprop.nn.Bilinear).parameters
     theirs = inspect.signature(nn.Bilinear).parameters
     assert issubclass(normprop.nn.Bilinear, nn.Bilinear)
-    assert list(mine) == [*theirs, "scaling", "per", "method"]
+    assert list(mine) == [*theirs, "scaling", "per", "gain", "method"]
     assert all(mine[name].default == p.default for name, p in theirs.items())
 
 

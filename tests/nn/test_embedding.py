@@ -29,14 +29,14 @@ def formula(weight):
     return 2.0 * weight / weight.norm(dim=1, keepdim=True)
 
 
-def test_it_is_its_twin_with_one_more_argument():
+def test_it_is_its_twin_with_two_more_arguments():
     mine = inspect.signature(normprop.nn.Embedding).parameters
     theirs = inspect.signature(nn.Embedding).parameters
     assert issubclass(normprop.nn.Embedding, nn.Embedding)
     assert {n: p.default for n, p in mine.items() if n in theirs} == {
         n: p.default for n, p in theirs.items()
     }
-    assert list(mine) == [*theirs, "method"]
+    assert list(mine) == [*theirs, "gain", "method"]
 
 
 @pytest.mark.parametrize("method", ["normalize", "project"])
