@@ -98,6 +98,13 @@ def is_layer(module: nn.Module) -> bool:
     return torch_type(type(module)) is not None and not isinstance(module, CONTAINERS)
 
 
+def leaves_of(model: nn.Module) -> set[str]:
+    """Paths of the modules of which it is known what they do, so that no run looks inside them."""
+    leaves = {path for path, _, _, leaf in layers_of(model) if leaf}
+    # Layers inside what is foreign are layers, not functions.
+    return leaves | {path for path, module in model.named_modules() if is_plain(module)}
+
+
 def is_plain(module: nn.Module) -> bool:
     """Whether it is a layer of exactly a class that ``torch.nn`` exports."""
     return is_layer(module) and torch_type(type(module)) is type(module)

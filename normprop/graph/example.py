@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map
 
 from normprop import functional, rules
-from normprop.graph.anatomy import is_plain, layers_of, paths_of
+from normprop.graph.anatomy import layers_of, leaves_of, paths_of
 from normprop.graph.passing import ADD, JOIN, SUB
 from normprop.graph.rewrite import copied
 from normprop.graph.roads import roads_of
@@ -42,9 +42,7 @@ class Example:
         self.devices = {t.device for t in tensors if t.device.type == "cuda"}
         # Not run in the model itself: training would move its statistics.
         seen = copied(model)
-        leaves = {path for path, _, _, leaf in layers_of(seen) if leaf}
-        # Layers inside what is foreign are layers, not functions.
-        leaves |= {path for path, module in seen.named_modules() if is_plain(module)}
+        leaves = leaves_of(seen)
         if any(is_lazy(p) for p in seen.parameters()):
             # Lazy layers make themselves in their first run, which is like no other.
             self._run(seen)

@@ -62,8 +62,8 @@ class Node:
         shapes: of the tensors among the arguments.
         made: shapes and types of the tensors that came out.
         opaque: whether more is read or written than inputs and outputs say.
-        where: file and line that called a function.
-        within: path of the module whose forward called a function.
+        where: file and line that called.
+        within: path of the module whose forward called.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Node:
         return self.name if self.module is None else type(self.module).__name__
 
     def __str__(self) -> str:
-        place = f" ({os.path.basename(self.where)})" if self.where else ""
+        place = f" ({os.path.basename(self.where)})" if self.function is not None else ""
         return f"{self.name}{place}"
 
 
@@ -175,26 +175,43 @@ def trace(
 
 def _recorded(model, inputs, keywords, leaves, recorder, devices, seed) -> Trace:
     with ExitStack() as stack:
-        stack.enter_context(_leaves_of(model, leaves, recorder))
         stack.enter_context(_hooks_of(model, recorder))
-        stack.enter_context(_calls_of(model, recorder.trace.ran, recorder.within))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
-        stack.enter_context(run_as_written())
         stack.enter_context(torch.random.fork_rng(devices))
         torch.manual_seed(seed)
-        observers.append(recorder.observe)
-        stack.callback(observers.remove, recorder.observe)
         recorder.begin((inputs, keywords), devices)
-        with recorder:
-            recorder.paused = False
+        with watched(model, leaves, recorder, recorder.trace.ran):
             result = model(*inputs, **keywords)
-            recorder.paused = True
         recorder.end(result)
         del result
     recorder.outlived()
     recorder.trace.next = recorder.next
     return recorder.trace
+
+
+@contextmanager
+def watched(model, leaves, watcher, ran=None):
+    """Show the calls of a model to a :class:`Watcher`, and run it as it is written.
+
+    Args:
+        model: what is run in this context.
+        leaves: paths of the modules that are leaves.
+        watcher: is shown every call.
+        ran: gets the paths of the modules that are called.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_leaves_of(model, leaves, watcher))
+        stack.enter_context(_calls_of(model, set() if ran is None else ran, watcher.within))
+        stack.enter_context(run_as_written())
+        observers.append(watcher.observe)
+        stack.callback(observers.remove, watcher.observe)
+        stack.enter_context(watcher)
+        watcher.paused = False
+        try:
+            yield
+        finally:
+            watcher.paused = True
 
 
 @contextmanager
@@ -281,12 +298,92 @@ def _hooks_of(model, recorder):
             hooks.update({key: hook for key, hook in before.items() if key in hooks})
 
 
-class _Recorder(TorchFunctionMode):
+class Watcher(TorchFunctionMode):
+    """Sees the calls of leaves, and those of functions outside them, one after the other.
+
+    Attributes:
+        paused: whether it sees none.
+        within: paths of the modules whose call goes on, the outermost first.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.paused = True
+        self.within: list[str] = []
+
+    def called(self, node, args, kwargs, result, changed):
+        """A call has ended.
+
+        Args:
+            node: says which, and nothing else yet.
+            args: what it was called with.
+            kwargs: what else.
+            result: what it has given.
+            changed: tensors among the arguments that it has written into.
+        """
+        raise NotImplementedError
+
+    def said(self, result, name, args, kwargs):
+        """What to tell Python where it asks for the result of a function."""
+        return result
+
+    def leaf(self, path, module, forward):
+        """A forward that is seen as one call."""
+        return self._unseen_inside(forward, lambda: Node(path, module))
+
+    def observe(self, function, args, kwargs):
+        """See a function of this package as one call."""
+        node = Node(f"functional.{function.__name__}", function=function)
+        return self._unseen_inside(function, lambda: node)(*args, **kwargs)
+
+    def _unseen_inside(self, function, node):
+        def call(*args, **kwargs):
+            if self.paused:
+                return function(*args, **kwargs)
+            self.paused = True
+            try:
+                return self._call(node(), function, args, kwargs)
+            finally:
+                self.paused = False
+
+        return call
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", str(func))
+        if self.paused:
+            return func(*args, **kwargs)
+        if name in _SAYS_NO_VALUE:
+            result = func(*args, **kwargs)
+            if not isinstance(result, Tensor):
+                return result
+            # A property that is a tensor, such as x.T.
+            self._ended(Node(name, function=func, opaque=True), args, kwargs, result, ())
+            return result
+        if name == "__iter__":
+            return iter(self._call(Node("unbind", function=func), Tensor.unbind, args, kwargs))
+        result = self._call(Node(name, function=func), func, args, kwargs)
+        return self.said(result, name, args, kwargs)
+
+    def _call(self, node, function, args, kwargs):
+        tensors = tensors_in((args, kwargs))
+        versions = [version_of(t) for t in tensors]
+        result = function(*args, **kwargs)
+        changed = [t for t, v in zip(tensors, versions, strict=True) if version_of(t) != v]
+        self._ended(node, args, kwargs, result, changed)
+        return result
+
+    def _ended(self, node, args, kwargs, result, changed):
+        node.within = self.within[-1] if self.within else ""
+        node.where = _user_line()
+        self.called(node, args, kwargs, result, changed)
+
+
+class _Recorder(Watcher):
     def __init__(self, model, first, answers, changing, shifted):
         super().__init__()
         self.trace = Trace()
-        self.next, self.paused = first, True
-        self.within: list[str] = []
+        self.next = first
         self.answers, self.changing, self.shifted = answers, changing, shifted
         self.values: dict[int, int] = {}
         self.versions: dict[int, int] = {}
@@ -344,25 +441,6 @@ class _Recorder(TorchFunctionMode):
         node = self.trace.producer.get(value)
         return node is not None and node is not self.trace.nodes[0]
 
-    def leaf(self, path, module, forward):
-        return self._unseen_inside(forward, lambda: Node(path, module))
-
-    def observe(self, function, args, kwargs):
-        node = Node(f"functional.{function.__name__}", function=function)
-        return self._unseen_inside(function, lambda: node)(*args, **kwargs)
-
-    def _unseen_inside(self, function, node):
-        def call(*args, **kwargs):
-            if self.paused:
-                return function(*args, **kwargs)
-            self.paused = True
-            try:
-                return self._call(node(), function, args, kwargs)
-            finally:
-                self.paused = False
-
-        return call
-
     def hook(self, hook, path):
         def call(module, *arguments):
             if not self.paused:
@@ -373,43 +451,24 @@ class _Recorder(TorchFunctionMode):
 
         return call
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", str(func))
-        if self.paused:
-            return func(*args, **kwargs)
-        if name in _SAYS_NO_VALUE:
-            result = func(*args, **kwargs)
-            if not isinstance(result, Tensor):
-                return result
-            # A property that is a tensor, such as x.T.
-            self._called(Node(name, function=func, opaque=True), args, kwargs, result)
-            return result
-        if name == "__iter__":
-            return iter(self._call(Node("unbind", function=func), Tensor.unbind, args, kwargs))
-        result = self._call(Node(name, function=func), func, args, kwargs)
+    def said(self, result, name, args, kwargs):
         by = self._depends(self.values.get(id(t)) for t in tensors_in((args, kwargs)))
         silent = not by or name in _SAYS_WHERE
         return result if silent else self._told(result, by, name)
 
     def _call(self, node, function, args, kwargs):
-        tensors = tensors_in((args, kwargs))
-        versions = [version_of(t) for t in tensors]
-        for tensor, version in zip(tensors, versions, strict=True):
+        for tensor in tensors_in((args, kwargs)):
+            version = version_of(tensor)
             if self.versions.get(id(tensor), version) != version:
                 self._written_unseen(tensor)
-        result = function(*args, **kwargs)
-        changed = [t for t, v in zip(tensors, versions, strict=True) if version_of(t) != v]
-        self._called(node, args, kwargs, result, changed)
-        return result
+        return super()._call(node, function, args, kwargs)
 
-    def _called(self, node, args, kwargs, result, changed=()):
+    def called(self, node, args, kwargs, result, changed):
         tensors = tensors_in((args, kwargs))
         node.inputs = [self._value(t) for t in tensors]
         node.arguments = tree_map(_plain, (args, kwargs))
         node.shapes = tuple(tuple(t.shape) for t in tensors)
         if node.module is None:
-            node.where, node.within = _user_line(), self.within[-1] if self.within else ""
             self._read(tensors)
         results = tensors_in(result)
         for tensor in changed:
