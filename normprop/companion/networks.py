@@ -1,8 +1,8 @@
 """One builder for every method that the experiments compare.
 
 A network is a chain of layers and a linear head; a layer is a linear map or a 3×3 convolution
-with, in the order of its method, a normalisation and an activation.  Weights are drawn from a
-normal law and biases start at 0, so that the methods differ in their scales alone.
+with, in the order of its method, a normalisation and an activation.  Weights are normal or
+orthogonal and biases start at 0, so that the methods differ in their scales alone.
 """
 
 import math
@@ -11,22 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import normprop
+from normprop.companion import peers, transforms
+from normprop.companion.methods import METHODS
 from normprop.functional import scale_gradient
 
-METHODS = (
-    "he",
-    "critical",
-    "batchnorm",
-    "layernorm",
-    "selu",
-    "unit-scaling",
-    "forward",
-    "backward",
-    "separate-layer",
-    "separate-neuron",
-    "separate-bridge",
-    "calibrated",
-)
 ACTIVATIONS = {
     "relu": (nn.ReLU, normprop.nn.ReLU),
     "sigmoid": (nn.Sigmoid, normprop.nn.Sigmoid),
@@ -38,6 +26,11 @@ CRITICAL = {"relu": (math.sqrt(2), 0.0), "tanh": (1.0, 0.0), "sigmoid": (4.0, 0.
 CRITICAL["gelu"] = (math.sqrt(1.983058257437547), math.sqrt(0.1729223907560682))
 """Gain of the weights and standard deviation of the biases at the critical point of each."""
 KINDS = ("dense", "conv")
+_TORCHS = ("he", "critical", "batchnorm", "layernorm", "leaky", "selu", "lsuv", "dks", "tat")
+_TORCHS += ("fixup", "skipinit")
+"""Methods whose maps are torch's own."""
+_HE = ("he", "batchnorm", "layernorm", "lsuv", "skipinit", "fixup")
+"""Methods with the gain of He, or of ``calculate_gain``."""
 
 
 def build(
@@ -56,30 +49,23 @@ def build(
 ) -> nn.Sequential:
     r"""A network of ``depth`` layers and a linear head.
 
-    - ``"he"``: weights of standard deviation gain/√fan-in with torch's ``calculate_gain``: √2
-      for ReLU, which is He's, 5/3 for tanh, 1 for sigmoid; GELU has no gain there and takes
-      He's √2.
-    - ``"critical"``: the plain network at the critical point of mean-field theory, where the
-      squared gradient grows by 1 a layer at the signal's fixed point: gain √2 for ReLU, 1 for
-      tanh, whose fixed point is 0; GELU needs random biases.  A sigmoid is ½ + ½ tanh(x/2): it
+    :data:`normprop.companion.methods.METHODS` says what each method is.  Some details:
+
+    - ``"he"``: GELU has no gain in ``calculate_gain`` and takes He's √2.
+    - ``"critical"``: GELU's critical point needs random biases.  A sigmoid is ½ + ½ tanh(x/2): it
       gets gain 4, and biases that take the ½ away, so that it is tanh's network.
-    - ``"batchnorm"``, ``"layernorm"``: He's weights, the normalisation before the
-      activation; in convolutions LayerNorm is GroupNorm with one group.
-    - ``"selu"``: SELU in place of ``activation``, gain 1 as in its paper.
-    - ``"unit-scaling"``: the rule of Blake et al. (2023), see :class:`UnitLinear` and
-      :class:`UnitActivation`.
-    - ``"forward"``, ``"backward"``: layers of ``normprop.nn`` with that scaling.
-    - ``"separate-layer"``, ``"separate-neuron"``: those with separate scales, the weights' per
-      layer or per neuron.
+    - ``"layernorm"``, ``"weight-standardization"``: in convolutions LayerNorm is GroupNorm with
+      one group.
+    - ``"lsuv"``: :func:`normprop.companion.peers.lsuv_` scales it, on a batch.
+    - ``"unit-scaling"``: see :class:`UnitLinear` and :class:`UnitActivation`.
     - ``"separate-bridge"``: separate per layer where it is legal, the forward scale elsewhere.
       On a chain that is everywhere; in a residual network, outside the blocks.
-    - ``"calibrated"``: forward scaling, the activation at the input law where the whole stack
-      multiplies the squared gradient by ``growth``: ReLU moves its mean, the others their
-      standard deviation.
+    - ``"calibrated"``: ReLU moves its mean, the others their standard deviation.
 
     A residual network has a layer and ``depth`` - 1 blocks of one layer each.  The k-th block,
     from 1, gives :math:`\sqrt{k/(k+1)}\,x + \sqrt{1/(k+1)}\,\mathrm{layer}(x)`: the usual sum
-    of all branches, at unit variance.
+    of all branches, at unit variance.  ``"scaled-ws"``, ``"skipinit"`` and ``"fixup"`` have sums
+    of their own.
 
     Args:
         method: one of ``METHODS``.
@@ -94,7 +80,7 @@ def build(
         residual: whether to build residual blocks.
         growth: of the squared gradient, for ``"calibrated"``.
         orthogonal: whether weight matrices of layers begin as orthogonal ones, at the scale
-            that they would have.
+            that they would have; convolutions as delta-orthogonal ones.
         ball: how weights of ``normprop.nn`` stay on their ball: ``"normalize"`` or
             ``"project"``, which :func:`normprop.companion.training.train` sees to.
 
@@ -104,16 +90,17 @@ def build(
     Raises:
         ValueError: a name is unknown, a size is less than 1, or no calibration exists.
     """
-    _check(method, activation, kind, depth=depth, width=width, classes=classes)
+    _check(method, activation, kind, residual, depth=depth, width=width, classes=classes)
     side = _side(in_features) if kind == "conv" else None
-    recipe = (method, activation, kind, depth, growth, orthogonal, ball)
+    shares = (1.0, *(1 / (k + 1) if residual else 1.0 for k in range(1, depth)))
+    recipe = (method, activation, kind, shares, growth, orthogonal, ball)
     inner, outer = _Layers(*recipe, bridge=not residual), _Layers(*recipe, bridge=True)
 
     stem = outer.layer(1 if side else in_features, width, stride=2 if side else 1)
-    body = [inner.layer(width, width) for _ in range(depth - 1)]
     if residual:
-        unit = method == "unit-scaling"
-        body = [ScaledResidual(block, 1 / (k + 1), unit) for k, block in enumerate(body, start=1)]
+        body = [inner.block(width, k) for k in range(1, depth)]
+    else:
+        body = [inner.layer(width, width) for _ in range(1, depth)]
     neck = [nn.Flatten()] if side else []
     features = width * math.ceil(side / 2) ** 2 if side else width
     network = nn.Sequential(stem, *body, *neck, outer.head(features, classes))
@@ -231,19 +218,28 @@ class _Layers:
     """Makes the layers of one method."""
 
     def __init__(
-        self, method, activation, kind, depth, growth, orthogonal, ball, *, bridge
+        self, method, activation, kind, shares, growth, orthogonal, ball, *, bridge
     ) -> None:
         self.method, self.kind, self.bridge = method, kind, bridge
         self.orthogonal, self.ball = orthogonal, ball
-        self.gain, self.bias_std = _gain(method, activation), 0.0
-        if method == "critical":
-            self.gain, self.bias_std = CRITICAL[activation]
+        self.gain, self.bias_std = _gain(method, activation)
         # It holds nothing that a layer changes, so that all layers share it.
-        self.activation = self._activation(activation, depth, growth)
+        self.activation = self._activation(activation, shares, growth)
 
     def layer(self, inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
         map_ = self._map(inputs, outputs, self.kind, stride)
         return nn.Sequential(map_, *self._normalisation(outputs), self.activation)
+
+    def block(self, width: int, place: int) -> nn.Module:
+        """The residual block of that place, from 1."""
+        if self.method == "fixup":
+            return peers.Fixup(self._map(width, width, self.kind, 1), self.activation)
+        layer = self.layer(width, width)
+        if self.method == "skipinit":
+            return peers.SkipInit(layer)
+        if self.method == "scaled-ws":
+            return peers.NormalizerFree(layer, place - 1)
+        return ScaledResidual(layer, 1 / (place + 1), self.method == "unit-scaling")
 
     def head(self, inputs: int, outputs: int) -> nn.Module:
         # Nothing follows it: gain 1 gives outputs of unit variance.
@@ -259,16 +255,20 @@ class _Layers:
             map_ = convolution(inputs, outputs, 3, stride=stride, padding=1, **options)
         if self.method == "unit-scaling":
             map_.bridge = self.bridge
+        if isinstance(map_, peers.StandardizedLinear | peers.StandardizedConv2d):
+            map_.standardize(gain=self.method == "scaled-ws")
         _initialise(map_, self.gain, self.method == "unit-scaling", self.orthogonal)
         if self.bias_std:
             nn.init.normal_(map_.bias, std=self.bias_std)
         return map_
 
     def _types(self):
-        if self.method in ("he", "critical", "batchnorm", "layernorm", "selu"):
+        if self.method in _TORCHS:
             return nn.Linear, nn.Conv2d
         if self.method == "unit-scaling":
             return UnitLinear, UnitConv2d
+        if self.method in ("weight-standardization", "scaled-ws"):
+            return peers.StandardizedLinear, peers.StandardizedConv2d
         return normprop.nn.Linear, normprop.nn.Conv2d
 
     def _options(self) -> dict[str, str]:
@@ -287,23 +287,39 @@ class _Layers:
     def _normalisation(self, width: int) -> list[nn.Module]:
         if self.method == "batchnorm":
             return [nn.BatchNorm1d(width) if self.kind == "dense" else nn.BatchNorm2d(width)]
-        if self.method == "layernorm":
+        if self.method in ("layernorm", "weight-standardization"):
             return [nn.LayerNorm(width) if self.kind == "dense" else nn.GroupNorm(1, width)]
         return []
 
-    def _activation(self, name: str, depth: int, growth: float) -> nn.Module:
+    def _activation(self, name: str, shares: tuple[float, ...], growth: float) -> nn.Module:
         plain, twin = ACTIVATIONS[name]
         if self.method == "selu":
             return nn.SELU()
-        if self.method in ("he", "critical", "batchnorm", "layernorm"):
-            return plain()
+        if self.method == "leaky":
+            return nn.LeakyReLU(peers.LEAKY_SLOPE)
+        if self.method in ("dks", "tat"):
+            return _transformed(self.method, name, shares)
         if self.method == "unit-scaling":
             return UnitActivation(name, self.bridge)
+        if self.method == "scaled-ws":
+            return peers.ScaledActivation(plain(), name)
         if self.method == "calibrated":
             # χ of ReLU at mean 0 is π/(π - 1) at every scale, so that its mean has to move.
             vary = "mean" if name == "relu" else "std"
+            depth = len(shares)
             return normprop.nn.Calibrated(name, depth=depth, growth=growth, vary=vary)
-        return twin(scaling=self._scaling())
+        if self._types()[0] is normprop.nn.Linear:
+            return twin(scaling=self._scaling())
+        return plain()
+
+
+def _transformed(method: str, name: str, shares: tuple[float, ...]) -> nn.Module:
+    if method == "tat" and name == "relu":
+        found = transforms.leaky_tat(shares)
+    else:
+        found = {"dks": transforms.dks, "tat": transforms.tat}[method](name, shares)
+    plain = ACTIVATIONS[name][0]() if found.slope is None else nn.LeakyReLU(found.slope)
+    return transforms.Transformed(plain, found)
 
 
 @torch.no_grad()
@@ -312,7 +328,10 @@ def _initialise(map_: nn.Module, gain: float, unit: bool, orthogonal: bool) -> N
     fan_in = map_.weight[0].numel()
     std = 1.0 if unit else gain / math.sqrt(fan_in)
     if orthogonal:
-        nn.init.orthogonal_(map_.weight)
+        if map_.weight.dim() == 2:
+            nn.init.orthogonal_(map_.weight)
+        else:
+            peers.delta_orthogonal_(map_.weight)
         map_.weight *= std / map_.weight.square().mean().sqrt()
     else:
         nn.init.normal_(map_.weight, std=std)
@@ -328,10 +347,15 @@ def _take_half(network: nn.Module) -> None:
         map_.bias -= 0.5 * map_.weight.flatten(1).sum(1)
 
 
-def _gain(method: str, activation: str) -> float:
-    if method not in ("he", "batchnorm", "layernorm"):
-        return 1.0
-    return math.sqrt(2) if activation == "gelu" else nn.init.calculate_gain(activation)
+def _gain(method: str, activation: str) -> tuple[float, float]:
+    """Gain of the weights and standard deviation of the biases."""
+    if method == "critical":
+        return CRITICAL[activation]
+    if method == "leaky":
+        return nn.init.calculate_gain("leaky_relu", peers.LEAKY_SLOPE), 0.0
+    if method not in _HE:
+        return 1.0, 0.0
+    return math.sqrt(2) if activation == "gelu" else nn.init.calculate_gain(activation), 0.0
 
 
 def _fans(weight: Tensor, stride: tuple[int, ...]) -> tuple[float, float]:
@@ -347,9 +371,9 @@ def _side(pixels: int) -> int:
     return side
 
 
-def _check(method: str, activation: str, kind: str, **sizes: int) -> None:
+def _check(method: str, activation: str, kind: str, residual: bool, **sizes: int) -> None:
     for name, value, known in (
-        ("method", method, METHODS),
+        ("method", method, tuple(METHODS)),
         ("activation", activation, tuple(ACTIVATIONS)),
         ("kind", kind, KINDS),
     ):
@@ -358,3 +382,7 @@ def _check(method: str, activation: str, kind: str, **sizes: int) -> None:
     for name, value in sizes.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1; it was {value}")
+    if not (METHODS[method].skips if residual else METHODS[method].chain):
+        raise ValueError(
+            f"method {method!r} must have {'no ' if residual else ''}skips; residual was {residual}"
+        )

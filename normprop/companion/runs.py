@@ -27,6 +27,7 @@ from tqdm import tqdm
 import normprop
 from normprop.companion import data, images
 from normprop.companion.networks import build, rate_unit
+from normprop.companion.peers import lsuv_
 from normprop.companion.training import Result, train
 
 
@@ -379,7 +380,7 @@ def _network(cell: SweepCell, split: data.Split) -> nn.Module:
         if cell.fused:
             model = normprop.fuse(model, example)
         return model.to(cell.device)
-    return build(
+    model = build(
         cell.method,
         cell.activation,
         cell.depth,
@@ -392,6 +393,9 @@ def _network(cell: SweepCell, split: data.Split) -> nn.Module:
         orthogonal=cell.orthogonal,
         ball=cell.ball,
     ).to(cell.device)
+    if cell.method == "lsuv":
+        lsuv_(model, split.train[0][: cell.batch_size])
+    return model
 
 
 def _unit(cell: SweepCell, pixels: int) -> float:

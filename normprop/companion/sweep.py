@@ -1,75 +1,94 @@
-"""Test accuracy of every method against depth, activation, optimiser and kind of network.
+"""Test accuracy of every method against depth, weights, activation, optimiser and kind of layer.
 
-The grid ``core`` has every method at depths 10 and 40 with ReLU and tanh under both optimisers;
-the grid ``variations`` changes one thing at a time from there.  For every cell the learning rate
-is chosen among the same ones on the validation part, and three other seeds are then run with it,
-which look at the test part once each.  A sweep that was killed continues when its command is given
-again.
+Each grid is one file of results: ``dense-10``, ``dense-40`` and ``dense-100`` are chains of that
+many layers with ReLU and tanh under SGD, with normal and with orthogonal weights; the other grids
+change one thing from there.  For every cell of a grid the learning rate is chosen among the same
+ones on the validation part, and other seeds are then run with it, which look at the test part once
+each.  A sweep that was killed continues when its command is given again.
 
 ``python -m normprop.companion.sweep --help`` says what can be chosen.
 """
 
 import argparse
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 from normprop.companion import data, results
-from normprop.companion.networks import METHODS
+from normprop.companion.methods import METHODS
 from normprop.companion.runs import Plan, SweepCell, experiment, origin
-from normprop.companion.training import OPTIMIZERS
 
-RATES = {
-    "sgd": tuple(round(10 ** (k / 2), 8) for k in range(-8, 0)),
-    "adam": tuple(round(10 ** (k / 2), 8) for k in range(-8, -1)),
-}
-"""Learning rates for each optimiser, a factor √10 apart: wide enough that the best one of nearly
-every cell has worse ones on both sides."""
+LADDER = tuple(round(10 ** (k / 2), 8) for k in range(-10, 1))
+"""Learning rates, a factor √10 apart, from 1e-5 to 1."""
 CONV_WIDTH = 16
 
 
-def core(**common) -> list[SweepCell]:
-    """Depths 10 and 40, ReLU and tanh, both optimisers, fully connected."""
-    return [
-        SweepCell(method, activation, depth, optimizer, **common)
-        for depth, optimizer in product((10, 40), OPTIMIZERS)
-        for method, activation in pairs(("relu", "tanh"))
-    ]
+@dataclass(frozen=True)
+class Grid:
+    """Cells that are tuned alike.
 
+    Attributes:
+        depth: of all cells.
+        first: place in ``LADDER`` of the lowest learning rate: deeper networks need lower ones.
+        rates: number of rates.
+        activations: of all methods.
+        weights: whether they are orthogonal; one or both.
+        optimizer: of all cells.
+        kind: of layers.
+        residual: whether there are skips.
+    """
 
-def variations(**common) -> list[SweepCell]:
-    """One thing changed at a time: activation, residual, convolution, depth; all with SGD."""
+    depth: int
+    first: int
+    rates: int = 8
+    activations: tuple[str, ...] = ("relu", "tanh")
+    weights: tuple[bool, ...] = (False, True)
+    optimizer: str = "sgd"
+    kind: str = "dense"
+    residual: bool = False
 
-    def cells(activations, depth, residual=False, **changed) -> list[SweepCell]:
-        settings = {**common, **changed, "residual": residual}
+    def plan(self, seeds: int) -> Plan:
+        """The rates to try, and the seeds of the final runs."""
+        rates = LADDER[self.first : self.first + self.rates]
+        return Plan({self.optimizer: rates}, seeds=tuple(range(1, seeds + 1)))
+
+    def cells(self, **common) -> list[SweepCell]:
+        """Every method that has a solution here, each network once."""
+        common = {**common, "kind": self.kind, "residual": self.residual}
+        if self.kind == "conv":
+            common["width"] = CONV_WIDTH
         return [
-            SweepCell(method, activation, depth, "sgd", **settings)
-            for method, activation in pairs(activations, residual)
+            SweepCell(method, name, self.depth, self.optimizer, orthogonal=orthogonal, **common)
+            for method, orthogonal, name in product(METHODS, self.weights, self.activations)
+            if self._new(method, orthogonal, name)
         ]
 
-    both = ("relu", "tanh")
-    return [
-        *cells(("sigmoid", "gelu"), 10),
-        *cells(both, 10, kind="conv", width=CONV_WIDTH),
-        *cells(both, 4),
-        *cells(both, 20),
-        *cells(both, 40, residual=True),
-        *cells(both, 80),
-    ]
+    def _new(self, method: str, orthogonal: bool, name: str) -> bool:
+        facts = METHODS[method]
+        if not (facts.skips if self.residual else facts.chain):
+            return False
+        # An activation of its own replaces whichever is named.
+        if facts.own and name != self.activations[0]:
+            return False
+        # On a chain every layer is a bridge: separate there is separate per layer.
+        if method == "separate-bridge" and not self.residual:
+            return False
+        # He's gain is ReLU's critical one.
+        if method == "critical" and name == "relu":
+            return False
+        # No leaky ReLU does what TAT asks for in so few layers, or behind so many skips.
+        return not (method == "tat" and name == "relu" and (self.depth <= 10 or self.residual))
 
 
-GRIDS = {"core": core, "variations": variations}
-
-
-def pairs(activations: tuple[str, ...], residual: bool = False) -> list[tuple[str, str]]:
-    """Methods with activations, without those that would build the same network twice.
-
-    SELU has one activation, its own.  On a chain every layer is a bridge, so that separate only
-    at bridges is separate per layer.
-    """
-    skipped = {"selu", "critical"} if residual else {"selu", "critical", "separate-bridge"}
-    methods = [method for method in METHODS if method not in skipped]
-    # SELU replaces whichever activation is named.
-    return [*product(methods, activations), ("selu", activations[0])]
+GRIDS = {
+    "dense-10": Grid(10, first=3),
+    "dense-40": Grid(40, first=2),
+    "dense-100": Grid(100, first=1),
+    "skips-40": Grid(40, first=3, weights=(False,), residual=True),
+    "adam-40": Grid(40, first=0, optimizer="adam"),
+    "conv-10": Grid(10, first=3, kind="conv"),
+    "activations-10": Grid(10, first=3, activations=("sigmoid", "gelu"), weights=(False,)),
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -79,18 +98,13 @@ def main(argv: list[str] | None = None) -> None:
     common = {
         name: getattr(options, name) for name in ("width", "batch_size", "steps", "data", "device")
     }
-    cells = GRIDS[options.grid](**common)
-    if options.depths:
-        cells = [cell for cell in cells if cell.depth in options.depths]
+    grid = GRIDS[options.grid]
+    cells = grid.cells(**common)
     if options.methods:
         cells = [cell for cell in cells if cell.method in options.methods]
     if not cells:
-        raise SystemExit("no cell is left: --depths and --methods must leave some")
-    plan = Plan(
-        {name: rates[-options.rates :] for name, rates in RATES.items()},
-        seeds=tuple(range(1, options.seeds + 1)),
-    )
-    name = f"sweep_{options.grid}"
+        raise SystemExit("no cell is left: --methods must leave some")
+    plan, name = grid.plan(options.seeds), f"sweep_{options.grid.replace('-', '_')}"
     experiment(name, cells, plan, source, options.journal, options.results, options.processes)
 
 
@@ -101,14 +115,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--grid", choices=GRIDS, default="core", help="which cells")
-    add("--depths", type=int, nargs="+", help="only these depths of the grid")
+    add("--grid", choices=GRIDS, default="dense-40", help="which cells")
     add("--methods", nargs="+", choices=METHODS, help="only these methods")
     add("--steps", type=int, default=150, help="steps of the optimiser")
     add("--width", type=int, default=64, help="neurons of a fully connected layer")
     add("--batch-size", type=int, default=128, help="samples in a step")
-    add("--rates", type=int, default=8, help="how many learning rates, the largest ones")
-    add("--seeds", type=int, default=3, help="runs at the best learning rate")
+    add("--seeds", type=int, default=5, help="runs at the best learning rate")
     add_places(parser)
     return parser
 

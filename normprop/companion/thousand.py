@@ -1,10 +1,10 @@
 """A plain network of a thousand layers: no normalisation layers, no skips.
 
 Trains tanh networks of depth 1000, with orthogonal weights, on the digits: one whose activations
-stand at the input scale that suits the depth, and its peers at the same number of steps.  The
-learning rate of each is chosen among the same ones on the validation part, by shorter trials; the
-best one is run with other seeds, which look at the test part once each.  A run that was killed
-continues when its command is given again.
+stand at the input scale that suits the depth, and its peers at the same number of steps; some of
+them with normal weights too.  The learning rate of each is chosen among the same ones on the
+validation part, by shorter trials; the best one is run with other seeds, which look at the test
+part once each.  A run that was killed continues when its command is given again.
 
 ``python -m normprop.companion.thousand --help`` says what can be chosen.
 """
@@ -12,14 +12,19 @@ continues when its command is given again.
 import argparse
 import math
 
-from normprop.companion.networks import METHODS
+from normprop.companion.methods import METHODS
 from normprop.companion.runs import Plan, SweepCell, experiment, origin
 from normprop.companion.sweep import add_places
 from normprop.companion.training import OPTIMIZERS
 
-PEERS = ("calibrated", "critical", "he", "batchnorm", "layernorm", "forward", "separate-layer")
-RATES = {"sgd": (1e-4, 1e-3, 1e-2, 1e-1), "adam": (1e-5, 1e-4, 1e-3, 1e-2)}
-"""Learning rates to try.  A step moves a thousand layers at once, so they begin low."""
+ORTHOGONAL = ("calibrated", "critical", "dks", "tat", "leaky", "selu", "lsuv", "he")
+ORTHOGONAL += ("batchnorm", "layernorm", "scaled-ws", "forward", "separate-layer")
+NORMAL = ("calibrated", "critical")
+RATES = {
+    "sgd": (1e-4, 3.162e-4, 1e-3, 3.162e-3, 1e-2),
+    "adam": (1e-6, 3.162e-6, 1e-5, 3.162e-5, 1e-4),
+}
+"""Learning rates to try.  A step moves a thousand layers at once, so they are low."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,17 +41,18 @@ def main(argv: list[str] | None = None) -> None:
             options.batch_size,
             options.steps,
             growth=options.growth,
-            orthogonal=not options.normal,
+            orthogonal=orthogonal,
             # Projecting after the step is half the work of normalising in the forward pass.
             ball="project",
             data=options.data,
             device=options.device,
         )
-        for method in options.methods
+        for orthogonal, methods in ((True, options.methods), (False, options.normal))
+        for method in methods
     ]
     rates = {options.optimizer: tuple(options.rates or RATES[options.optimizer])}
     plan = Plan(rates, seeds=tuple(range(1, options.seeds + 1)), tuning_steps=options.tuning_steps)
-    name = "_".join(["depth", str(options.depth), options.optimizer, *options.name])
+    name = f"depth_{options.depth}_{options.optimizer}"
     experiment(name, cells, plan, source, options.journal, options.results, options.processes)
 
 
@@ -57,9 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--methods", nargs="+", choices=METHODS, default=PEERS, help="which methods")
-    add("--normal", action="store_true", help="normal weights in place of orthogonal ones")
-    add("--name", nargs="*", default=(), help="words to add to the name of the file of results")
+    add("--methods", nargs="*", choices=METHODS, default=ORTHOGONAL, help="with orthogonal weights")
+    add("--normal", nargs="*", choices=METHODS, default=NORMAL, help="methods with normal weights")
     add("--depth", type=int, default=1000, help="layers")
     add("--width", type=int, default=64, help="neurons of a layer")
     add("--growth", type=float, default=math.e, help="of the squared gradient over the whole stack")
@@ -68,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tuning-steps", type=int, default=50, help="steps of a trial")
     add("--rates", type=float, nargs="+", help=f"learning rates to try; without it {RATES}")
     add("--batch-size", type=int, default=128, help="samples in a step")
-    add("--seeds", type=int, default=3, help="runs at the best learning rate")
+    add("--seeds", type=int, default=5, help="runs at the best learning rate")
     add_places(parser)
     return parser
 

@@ -8,7 +8,8 @@ from torch import nn
 
 import normprop
 from normprop.companion import networks
-from normprop.companion.networks import ACTIVATIONS, KINDS, METHODS, build
+from normprop.companion.methods import METHODS
+from normprop.companion.networks import ACTIVATIONS, KINDS, build
 
 # Widths at which the scale of one network is that of the average one, to what SPREAD allows.
 WIDTH, DEPTH, SAMPLES = 512, 5, 256
@@ -34,7 +35,17 @@ def scales(method, activation, residual=False):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_network_builds_and_has_gradients(method, activation, kind, residual):
-    model = build(method, activation, 3, 6, 7, 25, kind, residual)
+    if (residual and not METHODS[method].skips) or (not residual and not METHODS[method].chain):
+        with pytest.raises(ValueError, match=f"method '{method}' must have (no )?skips"):
+            build(method, activation, 3, 6, 7, 25, kind, residual)
+        return
+    # TAT asks more of a leaky ReLU than few layers can be, and than any number behind skips.
+    depth = 20 if (method, activation) == ("tat", "relu") else 3
+    if depth == 20 and residual:
+        with pytest.raises(ValueError, match="floor must be below what ReLU reaches in 20 layers"):
+            build(method, activation, depth, 6, 7, 25, kind, residual)
+        return
+    model = build(method, activation, depth, 6, 7, 25, kind, residual)
     shape = (4, 25) if kind == "dense" else (4, 1, 5, 5)
     output = model(torch.randn(shape))
     assert output.shape == (4, 7)
@@ -42,6 +53,8 @@ def test_every_network_builds_and_has_gradients(method, activation, kind, residu
     for parameter in model.parameters():
         assert parameter.grad is not None
         assert parameter.grad.isfinite().all()
+    # A branch that begins at 0 sends nothing to what stands before its multiplier.
+    assert all(p.grad.any() for p in model[-1].parameters())
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -11,12 +11,15 @@ from collections import Counter
 import pytest
 
 from normprop.companion import runs, sweep, thousand
+from normprop.companion.methods import METHODS
+from normprop.companion.networks import build
 from normprop.companion.runs import Log, Plan, Run, SweepCell
 from normprop.companion.training import Result
 
-TINY = ["--methods", "he", "forward", "--depths", "10", "--steps", "10", "--rates", "2"]
+TINY = ["--grid", "dense-10", "--methods", "he", "forward", "--steps", "4"]
 TINY += ["--seeds", "1", "--width", "8"]
-RUNS = 8 * 3
+# Two methods, two activations, two kinds of weights; eight rates and a final run.
+RUNS = 8 * 9
 
 
 def command(folder, *more):
@@ -34,7 +37,7 @@ def cells(path):
 
 
 def lines(folder):
-    path = folder / "sweep_core.jsonl"
+    path = folder / "sweep_dense_10.jsonl"
     return path.read_text().splitlines() if path.exists() else []
 
 
@@ -57,10 +60,10 @@ def test_a_killed_sweep_continues_and_loses_nothing(tmp_path, root, unkilled):
     assert sweeping.wait() == -signal.SIGKILL
     kept = lines(tmp_path)
     assert 5 <= len(kept) < RUNS
-    assert not (tmp_path / "sweep_core.json").exists()
+    assert not (tmp_path / "sweep_dense_10.json").exists()
 
     # The kill may also have come in the middle of a line.
-    with (tmp_path / "sweep_core.jsonl").open("a") as file:
+    with (tmp_path / "sweep_dense_10.jsonl").open("a") as file:
         file.write('{"run": "{\\"cell\\":')
     done = subprocess.run(
         command(tmp_path, "--processes", "2"), cwd=root, capture_output=True, text=True
@@ -72,16 +75,16 @@ def test_a_killed_sweep_continues_and_loses_nothing(tmp_path, root, unkilled):
     counted = Counter(json.loads(line)["run"] for line in found)
     assert set(counted.values()) == {1}
     assert len(counted) == RUNS
-    assert cells(tmp_path / "sweep_core.json") == cells(unkilled / "sweep_core.json")
+    assert cells(tmp_path / "sweep_dense_10.json") == cells(unkilled / "sweep_dense_10.json")
 
 
 def test_a_finished_sweep_runs_nothing_again(unkilled):
-    before = (lines(unkilled), cells(unkilled / "sweep_core.json"))
+    before = (lines(unkilled), cells(unkilled / "sweep_dense_10.json"))
     done = subprocess.run(command(unkilled), check=True, capture_output=True, text=True)
     assert "8 cells, 8 of them finished before" in done.stdout
     # The progress bar keeps off what is no terminal.
     assert done.stderr == ""
-    assert (lines(unkilled), cells(unkilled / "sweep_core.json")) == before
+    assert (lines(unkilled), cells(unkilled / "sweep_dense_10.json")) == before
 
 
 @pytest.mark.slow
@@ -93,22 +96,22 @@ def test_torchrun_shares_the_cells(tmp_path, root, unkilled):
         torchrun + command(tmp_path)[1:], cwd=root, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    logs = [Log(tmp_path / f"sweep_core.rank{rank}.jsonl").read() for rank in (0, 1)]
+    logs = [Log(tmp_path / f"sweep_dense_10.rank{rank}.jsonl").read() for rank in (0, 1)]
     assert [len(log) for log in logs] == [RUNS // 2] * 2
     assert not set(logs[0]) & set(logs[1])
-    assert cells(tmp_path / "sweep_core.json") == cells(unkilled / "sweep_core.json")
+    assert cells(tmp_path / "sweep_dense_10.json") == cells(unkilled / "sweep_dense_10.json")
 
 
 def test_the_file_says_where_it_comes_from(unkilled):
-    document = json.loads((unkilled / "sweep_core.json").read_text())
-    assert document["command"].startswith("python -m normprop.companion.sweep --methods he forward")
+    document = json.loads((unkilled / "sweep_dense_10.json").read_text())
+    assert document["command"].startswith("python -m normprop.companion.sweep --grid dense-10")
     assert {"commit", "source", "device", "date", "plan"} <= set(document)
     assert {"python", "torch", "numpy", "normprop"} == set(document["versions"])
-    assert document["plan"]["rates"]["sgd"] == [0.1, 0.31622777]
+    assert document["plan"]["rates"]["sgd"] == list(sweep.LADDER[3:])
 
 
 def test_the_test_part_is_touched_by_final_runs_alone(unkilled):
-    for cell in cells(unkilled / "sweep_core.json"):
+    for cell in cells(unkilled / "sweep_dense_10.json"):
         assert all("test" not in run for run in cell["trials"])
         assert all("test" in run for run in cell["runs"])
 
@@ -189,30 +192,77 @@ def test_a_run_is_known_by_all_its_settings():
     assert len({run.key for run in (base, *changed)}) == 5
 
 
-def test_the_grids_are_what_they_say():
-    common = {"width": 4, "batch_size": 8, "steps": 3}
-    core = sweep.core(**common)
-    assert len(core) == len(set(core)) == 2 * 2 * (9 * 2 + 1)
-    assert {cell.depth for cell in core} == {10, 40}
-    variations = sweep.variations(**common)
-    assert len(set(variations)) == len(variations)
-    assert not set(core) & set(variations)
-    bridged = {cell.residual for cell in variations if cell.method == "separate-bridge"}
-    assert bridged == {True}
+def grid(name):
+    cells = sweep.GRIDS[name].cells(width=4, batch_size=8, steps=3)
+    assert len(cells) == len(set(cells))
+    return cells
+
+
+def networks(cells):
+    return {(cell.method, cell.activation, cell.orthogonal) for cell in cells}
+
+
+@pytest.mark.parametrize("depth", [10, 40, 100])
+def test_a_grid_of_chains_has_every_method_with_both_kinds_of_weights(depth):
+    cells = networks(grid(f"dense-{depth}"))
+    chains = {name for name, method in METHODS.items() if method.chain} - {"separate-bridge"}
+    assert {method for method, _, _ in cells} == chains
+    for method, name, orthogonal in cells:
+        assert (method, name, not orthogonal) in cells
+    # What another cell is already, and what has no solution.
+    assert ("critical", "relu", True) not in cells
+    assert ("selu", "tanh", True) not in cells
+    assert (("tat", "relu", True) in cells) == (depth > 10)
+
+
+def test_a_grid_with_skips_has_the_methods_that_need_them():
+    found = {method for method, _, _ in networks(grid("skips-40"))}
+    assert found == {name for name, method in METHODS.items() if method.skips}
+
+
+@pytest.mark.parametrize("name", sweep.GRIDS)
+def test_every_cell_of_a_grid_can_be_built(name):
+    """At a small width: what has no solution depends on depth, activation and skips."""
+    for cell in grid(name):
+        build(
+            cell.method,
+            cell.activation,
+            cell.depth,
+            2,
+            2,
+            4,
+            cell.kind,
+            cell.residual,
+            orthogonal=cell.orthogonal,
+        )
+
+
+def test_what_a_grid_leaves_out_for_want_of_a_solution_has_none():
+    for depth, residual in ((10, False), (40, True)):
+        with pytest.raises(ValueError, match="floor must be below"):
+            build("tat", "relu", depth, 4, 3, 4, residual=residual)
+
+
+def test_deeper_grids_try_lower_rates():
+    tops = [sweep.GRIDS[f"dense-{depth}"].plan(1).rates["sgd"][-1] for depth in (10, 40, 100)]
+    assert tops == sorted(tops, reverse=True)
+    counts = {len(*grid.plan(1).rates.values()) for grid in sweep.GRIDS.values()}
+    assert counts == {8}
 
 
 def test_a_filter_that_leaves_nothing_is_refused(tmp_path):
     with pytest.raises(SystemExit, match="no cell is left"):
-        sweep.main(["--depths", "3", "--journal", str(tmp_path)])
+        sweep.main(["--methods", "fixup", "--journal", str(tmp_path)])
 
 
 def test_the_deep_network_runs(tmp_path):
     places = ["--results", str(tmp_path), "--journal", str(tmp_path)]
     sizes = ["--depth", "12", "--width", "8", "--steps", "3", "--tuning-steps", "2"]
-    chosen = ["--methods", "calibrated", "he", "--rates", "0.01", "--seeds", "1"]
-    thousand.main([*sizes, *chosen, *places])
+    chosen = ["--methods", "calibrated", "he", "--normal", "he", "--rates", "0.01"]
+    thousand.main([*sizes, *chosen, "--seeds", "1", *places])
     document = json.loads((tmp_path / "depth_12_sgd.json").read_text())
-    assert [cell["method"] for cell in document["cells"]] == ["calibrated", "he"]
+    found = [(cell["method"], cell["orthogonal"]) for cell in document["cells"]]
+    assert found == [("calibrated", True), ("he", True), ("he", False)]
     assert all(cell["runs"][0]["steps"] == 3 for cell in document["cells"])
 
 
