@@ -2,22 +2,37 @@
 
 The chain of 21 convolutions and ResNet-26 of :mod:`normprop.companion.images`: plain, with He's
 weights, with a leaky ReLU, with BatchNorm, and normalised.  The grid ``few`` has 250 steps at
-batches of 64, ``small`` batches of 4 and 2, ``long`` 1500 steps.  For every cell the learning rate
-is chosen among the same ones on the validation part, and other seeds are then run with it, which
-look at the test part once each.  What was killed continues when its command is given again.
+batches of 64, ``small`` batches of 4 and 2, ``long`` 1500 steps; ``time`` times a step.  For every
+cell the learning rate is chosen among the same ones on the validation part, and other seeds are
+then run with it, which look at the test part once each.  What was killed continues when its
+command is given again.
 
 ``python -m normprop.companion.compare --help`` says what can be chosen.
 """
 
 import argparse
+import json
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 
+import torch
+
 from normprop.companion import data
+from normprop.companion.benchmarks import interleaved, quantiles, ratios
 from normprop.companion.images import LAYERS, METHODS
-from normprop.companion.runs import Plan, SweepCell, experiment, origin
+from normprop.companion.runs import (
+    Plan,
+    SweepCell,
+    experiment,
+    network,
+    origin,
+    split_of,
+    write,
+)
 from normprop.companion.sweep import add_places
+from normprop.companion.training import optimizer_of, take_step
 
 PREFERRED = "fashion-mnist"
 SIDES = {"fashion-mnist": 14, "digits": 16}
@@ -72,6 +87,14 @@ class Grid:
         ]
 
 
+@dataclass(frozen=True)
+class Turns:
+    """How steps are timed, see :func:`normprop.companion.benchmarks.interleaved`."""
+
+    rounds: int = 30
+    least: float = 0.05
+
+
 def _rates(first: int, last: int) -> tuple[float, ...]:
     return tuple(round(10 ** (k / 2), 8) for k in range(first, last + 1))
 
@@ -81,6 +104,9 @@ GRIDS = {
     "small": Grid((4, 2), 1200, _rates(-8, -1), contenders=CONTENDERS[1:]),
     "long": Grid((64,), 1500, _rates(-6, 0), contenders=CONTENDERS[1:]),
 }
+TIMED = Grid((64, 2), 1, (), contenders=(CONTENDERS[0], *CONTENDERS[3:]))
+"""What is timed; the first is what the others are compared with."""
+TURNS = Turns()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -92,25 +118,77 @@ def main(argv: list[str] | None = None) -> None:
         print(f"data: {source['fallback']}", flush=True)
     chosen = options.data or ("digits" if "fallback" in source else PREFERRED)
 
+    common = {
+        "width": options.width,
+        "data": chosen,
+        "side": options.side or SIDES.get(chosen),
+        "seen": options.seen,
+        "device": options.device,
+    }
+    if options.grid == "time":
+        cells = _chosen(TIMED.cells(options.kinds, **common), options.methods)
+        path = options.results / "images_time.json"
+        write(path, source, TURNS, times(cells, TURNS))
+        print(f"results are in {path}")
+        return
+
     grid = GRIDS[options.grid]
     if options.steps:
         grid = replace(grid, steps=options.steps)
-    cells = grid.cells(
-        options.kinds,
-        width=options.width,
-        data=chosen,
-        side=options.side or SIDES.get(chosen),
-        seen=options.seen,
-        device=options.device,
-    )
-    if options.methods:
-        cells = [cell for cell in cells if cell.method in options.methods]
-    if not cells:
-        raise SystemExit("no cell is left: --methods must leave some of the grid's")
+    cells = _chosen(grid.cells(options.kinds, **common), options.methods)
     rates = tuple(options.rates or grid.rates)
     plan = Plan({"sgd": rates}, seeds=tuple(range(1, options.seeds + 1)))
     name = f"images_{options.grid}"
     experiment(name, cells, plan, source, options.journal, options.results, options.processes)
+
+
+def times(cells: list[SweepCell], turns: Turns) -> list[dict]:
+    """One entry a cell: its settings, and quantiles of its step's seconds and ratio to plain.
+
+    Networks of one kind and batch are measured side by side, in turns; a normalised network both
+    fused and as it is.
+    """
+    entries = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for batch, kind in dict.fromkeys((cell.batch_size, cell.kind) for cell in cells):
+            group = [cell for cell in cells if (cell.batch_size, cell.kind) == (batch, kind)]
+            group += [replace(cell, fused=False) for cell in group if cell.fused]
+            steps = {json.dumps(asdict(cell)): _step(cell) for cell in group}
+            seconds, _ = interleaved(steps, rounds=turns.rounds, least=turns.least)
+            against = ratios(seconds, next(iter(steps)))
+            entries += [
+                {
+                    **json.loads(name),
+                    "seconds": quantiles(seconds[name]),
+                    "ratio": quantiles(against[name]),
+                }
+                for name in steps
+            ]
+    finally:
+        torch.set_num_threads(threads)
+    return entries
+
+
+def _step(cell: SweepCell) -> Callable[[], None]:
+    """A step of training, at a rate that leaves the weights where they are."""
+    split = split_of(cell)
+    model = network(cell, split, 0).train()
+    optimizer = optimizer_of(model, cell.optimizer, 1e-12)
+    inputs, labels = (tensor[: cell.batch_size] for tensor in split.train)
+
+    def step() -> None:
+        take_step(model, optimizer, inputs, labels)
+
+    return step
+
+
+def _chosen(cells: list[SweepCell], methods: list[str] | None) -> list[SweepCell]:
+    kept = [cell for cell in cells if methods is None or cell.method in methods]
+    if not kept:
+        raise SystemExit("no cell is left: --methods must leave some of the grid's")
+    return kept
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--grid", choices=GRIDS, default="few", help="which cells")
+    add("--grid", choices=(*GRIDS, "time"), default="few", help="which cells")
     add("--kinds", nargs="+", choices=LAYERS, default=tuple(LAYERS), help="which networks")
     add("--methods", nargs="+", choices=METHODS, help="only these methods")
     add("--steps", type=int, help="steps of the optimiser; without it the grid's")

@@ -156,12 +156,9 @@ class Log:
 def execute(run: Run) -> Result:
     """Carry out a run, on the thread that it is called on."""
     cell = run.cell
-    split = _data(cell.data, cell.kind != "dense", cell.device, cell.side)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed)
-        model = _network(cell, split)
+    split = split_of(cell)
     return train(
-        model,
+        network(cell, split, run.seed),
         split,
         optimizer=cell.optimizer,
         lr=run.lr * _unit(cell, split.pixels),
@@ -171,6 +168,18 @@ def execute(run: Run) -> Result:
         test=run.test,
         seen=cell.seen,
     )
+
+
+def network(cell: SweepCell, split: data.Split, seed: int) -> nn.Module:
+    """The network of a cell, on its device, with the weights of a seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _built(cell, split).to(cell.device)
+
+
+def split_of(cell: SweepCell) -> data.Split:
+    """The data of a cell, on its device."""
+    return _data(cell.data, cell.kind != "dense", cell.device, cell.side)
 
 
 def trials(cell: SweepCell, plan: Plan) -> list[Run]:
@@ -364,8 +373,7 @@ def _data(name: str, images: bool, device: str, side: int | None) -> data.Split:
     return data.load(name, images=images, side=side).to(device)
 
 
-def _network(cell: SweepCell, split: data.Split) -> nn.Module:
-    """The network of a cell, on its device, with the weights that torch's generator gives."""
+def _built(cell: SweepCell, split: data.Split) -> nn.Module:
     if cell.kind in images.LAYERS:
         example = split.train[0][: cell.batch_size].cpu()
         model = images.build(
@@ -377,9 +385,7 @@ def _network(cell: SweepCell, split: data.Split) -> nn.Module:
             cell.width,
             growth=cell.growth,
         )
-        if cell.fused:
-            model = normprop.fuse(model, example)
-        return model.to(cell.device)
+        return normprop.fuse(model, example) if cell.fused else model
     model = build(
         cell.method,
         cell.activation,

@@ -73,19 +73,14 @@ def train(
         ValueError: an argument is out of its range.
     """
     _check(optimizer, lr, steps, batch_size, len(split.train[1]), seen)
-    chosen = _optimizer(model, optimizer, lr)
+    chosen = optimizer_of(model, optimizer, lr)
     start = time.perf_counter()
     model.train()
     for step, (inputs, labels) in enumerate(_batches(split.train, steps, batch_size, seed)):
         for group in chosen.param_groups:
             group["lr"] = lr * (1 - step / steps)
-        loss = nn.functional.cross_entropy(model(inputs), labels)
-        if not math.isfinite(loss.item()):
+        if not math.isfinite(take_step(model, chosen, inputs, labels)):
             return Result(None, None, None, True, step, time.perf_counter() - start)
-        chosen.zero_grad()
-        loss.backward()
-        chosen.step()
-        project_(model)
     seconds = time.perf_counter() - start
 
     loss, _ = evaluate(model, *(tensor[:seen] for tensor in split.train))
@@ -94,6 +89,20 @@ def train(
     validation = evaluate(model, *(tensor[:seen] for tensor in split.validation))[1]
     tested = evaluate(model, *split.test)[1] if test else None
     return Result(loss, validation, tested, False, steps, seconds)
+
+
+def take_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, labels: Tensor
+) -> float:
+    """Take a step on a batch, unless its cross-entropy is not finite; return that."""
+    loss = nn.functional.cross_entropy(model(inputs), labels)
+    value = loss.item()
+    if math.isfinite(value):
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        project_(model)
+    return value
 
 
 @torch.no_grad()
@@ -121,7 +130,8 @@ def _batches(part: tuple[Tensor, Tensor], steps: int, size: int, seed: int) -> I
         yield inputs[chosen], labels[chosen]
 
 
-def _optimizer(model: nn.Module, name: str, lr: float) -> torch.optim.Optimizer:
+def optimizer_of(model: nn.Module, name: str, lr: float) -> torch.optim.Optimizer:
+    """SGD with momentum, or Adam, by its name."""
     # One call for all parameters: a deep, narrow network has thousands of small ones.
     if name == "sgd":
         return torch.optim.SGD(model.parameters(), lr, momentum=MOMENTUM, fused=True)

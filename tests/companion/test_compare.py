@@ -100,6 +100,21 @@ def test_weights_follow_from_the_seed():
     assert split.pixels == 256
 
 
+def test_steps_are_timed_side_by_side(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "TURNS", compare.Turns(rounds=3, least=1e-6))
+    sizes = ["--width", "2", "--data", "digits", "--kinds", "vgg"]
+    compare.main(["--grid", "time", *sizes, "--results", str(tmp_path)])
+    document = json.loads((tmp_path / "images_time.json").read_text())
+    assert document["plan"] == {"rounds": 3, "least": 1e-6}
+    found = [(cell["batch_size"], cell["method"], cell["fused"]) for cell in document["cells"]]
+    methods = [("plain", False), ("batchnorm", False), ("calibrated", True), ("calibrated", False)]
+    assert found == [(batch, *method) for batch in (64, 2) for method in methods]
+    for cell in document["cells"]:
+        low, median, high = cell["seconds"]
+        assert 0 < low <= median <= high
+        assert cell["method"] != "plain" or cell["ratio"] == [1, 1, 1]
+
+
 def test_a_filter_that_leaves_nothing_is_refused(tmp_path):
     with pytest.raises(SystemExit, match="no cell is left"):
         compare.main(["--grid", "small", "--methods", "plain", "--journal", str(tmp_path)])
