@@ -10,6 +10,7 @@ the specification, and a kernel computes the same to the rounding of the type.
 :mod:`~.dropout`                the mask recomputed from its seed in the backward pass
 :mod:`~.weight`                 weights on the unit ball and their projected gradient
 :mod:`~.montecarlo`             normals drawn, mapped and summed without leaving registers
+:mod:`~.launch`                 what was compiled is kept, and started as it is
 :mod:`~.kinks`                  what a stored output must keep apart; needs no triton
 :mod:`~.layout`                 which tensors a flat index serves; needs no triton
 ==============================  =========================================================

@@ -22,13 +22,10 @@ from torch import Tensor
 
 from normprop.kernels import check_usable, scalar
 from normprop.kernels.kinks import Bounds, bounds, kinks
+from normprop.kernels.launch import block_size, over_elements
 from normprop.kernels.layout import as_dense, like
 from normprop.kernels.scalar import bits, number
 
-_BLOCK = 1 << 11
-# The interpreter pays for programs, not for elements.
-_BLOCK_INTERPRETED = 1 << 16
-_WIDE = 1 << 31
 # Numbers of a call, as bits: one kernel serves them all.
 _FORWARD = [
     "a_bits", "b_bits", "shift", "scale", "low", "at_low", "above", "high", "at_high", "below",
@@ -140,7 +137,7 @@ def forward(
             f"{y.dtype} {tuple(y.shape)} with strides {y.stride()} beside {x.dtype} "
             f"{tuple(x.shape)} with strides {x.stride()}"
         )
-    launch(
+    over_elements(
         _forward_kernel,
         x,
         (x, y, slope, x.numel(), *map(bits, (*slots, shift, 1.0 / forward, *limits))),
@@ -238,7 +235,7 @@ def _backward(name, params, saved, grad, shift, forward, backward, from_output, 
         compute = torch.float64 if x.dtype == torch.float64 else torch.float32
         parts = torch.empty(triton.cdiv(x.numel(), block_size()), dtype=compute, device=x.device)
     numbers = (*slots, shift, forward, 1.0 / backward, limits.at_low, limits.at_high)
-    launch(
+    over_elements(
         _backward_kernel,
         x,
         (x, dy, dx, slope, parts, x.numel(), *map(bits, numbers)),
@@ -378,30 +375,6 @@ def upcast(x):
     if x.dtype != tl.float64:
         x = x.to(tl.float32)
     return x
-
-
-def launch(
-    kernel, tensor: Tensor, arguments: tuple, constants: dict, block: int | None = None
-) -> None:
-    """Run a flat kernel over the elements of a dense tensor."""
-    numel, block = tensor.numel(), block or block_size()
-    if numel == 0:
-        return
-    # The last program reaches past the end, and its indices must not overflow either.
-    wide = numel + block > _WIDE
-    grid = (triton.cdiv(numel, block),)
-    with on_device(tensor):
-        kernel[grid](*arguments, **constants, WIDE=wide, BLOCK=block)
-
-
-def block_size() -> int:
-    """Elements of a program."""
-    return _BLOCK_INTERPRETED if scalar.INTERPRETED else _BLOCK
-
-
-def on_device(tensor: Tensor):
-    """Triton launches on the current device, which need not be the tensor's."""
-    return torch.cuda.device_of(tensor)
 
 
 @lru_cache(maxsize=1024)

@@ -18,7 +18,8 @@ import triton.language as tl
 from torch import Tensor
 
 from normprop.kernels import check_usable
-from normprop.kernels.activation import check_divisor, launch, offsets_of, upcast
+from normprop.kernels.activation import check_divisor, offsets_of, upcast
+from normprop.kernels.launch import over_elements
 from normprop.kernels.layout import as_dense
 from normprop.kernels.scalar import bits, number
 
@@ -108,15 +109,15 @@ def _run(x, y, seed, p, leading, shift, scale):
     line = bits(shift), bits(scale)
     if not leading:
         arguments = (x, y, seed, x.numel(), limit, keep, *line)
-        launch(_element_kernel, x, arguments, {}, 4 * _QUARTER)
+        over_elements(_element_kernel, x, arguments, {}, 4 * _QUARTER)
         return
     batch, channels = (1, *x.shape)[:2] if leading == 1 else x.shape[:2]
     batch_stride, channel_stride = (1, *x.stride())[:2] if leading == 1 else x.stride()[:2]
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
     factors = torch.empty(batch * channels, dtype=compute, device=x.device)
-    launch(_factor_kernel, factors, (factors, seed, factors.numel(), limit, keep), {}, 1024)
+    over_elements(_factor_kernel, factors, (factors, seed, factors.numel(), limit, keep), {}, 1024)
     shape = (batch, channels, batch_stride, channel_stride)
-    launch(_channel_kernel, x, (x, y, factors, x.numel(), *shape, *line), {})
+    over_elements(_channel_kernel, x, (x, y, factors, x.numel(), *shape, *line), {})
 
 
 @triton.jit

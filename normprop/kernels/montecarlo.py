@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from normprop.kernels import activation, check_usable
-from normprop.kernels.activation import on_device
+from normprop.kernels.launch import launch
 from normprop.kernels.scalar import bits, number
 
 _BLOCK = 512
@@ -64,21 +64,22 @@ def figures(
     parts = triton.cdiv(counters, span)
     sums = torch.empty(len(replicates), parts, 4, dtype=torch.float64, device=device)
     if len(replicates):
-        with on_device(sums):
-            # Of the dimensions of a grid only the first reaches beyond 65,535.
-            _simulate_kernel[(len(replicates), parts)](
-                sums,
-                seed,
-                replicates.start,
-                replicates.step,
-                samples,
-                span,
+        # Of the dimensions of a grid only the first reaches beyond 65,535.
+        launch(
+            _simulate_kernel,
+            (len(replicates), parts),
+            (
+                sums, seed, replicates.start, replicates.step, samples, span,
                 *map(bits, (mean, std, center, *slots)),
-                F=function.value,
-                SLOPE=function.slope,
-                DOUBLE=dtype == torch.float64,
-                BLOCK=_BLOCK,
-            )
+            ),
+            {
+                "F": function.value,
+                "SLOPE": function.slope,
+                "DOUBLE": dtype == torch.float64,
+                "BLOCK": _BLOCK,
+            },
+            sums.device,
+        )  # fmt: skip
     sums = sums.cpu().sum(1)
     result = torch.empty(len(replicates), 2, 3, dtype=torch.float64)
     first, second = sums[:, 0::2], sums[:, 1::2]

@@ -37,7 +37,7 @@ import triton.language as tl
 from torch import Tensor
 
 from normprop.kernels import check_usable, scalar
-from normprop.kernels.activation import on_device
+from normprop.kernels.launch import on_device
 from normprop.kernels.layout import as_dense, like
 from normprop.kernels.scalar import full, number
 
@@ -111,7 +111,7 @@ def _run(weight, grad, inverse, over, groups, size):
         )
     if w.numel():
         tensors, bits = (w, g, result, inverse), scalar.bits(size)
-        with on_device(w):
+        with on_device(w.device):
             if over == "fan-in":
                 _rows(tensors, bits, outputs, inputs * taps)
             elif over == "fan-out":

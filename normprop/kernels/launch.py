@@ -1,0 +1,98 @@
+"""How a kernel is started: what has been compiled is kept, and started as it is.
+
+Triton looks up a kernel by all of its arguments at each call, which takes longer than many kernels
+run.  Here the look-up is by what a kernel is compiled for and no more: its constants, and of its
+arguments the types, whether an address or a size is a multiple of 16, and whether a size is 1.
+"""
+
+from contextlib import nullcontext
+
+import torch
+import triton
+from torch import Tensor
+
+from normprop.kernels import scalar
+
+_BLOCK = 1 << 11
+# The interpreter pays for programs, not for elements.
+_BLOCK_INTERPRETED = 1 << 16
+_WIDE = 1 << 31
+# Before 3.3 a compiled kernel took its constants no more.
+_WITH_CONSTANTS = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 3)
+_KEPT: dict[tuple, object] = {}
+_SPECIALISED: dict[int, tuple[bool, ...]] = {}
+
+
+def launch(kernel, grid: tuple[int, ...], arguments: tuple, constants: dict, device) -> None:
+    """Run a kernel.
+
+    Args:
+        kernel: a function under ``triton.jit``, its constants behind its arguments.
+        grid: how many programs.
+        arguments: tensors, integers or ``None``, by place.
+        constants: by name, in the order of the kernel.
+        device: of the tensors, which need not be the current one.
+    """
+    with on_device(device):
+        if scalar.INTERPRETED:
+            kernel[grid](*arguments, **constants)
+            return
+        key = (
+            device,
+            id(kernel),
+            *map(_kind, arguments, _specialised(kernel)),
+            *(id(value) if callable(value) else value for value in constants.values()),
+        )
+        compiled = _KEPT.get(key)
+        if compiled is None:
+            _KEPT[key] = kernel[grid](*arguments, **constants)
+        elif _WITH_CONSTANTS:
+            compiled[(*grid, 1, 1)[:3]](*arguments, *constants.values())
+        else:
+            compiled[(*grid, 1, 1)[:3]](*arguments)
+
+
+def over_elements(
+    kernel, tensor: Tensor, arguments: tuple, constants: dict, block: int | None = None
+) -> None:
+    """Run a flat kernel over the elements of a dense tensor."""
+    numel, block = tensor.numel(), block or block_size()
+    if numel == 0:
+        return
+    # The last program reaches past the end, and its indices must not overflow either.
+    constants = {**constants, "WIDE": numel + block > _WIDE, "BLOCK": block}
+    launch(kernel, (triton.cdiv(numel, block),), arguments, constants, tensor.device)
+
+
+def block_size() -> int:
+    """Elements of a program of a flat kernel."""
+    return _BLOCK_INTERPRETED if scalar.INTERPRETED else _BLOCK
+
+
+def on_device(device: torch.device):
+    """Triton launches on the current device, which need not be the tensors'."""
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(device)
+
+
+def _kind(value, specialised: bool):
+    """Of an argument, what a kernel is compiled for."""
+    if isinstance(value, Tensor):
+        return value.dtype, value.data_ptr() % 16 == 0
+    if value is None or not specialised:
+        return value is None
+    return value == 1, value % 16 == 0, -_WIDE <= value < _WIDE
+
+
+def _specialised(kernel) -> tuple[bool, ...]:
+    """By place, whether a kernel is compiled for what an integer is."""
+    # A kernel lives as long as its module, and its hash is one of its source.
+    found = _SPECIALISED.get(id(kernel))
+    if found is None:
+        found = _SPECIALISED[id(kernel)] = tuple(
+            not parameter.do_not_specialize
+            for parameter in kernel.params
+            if not parameter.is_constexpr
+        )
+    return found
