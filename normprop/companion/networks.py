@@ -60,7 +60,7 @@ def build(
     - ``"unit-scaling"``: see :class:`UnitLinear` and :class:`UnitActivation`.
     - ``"separate-bridge"``: separate per layer where it is legal, the forward scale elsewhere.
       On a chain that is everywhere; in a residual network, outside the blocks.
-    - ``"calibrated"``: ReLU moves its mean, the others their standard deviation.
+    - ``"calibrated"``: ReLU moves its mean, GELU both, the others their standard deviation.
 
     A residual network has a layer and ``depth`` - 1 blocks of one layer each.  The k-th block,
     from 1, gives :math:`\sqrt{k/(k+1)}\,x + \sqrt{1/(k+1)}\,\mathrm{layer}(x)`: the usual sum
@@ -304,8 +304,9 @@ class _Layers:
         if self.method == "scaled-ws":
             return peers.ScaledActivation(plain(), name)
         if self.method == "calibrated":
-            # χ of ReLU at mean 0 is π/(π - 1) at every scale, so that its mean has to move.
-            vary = "mean" if name == "relu" else "std"
+            # χ of ReLU at mean 0 is π/(π - 1) at every scale, so that its mean has to move; so has
+            # that of GELU, which at mean 0 loses the scale of the signal.
+            vary = {"relu": "mean", "gelu": "both"}.get(name, "std")
             depth = len(shares)
             return normprop.nn.Calibrated(name, depth=depth, growth=growth, vary=vary)
         if self._types()[0] is normprop.nn.Linear:

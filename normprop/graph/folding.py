@@ -158,8 +158,6 @@ def _function(layer, kind, choice) -> nn.Module:
         if hasattr(layer, "gate"):
             return affine.gating(gate_function(layer.gate), layer.dim)
         return affine.computing(layer.function)
-    if kind.before != (1.0, 0.0):
-        return kind.plain()
     return layer if type(layer) is kind.plain else plain_of(layer, kind.plain)
 
 

@@ -165,15 +165,11 @@ def _keep_their_input(model: nn.Module, kinds: dict[str, Kind]) -> set[str]:
     for path, kind in kinds.items():
         if kind.name == "curve" and kind.normalised:
             with torch.enable_grad():
-                plain = _plain(model.get_submodule(path), kind)
+                plain = plain_of(model.get_submodule(path), kind.plain)
                 output = plain(torch.zeros([2] * 6, requires_grad=True))
             if not hasattr(output.grad_fn, "_saved_result"):
                 found.add(path)
     return found
-
-
-def _plain(layer: nn.Module, kind: Kind) -> nn.Module:
-    return kind.plain() if kind.before != (1.0, 0.0) else plain_of(layer, kind.plain)
 
 
 def _made(layer: nn.Module, kind: Kind, choice: Choice, plan: Plan, lean: bool) -> nn.Module:
@@ -191,7 +187,7 @@ def _made(layer: nn.Module, kind: Kind, choice: Choice, plan: Plan, lean: bool) 
         limits = limits_behind(kind, choice.before)
         if limits != kind.limits or type(layer) is nn.Threshold:
             return affine.Clamp(*limits) if lean else clamp(*limits)
-    plain = _plain(layer, kind)
+    plain = plain_of(layer, kind.plain)
     if choice.mode == "shifted":
         out = plan.after(kind, layer, choice.before)
         return nn.Sequential(plain, affine.Affine(1.0, out.shift / out.scale, inplace=True))

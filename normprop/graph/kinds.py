@@ -178,19 +178,15 @@ def _has_shift_and_scale(module, facts) -> bool:
     return own or getattr(module, "running_mean", None) is not None
 
 
-def _calibrated(module) -> Kind | None:
-    names = {_simple(t.__name__): t for t in vars(nn).values() if isinstance(t, type)}
-    plain = names.get(_simple(module.activation))
-    before = (module.calibration.std, module.calibration.mean)
-    if plain is nn.ReLU:
-        return Kind("clamp", plain, module.constants, before, limits=(0.0, math.inf))
-    if plain is None or rules.entry_of_type(plain).algebra != "curve":
-        return None
-    return Kind("curve", plain, module.constants, before)
-
-
-def _simple(name: str) -> str:
-    return name.lower().replace("_", "")
+def _calibrated(module: twins.Calibrated) -> Kind:
+    plain = module.plain
+    if plain is None:
+        return Kind("curve", None, module.constants, module.line)
+    own, facts = type(plain), rules.entry_of_type(type(plain))
+    if facts.algebra != "clamp":
+        # Behind a shift, a homogeneous function is a curve like any other.
+        return Kind("curve", own, module.constants, module.line)
+    return Kind("clamp", own, module.constants, module.line, limits=facts.limits(plain))
 
 
 def constants_at(module: nn.Module, node: Node) -> Constants | AttentionConstants:

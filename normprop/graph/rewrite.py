@@ -14,6 +14,7 @@ from normprop.graph.kinds import Kind, is_twin
 from normprop.graph.plan import Plan
 from normprop.graph.report import kept_with_models
 from normprop.graph.wrappers import tensors_in, unwrapped
+from normprop.nn.calibrated import Calibrated
 from normprop.nn.together import Together
 
 
@@ -125,6 +126,8 @@ def plain_of(layer: nn.Module, plain: type[nn.Module], **changes) -> nn.Module:
 
     What it holds is that of :func:`remade`.
     """
+    if isinstance(layer, Calibrated):
+        return layer.plain
     return remade(layer, plain, plain, **changes)
 
 

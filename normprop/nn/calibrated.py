@@ -1,125 +1,271 @@
-"""Activations whose input scale is chosen for a depth."""
+"""Activations whose input law is chosen for a depth."""
 
+import copy
 import math
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar, TypedDict
+from typing import ClassVar, Literal, Unpack, get_args
 
+import torch
 from torch import Tensor, nn
 
 from normprop import rules
-from normprop.functional.scale import Scaling, constant_when_compiled
-from normprop.gaussian import Law, Normal
-from normprop.gaussian.calibration import Calibration, calibrate_mean, calibrate_std
-from normprop.names import NAMED, canonical
+from normprop.functional.activation import NAMES
+from normprop.functional.fused import Params, affine, fused
+from normprop.functional.keywords import LawOnBackend, checked
+from normprop.functional.scale import (
+    check_real,
+    constant_when_compiled,
+    literal,
+    normalized,
+    upcast,
+)
+from normprop.gaussian import Function, Law, Normal
+from normprop.gaussian.calibration import Calibration, calibrate, calibrate_mean, calibrate_std
+from normprop.names import CLASSES, NAMED, arguments_of, canonical
 from normprop.nn.twin import Twin
 
 __all__ = ["Calibrated"]
 
+Vary = Literal["both", "std", "mean"]
+_TYPES = {name: layer_type for layer_type, name in CLASSES.items()}
+
 
 class Calibrated(Twin, nn.Module):
-    r"""Normalised activation at the input scale that suits a depth.
+    r"""Normalised activation at the input law that suits a depth.
 
-    .. math:: y = \frac{f(m + s x) - \mu}{\sigma}
+    .. math:: y = \frac{f(m + s\,(x - \mathrm{mean})/\mathrm{std}) - \mu}{\sigma}
 
     A forward-normalised layer multiplies the squared gradient by χ(m, s) ≥ 1, whatever the
-    activation; a stack of L of them by χ^L.  Where f is smooth, χ → 1 as s → 0, so that for
-    every depth there is an s at which the whole stack multiplies it by ``growth``.  ReLU at
-    mean 0 has χ = π/(π - 1) at every s: there the mean moves instead, with ``vary="mean"``.
+    activation, and a small deviation of the signal's second moment by Q'(1).  A stack of L of them
+    multiplies the squared gradient by ``growth`` where χ^L is that, and keeps its signal where
+    Q'(1) < 1.  Of the laws that have both, the layer runs f at the least linear one:
+    :mod:`normprop.gaussian.calibration` says what that is.
 
-    The input is to have mean 0 and standard deviation 1.  Under ``scaling="forward"`` σ is
-    the standard deviation of f(m + sx) and the gradient the true one; ``"backward"`` and
-    ``"separate"`` are as in :class:`ReLU`, with the root mean square of s f'(m + sx).
+    Under ``scaling="forward"`` σ is the standard deviation of f(m + s z), z ~ N(0, 1), and the
+    gradient the true one; ``"backward"`` and ``"separate"`` are as in :class:`ReLU`, with the root
+    mean square of s f'(m + s z)/std.
 
     Args:
-        activation: a name that :func:`normprop.moments` knows, such as ``"tanh"``.
+        activation: a name that :func:`normprop.moments` knows, such as ``"tanh"``; an elementwise
+            module without parameters, such as ``nn.LeakyReLU(0.1)``, which is kept as it is, a part
+            of the arguments and no child; or a function on tensors.
         depth: number L of such layers in the stack, at least 1.
         growth: χ^L, greater than 1; by default e.
-        vary: ``"std"`` to look for s at the mean ``mean``; ``"mean"`` to look for m at s = 1.
-        mean: m, under ``vary="std"``.
+        vary: ``"both"`` of m and s; or one of them alone, and a law that may not be stable, which
+            is warned of: ``"std"`` for the smallest s at m = ``at``, ``"mean"`` for the smallest
+            m ≥ 0 at s = 1.
+        at: m under ``vary="std"``.
         scaling: which standard deviation divides in which pass; ``"forward"`` by default, as the
             depth is one of layers that are normalised so.
+        mean: mean of the input that arrives.
+        std: standard deviation of the input that arrives, greater than 0.
+        backend: who computes, as in :class:`ReLU`.
+
+    Attributes:
+        constants: shift and divisors, Python floats.
 
     Raises:
-        ValueError: no s (or m) has this growth, or an argument is out of its range.
+        TypeError: the activation is none, has parameters, or draws random numbers.
+        ValueError: no law has this growth and keeps the signal, or an argument is out of its range.
+
+    Warns:
+        UserWarning: ``vary`` is ``"std"`` or ``"mean"``, and the law has Q'(1) ≥ 1.
     """
 
-    _keywords: ClassVar[type] = TypedDict("keywords", {})
-    _followed: ClassVar = frozenset({"vary"})
+    _keywords: ClassVar[type] = LawOnBackend
+    _defaults: ClassVar = {"scaling": "forward"}
 
     def __init__(
         self,
-        activation: str = "tanh",
+        activation: str | nn.Module | Callable[[Tensor], Tensor] = "tanh",
         *,
         depth: int,
         growth: float = math.e,
-        vary: str = "std",
-        mean: float = 0.0,
-        scaling: Scaling = "forward",
+        vary: Vary = "both",
+        at: float = 0.0,
+        **law: Unpack[LawOnBackend],
     ) -> None:
         nn.Module.__init__(self)
         self.activation, self.depth, self.growth = activation, depth, growth
-        self.vary, self.mean, self.std, self.scaling = vary, mean, 1.0, scaling
-        super().__init__()
+        self.vary, self.at = vary, at
+        super().__init__(**law)
+        self._warn()
+
+    def __setattr__(self, name: str, value) -> None:
+        if name == "activation":
+            # Past nn.Module, which would make a child of it.
+            self.__dict__[name] = _checked_activation(value)
+            self._forget()
+        else:
+            super().__setattr__(name, value)
+        if self._made and name in self._settings and "_calibration" in self.__dict__:
+            self._warn()
 
     def _checked(self, name: str, value):
-        if name != "activation":
-            return super()._checked(name, value)
-        if not isinstance(value, str):
-            raise TypeError(f"activation must be a name such as 'tanh'; it was {value!r}")
-        return canonical(value, "activation")
+        return _CHECKS[name](value) if name in _CHECKS else super()._checked(name, value)
+
+    @property
+    def plain(self) -> nn.Module | None:
+        """The activation as a new layer of torch; None where torch has no such layer."""
+        own = self.activation
+        if isinstance(own, str):
+            return nn.GELU("tanh") if own == "gelu_tanh" else _TYPES[own]()
+        found = _type_of_torch(own)
+        return found and found(**{name: getattr(own, name) for name in arguments_of(found)})
+
+    @property
+    def function(self) -> Callable[[Tensor], Tensor]:
+        """The activation, to be called."""
+        return NAMED[self.activation] if isinstance(self.activation, str) else self.activation
 
     @property
     def calibration(self) -> Calibration:
-        """The m and s that were found, and χ there with its error bound."""
+        """The m and s that were found, with χ and Q'(1) there and their error bounds."""
         known = self.__dict__
         if "_calibration" not in known:
-            own = self.activation, self.depth, self.growth, self.vary, self.mean
-            known["_calibration"] = _calibration(*own)
+            known["_calibration"] = self._found_law()
         return known["_calibration"]
+
+    def _found_law(self) -> Calibration:
+        function = _described(self.activation)
+        if self.vary == "both":
+            return calibrate(function, self.depth, self.growth)
+        if self.vary == "mean":
+            return calibrate_mean(function, self.depth, self.growth)
+        return calibrate_std(function, self.depth, self.growth, self.at)
+
+    def _warn(self) -> None:
+        """Say so, two calls up, where the law that was asked for is not stable."""
+        found = self.calibration
+        if not found.stable:
+            warnings.warn(
+                f"at N({found.mean:.4g}, {found.std:.4g}²), where vary={self.vary!r} puts "
+                f"{self.activation}, each layer multiplies a deviation of the signal's second "
+                f"moment by {found.slope.value:.4g}, so that {self.depth} of them lose its scale; "
+                "vary='both' takes a law that keeps it",
+                stacklevel=3,
+            )
 
     def _forget(self) -> None:
         self.__dict__.pop("_calibration", None)
         super()._forget()
 
+    @property
+    def line(self) -> tuple[float, float]:
+        """Scale and shift between the input and the function, f(scale·x + shift)."""
+        scale = self.calibration.std / self.std
+        return scale, self.calibration.mean - scale * self.mean
+
     def _plain(self, law: Law) -> rules.Moments:
         if not isinstance(law, Normal):
             raise ValueError("after= does not apply to an activation; layer was Calibrated")
-        mean, std = self.calibration.mean, self.calibration.std
-        inner = rules.moments(self.activation, mean + std * law.mean, std * law.std)
-        return replace(inner, bwd_std=std * inner.bwd_std, error=inner.error * max(1.0, std))
+        scale, shift = self.line
+        return self._moments_at(Normal(shift + scale * law.mean, scale * law.std))
 
     def _declared(self, law: Law, shape: tuple[int, ...] | None) -> rules.Moments:
-        return self._plain(Normal(0.0, 1.0))
+        return self._moments_at(Normal(self.calibration.mean, self.calibration.std))
 
-    def _compute(self, input: Tensor) -> Tensor:
-        mean, std = self._place()
-        return NAMED[self.activation](mean + std * input)
+    def _moments_at(self, law: Normal) -> rules.Moments:
+        inner, scale = rules.activation(_described(self.activation), law), self.line[0]
+        return replace(inner, bwd_std=scale * inner.bwd_std, error=inner.error * max(1.0, scale))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the function at its place and normalise."""
+        check_real(input)
+        scale, shift = self._placed(self._changes if torch.compiler.is_compiling() else 0)
+        # In the type that computes: next to m, half precision loses what is of the order of s.
+        at = affine(upcast(input), scale, shift)
+        constants, row = self._constants(None), self._row()
+        if row is None:
+            return normalized(self.function, at, constants).to(input.dtype)
+        name, params = row
+        params = tuple(p if isinstance(p, str) else literal(p) for p in params)
+        return fused(name, at, params, constants, self.backend).to(input.dtype)
 
     @constant_when_compiled
-    def _place(self) -> tuple[float, float]:
-        return self.calibration.mean, self.calibration.std
+    def _placed(self, changes: int) -> tuple[float, float]:
+        return self.line
+
+    def _row(self) -> tuple[str, Params] | None:
+        """The row of ``MAPS`` and its parameters; None of a function that has none."""
+        plain = self.plain
+        if type(plain) not in NAMES:
+            return None
+        return NAMES[type(plain)], tuple(getattr(plain, own) for own in arguments_of(type(plain)))
 
     def extra_repr(self) -> str:
         """The arguments, and what was found."""
+        own = self.activation
+        shown = own if isinstance(own, nn.Module) else repr(getattr(own, "__name__", own))
+        chosen = "" if self.vary == "both" else f", vary={self.vary!r}"
         found = f"input_mean={self.calibration.mean:.6g}, input_std={self.calibration.std:.6g}"
         return (
-            f"{self.activation!r}, depth={self.depth}, growth={self.growth:g}, "
-            f"scaling={self.scaling!r}, {found}"
+            f"{shown}, depth={self.depth}, growth={self.growth:g}{chosen}, "
+            f"{super().extra_repr()}, {found}"
         )
 
 
-def _calibration(activation, depth, growth, vary, mean) -> Calibration:
+def _type_of_torch(activation) -> type[nn.Module] | None:
+    """The class of torch whose forward a module runs."""
+    own = type(activation)
+    for parent in own.__mro__ if isinstance(activation, nn.Module) else ():
+        if parent.__module__.startswith("torch.nn.") and own.forward is parent.forward:
+            return parent if getattr(nn, parent.__name__, None) is parent else None
+    return None
+
+
+def _described(activation) -> Function:
+    """The activation, as integration sees it."""
+    if isinstance(activation, nn.Module) and _type_of_torch(activation) is None:
+        return rules.function_of(activation.forward)
+    return rules.function_of(activation)
+
+
+def _checked_activation(activation):
+    """The activation as it is kept: a name as torch has it, a module as a copy."""
+    if isinstance(activation, str):
+        return canonical(activation, "activation")
+    if isinstance(activation, nn.Module):
+        if isinstance(activation, (Twin, nn.RReLU)) or any(activation.state_dict()):
+            raise TypeError(
+                "activation must be a plain elementwise module that learns and draws nothing, such "
+                f"as nn.LeakyReLU(0.1); it was {activation}"
+            )
+        activation = copy.deepcopy(activation)
+        if hasattr(activation, "inplace"):
+            # The line in front is not the model's to overwrite, and what is kept is its output.
+            activation.inplace = False
+    _described(activation)
+    return activation
+
+
+def _checked_depth(depth) -> int:
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
         raise ValueError(f"depth must be an integer of at least 1; it was {depth!r}")
+    return depth
+
+
+def _checked_growth(growth) -> float:
+    rules.check_number("growth", growth)
     if not (math.isfinite(growth) and growth > 1):
         raise ValueError(
             f"growth must be finite and greater than 1, which only straight lines reach; "
             f"it was {growth}"
         )
-    if vary not in ("std", "mean"):
-        raise ValueError(f"vary must be 'std' or 'mean'; it was {vary!r}")
-    function = rules.function_of(activation)
-    if vary == "mean":
-        return calibrate_mean(function, depth, growth)
-    rules.check_law(mean, 1.0)
-    return calibrate_std(function, depth, growth, mean)
+    return float(growth)
+
+
+def _checked_vary(vary) -> Vary:
+    if vary not in get_args(Vary):
+        raise ValueError(f"vary must be 'both', 'std' or 'mean'; it was {vary!r}")
+    return vary
+
+
+_CHECKS = {
+    "depth": _checked_depth,
+    "growth": _checked_growth,
+    "vary": _checked_vary,
+    "at": lambda at: checked("mean", at),
+}

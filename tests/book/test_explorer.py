@@ -304,6 +304,7 @@ def test_the_prediction_is_the_scale_map_iterated(page, name, mean, std, scaling
 @pytest.mark.parametrize(
     ("name", "vary"), [("relu", "mean"), ("tanh", "std"), ("gelu", "std"), ("elu", "std")]
 )
+@pytest.mark.filterwarnings("ignore:at N.*lose its scale")
 def test_calibration_is_that_of_the_package(page, name, vary):
     for depth in (30, 1000):
         found = page.run(
