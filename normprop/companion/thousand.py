@@ -21,10 +21,10 @@ ORTHOGONAL = ("calibrated", "critical", "dks", "tat", "leaky", "selu", "lsuv", "
 ORTHOGONAL += ("batchnorm", "layernorm", "scaled-ws", "forward", "separate-layer")
 NORMAL = ("calibrated", "critical")
 RATES = {
-    "sgd": (1e-4, 3.162e-4, 1e-3, 3.162e-3, 1e-2),
-    "adam": (1e-6, 3.162e-6, 1e-5, 3.162e-5, 1e-4),
+    "sgd": (1e-4, 1e-3, 1e-2, 1e-1),
+    "adam": (1e-5, 1e-4, 1e-3, 1e-2),
 }
-"""Learning rates to try.  A step moves a thousand layers at once, so they are low."""
+"""Learning rates to try.  A step moves a thousand layers at once, so they begin low."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     ]
     rates = {options.optimizer: tuple(options.rates or RATES[options.optimizer])}
     plan = Plan(rates, seeds=tuple(range(1, options.seeds + 1)), tuning_steps=options.tuning_steps)
-    name = f"depth_{options.depth}_{options.optimizer}"
+    name = "_".join(["depth", str(options.depth), options.optimizer, *options.name])
     experiment(name, cells, plan, source, options.journal, options.results, options.processes)
 
 
@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--methods", nargs="*", choices=METHODS, default=ORTHOGONAL, help="with orthogonal weights")
     add("--normal", nargs="*", choices=METHODS, default=NORMAL, help="methods with normal weights")
+    add("--name", nargs="*", default=(), help="words to add to the name of the file of results")
     add("--depth", type=int, default=1000, help="layers")
     add("--width", type=int, default=64, help="neurons of a layer")
     add("--growth", type=float, default=math.e, help="of the squared gradient over the whole stack")
@@ -73,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tuning-steps", type=int, default=50, help="steps of a trial")
     add("--rates", type=float, nargs="+", help=f"learning rates to try; without it {RATES}")
     add("--batch-size", type=int, default=128, help="samples in a step")
-    add("--seeds", type=int, default=5, help="runs at the best learning rate")
+    add("--seeds", type=int, default=3, help="runs at the best learning rate")
     add_places(parser)
     return parser
 

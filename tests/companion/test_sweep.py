@@ -259,8 +259,9 @@ def test_the_deep_network_runs(tmp_path):
     places = ["--results", str(tmp_path), "--journal", str(tmp_path)]
     sizes = ["--depth", "12", "--width", "8", "--steps", "3", "--tuning-steps", "2"]
     chosen = ["--methods", "calibrated", "he", "--normal", "he", "--rates", "0.01"]
+    chosen += ["--name", "some", "more"]
     thousand.main([*sizes, *chosen, "--seeds", "1", *places])
-    document = json.loads((tmp_path / "depth_12_sgd.json").read_text())
+    document = json.loads((tmp_path / "depth_12_sgd_some_more.json").read_text())
     found = [(cell["method"], cell["orthogonal"]) for cell in document["cells"]]
     assert found == [("calibrated", True), ("he", True), ("he", False)]
     assert all(cell["runs"][0]["steps"] == 3 for cell in document["cells"])
