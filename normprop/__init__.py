@@ -22,6 +22,7 @@ from normprop.graph import (
     convert,
     fold,
     fuse,
+    probe,
     report,
     separate_on_bridges_,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "maps",
     "moments",
     "nn",
+    "probe",
     "report",
     "residual",
     "separate_on_bridges_",

@@ -71,13 +71,14 @@ class Measured(Row):
 
 @dataclass(frozen=True)
 class Fault:
-    """The first operation that made a NaN or an infinity.
+    """The first operation that made a NaN or an infinity, or what held one before any ran.
 
     Attributes:
-        direction: ``"forward"`` or ``"backward"``.
+        direction: ``"forward"`` or ``"backward"``; ``"given"`` where a parameter, a buffer or an
+            input held it.
         what: ``"NaN"`` or ``"infinity"``.
-        path: as in :class:`Row`; of a parameter or a buffer that held it already, its name.
-        op: as in :class:`Row`; ``"parameter"`` or ``"buffer"`` where one held it.
+        path: as in :class:`Row`; of a parameter or a buffer, where it is in the model.
+        op: as in :class:`Row`; ``"parameter"``, ``"buffer"`` or ``"input"`` of what held it.
         where: file and line of the call, of which the gradient made it if backward.
     """
 
@@ -117,9 +118,9 @@ class Scales:
 
     @property
     def predicted(self) -> "Scales | None":
-        """What was predicted for measured rows; None where a row has no prediction."""
-        rows = tuple(getattr(row, "predicted", row) for row in self.rows)
-        return None if None in rows else Scales(rows)
+        """The rows that were predicted, alone; None where none was."""
+        rows = tuple(row for row in map(_predicted, self.rows) if row is not None)
+        return Scales(rows) if rows else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -160,13 +161,15 @@ class Scales:
 
     def __str__(self) -> str:
         remarks = _Remarks()
-        table = [("tensor", "made by", "shape", *self._heads())]
+        heads = self._heads()
+        table = [("tensor", "made by", "shape", *heads)]
         for row in self.rows:
             shape = "×".join(map(str, row.shape)) or "1"
-            table.append((row.path + remarks.marks(row), row.op, shape, *self._cells(row)))
+            cells = self._cells(row, "×" in heads)
+            table.append((row.path + remarks.marks(row), row.op, shape, *cells))
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [self._caption(), *self._says()]
-        lines += ["×: measured over predicted"] if "×" in table[0] else []
+        lines += ["×: measured over predicted"] if "×" in heads else []
         lines.append("")
         for cells in table:
             left = [cell.ljust(width) for cell, width in zip(cells[:3], widths[:3], strict=True)]
@@ -216,15 +219,15 @@ class Scales:
             ("fwd_std", "signal", _FORWARD),
             ("bwd_std", "gradient", _BACKWARD),
         ):
-            predicted = self.predicted
-            if predicted is not None:
+            known = [(x, row) for x, row in enumerate(map(_predicted, self.rows)) if row]
+            if known:
                 line = {**look, "marker": "", "label": label}
-                ax.plot(range(len(predicted)), _column(predicted, name), **line)
+                ax.plot([x for x, _ in known], [_drawn(row, name) for _, row in known], **line)
             if self.measured:
                 size = 4.0 if len(self) <= 60 else 2.5
                 points = {**look, "linestyle": "none", "markersize": size, "rasterized": True}
                 points["label"] = f"{label}, measured"
-                ax.plot(range(len(self)), _column(self, name), **points)
+                ax.plot(range(len(self)), [_drawn(row, name) for row in self.rows], **points)
         for fault in self.faults:
             places = [place for place, row in enumerate(self.rows) if row.path == fault.path]
             if places:
@@ -246,18 +249,21 @@ class Scales:
         heads = []
         for name, head in _FIGURES.items():
             heads.append(head)
-            if name != "fwd_mean" and any(getattr(row, "predicted", None) for row in self.rows):
+            if name != "fwd_mean" and self.measured and self.predicted:
                 heads.append("×")
         return heads
 
-    def _cells(self, row: Row) -> list[str]:
+    def _cells(self, row: Row, beside: bool) -> list[str]:
         cells = []
-        beside = "×" in self._heads()
         for name in _FIGURES:
             cells.append(_number(getattr(row, name)))
             if name != "fwd_mean" and beside:
                 cells.append(_number(row.deviation.get(name), ""))
         return cells
+
+
+def _predicted(row: Row) -> Row | None:
+    return row.predicted if isinstance(row, Measured) else row
 
 
 class _Remarks:
@@ -267,7 +273,7 @@ class _Remarks:
         self.numbers: dict[str, int] = {}
 
     def marks(self, row: Row) -> str:
-        said = (*row.assumed, *getattr(getattr(row, "predicted", None), "assumed", ()))
+        said = (*row.assumed, *getattr(_predicted(row), "assumed", ()))
         found = {self.numbers.setdefault(text, len(self.numbers) + 1) for text in said}
         return f" [{', '.join(map(str, sorted(found)))}]" if found else ""
 
@@ -283,10 +289,10 @@ def _html_row(row: Row, marks: str) -> str:
         f'<th scope="row"><code>{path}</code>{marks}'
         f'<br><span class="note">{html.escape(row.op)}, {shape}</span></th>'
     ]
-    predicted = getattr(row, "predicted", None)
+    predicted = _predicted(row)
     for name in _FIGURES:
         text = _number(getattr(row, name))
-        if predicted is not None and getattr(predicted, name) is not None:
+        if predicted not in (None, row) and getattr(predicted, name) is not None:
             text += f'<br><span class="note">predicted {_number(getattr(predicted, name))}</span>'
         cells.append(f"<td>{text}</td>")
     return "".join(cells)
@@ -296,10 +302,10 @@ def _number(value: float | None, none: str = "–") -> str:
     return none if value is None else f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
 
 
-def _column(scales: Scales, name: str) -> list[float]:
-    """What a log scale can show, and gaps."""
-    values = (getattr(row, name) for row in scales.rows)
-    return [v if v is not None and 0 < v < math.inf else math.nan for v in values]
+def _drawn(row: Row, name: str) -> float:
+    """What a log scale can show, or a gap."""
+    value = getattr(row, name)
+    return value if value is not None and 0 < value < math.inf else math.nan
 
 
 def _plain(content):

@@ -412,13 +412,7 @@ class _Recorder(Watcher):
         self._add(node)
 
     def end(self, result):
-        tensors = tensors_in(result)
-        if not tensors:
-            raise TypeError(
-                "the model must return tensors, alone or in tuples, lists, dictionaries and "
-                f"dataclasses; it returned {type(result).__name__}"
-            )
-        self._goes_to("outputs", tensors)
+        self._goes_to("outputs", returned(result))
 
     def outlived(self):
         """Values that are still there go to whoever holds them."""
@@ -593,6 +587,21 @@ class _Recorder(Watcher):
         self.quiet[_memory(left)] = self.quiet[_memory(right)] = quiet
         together = self.shared[_memory(left)] | self.shared[_memory(right)]
         self.shared[_memory(left)] = self.shared[_memory(right)] = together
+
+
+def returned(result: object) -> list[Tensor]:
+    """The tensors that a model has returned.
+
+    Raises:
+        TypeError: there are none.
+    """
+    tensors = tensors_in(result)
+    if not tensors:
+        raise TypeError(
+            "the model must return tensors, alone or in tuples, lists, dictionaries and "
+            f"dataclasses; it returned {type(result).__name__}"
+        )
+    return tensors
 
 
 def version_of(tensor) -> int:

@@ -1,0 +1,469 @@
+"""The scales of a network, measured: one pass forward and one back, and sums of them alone."""
+
+import copy
+import math
+import os
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils import checkpoint
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from normprop.graph.anatomy import joined, leaves_of
+from normprop.graph.rewrite import check_arguments, copied
+from normprop.graph.scales import Fault, Measured, Row, Scales
+from normprop.graph.trace import Node, Watcher, returned, watched
+from normprop.graph.wrappers import run_as_written, tensors_in
+
+_SEED = 28032016
+"""One that a user's own numbers are not likely to come from."""
+_AT_ONCE = 2**20
+"""Elements that are looked at together, in float64."""
+_UNFILLED = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty"}
+_LEFT_OUT = "infinite elements, which the model itself writes, are left out"
+_KINDS = {"NaN": torch.isnan, "infinity": torch.isinf}
+
+
+def probe(model: nn.Module, /, *inputs, **keywords) -> Scales:
+    """Measure the scale of every tensor, forward and backward, beside what is predicted.
+
+    The model runs once forward, and once backward from a gradient of independent N(0, 1) at its
+    floating-point outputs.  Of every tensor that a layer, or a function outside layers, puts out,
+    this takes mean, standard deviation, standard deviation across samples (along the first
+    dimension, where that is as long as the first input's) and the root of the mean square of its
+    gradient, in float64, and keeps nothing else of it.  Complex numbers count as the two that
+    they hold.  NaN and infinity are located at the operation that made them first, so that it
+    serves in the middle of a training that diverges.
+
+    A copy of the model runs, in the mode that it is in, so that nothing of the model changes;
+    parameters that are frozen pass gradients on like any other.  What ``torch.compile`` or data
+    parallelism put around it is taken off, and a reentrant checkpoint runs as one that is not.
+    The states of the dice of torch, numpy and Python are what they were.
+
+    Args:
+        model: runs on the devices that it is on.
+        inputs: what it is called with.
+        keywords: what else it is called with.
+
+    Returns:
+        :class:`Scales` of :class:`Measured` rows, beside the prediction of :func:`predict` where
+        that can be made, else with a note that says why not.
+
+    Raises:
+        TypeError: the model is no module, cannot be looked into or copied, or returns no tensor.
+        ValueError: no tensor is given, or a tensor holds no numbers.
+    """
+    check_arguments(model, inputs, keywords)
+    with torch.inference_mode(False), torch.enable_grad(), run_as_written():
+        seen = copied(model)
+        held = [*seen.parameters(), *seen.buffers(), *tensors_in((inputs, keywords))]
+        if any(tensor.is_meta for tensor in held):
+            raise ValueError(
+                "model and inputs must hold numbers to be measured; a tensor of theirs is on the "
+                "meta device"
+            )
+        with _dice_thrown({t.device for t in held if t.device.type == "cuda"}):
+            found = _measured(seen, inputs, keywords)
+    scales = found.scales()
+    try:
+        # Not above: what is not there yet.
+        from normprop.graph.prediction import predict
+
+        predicted = predict(model, *inputs, **keywords)
+    except Exception as problem:
+        note = f"no prediction: {type(problem).__name__}: {problem}"
+        return replace(scales, notes=(*scales.notes, note))
+    return beside(scales, predicted, [entry.depends for entry in found.found])
+
+
+@contextmanager
+def _dice_thrown(devices: Iterable[torch.device]):
+    python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(_SEED)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(of_numpy)  # noqa: NPY002
+
+
+def _measured(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -> "_Probe":
+    if any(is_lazy(p) for p in model.parameters()):
+        # Lazy layers make themselves in their first run, which is like no other.
+        with torch.no_grad():
+            args, kwargs = _fresh((inputs, keywords), differentiable=False)
+            model(*args, **kwargs)
+    for parameter in model.parameters():
+        if _has_scale(parameter):
+            parameter.requires_grad_()
+            # Nobody asks for its gradient.
+            parameter.register_post_accumulate_grad_hook(_forget_gradient)
+    args, kwargs = _fresh((inputs, keywords))
+    leaves = leaves_of(model)
+    watcher = _Probe(tensors_in((args, kwargs)))
+    watcher.look_at_what_is_held(model, leaves)
+    try:
+        with _no_reentrant_checkpoints():
+            with watched(model, leaves, watcher):
+                result = model(*args, **kwargs)
+            watcher.run_backward(returned(result))
+    finally:
+        watcher.forget()
+    return watcher
+
+
+def _forget_gradient(parameter: Tensor) -> None:
+    parameter.grad = None
+
+
+def _fresh(given, differentiable: bool = True):
+    """Copies of inputs, into which the model may write, and which get gradients."""
+    made = {}
+    for tensor in tensors_in(given):
+        known = tensor.detach().clone() if tensor.is_inference() else tensor.detach()
+        if differentiable and _has_scale(tensor):
+            # The clone is no leaf, which could not be written into.
+            known.requires_grad_()
+        made[id(tensor)] = known.clone()
+    return copy.deepcopy(given, made)
+
+
+@contextmanager
+def _no_reentrant_checkpoints():
+    """A reentrant checkpoint has no graph, and its tensors no gradients, until it runs again."""
+    kept = checkpoint.CheckpointFunction
+
+    class AsTheOther:
+        @staticmethod
+        def apply(function, preserve, *args):
+            return checkpoint.checkpoint(
+                function, *args, use_reentrant=False, preserve_rng_state=preserve
+            )
+
+    checkpoint.CheckpointFunction = AsTheOther
+    try:
+        yield
+    finally:
+        checkpoint.CheckpointFunction = kept
+
+
+def _has_scale(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+@dataclass
+class _Figures:
+    """Of a tensor, in Python's numbers."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    across: float | None = None
+    not_finite: set[str] = field(default_factory=set)
+
+
+@dataclass
+class _Found:
+    """What is known of a tensor, which itself is not kept."""
+
+    path: str
+    op: str
+    shape: tuple[int, ...]
+    figures: _Figures | None = None
+    depends: bool = False
+    masked: bool = False
+    gradient: float | None = None
+
+    def row(self) -> Measured:
+        figures = self.figures
+        if figures is None or not figures.count:
+            return Measured(self.path, self.op, self.shape, None, None, None, self.gradient)
+        std = math.sqrt(figures.squares / figures.count)
+        remarks = (_LEFT_OUT,) if self.masked else ()
+        known = (figures.mean, std, figures.across, self.gradient, remarks)
+        return Measured(self.path, self.op, self.shape, *known)
+
+    def take_gradient(self, gradient: Tensor) -> None:
+        """A hook of the tensor."""
+        figures = _figures(gradient)
+        square = figures.squares / figures.count + figures.mean**2 if figures.count else 0.0
+        self.gradient = math.sqrt(square)
+
+
+class _Probe(Watcher):
+    """Takes the figures of every tensor that it is shown."""
+
+    def __init__(self, inputs: list[Tensor]):
+        super().__init__()
+        self.found: list[_Found] = []
+        self.faults: dict[tuple[str, str], Fault] = {}
+        self.notes: list[str] = []
+        # Steps of the backward pass that are known already, and leaves that they end in.
+        self.steps: set = set()
+        self.ends: list[Tensor] = []
+        # Tensors that depend on the input: a dimension of them may stand for samples.
+        self.dependent = WeakTensorKeyDictionary()
+        self.infinite = WeakTensorKeyDictionary()
+        first = next((tensor for tensor in inputs if tensor.dim()), None)
+        self.samples = 1 if first is None else first.shape[0]
+        for place, tensor in enumerate(inputs):
+            self.dependent[tensor] = True
+            name = f"input {place}" if place else "input"
+            for what in self._look(name, "input", tensor, lambda: False):
+                self._fault("given", what, name, "input")
+        self._watch_steps(inputs, Node("input"))
+
+    def look_at_what_is_held(self, model: nn.Module, leaves: set[str]) -> None:
+        """Note parameters and buffers that are not finite before anything runs."""
+        counts: Counter[str] = Counter()
+        total = 0
+        for path, module in model.named_modules():
+            for op, held in (("parameter", module._parameters), ("buffer", module._buffers)):
+                for name, tensor in held.items():
+                    if tensor is None or not _has_scale(tensor):
+                        continue
+                    total += 1
+                    for what in _not_finite(tensor):
+                        # A buffer of what is no layer may be a mask.
+                        if what == "NaN" or op == "parameter" or path in leaves:
+                            counts[what] += 1
+                            self._fault("given", what, joined(path, name), op)
+        for what, count in counts.items():
+            self.notes.append(f"{what} in {count} of {total} parameters and buffers")
+
+    def called(self, node: Node, args, kwargs, result, changed) -> None:
+        """Take the figures of what came out."""
+        # Where a function of autograd's gives back its input, torch makes that a view.
+        unseen = node.name == "view_as" and _called_by(torch.autograd.Function.apply)
+        results = tensors_in(result)
+        results += [t for t in changed if not any(t is r for r in results)]
+        arguments = tensors_in((args, kwargs))
+        depends = any(tensor in self.dependent for tensor in arguments)
+        # Infinity comes from where it was, or from a number that the model wrote, as in masks.
+        was_there = any(tensor in self.infinite for tensor in arguments)
+
+        def makes_infinity():
+            if ("forward", "infinity") in self.faults:
+                return True
+            others = [t for t in arguments if not any(t is r for r in results)]
+            return not (was_there or _writes_infinity(args, kwargs) or _hold_infinity(others))
+
+        for tensor in results:
+            if depends:
+                self.dependent[tensor] = True
+            if unseen:
+                continue
+            not_finite = self._look(node.path, node.op, tensor, makes_infinity)
+            if "infinity" in not_finite:
+                self.infinite[tensor] = True
+            for what in not_finite:
+                if what == "NaN" or makes_infinity():
+                    self._fault("forward", what, node.path, node.op, node.where)
+        self._watch_steps(results, node)
+
+    def _fault(self, direction: str, what: str, path: str, op: str, where: str = "") -> None:
+        self.faults.setdefault((direction, what), Fault(direction, what, path, op, where))
+
+    def _look(
+        self, path: str, op: str, tensor: Tensor, makes_infinity: Callable[[], bool]
+    ) -> set[str]:
+        """Add the row of a tensor; returns what it holds that is not finite."""
+        if not _has_scale(tensor):
+            return set()
+        found = _Found(path, op, tuple(tensor.shape), depends=tensor in self.dependent)
+        self.found.append(found)
+        if op in _UNFILLED or _is_transformed(tensor):
+            return set()
+        of_samples = found.depends and tensor.dim() and len(tensor) == self.samples
+        samples = self.samples if of_samples else 1
+        found.figures = _figures(tensor, samples)
+        if tensor.requires_grad:
+            tensor.register_hook(found.take_gradient)
+        not_finite = found.figures.not_finite
+        if not_finite == {"infinity"} and not makes_infinity():
+            # As masks have it, which say with it what is not looked at.
+            found.figures, found.masked = _figures(tensor, samples, masked=True), True
+        return not_finite
+
+    # The way back
+
+    def _watch_steps(self, results: list[Tensor], node: Node) -> None:
+        """Have each step of the backward pass that this call has added say what it makes."""
+        waiting = [tensor.grad_fn for tensor in results if tensor.grad_fn is not None]
+        while waiting:
+            step = waiting.pop()
+            if step in self.steps:
+                continue
+            self.steps.add(step)
+            if step.name() == "torch::autograd::AccumulateGrad":
+                self.ends.append(step.variable)
+            else:
+                step.register_hook(partial(self._stepped, node))
+                waiting += [before for before, _ in step.next_functions if before is not None]
+
+    def _stepped(self, node: Node, made: tuple, given: tuple) -> None:
+        found = _all_not_finite(made)
+        if found:
+            for what in found - _all_not_finite(given):
+                self._fault("backward", what, node.path, node.op, node.where)
+
+    def run_backward(self, results: list[Tensor]) -> None:
+        """Send independent N(0, 1) back from the outputs."""
+        outputs = list({id(t): t for t in results if _has_scale(t)}.values())
+        outputs = [tensor for tensor in outputs if tensor.requires_grad]
+        if not outputs:
+            self.notes.append("no gradient: no floating-point output of the model has one")
+            return
+        generator = torch.Generator().manual_seed(_SEED)
+        gradients = [_normal_like(tensor, generator) for tensor in outputs]
+        # What is not the model's, but read by it, gets no gradient from here.
+        kept = [(end, end.grad) for end in self.ends]
+        for end, _ in kept:
+            end.grad = None
+        try:
+            torch.autograd.backward(outputs, gradients)
+        finally:
+            for end, gradient in kept:
+                end.grad = gradient
+
+    def forget(self) -> None:
+        """Let the graph go, which holds hooks that hold this."""
+        self.steps.clear()
+        self.ends.clear()
+
+    def scales(self) -> Scales:
+        """What was found."""
+        rows = tuple(found.row() for found in self.found)
+        return Scales(rows, tuple(self.faults.values()), tuple(self.notes))
+
+
+def _normal_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    numbers = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    drawn = torch.randn(numbers.shape, generator=generator).to(numbers)
+    return torch.view_as_complex(drawn) if tensor.is_complex() else drawn
+
+
+def _called_by(function) -> bool:
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename.startswith(os.path.dirname(__file__)):
+        frame = frame.f_back
+    return frame.f_code is function.__code__
+
+
+def _writes_infinity(args, kwargs) -> bool:
+    return any(isinstance(n, float) and math.isinf(n) for n in tree_leaves((args, kwargs)))
+
+
+def _hold_infinity(tensors: list[Tensor]) -> bool:
+    held = [t for t in tensors if _has_scale(t) and not isinstance(t, nn.Parameter)]
+    return "infinity" in _all_not_finite(held)
+
+
+def _is_transformed(tensor: Tensor) -> bool:
+    """Whether it is one of many at a time, inside of vmap, say, and has no numbers of its own."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def _all_not_finite(tensors: Iterable[Tensor | None]) -> set[str]:
+    return {what for tensor in tensors if tensor is not None for what in _not_finite(tensor)}
+
+
+def _not_finite(tensor: Tensor) -> set[str]:
+    return {what for part in _parts(tensor) for what in _kinds_in(part)}
+
+
+def _kinds_in(part: Tensor) -> set[str]:
+    if bool(part.isfinite().all()):
+        return set()
+    return {what for what, holds in _KINDS.items() if bool(holds(part).any())}
+
+
+def _figures(tensor: Tensor, samples: int = 1, masked: bool = False) -> _Figures:
+    """Running sums over the parts of a tensor.
+
+    Args:
+        tensor: of floating-point or complex numbers.
+        samples: length of its first dimension, if that stands for samples, else 1.
+        masked: whether elements that are infinite in some sample are left out.
+    """
+    found = _Figures()
+    across, columns = 0.0, 0
+    for part in _parts(tensor, samples):
+        if masked:
+            part = part[:, part.isfinite().all(0)]
+        count, before = part.numel(), found.count
+        if not count:
+            continue
+        mean, squares, between = _sums(part)
+        if not math.isfinite(mean):
+            found.not_finite |= _kinds_in(part)
+        found.count = before + count
+        apart = mean - found.mean
+        found.mean += apart * count / found.count
+        found.squares += squares + apart**2 * before * count / found.count
+        across, columns = across + between, columns + part.shape[1]
+    if samples > 1 and columns:
+        found.across = math.sqrt(across / columns)
+    return found
+
+
+def _parts(tensor: Tensor, samples: int = 1) -> Iterator[Tensor]:
+    """Columns of numbers in float64, a row a sample."""
+    table = tensor.detach()
+    if table.layout != torch.strided:
+        table = table.to_dense()
+    if table.is_complex():
+        table = torch.view_as_real(table.resolve_conj())
+    # Apple's devices have no float64.
+    home = "cpu" if table.device.type == "mps" else table.device
+    rows = max(1, samples)
+    for part in table.reshape(rows, -1).split(max(1, _AT_ONCE // rows), dim=1):
+        yield part.to(home).to(torch.float64)
+
+
+def _sums(part: Tensor) -> list[float]:
+    """Mean, sum of squares about it, and sum of the columns' variances."""
+    mean = part.mean()
+    between = part.var(0).sum() if len(part) > 1 else torch.zeros_like(mean)
+    return torch.stack([mean, (part - mean).square().sum(), between]).tolist()
+
+
+def beside(scales: Scales, predicted: Scales, depends: Sequence[bool]) -> Scales:
+    """Measured rows with the predicted rows of the same calls.
+
+    Where dice or numbers have decided otherwise, so that the calls are not the same, a note says
+    so.
+
+    Args:
+        scales: measured.
+        predicted: of the same model and inputs.
+        depends: by row, whether it depends on the input; of what does not, nothing need be
+            predicted.
+    """
+    waiting: dict[tuple, list[Row]] = {}
+    for row in reversed(predicted.rows):
+        waiting.setdefault((row.path, row.op, row.shape), []).append(row)
+    rows, alone = [], 0
+    for row, needed in zip(scales.rows, depends, strict=True):
+        known = waiting.get((row.path, row.op, row.shape))
+        alone += needed and not known
+        rows.append(replace(row, predicted=known.pop()) if known else row)
+    notes = [*scales.notes, *predicted.notes]
+    unmet = sum(map(len, waiting.values()))
+    if alone or unmet:
+        notes.append(
+            f"measured and predicted calls differ: {alone} of {len(scales)} rows have no "
+            f"prediction, and {unmet} of {len(predicted)} predicted rows were not measured"
+        )
+    return replace(scales, rows=tuple(rows), notes=tuple(notes))
