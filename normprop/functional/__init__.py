@@ -4,12 +4,10 @@
 from types import ModuleType as _Module
 
 from normprop.functional.activation import *
-from normprop.functional.adaptive import *
 from normprop.functional.attention import *
 from normprop.functional.bilinear import *
 from normprop.functional.callables import *
 from normprop.functional.conv import *
-from normprop.functional.conv_transpose import *
 from normprop.functional.dropout import *
 from normprop.functional.embedding import *
 from normprop.functional.gated import *
@@ -23,7 +21,6 @@ from normprop.functional.scale import *
 from normprop.functional.shape import *
 from normprop.functional.slope import *
 from normprop.functional.softmax import *
-from normprop.functional.unpool import *
 from normprop.functional.upsampling import *
 from normprop.functional.weight import *
 

@@ -24,6 +24,10 @@ __all__ = [
 NAMES: dict[type[nn.Module], str] = {}
 """The function in ``torch.nn.functional``, and here, of an activation of ``torch.nn``."""
 
+_RAISES = (
+    "ValueError: an argument is out of its range, or the law is so far from where the function\n"
+    "        bends that nothing passes."
+)
 _INPUT = inspect.Parameter("input", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Tensor)
 
 
@@ -41,7 +45,7 @@ def _activation(layer_type: type[nn.Module], doc: str) -> Callable[..., Tensor]:
         params = tuple(v if isinstance(v, str) else literal(v) for v in arguments.values())
         return fused(name, input, params, constants_of(layer_type, law, **arguments), backend)
 
-    return tabled(name, [_INPUT, *own], LawOnBackend, body, doc)
+    return tabled(name, [_INPUT, *own], LawOnBackend, body, doc, raises=_RAISES)
 
 
 relu = _activation(
@@ -55,22 +59,6 @@ relu = _activation(
     ``"backward"``; both have the true gradient.  Under ``"separate"`` σ = σ_f, and the
     gradient is the true one times σ_f/σ_b.  At mean 0 and std 1, μ = 1/√(2π),
     σ_f = √(½ - 1/2π) and σ_b = √½.
-
-    Args:
-        input: any shape.
-        inplace: must be ``False``; there so that torch's arguments fit.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
-        backend: ``"eager"`` for PyTorch's operations; ``"triton"`` for one kernel each way, an
-            error where it cannot run; ``"auto"`` for the kernel on a GPU wherever it can.
-
-    Returns:
-        Tensor of the shape and type of ``input``.
-
-    Raises:
-        ValueError: the scaling is unknown, std is not greater than 0, or the law is so far
-            from the kink that nothing passes.
     """,
 )
 celu = _activation(
@@ -78,10 +66,7 @@ celu = _activation(
     r"""Normalised CELU, :math:`y = (\max(x, 0) + \min(\alpha(e^{x/\alpha} - 1), 0) - \mu)/\sigma`.
 
     Args:
-        input: any shape.
         alpha: width of the exponential, greater than 0.
-        inplace: must be ``False``.
-        scaling: as all that follow, and what is returned and raised, as in :func:`relu`.
     """,
 )
 elu = _activation(
@@ -89,10 +74,7 @@ elu = _activation(
     r"""Normalised ELU, :math:`y = (\max(x, 0) + \min(\alpha(e^x - 1), 0) - \mu)/\sigma`.
 
     Args:
-        input: any shape.
         alpha: depth of the exponential.
-        inplace: must be ``False``.
-        scaling: as all that follow, and what is returned and raised, as in :func:`relu`.
     """,
 )
 gelu = _activation(
@@ -103,9 +85,7 @@ gelu = _activation(
     0.67516729….
 
     Args:
-        input: any shape.
         approximate: ``"none"``, or ``"tanh"`` for Φ by a hyperbolic tangent.
-        scaling: as all that follow, and what is returned and raised, as in :func:`relu`.
     """,
 )
 hardshrink = _activation(
@@ -113,9 +93,7 @@ hardshrink = _activation(
     r"""Normalised hard shrinkage, :math:`y = (x\,[|x| > \lambda] - \mu)/\sigma`.
 
     Args:
-        input: any shape.
         lambd: λ, not negative.
-        scaling: as all that follow, and what is returned and raised, as in :func:`relu`.
     """,
 )
 hardsigmoid = _activation(
@@ -123,27 +101,19 @@ hardsigmoid = _activation(
     r"""Normalised hard sigmoid, :math:`y = (\min(\max(x/6 + 1/2, 0), 1) - \mu)/\sigma`.
 
     Its gradient is exact in float64, where torch's own uses a float32 sixth.
-
-    Arguments, return and errors are those of :func:`relu`.
     """,
 )
 hardswish = _activation(
     nn.Hardswish,
-    r"""Normalised hard swish, :math:`y = (x\min(\max(x/6 + 1/2, 0), 1) - \mu)/\sigma`.
-
-    Arguments, return and errors are those of :func:`relu`.
-    """,
+    r"""Normalised hard swish, :math:`y = (x\min(\max(x/6 + 1/2, 0), 1) - \mu)/\sigma`.""",
 )
 hardtanh = _activation(
     nn.Hardtanh,
     r"""Normalised hard tanh, :math:`y = (\min(\max(x, \mathrm{min}), \mathrm{max}) - \mu)/\sigma`.
 
     Args:
-        input: any shape.
         min_val: least value.
         max_val: greatest value, above min_val.
-        inplace: must be ``False``.
-        scaling: as all that follow, and what is returned and raised, as in :func:`relu`.
     """,
 )
 identity = _activation(
@@ -152,8 +122,6 @@ identity = _activation(
 
     It takes the law of its input back to mean 0, and under ``"forward"`` to standard deviation 1;
     σ_b is 1.
-
-    Arguments, return and errors are those of :func:`relu`.
     """,
 )
 leaky_relu = _activation(
@@ -161,47 +129,30 @@ leaky_relu = _activation(
     r"""Normalised leaky ReLU, :math:`y = (\max(x, 0) + a\min(x, 0) - \mu)/\sigma`.
 
     Args:
-        input: any shape.
         negative_slope: a.
-        inplace: must be ``False``.
-        scaling: as all that follow, and what is returned and raised, as in :func:`relu`.
     """,
 )
 logsigmoid = _activation(
     nn.LogSigmoid,
-    r"""Normalised logarithm of the sigmoid, :math:`y = (-\log(1 + e^{-x}) - \mu)/\sigma`.
-
-    Arguments, return and errors are those of :func:`relu`.
-    """,
+    r"""Normalised logarithm of the sigmoid, :math:`y = (-\log(1 + e^{-x}) - \mu)/\sigma`.""",
 )
 mish = _activation(
     nn.Mish,
-    r"""Normalised Mish, :math:`y = (x\tanh(\log(1 + e^x)) - \mu)/\sigma`.
-
-    Arguments, return and errors are those of :func:`relu`.
-    """,
+    r"""Normalised Mish, :math:`y = (x\tanh(\log(1 + e^x)) - \mu)/\sigma`.""",
 )
 relu6 = _activation(
     nn.ReLU6,
-    r"""Normalised ReLU6, :math:`y = (\min(\max(x, 0), 6) - \mu)/\sigma`.
-
-    Arguments, return and errors are those of :func:`relu`.
-    """,
+    r"""Normalised ReLU6, :math:`y = (\min(\max(x, 0), 6) - \mu)/\sigma`.""",
 )
 selu = _activation(
     nn.SELU,
-    r"""Normalised SELU, :math:`y = (\mathrm{selu}(x) - \mu)/\sigma`.
-
-    Arguments, return and errors are those of :func:`relu`.
-    """,
+    r"""Normalised SELU, :math:`y = (\mathrm{selu}(x) - \mu)/\sigma`.""",
 )
 sigmoid = _activation(
     nn.Sigmoid,
     r"""Normalised sigmoid, :math:`y = (1/(1 + e^{-x}) - \mu)/\sigma`.
 
     At mean 0 and std 1, μ = ½, σ_f = 0.20827634… and σ_b = 0.21174570….
-
-    Arguments, return and errors are those of :func:`relu`.
     """,
 )
 silu = _activation(
@@ -209,8 +160,6 @@ silu = _activation(
     r"""Normalised SiLU, :math:`y = (x/(1 + e^{-x}) - \mu)/\sigma`.
 
     At mean 0 and std 1, μ = 0.20662096…, σ_f = 0.55953847… and σ_b = 0.61602139….
-
-    Arguments, return and errors are those of :func:`relu`.
     """,
 )
 softplus = _activation(
@@ -221,10 +170,8 @@ softplus = _activation(
     off by no more than e^-threshold.
 
     Args:
-        input: any shape.
         beta: β, greater than 0.
         threshold: βx beyond which the function is x.
-        scaling: as all that follow, and what is returned and raised, as in :func:`relu`.
     """,
 )
 softshrink = _activation(
@@ -232,33 +179,23 @@ softshrink = _activation(
     r"""Normalised soft shrinkage, :math:`y = (x - \min(\max(x, -\lambda), \lambda) - \mu)/\sigma`.
 
     Args:
-        input: any shape.
         lambd: λ, not negative.
-        scaling: as all that follow, and what is returned and raised, as in :func:`relu`.
     """,
 )
 softsign = _activation(
     nn.Softsign,
-    r"""Normalised softsign, :math:`y = (x/(1 + |x|) - \mu)/\sigma`.
-
-    Arguments, return and errors are those of :func:`relu`.
-    """,
+    r"""Normalised softsign, :math:`y = (x/(1 + |x|) - \mu)/\sigma`.""",
 )
 tanh = _activation(
     nn.Tanh,
     r"""Normalised tanh, :math:`y = (\tanh x - \mu)/\sigma`.
 
     At mean 0 and std 1, μ = 0, σ_f = 0.62792873… and σ_b = 0.68147113….
-
-    Arguments, return and errors are those of :func:`relu`.
     """,
 )
 tanhshrink = _activation(
     nn.Tanhshrink,
-    r"""Normalised tanh shrinkage, :math:`y = (x - \tanh x - \mu)/\sigma`.
-
-    Arguments, return and errors are those of :func:`relu`.
-    """,
+    r"""Normalised tanh shrinkage, :math:`y = (x - \tanh x - \mu)/\sigma`.""",
 )
 threshold = _activation(
     nn.Threshold,
@@ -267,10 +204,7 @@ threshold = _activation(
     Here t(x) is x above ``threshold`` and ``value`` elsewhere.
 
     Args:
-        input: any shape.
         threshold: where the line begins.
         value: what stands for x up to it.
-        inplace: must be ``False``.
-        scaling: as all that follow, and what is returned and raised, as in :func:`relu`.
     """,
 )

@@ -40,11 +40,8 @@ def bilinear(
         input2: shape (…, in2).
         weight: shape (out, in1, in2).
         bias: shape (out,), not normalised.
-        scaling: which ball the weights are on in which pass.
         per: ``"layer"`` for one factor, which alone the backward ball has, so that it is the
             default; ``"neuron"`` for one norm an output.
-        gain: as in :func:`linear`.
-        method: as in :func:`linear`.
 
     Returns:
         Tensor of shape (…, out).

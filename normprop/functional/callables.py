@@ -22,12 +22,9 @@ def elementwise(input: Tensor, function: Callable[[Tensor], Tensor], **law: Unpa
     found anew at each call; :class:`normprop.nn.Elementwise` finds them once.
 
     Args:
-        input: any shape.
         function: maps a tensor to one of the same shape, each element on its own, the same
             result each time; differentiable by autograd.
         scaling: which standard deviation divides in which pass, as in :func:`relu`.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
 
     Returns:
         Tensor of the shape and type of ``input``.

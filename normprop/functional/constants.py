@@ -1,12 +1,12 @@
 """From a class of torch, its arguments, a shape and a law to the constants of its twin."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 
 from torch import Tensor, nn
 
 from normprop import rules
-from normprop.functional.keywords import After
+from normprop.functional.keywords import SHAPES, After
 from normprop.functional.scale import Constants, constant_when_compiled, literal
 from normprop.gaussian import Law
 
@@ -78,12 +78,3 @@ def sample_of(input: Tensor, dims: int) -> tuple[int, ...]:
     if input.ndim not in (dims + 1, dims + 2):
         raise ValueError(f"input must have shape {SHAPES[dims]}; it was {tuple(input.shape)}")
     return (1, *sizes_of(input)[-dims:])
-
-
-SHAPES: Sequence[str] = (
-    "",
-    "(N, C, L) or (C, L)",
-    "(N, C, H, W) or (C, H, W)",
-    "(N, C, D, H, W) or (C, D, H, W)",
-)
-"""Of the input of a layer in so many dimensions."""

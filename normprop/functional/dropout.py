@@ -28,18 +28,11 @@ __all__ = [
 
 
 class DropoutConstants(NamedTuple):
-    """What dropout does in training, and the factor of x - shift in evaluation."""
+    """What dropout does in training; the factor of x - center in evaluation."""
 
     training: Constants
     evaluation: float
-
-
-class AlphaDropoutConstants(NamedTuple):
-    """What alpha dropout does in training; the shift and the factor of x in evaluation."""
-
-    training: Constants
-    center: float
-    evaluation: float
+    center: float = 0.0
 
 
 _DROPOUT = r"""Normalised dropout, p the probability of dropping, q = 1 - p that of keeping.
@@ -56,21 +49,9 @@ _DROPOUT = r"""Normalised dropout, p the probability of dropping, q = 1 - p that
     differ because E y = √q·x while Var y = Var x in training.
 
     Args:
-        input: SHAPES.
-        p: probability of dropping, 0 ≤ p < 1.
-        training: whether to drop.
-        inplace: must be ``False``; there so that torch's arguments fit.
-        scaling: which standard deviation divides in which pass; in evaluation the gradient
-            is the true one.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
-        eval: what evaluation keeps of training.
         backend: ``"eager"`` for PyTorch's operations, ``"triton"`` for one kernel each way that
             stores no mask, ``"auto"`` for the second wherever it can run.  The two draw
             different masks from the same seed of torch's generator.
-
-    Returns:
-        Tensor of the shape and type of ``input``.
 
     Raises:
         ValueError: an argument is out of its range; p = 1 is, because nothing can give a
@@ -92,82 +73,43 @@ _ALPHA = r"""Normalised alpha dropout, p the probability of dropping, q = 1 - p 
     In evaluation y = (x - m)·c, with ``eval="variance"`` of the variance that it has in training,
     with ``eval="mean"`` the mean over the masks, c = aq/σ.
 
-    Args:
-        input: SHAPES.
-        p: probability of dropping, 0 ≤ p < 1.
-        training: whether to drop.
-        inplace: must be ``False``; there so that torch's arguments fit.
-        scaling: which standard deviation divides in which pass; in evaluation the gradient
-            is the true one.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
-        eval: what evaluation keeps of training.
-
-    Returns:
-        Tensor of the shape and type of ``input``.
-
     Raises:
         ValueError: an argument is out of its range; p = 1 is.
     """
+_MEANINGS = {
+    "p": "probability of dropping, 0 ≤ p < 1.",
+    "training": "whether to drop.",
+    "scaling": "which standard deviation divides in which pass; in evaluation the gradient is the "
+    "true one.",
+}
 
 
-def _dropout(name: str, shapes: str, doc: str) -> Callable[..., Tensor]:
+def _dropout(name: str, shapes: str, doc: str, keywords: type) -> Callable[..., Tensor]:
     """Dropout by the function of that name of torch."""
     run = getattr(torch_functional, name)
     # Of what is dropped together, the dimensions behind the channels.
     dims = int(name[-2]) if name.endswith("d") else 0
+    alpha = "alpha" in name
 
     def body(arguments, law):
-        input, p, training, backend = *_checked(arguments), law.pop("backend")
-        constants = dropout_constants(*_literals(p, law))
-        return with_mask(run, dims, input, p, training, constants, backend)
+        refuse_inplace(arguments["inplace"])
+        input, p, training = arguments["input"], arguments["p"], arguments["training"]
+        base = literal(p), law["scaling"], literal(law["mean"]), literal(law["std"])
+        constants = dropout_constants(*base, law["eval"], alpha)
+        return with_mask(run, dims, input, p, training, constants, law.get("backend", "eager"))
 
-    own = by_place(run)
-    return tabled(name, own, LawKeptOnBackend, body, doc.replace("SHAPES", shapes))
-
-
-def _alpha_dropout(name: str, shapes: str, doc: str) -> Callable[..., Tensor]:
-    run = getattr(torch_functional, name)
-
-    def body(arguments, law):
-        input, p, training = _checked(arguments)
-        constants = alpha_dropout_constants(*_literals(p, law))
-        return with_alpha(run, input, p, training, constants)
-
-    return tabled(name, by_place(run), LawKept, body, doc.replace("SHAPES", shapes))
-
-
-def _checked(arguments) -> tuple[Tensor, float, bool]:
-    refuse_inplace(arguments["inplace"])
-    return arguments["input"], arguments["p"], arguments["training"]
-
-
-def _literals(p: float, law) -> tuple:
-    return literal(p), law["scaling"], literal(law["mean"]), literal(law["std"]), law["eval"]
+    meanings = {"input": f"{shapes}.", **_MEANINGS}
+    return tabled(name, by_place(run), keywords, body, doc, **meanings)
 
 
 _CHANNELS = "shape %s, of which whole channels are dropped"
 
-dropout = _dropout("dropout", "any shape", _DROPOUT)
-dropout1d = _dropout("dropout1d", _CHANNELS % "(N, C, L) or (C, L)", _DROPOUT)
-dropout2d = _dropout("dropout2d", _CHANNELS % "(N, C, H, W)", _DROPOUT)
-dropout3d = _dropout("dropout3d", _CHANNELS % "(N, C, D, H, W)", _DROPOUT)
-alpha_dropout = _alpha_dropout("alpha_dropout", "any shape", _ALPHA)
-feature_alpha_dropout = _alpha_dropout("feature_alpha_dropout", _CHANNELS % "(N, C, …)", _ALPHA)
-
-
-def with_alpha(
-    function: Callable,
-    input: Tensor,
-    p: float,
-    training: bool,
-    constants: AlphaDropoutConstants,
-) -> Tensor:
-    """Alpha dropout by a function of torch, with these constants."""
-    if training:
-        return normalized(lambda x: function(x, p, training=True), input, constants.training)
-    check_real(input)
-    return ((upcast(input) - constants.center) * constants.evaluation).to(input.dtype)
+dropout = _dropout("dropout", "any shape", _DROPOUT, LawKeptOnBackend)
+dropout1d = _dropout("dropout1d", _CHANNELS % "(N, C, L) or (C, L)", _DROPOUT, LawKeptOnBackend)
+dropout2d = _dropout("dropout2d", _CHANNELS % "(N, C, H, W)", _DROPOUT, LawKeptOnBackend)
+dropout3d = _dropout("dropout3d", _CHANNELS % "(N, C, D, H, W)", _DROPOUT, LawKeptOnBackend)
+alpha_dropout = _dropout("alpha_dropout", "any shape", _ALPHA, LawKept)
+feature_alpha_dropout = _dropout("feature_alpha_dropout", _CHANNELS % "(N, C, …)", _ALPHA, LawKept)
 
 
 def with_mask(
@@ -184,7 +126,7 @@ def with_mask(
     transformed = is_transformed(input)
     triton = wants_triton(input, backend, transformed)
     if not training:
-        return ((upcast(input) - constants.training.shift) * constants.evaluation).to(input.dtype)
+        return ((upcast(input) - constants.center) * constants.evaluation).to(input.dtype)
     leading = _leading(dims, input)
     if triton and leading is None and backend == "triton":
         raise ValueError(
@@ -261,33 +203,18 @@ class _DroppedAgain(torch.autograd.Function):
 
 @constant_when_compiled
 def dropout_constants(
-    p: float, scaling: Scaling, mean: float, std: float, eval: Keeps
+    p: float, scaling: Scaling, mean: float, std: float, eval: Keeps, alpha: bool = False
 ) -> DropoutConstants:
-    """Constants of dropout at this input law."""
+    """Constants of dropout, or of alpha dropout, at this input law."""
     law = rules.check_law(mean, std)
-    _check(p, eval)
-    moments = rules.dropout(p, law)
-    training = Constants.of(moments, scaling)
-    spread = moments.fwd_std / law.std if eval == "variance" else 1.0
-    return DropoutConstants(training, spread / training.forward)
-
-
-@constant_when_compiled
-def alpha_dropout_constants(
-    p: float, scaling: Scaling, mean: float, std: float, eval: Keeps
-) -> AlphaDropoutConstants:
-    """Constants of alpha dropout at this input law."""
-    law = rules.check_law(mean, std)
-    _check(p, eval)
-    moments = rules.alpha_dropout(p, law)
-    training = Constants.of(moments, scaling)
-    spread = moments.fwd_std / law.std if eval == "variance" else rules.alpha_gain(p) * (1.0 - p)
-    return AlphaDropoutConstants(training, law.mean, spread / training.forward)
-
-
-def _check(p: float, eval: str) -> None:
     rules.check_probability(p)
     if p == 1.0:
         raise ValueError("p must be less than 1 for a normalised dropout; it was 1")
     if eval not in ("variance", "mean"):
         raise ValueError(f"eval must be 'variance' or 'mean'; it was {eval!r}")
+    moments = rules.alpha_dropout(p, law) if alpha else rules.dropout(p, law)
+    training = Constants.of(moments, scaling)
+    over_masks = rules.alpha_gain(p) * (1.0 - p) if alpha else 1.0
+    spread = moments.fwd_std / law.std if eval == "variance" else over_masks
+    center = law.mean if alpha else training.shift
+    return DropoutConstants(training, spread / training.forward, center)

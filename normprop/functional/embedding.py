@@ -1,17 +1,26 @@
 """Normalised embeddings."""
 
 import math
+from typing import Annotated, TypedDict, Unpack
 
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
-from normprop.functional.keywords import given_by_name
+from normprop.functional.keywords import takes
 from normprop.functional.parametric import check_method
 from normprop.functional.weight import Method, checked_gain, scaled_weight
 
 __all__ = ["embedding", "normalize_rows"]
 
 
+class Placed(TypedDict, total=False):
+    """The radius of the rows' ball, over √dim, and when they are put there."""
+
+    gain: Annotated[float, "what is looked up has mean square gain², greater than 0."]
+    method: Method
+
+
+@takes(Placed)
 def embedding(
     input: Tensor,
     weight: Tensor,
@@ -20,9 +29,7 @@ def embedding(
     norm_type: float = 2.0,
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
-    *,
-    gain: float = 1.0,
-    method: Method = "normalize",
+    **placed: Unpack[Placed],
 ) -> Tensor:
     r"""Rows that tokens look up, each on the ball of radius √dim.
 
@@ -35,13 +42,8 @@ def embedding(
     Args:
         input: integers, any shape.
         weight: shape (tokens, dim).
-        padding_idx: as in torch.
         max_norm: must be ``None``: it would change the weight as it is looked up, and the norms
             are given; so that norm_type has no effect.
-        norm_type: as in torch.
-        scale_grad_by_freq: as in torch.
-        sparse: as in torch.
-        gain: what is looked up has mean square gain², greater than 0.
         method: ``"normalize"`` normalises what is looked up, so that the gradient of a row is
             projected; ``"project"`` takes the weight as it is, put on the ball by
             :func:`normalize_rows` after each step of the optimiser.
@@ -52,9 +54,9 @@ def embedding(
     Raises:
         ValueError: ``method`` is unknown, ``gain`` is not greater than 0, or ``max_norm`` is given.
     """
-    given_by_name("embedding", (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse))
+    method = placed["method"]
     check_method(method, "neuron")
-    gain = checked_gain(gain)
+    gain = checked_gain(placed["gain"])
     refuse_max_norm(max_norm)
     rows = torch_functional.embedding(
         input, weight, padding_idx, None, norm_type, scale_grad_by_freq, sparse

@@ -43,15 +43,9 @@ def glu(
     Args:
         input: any shape whose size along ``dim`` is even.
         dim: where the halves are.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
 
     Returns:
         Tensor of half the size along ``dim``.
-
-    Raises:
-        ValueError: an argument is out of its range.
     """
     return normalized(lambda x: torch_functional.glu(x, dim), input, constants_of(nn.GLU, law))
 
@@ -71,7 +65,6 @@ def gated_linear(
         input: any shape whose size along ``dim`` is even.
         gate: g, the name of an activation or an elementwise function on tensors.
         dim: where the halves are.
-        scaling: as in :func:`glu`; likewise mean and std.
 
     Returns:
         Tensor of half the size along ``dim``.

@@ -82,9 +82,6 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, **law: Unpack[LawsOfParts]) -> 
     Args:
         tensors: the parts, of shapes that differ in ``dim`` alone.
         dim: the dimension that they are joined in.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the parts, one or one a part.
-        std: standard deviation of the parts, one or one a part, greater than 0.
 
     Returns:
         Tensor.

@@ -1,16 +1,29 @@
-"""The keywords that functions and layers share: types, defaults and checks, each said once.
+"""The arguments that functions and layers share: types, meanings, defaults, checks, each said once.
 
-A function takes them as ``**law: Unpack[Law]``.  :func:`takes` fills in those that are not given
-and shows them all in its signature.
+A function takes keywords as ``**law: Unpack[Law]``.  :func:`takes` fills in those that are not
+given, shows them all in its signature, and completes its docstring: an argument of which that says
+nothing has the meaning that stands here, or torch's.
 """
 
 import functools
 import inspect
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal, TypedDict, TypeVar
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import (
+    Annotated,
+    Concatenate,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    TypedDict,
+    TypeVar,
+    get_type_hints,
+)
 
 from torch import Tensor, nn
+from torch.nn import functional as torch_functional
 
 from normprop import rules
 from normprop.functional.fused import Backend, check_backend
@@ -20,63 +33,101 @@ from normprop.functional.weight import Method, Per
 After = str | nn.Module | Callable | None
 Keeps = Literal["variance", "mean"]
 Made = TypeVar("Made", bound=Callable)
+Own = ParamSpec("Own")
+Found = TypeVar("Found")
+
+_Scaling = Annotated[Scaling, "which standard deviation divides in which pass."]
+_Mean = Annotated[float, "mean of the input."]
+_Std = Annotated[float, "standard deviation of the input, greater than 0."]
+_Backend = Annotated[
+    Backend,
+    '``"eager"`` for PyTorch\'s operations; ``"triton"`` for one kernel each way, an error where '
+    'it cannot run; ``"auto"`` for the kernel on a GPU wherever it can.',
+]
+_Keeps = Annotated[Keeps, 'what evaluation keeps of training, ``"variance"`` or ``"mean"``.']
 
 
 class Law(TypedDict, total=False):
     """Which standard deviation divides in which pass; mean and standard deviation of the input."""
 
-    scaling: Scaling
-    mean: float
-    std: float
+    scaling: _Scaling
+    mean: _Mean
+    std: _Std
 
 
-class LawBehind(Law, total=False):
+class LawBehind(TypedDict, total=False):
     """The law of the input of ``after``, the activation that stands before the layer."""
 
-    after: After
+    scaling: _Scaling
+    mean: Annotated[float, "mean of the input, or of the input of ``after``."]
+    std: Annotated[float, "standard deviation of the input, or of the input of ``after``."]
+    after: Annotated[
+        After,
+        "the activation that stands before the layer, a name or a module; a ``normprop.nn`` "
+        "activation counts as it is, normalised.  The constants are then those of its output.",
+    ]
 
 
 class LawOnBackend(Law, total=False):
     """Who computes besides."""
 
-    backend: Backend
+    backend: _Backend
 
 
 class LawKept(Law, total=False):
     """What evaluation keeps of training besides."""
 
-    eval: Keeps
+    eval: _Keeps
 
 
 class LawKeptOnBackend(LawKept, total=False):
     """Who computes besides."""
 
-    backend: Backend
+    backend: _Backend
 
 
 class LawsOfBoth(Law, total=False):
     """Mean and standard deviation of a regression's target besides."""
 
-    target_mean: float
-    target_std: float
+    target_mean: Annotated[float, "mean of the target."]
+    target_std: Annotated[float, "standard deviation of the target, greater than 0."]
 
 
 class LawsOfParts(TypedDict, total=False):
     """One law, or one a part."""
 
-    scaling: Scaling
-    mean: float | Sequence[float]
-    std: float | Sequence[float]
+    scaling: _Scaling
+    mean: Annotated[float | Sequence[float], "mean of the parts, one or one a part."]
+    std: Annotated[
+        float | Sequence[float],
+        "standard deviation of the parts, one or one a part, greater than 0.",
+    ]
 
 
 class Ball(TypedDict, total=False):
     """Which ball the weights are on in which pass, its radius, and when they are put there."""
 
-    scaling: Scaling
-    per: Per
-    gain: float
-    method: Method
+    scaling: Annotated[Scaling, "which ball the weights are on in which pass."]
+    per: Annotated[Per, '``"neuron"`` for one norm a neuron, ``"layer"`` for one factor.']
+    gain: Annotated[
+        float,
+        "radius of the ball in the place of 1, greater than 0: a unit input variance gives gain², "
+        "and so does, backward, that of a gradient.",
+    ]
+    method: Annotated[
+        Method,
+        '``"normalize"`` puts the weight on the ball in each forward pass, so that its gradient '
+        'is projected; ``"project"`` takes it as it is, put on the ball after each step of the '
+        "optimiser.",
+    ]
 
+
+_MEANINGS = {
+    "inplace": "must be ``False``; there so that torch's arguments fit.",
+    "kernel_size": "the window.",
+    "return_indices": "also return where the maxima are.",
+}
+"""Of arguments by position, where it is the same for several."""
 
 DEFAULTS = {
     "scaling": "backward",
@@ -156,6 +207,9 @@ def given_by_name(name: str, values: Sequence) -> None:
             raise TypeError(f"scaling must be given by name: {name}(scaling={value!r})")
 
 
+_kinds = functools.cache(get_type_hints)
+
+
 def parameters_of(keywords: type, **defaults) -> list[inspect.Parameter]:
     """The keywords of a ``TypedDict`` as a signature shows them, ``defaults`` before the usual."""
     return [
@@ -165,8 +219,67 @@ def parameters_of(keywords: type, **defaults) -> list[inspect.Parameter]:
             default=defaults.get(name, DEFAULTS[name]),
             annotation=kind,
         )
-        for name, kind in keywords.__annotations__.items()
+        for name, kind in _kinds(keywords).items()
     ]
+
+
+def meanings_of(keywords: type) -> dict[str, str]:
+    """What the keywords of a ``TypedDict`` mean."""
+    kinds = keywords.__annotations__.items()
+    return {name: kind.__metadata__[0] for name, kind in kinds if hasattr(kind, "__metadata__")}
+
+
+_SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Example", "References")
+_SECTION = re.compile(rf"\n+(?=(?:{'|'.join(_SECTIONS)}):\n)")
+_ENTRY = re.compile(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)
+
+
+@functools.lru_cache(maxsize=1024)
+def _parted(doc: str) -> tuple[str, dict[str, str]]:
+    """What a docstring says, and its sections."""
+    text, *sections = _SECTION.split(inspect.cleandoc(doc))
+    return text.rstrip(), {part.partition(":")[0]: part.rstrip() for part in sections}
+
+
+def arguments_in(doc: str | None) -> dict[str, str]:
+    """What a docstring says of arguments, by name."""
+    return dict(_ENTRY.findall(_parted(doc or "")[1].get("Args", "")))
+
+
+@functools.lru_cache(maxsize=4096)
+def _entry(name: str, meaning: str) -> str:
+    line = f"    {name}: {' '.join(meaning.split())}"
+    if len(line) <= 100:
+        return line
+    return textwrap.fill(line, 100, subsequent_indent=" " * 8, break_on_hyphens=False)
+
+
+def documented(
+    doc: str | None, arguments: Iterable[str], meanings: Mapping[str, str], **usual: str
+) -> str | None:
+    """A docstring that says what all arguments are.
+
+    Args:
+        doc: what is written; ``None`` where Python runs without docstrings.
+        arguments: their names, in order; private ones are only shown where something is known.
+        meanings: of those of which the docstring says nothing; torch's where nothing stands here.
+        usual: sections, such as ``Raises``, for a docstring without them.
+    """
+    if doc is None:
+        return None
+    text, sections = _parted(doc)
+    sections = dict(sections)
+    known = {**meanings, **arguments_in(doc)}
+    entries = [
+        _entry(name, known.get(name, "as in torch."))
+        for name in arguments
+        if name in known or not name.startswith("_")
+    ]
+    if entries:
+        sections["Args"] = "\n".join(["Args:", *entries])
+    sections = {name: f"{name}:\n    {said}" for name, said in usual.items()} | sections
+    ordered = sorted(sections, key=_SECTIONS.index)
+    return "\n\n".join([text, *(sections[name] for name in ordered)]) + "\n"
 
 
 def by_place(function: Callable) -> list[inspect.Parameter]:
@@ -175,12 +288,18 @@ def by_place(function: Callable) -> list[inspect.Parameter]:
     return [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
 
 
+_OUT_OF_RANGE = "ValueError: an argument is out of its range."
+
+
 def tabled(
     name: str,
     own: Sequence[inspect.Parameter],
     keywords: type,
     body: Callable[[dict[str, object], dict[str, object]], Tensor],
     doc: str,
+    returns: str = "Tensor of the shape and type of ``input``.",
+    raises: str = _OUT_OF_RANGE,
+    **meanings: str,
 ) -> Callable[..., Tensor]:
     """A function of tensors out of a table.
 
@@ -190,6 +309,9 @@ def tabled(
         keywords: a ``TypedDict`` of those by name alone.
         body: from the two, filled with their defaults, to what the function returns.
         doc: of the function.
+        returns: what it gives, where ``doc`` does not say so.
+        raises: likewise, its errors.
+        meanings: of arguments of which ``doc`` says nothing.
     """
     more = parameters_of(keywords)
     places = [p.name for p in own]
@@ -212,36 +334,88 @@ def tabled(
         return body(arguments, law)
 
     function.__signature__ = inspect.Signature([*own, *more], return_annotation=Tensor)
+    meanings = {"input": "any shape.", **_MEANINGS, **meanings_of(keywords), **meanings}
+    doc = documented(doc, [*places, *filled], meanings, Returns=returns, Raises=raises)
     return under_name(function, name, doc)
 
 
 def takes(keywords: type, **defaults) -> Callable[[Made], Made]:
-    """Have ``**law`` of a function hold all these keywords, and its signature show them.
+    """Have ``**law`` of a function hold all these keywords; signature and docstring show them.
 
     Args:
         keywords: a ``TypedDict``.
         defaults: where they are others than the usual ones.
     """
+    return functools.partial(_taking, keywords, defaults, "any shape.")
+
+
+def _taking(keywords: type, defaults: dict, shape: str, function: Made) -> Made:
     more = parameters_of(keywords, **defaults)
     filled = {p.name: p.default for p in more}
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    known = dict.fromkeys([*(p.name for p in own), *filled])
 
-    def decorate(function: Made) -> Made:
-        signature = inspect.signature(function)
-        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        known = {*filled, *(p.name for p in own)}
+    @functools.wraps(function)
+    def called(*args, **given):
+        given_by_name(called.__name__, args)
+        for name in given:
+            if name not in known:
+                raise TypeError(f"{called.__name__}() has no argument {name!r}")
+        return function(*args, **{**filled, **given})
 
-        @functools.wraps(function)
-        def called(*args, **given):
-            given_by_name(called.__name__, args)
-            for name in given:
-                if name not in known:
-                    raise TypeError(f"{called.__name__}() has no argument {name!r}")
-            return function(*args, **{**filled, **given})
+    called.__signature__ = signature.replace(parameters=[*own, *more])
+    meanings = {"input": shape, **_MEANINGS, **meanings_of(keywords)}
+    called.__doc__ = documented(function.__doc__, known, meanings, Raises=_OUT_OF_RANGE)
+    return called
 
-        called.__signature__ = signature.replace(parameters=[*own, *more])
-        return called
 
-    return decorate
+class OfTorch(NamedTuple):
+    """A function and a class of torch that do the same, in so many dimensions."""
+
+    run: Callable
+    layer: type[nn.Module]
+    dims: int
+
+
+SHAPES = (
+    "",
+    "(N, C, L) or (C, L)",
+    "(N, C, H, W) or (C, H, W)",
+    "(N, C, D, H, W) or (C, D, H, W)",
+)
+"""Of the input of a layer in so many dimensions."""
+
+_CLASSES = {name.lower(): name for name in dir(nn)}
+
+
+def in_dimensions(
+    template: Callable[Concatenate[OfTorch, Own], Found],
+    keywords: type,
+    dims: Sequence[int] = (1, 2, 3),
+    name: str | None = None,
+) -> tuple[Callable[Own, Found], ...]:
+    """The functions that a template stands for, each under torch's name.
+
+    Args:
+        template: takes what torch has, then the arguments.
+        keywords: a ``TypedDict`` of those by name alone.
+        dims: numbers of dimensions.
+        name: what torch calls it; by default the template's own name without its underscore.
+    """
+    stem = template.__name__[1:] if name is None else name
+
+    def made(dims: int) -> Callable[Own, Found]:
+        name = f"{stem}{dims}d"
+        layer = getattr(nn, _CLASSES[name.replace("_", "")])
+        function = functools.partial(
+            template, OfTorch(getattr(torch_functional, name), layer, dims)
+        )
+        function.__doc__ = template.__doc__
+        shape = f"shape {SHAPES[dims]}."
+        return under_name(_taking(keywords, {}, shape, function), name)
+
+    return tuple(made(each) for each in dims)
 
 
 def under_name(function: Made, name: str, doc: str | None = None) -> Made:

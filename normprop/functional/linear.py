@@ -35,13 +35,6 @@ def linear(
         input: shape (…, in).
         weight: shape (out, in).
         bias: shape (out,), not normalised.
-        scaling: which ball the weights are on in which pass.
-        per: ``"neuron"`` for one norm a neuron, ``"layer"`` for one factor.
-        gain: radius of the ball in the place of 1, greater than 0: a unit input variance gives
-            gain², and so does, backward, that of a gradient.
-        method: ``"normalize"`` puts the weight on the ball here, so that its gradient is
-            projected; ``"project"`` takes the weight as it is, put on the ball by
-            :func:`normalize_weight` after each step of the optimiser.
         absorbed: what the input stands for and what the output is to stand for; it goes into
             weight and bias.
 

@@ -31,6 +31,13 @@ __all__ = [
 ]  # fmt: skip
 
 _WEIGHTS = ("weight", "pos_weight")
+_RETURNS = 'A number, or a tensor of the shape of ``input`` for ``"none"``.'
+_RAISES = "ValueError: an argument is out of its range, or the shapes do not fit."
+_MEANINGS = {
+    "target": "the same shape.",
+    "reduction": '``"mean"``, ``"sum"`` or ``"none"``.',
+    **dict.fromkeys(_WEIGHTS, "must be ``None``: with it not all elements have the same law."),
+}
 
 
 def _loss(
@@ -50,7 +57,7 @@ def _loss(
         goal = goal_of(target)
         return normalized(lambda x: run(x, goal, **own), input, constants)
 
-    return tabled(name, by_place(run), keywords, body, doc)
+    return tabled(name, by_place(run), keywords, body, doc, _RETURNS, _RAISES, **_MEANINGS)
 
 
 def refuse_weights(arguments: dict[str, object]) -> None:
@@ -87,12 +94,7 @@ cross_entropy = _loss(
         input: shape (N, C, …) or (C,).
         target: classes, shape (N, …) or (); or probabilities, shape of ``input``, which the
             constants take for classes.
-        weight: must be ``None``: with it not all elements have the same law.
-        size_average: as in torch; likewise reduce.
         ignore_index: as in torch; samples that it leaves out are not in the constants.
-        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
-        label_smoothing: as in torch.
-        scaling: which standard deviation divides in which pass.
         mean: mean of the input; it has no effect.
         std: standard deviation of the input, greater than 0 and at most 20.
 
@@ -108,7 +110,13 @@ nll_loss = _loss(
     nn.NLLLoss,
     """Normalised -x_t; for a uniform class μ = -mean, σ_f = std and σ_b = C^(-½) a sample.
 
-    Arguments, return and errors are those of :func:`cross_entropy`.
+    Args:
+        input: shape (N, C, …) or (C,).
+        target: classes, shape (N, …) or ().
+        ignore_index: as in torch; samples that it leaves out are not in the constants.
+
+    Returns:
+        A number, or a tensor of the shape of the classes for ``"none"``.
     """,
 )
 mse_loss = _loss(
@@ -119,43 +127,20 @@ mse_loss = _loss(
     With the distance x - t ~ N(δ, τ²), μ = δ² + τ², :math:`\sigma_f^2 = 2\tau^4 + 4\delta^2\tau^2`
     and :math:`\sigma_b^2 = 4(\delta^2 + \tau^2)` an element; a mean over N of them divides σ_f by
     √N and σ_b by N.
-
-    Args:
-        input: any shape.
-        target: the same shape.
-        size_average: as in torch; likewise reduce.
-        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
-        weight: must be ``None``: with it not all elements have the same law.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
-        target_mean: mean of the target.
-        target_std: standard deviation of the target, greater than 0.
-
-    Returns:
-        A number, or a tensor of the shape of ``input`` for ``"none"``.
-
-    Raises:
-        ValueError: an argument is out of its range, or the shapes differ.
     """,
     LawsOfBoth,
 )
-l1_loss = _loss(
-    "l1_loss",
-    nn.L1Loss,
-    """Normalised absolute error; arguments, return and errors are those of :func:`mse_loss`.""",
-    LawsOfBoth,
-)
+l1_loss = _loss("l1_loss", nn.L1Loss, "Normalised absolute error.", LawsOfBoth)
 smooth_l1_loss = _loss(
     "smooth_l1_loss",
     nn.SmoothL1Loss,
-    r"""Normalised d²/(2 beta) up to ``beta``, \|d\| - beta/2 beyond; see :func:`mse_loss`.""",
+    r"Normalised d²/(2 beta) up to ``beta``, \|d\| - beta/2 beyond, of the distance d.",
     LawsOfBoth,
 )
 huber_loss = _loss(
     "huber_loss",
     nn.HuberLoss,
-    r"""Normalised d²/2 up to ``delta``, delta(\|d\| - delta/2) beyond; see :func:`mse_loss`.""",
+    r"Normalised d²/2 up to ``delta``, delta(\|d\| - delta/2) beyond, of the distance d.",
     LawsOfBoth,
 )
 binary_cross_entropy_with_logits = _loss(
@@ -164,7 +149,6 @@ binary_cross_entropy_with_logits = _loss(
     r"""Normalised -t log σ(x) - (1 - t) log σ(-x) for labels t of 0 and 1 of even chances.
 
     At N(0, 1), μ = E log(1 + e^x), σ_f = Std log(1 + e^x) and σ_b = √E sigmoid(x)² an element.
-    Arguments, return and errors are those of :func:`mse_loss`, but that the target has no law.
     """,
 )
 soft_margin_loss = _loss(
@@ -172,24 +156,25 @@ soft_margin_loss = _loss(
     nn.SoftMarginLoss,
     r"""Normalised log(1 + e^(-tx)) for labels t of -1 and 1 of even chances.
 
-    Constants, arguments, return and errors are those of
-    :func:`binary_cross_entropy_with_logits`.
+    Its constants are those of :func:`binary_cross_entropy_with_logits`.
     """,
 )
 multilabel_soft_margin_loss = _loss(
     "multilabel_soft_margin_loss",
     nn.MultiLabelSoftMarginLoss,
-    r"""Normalised mean over C labels of :func:`binary_cross_entropy_with_logits`, (N, C).
+    r"""Normalised mean over C labels of :func:`binary_cross_entropy_with_logits`.
 
-    A sample has σ_f/√C and σ_b/C of that.  Arguments, return and errors are those of
-    :func:`binary_cross_entropy_with_logits`, but that a sample has one loss.
+    A sample has σ_f/√C and σ_b/C of that.
+
+    Args:
+        input: shape (N, C) or (C,).
+
+    Returns:
+        A number, or one a sample for ``"none"``.
     """,
 )
 hinge_embedding_loss = _loss(
     "hinge_embedding_loss",
     nn.HingeEmbeddingLoss,
-    r"""Normalised x for the label 1, max(margin - x, 0) for the label -1, of even chances.
-
-    Arguments, return and errors are those of :func:`binary_cross_entropy_with_logits`.
-    """,
+    "Normalised x for the label 1, max(margin - x, 0) for the label -1, of even chances.",
 )

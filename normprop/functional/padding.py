@@ -28,13 +28,9 @@ def pad(
     while an input gets the gradients of all its copies.  The scalings choose σ as in :func:`relu`.
 
     Args:
-        input: as in torch; likewise pad, mode and value.
+        input: as in torch.
         pad: two sizes an axis, the last axis first.
-        mode: as in torch.
         value: of the constant, 0 by default.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
 
     Returns:
         Tensor of the shape that torch's padding gives.

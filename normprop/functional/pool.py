@@ -1,23 +1,38 @@
-"""Normalised pooling, in one to three dimensions."""
+"""Normalised pooling in one to three dimensions, over windows of any kind, and its inverse."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Unpack
 
-from torch import Tensor, nn
-from torch.nn import functional as torch_functional
+from torch import Tensor
 
-from normprop.functional.constants import SHAPES, constants_of
-from normprop.functional.keywords import Law, LawBehind, takes, under_name
+from normprop.functional.constants import constants_of, sample_of
+from normprop.functional.keywords import Law, LawBehind, OfTorch, in_dimensions
 from normprop.functional.scale import normalized
 
 __all__ = [
-    "avg_pool1d", "avg_pool2d", "avg_pool3d", "lp_pool1d", "lp_pool2d", "lp_pool3d",
-    "max_pool1d", "max_pool2d", "max_pool3d",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d",
+    "adaptive_max_pool2d", "adaptive_max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+    "fractional_max_pool2d", "fractional_max_pool3d", "lp_pool1d", "lp_pool2d", "lp_pool3d",
+    "max_pool1d", "max_pool2d", "max_pool3d", "max_unpool1d", "max_unpool2d", "max_unpool3d",
 ]  # fmt: skip
 
 Size = int | tuple[int, ...]
+OutputSize = int | None | Sequence[int | None]
+WithIndices = Tensor | tuple[Tensor, Tensor]
 
-_MAX = r"""Normalised max pooling over windows of K = ∏kernel_size elements.
+
+def _max_pool(
+    torch: OfTorch,
+    input: Tensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+    **law: Unpack[LawBehind],
+) -> WithIndices:
+    r"""Normalised max pooling over windows of K = ∏kernel_size elements.
 
     .. math:: y = \frac{\max(x_1, \dots, x_K) - \mu}{\sigma}
 
@@ -27,28 +42,30 @@ _MAX = r"""Normalised max pooling over windows of K = ∏kernel_size elements.
     borders leave fewer elements in a window, and fewer windows over an element.
 
     Args:
-        input: shape SHAPES; as in torch.
-        kernel_size: the window.
         stride: step of the window, by default its size.
-        padding: as in torch.
-        dilation: as in torch.
-        ceil_mode: as in torch.
-        return_indices: also return where the maxima are.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input, or of the input of ``after``.
-        std: standard deviation of the input, or of the input of ``after``.
-        after: the activation that stands before the pooling, a name or a module; a
-            ``normprop.nn`` activation counts as it is, normalised.  The constants are then
-            those of the largest of K activations.
 
     Returns:
         Tensor of the shape that torch's pooling gives; with its indices if they were asked
         for.
-
-    Raises:
-        ValueError: an argument is out of its range.
     """
-_AVERAGE = r"""Normalised average pooling over windows of K = ∏kernel_size elements.
+    own = kernel_size, stride, padding, dilation
+    constants = constants_of(torch.layer, law, kernel_size=kernel_size, stride=stride)
+    more = {"ceil_mode": ceil_mode, "return_indices": return_indices}
+    return normalized(lambda x: torch.run(x, *own, **more), input, constants)
+
+
+def _avg_pool(
+    torch: OfTorch,
+    input: Tensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+    **law: Unpack[LawBehind],
+) -> Tensor:
+    r"""Normalised average pooling over windows of K = ∏kernel_size elements.
 
     .. math:: y = \frac{(x_1 + \dots + x_K)/K - \mu}{\sigma}
 
@@ -57,25 +74,47 @@ _AVERAGE = r"""Normalised average pooling over windows of K = ∏kernel_size ele
     those of the interior: padding, ``ceil_mode`` and borders shift them there.
 
     Args:
-        input: shape SHAPES; as in torch.
-        kernel_size: the window.
         stride: step of the window, by default its size.
-        padding: as in torch.
-        ceil_mode: as in torch.
-        count_include_pad: as in torch.
         divisor_override: takes the place of K, in two and three dimensions; as in torch.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input, or of the input of ``after``.
-        std: standard deviation of the input, or of the input of ``after``.
-        after: the activation that stands before the pooling, as in :func:`max_pool1d`.
 
     Returns:
         Tensor of the shape that torch's pooling gives.
-
-    Raises:
-        ValueError: an argument is out of its range.
     """
-_NORM = r"""Normalised pooling by a norm over windows of K = ∏kernel_size elements.
+    own = {"kernel_size": kernel_size, "stride": stride}
+    if divisor_override is not None:
+        own["divisor_override"] = divisor_override
+    more = {"padding": padding, "ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
+    constants = constants_of(torch.layer, law, **own)
+    return normalized(lambda x: torch.run(x, **own, **more), input, constants)
+
+
+def _avg_pool_without_divisor(
+    torch: OfTorch,
+    input: Tensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    **law: Unpack[LawBehind],
+) -> Tensor:
+    own = kernel_size, stride, padding, ceil_mode, count_include_pad
+    return _avg_pool(torch, input, *own, **law)
+
+
+_avg_pool_without_divisor.__doc__ = _avg_pool.__doc__
+
+
+def _lp_pool(
+    torch: OfTorch,
+    input: Tensor,
+    norm_type: float,
+    kernel_size: Size,
+    stride: Size | None = None,
+    ceil_mode: bool = False,
+    **law: Unpack[Law],
+) -> Tensor:
+    r"""Normalised pooling by a norm over windows of K = ∏kernel_size elements.
 
     .. math:: y = \frac{(x_1^p + \dots + x_K^p)^{1/p} - \mu}{\sigma}, \qquad
         \sigma_b = (\textstyle\prod\mathrm{stride})^{-1/2} \text{ for } p \neq 1.
@@ -86,126 +125,148 @@ _NORM = r"""Normalised pooling by a norm over windows of K = ∏kernel_size elem
     The constants are those of the interior.
 
     Args:
-        input: shape SHAPES.
         norm_type: p: 1, 2 or infinite.
-        kernel_size: the window.
         stride: step of the window, by default its size.
-        ceil_mode: as in torch.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
 
     Returns:
         Tensor of the shape that torch's pooling gives.
-
-    Raises:
-        ValueError: an argument is out of its range.
     """
+    own = {"norm_type": norm_type, "kernel_size": kernel_size, "stride": stride}
+    constants = constants_of(torch.layer, law, **own)
+    return normalized(lambda x: torch.run(x, **own, ceil_mode=ceil_mode), input, constants)
 
 
-def in_dimensions(make: Callable[[int], Callable], dims: int, name: str, doc: str) -> Callable:
-    """The function that ``make`` makes for so many dimensions, under its name."""
-    return under_name(make(dims), f"{name}{dims}d", doc.replace("SHAPES", SHAPES[dims]))
+def _adaptive_avg_pool(
+    torch: OfTorch, input: Tensor, output_size: OutputSize, **law: Unpack[LawBehind]
+) -> Tensor:
+    r"""Normalised adaptive average pooling.
+
+    .. math:: y_i = \frac{1}{\sigma}\Bigl(\frac{1}{k_i}\sum x - \mathrm{mean}\Bigr), \qquad
+        \sigma_f^2 = \mathrm{std}^2\;\overline{1/k}, \qquad
+        \sigma_b^2 = \overline{1/k}\cdot\frac{\text{outputs}}{\text{inputs}},
+
+    over windows of k_i elements that follow from both sizes, a bar for the average over all
+    outputs, of which none is a border here.  The constants follow from the shape of the input,
+    when it is seen.  The scalings choose σ as in :func:`relu`.
+
+    Args:
+        output_size: as in torch; ``None`` keeps a size.
+
+    Returns:
+        Tensor of the shape that torch's pooling gives.
+    """
+    constants = constants_of(
+        torch.layer, law, sample_of(input, torch.dims), output_size=output_size
+    )
+    return normalized(lambda x: torch.run(x, output_size), input, constants)
 
 
-def _max_pool(dims: int) -> Callable:
-    run, layer_type = _both(f"max_pool{dims}d", f"MaxPool{dims}d")
+def _adaptive_max_pool(
+    torch: OfTorch,
+    input: Tensor,
+    output_size: OutputSize,
+    return_indices: bool = False,
+    **law: Unpack[LawBehind],
+) -> WithIndices:
+    r"""Normalised adaptive max pooling.
 
-    @takes(LawBehind)
-    def pool(
-        input: Tensor,
-        kernel_size: Size,
-        stride: Size | None = None,
-        padding: Size = 0,
-        dilation: Size = 1,
-        ceil_mode: bool = False,
-        return_indices: bool = False,
-        **law: Unpack[LawBehind],
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        constants = constants_of(layer_type, law, kernel_size=kernel_size, stride=stride)
+    .. math:: y_i = \frac{\max x - \mu}{\sigma}, \qquad
+        \sigma_b = \sqrt{\text{outputs}/\text{inputs}},
 
-        def maximum(x):
-            own = kernel_size, stride, padding, dilation
-            return run(x, *own, ceil_mode=ceil_mode, return_indices=return_indices)
+    over windows that follow from both sizes, as in :func:`adaptive_avg_pool1d`; μ and σ_f are
+    those of the mixture of their maxima.
 
-        return normalized(maximum, input, constants)
+    Args:
+        output_size: as in torch; ``None`` keeps a size.
 
-    return pool
-
-
-def _avg_pool(dims: int) -> Callable:
-    run, layer_type = _both(f"avg_pool{dims}d", f"AvgPool{dims}d")
-
-    @takes(LawBehind)
-    def pool(
-        input: Tensor,
-        kernel_size: Size,
-        stride: Size | None = None,
-        padding: Size = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        divisor_override: int | None = None,
-        **law: Unpack[LawBehind],
-    ) -> Tensor:
-        divisor = {} if divisor_override is None else {"divisor_override": divisor_override}
-        own = {"kernel_size": kernel_size, "stride": stride, **divisor}
-
-        def average(x):
-            return run(
-                x,
-                **own,
-                padding=padding,
-                ceil_mode=ceil_mode,
-                count_include_pad=count_include_pad,
-            )
-
-        return normalized(average, input, constants_of(layer_type, law, **own))
-
-    @takes(LawBehind)
-    def pool1d(
-        input: Tensor,
-        kernel_size: Size,
-        stride: Size | None = None,
-        padding: Size = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        **law: Unpack[LawBehind],
-    ) -> Tensor:
-        own = kernel_size, stride, padding, ceil_mode, count_include_pad
-        return pool(input, *own, **law)
-
-    return pool1d if dims == 1 else pool
+    Returns:
+        Tensor of the shape that torch's pooling gives; with its indices if they were asked
+        for.
+    """
+    constants = constants_of(
+        torch.layer, law, sample_of(input, torch.dims), output_size=output_size
+    )
+    return normalized(lambda x: torch.run(x, output_size, return_indices), input, constants)
 
 
-def _lp_pool(dims: int) -> Callable:
-    run, layer_type = _both(f"lp_pool{dims}d", f"LPPool{dims}d")
+def _fractional_max_pool(
+    torch: OfTorch,
+    input: Tensor,
+    kernel_size: Size,
+    output_size: Size | None = None,
+    output_ratio: float | Sequence[float] | None = None,
+    return_indices: bool = False,
+    _random_samples: Tensor | None = None,
+    **law: Unpack[LawBehind],
+) -> WithIndices:
+    r"""Normalised max pooling over windows of K = ∏kernel_size elements at random places.
 
-    @takes(Law)
-    def pool(
-        input: Tensor,
-        norm_type: float,
-        kernel_size: Size,
-        stride: Size | None = None,
-        ceil_mode: bool = False,
-        **law: Unpack[Law],
-    ) -> Tensor:
-        own = {"norm_type": norm_type, "kernel_size": kernel_size, "stride": stride}
-        constants = constants_of(layer_type, law, **own)
-        return normalized(lambda x: run(x, **own, ceil_mode=ceil_mode), input, constants)
+    .. math:: y = \frac{\max(x_1, \dots, x_K) - \mu}{\sigma}, \qquad
+        \sigma_b = \sqrt{\text{outputs}/\text{inputs}},
 
-    return pool
+    wherever the windows fall; μ and σ_f are those of the largest of K.  Where ``output_ratio`` is
+    given, outputs/inputs is its product, as it is for sizes that it takes to whole numbers.
+
+    Args:
+        output_size: size of the output; either it or the ratio.
+        output_ratio: size of the output over that of the input, between 0 and 1.
+        _random_samples: as in torch.
+
+    Returns:
+        Tensor of the shape that torch's pooling gives; with its indices if they were asked
+        for.
+    """
+    # torch's function wants a ratio for each axis, its layer does not.
+    single = isinstance(output_ratio, float | int)
+    ratios = (output_ratio,) * torch.dims if single else output_ratio
+    own = {"kernel_size": kernel_size, "output_size": output_size, "output_ratio": ratios}
+    more = {"return_indices": return_indices, "_random_samples": _random_samples}
+    constants = constants_of(torch.layer, law, sample_of(input, torch.dims), **own)
+    return normalized(lambda x: torch.run(x, **own, **more), input, constants)
 
 
-def _both(function: str, layer: str) -> tuple[Callable, type[nn.Module]]:
-    return getattr(torch_functional, function), getattr(nn, layer)
+def _max_unpool(
+    torch: OfTorch,
+    input: Tensor,
+    indices: Tensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    output_size: Sequence[int] | None = None,
+    **law: Unpack[Law],
+) -> Tensor:
+    r"""Normalised max unpooling: values at the places that the indices say, zeros elsewhere.
+
+    .. math:: y = \frac{u - \mu}{\sigma}, \qquad \mu = r\,\mathrm{mean}, \qquad
+        \sigma_f^2 = r\,\mathrm{std}^2 + r(1-r)\,\mathrm{mean}^2, \qquad \sigma_b = 1,
+
+    u the unpooled input and r = 1/∏stride the part of it that is filled, for indices that all
+    differ, as those of windows without overlap do.  What ``padding`` and ``output_size`` change is
+    not in the constants.
+
+    Args:
+        indices: where the values go, as max pooling returns them.
+        stride: step of the window, by default its size.
+
+    Returns:
+        Tensor of the shape that torch's unpooling gives.
+    """
+    constants = constants_of(torch.layer, law, kernel_size=kernel_size, stride=stride)
+    own = kernel_size, stride, padding, output_size
+    return normalized(lambda x: torch.run(x, indices, *own), input, constants)
 
 
-max_pool1d = in_dimensions(_max_pool, 1, "max_pool", _MAX)
-max_pool2d = in_dimensions(_max_pool, 2, "max_pool", _MAX)
-max_pool3d = in_dimensions(_max_pool, 3, "max_pool", _MAX)
-avg_pool1d = in_dimensions(_avg_pool, 1, "avg_pool", _AVERAGE)
-avg_pool2d = in_dimensions(_avg_pool, 2, "avg_pool", _AVERAGE)
-avg_pool3d = in_dimensions(_avg_pool, 3, "avg_pool", _AVERAGE)
-lp_pool1d = in_dimensions(_lp_pool, 1, "lp_pool", _NORM)
-lp_pool2d = in_dimensions(_lp_pool, 2, "lp_pool", _NORM)
-lp_pool3d = in_dimensions(_lp_pool, 3, "lp_pool", _NORM)
+max_pool1d, max_pool2d, max_pool3d = in_dimensions(_max_pool, LawBehind)
+avg_pool2d, avg_pool3d = in_dimensions(_avg_pool, LawBehind, (2, 3))
+(avg_pool1d,) = in_dimensions(_avg_pool_without_divisor, LawBehind, (1,), "avg_pool")
+lp_pool1d, lp_pool2d, lp_pool3d = in_dimensions(_lp_pool, Law)
+adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = in_dimensions(
+    _adaptive_avg_pool, LawBehind
+)
+adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = in_dimensions(
+    _adaptive_max_pool, LawBehind
+)
+fractional_max_pool2d, fractional_max_pool3d = in_dimensions(
+    _fractional_max_pool, LawBehind, (2, 3)
+)
+max_unpool1d, max_unpool2d, max_unpool3d = in_dimensions(_max_unpool, Law)

@@ -30,9 +30,6 @@ def pixel_shuffle(
     Args:
         input: shape (…, C·r², H, W).
         upscale_factor: r.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
 
     Returns:
         Tensor of shape (…, C, H·r, W·r).
@@ -89,19 +86,10 @@ def unfold(
 
     Args:
         input: shape (N, C, H, W) or (C, H, W).
-        kernel_size: the window.
-        dilation: as in torch; likewise padding.
-        padding: as in torch.
         stride: step of the window, which is 1 by default.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
 
     Returns:
         Tensor of shape (N, C·K, L), L the number of windows.
-
-    Raises:
-        ValueError: an argument is out of its range.
     """
     own = kernel_size, dilation, padding, stride
     constants = constants_of(nn.Unfold, law, **dict(zip(_WINDOW, own, strict=True)))
@@ -128,20 +116,10 @@ def fold(
 
     Args:
         input: shape (N, C·K, L) or (C·K, L), L the number of windows.
-        output_size: as in torch.
-        kernel_size: the window.
-        dilation: as in torch; likewise padding.
-        padding: as in torch.
         stride: step of the window, which is 1 by default.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
 
     Returns:
         Tensor of shape (N, C, …), the last dimensions those of ``output_size``.
-
-    Raises:
-        ValueError: an argument is out of its range.
     """
     own = kernel_size, dilation, padding, stride
     arguments = dict(zip(_WINDOW, own, strict=True))

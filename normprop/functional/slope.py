@@ -60,13 +60,11 @@ def prelu(
         input: any shape; with more than one slope, (N, C, …).
         weight: the slopes a, one, or one for each of the C channels.
         init: the slope whose constants are used.
-        scaling: as all that follow, and what is returned and raised, as in :func:`relu`.
-        mean: mean of the input.
-        std: standard deviation of the input.
-        backend: who computes.  A kernel takes one slope.
+        backend: as in :func:`relu`; a kernel takes one slope.
 
     Raises:
-        ValueError: the slopes are neither one nor one for each channel, or as in :func:`relu`.
+        ValueError: the slopes are neither one nor one for each channel, or an argument is out of
+            its range.
     """
     backend = law.pop("backend")
     constants = constants_of(nn.LeakyReLU, law, negative_slope=init)
@@ -177,15 +175,10 @@ def rrelu(
     the drawing adds.
 
     Args:
-        input: any shape.
         lower: least slope.
         upper: greatest slope, not less than lower.
         training: whether to draw.
-        inplace: must be ``False``.
-        scaling: as all that follow, and what is returned and raised, as in :func:`relu`.
-        mean: mean of the input.
-        std: standard deviation of the input.
-        backend: who computes; no kernel draws slopes, so that ``"triton"`` raises in training.
+        backend: as in :func:`relu`; no kernel draws slopes: ``"triton"`` raises in training.
     """
     refuse_inplace(inplace)
     backend = law.pop("backend")

@@ -24,10 +24,7 @@ def softmax(input: Tensor, dim: int, **law: Unpack[Law]) -> Tensor:
     :func:`relu`.  What is normalised no longer adds up to 1: it adds up to 0.
 
     Args:
-        input: any shape.
         dim: the dimension; its size is C.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
         std: standard deviation of the input, greater than 0 and at most 20.
 
     Returns:
@@ -43,7 +40,11 @@ def softmax(input: Tensor, dim: int, **law: Unpack[Law]) -> Tensor:
 
 @takes(Law)
 def softmin(input: Tensor, dim: int, **law: Unpack[Law]) -> Tensor:
-    r"""Normalised softmin, softmax of -x: its constants, arguments, return and errors."""
+    r"""Normalised softmin, softmax of -x: its constants, return and errors.
+
+    Args:
+        std: standard deviation of the input, greater than 0 and at most 20.
+    """
     return normalized(lambda x: torch.softmax(-x, dim), input, over(nn.Softmin, input, dim, law))
 
 
@@ -55,8 +56,10 @@ def log_softmax(input: Tensor, dim: int, **law: Unpack[Law]) -> Tensor:
 
     with :math:`\mu = E\,x_i - E\log S`,
     :math:`\sigma_f^2 = \mathrm{std}^2(1 - 2/C) + \mathrm{Var}\log S` and
-    :math:`\sigma_b^2 = 1 - 2/C + C\,E p_i^2`.  Arguments, return and errors are those of
-    :func:`softmax`.
+    :math:`\sigma_b^2 = 1 - 2/C + C\,E p_i^2`.  Return and errors are those of :func:`softmax`.
+
+    Args:
+        std: standard deviation of the input, greater than 0 and at most 20.
     """
     constants = over(nn.LogSoftmax, input, dim, law)
     return normalized(lambda x: torch.log_softmax(x, dim), input, constants)

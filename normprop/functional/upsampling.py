@@ -37,22 +37,10 @@ def interpolate(
 
     Args:
         input: shape (N, C, L), (N, C, H, W) or (N, C, D, H, W).
-        size: as in torch; likewise scale_factor, mode, align_corners, recompute_scale_factor and
-            antialias.
-        scale_factor: as in torch.
         mode: as in torch, without ``"lanczos"``.
-        align_corners: as in torch.
-        recompute_scale_factor: as in torch.
-        antialias: as in torch.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
 
     Returns:
         Tensor of the shape that torch's interpolation gives.
-
-    Raises:
-        ValueError: an argument is out of its range.
     """
     if input.ndim not in (3, 4, 5):
         raise ValueError(

@@ -24,23 +24,10 @@ class MultiheadAttention(Settings, nn.MultiheadAttention):
     ``"forward"``.
 
     Args:
-        embed_dim: as in torch; likewise num_heads, dropout, bias, kdim, vdim, batch_first,
-            device and dtype.
         num_heads: as in torch.
         dropout: as in torch.
-        bias: as in torch.
         add_bias_kv: must be ``False``: such a key is no normal variable; likewise add_zero_attn.
         add_zero_attn: must be ``False``.
-        kdim: as in torch.
-        vdim: as in torch.
-        batch_first: as in torch.
-        device: as in torch.
-        dtype: as in torch.
-        scaling: which ball the weights are on, and which figures of attention divide, in which
-            pass.
-        per: ``"neuron"`` for one norm a neuron, ``"layer"`` for one factor.
-        gain: radius of the ball of ``out_proj.weight``, greater than 0.
-        std: standard deviation of the inputs, whose mean is taken for 0.
     """
 
     _keywords: ClassVar[type] = BallOfHeads

@@ -13,22 +13,7 @@ __all__ = ["Bilinear"]
 
 
 class Bilinear(Parametric, nn.Bilinear):
-    """Bilinear map with weights on the unit ball: see :func:`normprop.functional.bilinear`.
-
-    Args:
-        in1_features: as in torch.
-        in2_features: as in torch.
-        out_features: as in torch.
-        bias: as in torch.
-        device: as in torch.
-        dtype: as in torch.
-        scaling: which ball the weights are on in which pass.
-        per: ``"layer"`` for one factor, which alone the backward ball has, so that it is the
-            default; ``"neuron"`` for one norm an output.
-        gain: radius of the ball in the place of 1, greater than 0.
-        method: ``"normalize"`` in each forward pass, or ``"project"`` by ``project_()``
-            after each step of the optimiser.
-    """
+    """Bilinear map with weights on the unit ball: see :func:`normprop.functional.bilinear`."""
 
     _defaults: ClassVar = {"per": "layer"}
 

@@ -1,16 +1,17 @@
-"""Normalised convolution."""
+"""Normalised convolution and transposed convolution."""
 
 from torch import Tensor, nn
 
-from normprop import functional
-from normprop.nn.parametric import MapFromWeight
+from normprop import functional, rules
+from normprop.gaussian import Law
+from normprop.nn.parametric import MapFromWeight, weights_that_run
 
-__all__ = ["Conv1d", "Conv2d", "Conv3d"]
+__all__ = [
+    "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d",
+]  # fmt: skip
 
 
 class _Conv(MapFromWeight):
-    """The call; a subclass adds the function."""
-
     def forward(self, input: Tensor) -> Tensor:
         """Convolve."""
         self._check_place()
@@ -23,50 +24,63 @@ class _Conv(MapFromWeight):
                 input, self._reversed_padding_repeated_twice, mode=self.padding_mode
             )
             padding = 0
-        return type(self)._function(
-            input,
-            self.weight,
-            self.bias,
-            self.stride,
-            padding,
-            self.dilation,
-            self.groups,
-            **self._options(),
+        run = getattr(functional, f"conv{len(self.kernel_size)}d")
+        geometry = self.stride, padding, self.dilation, self.groups
+        return run(input, self.weight, self.bias, *geometry, **self._options())
+
+
+class _ConvTranspose(MapFromWeight):
+    def _moments(self, law: Law) -> rules.Moments:
+        forward, bias, backward = weights_that_run(self)
+        return rules.conv_transpose(
+            forward,
+            bias,
+            law,
+            stride=self.stride,
+            dilation=self.dilation,
+            groups=self.groups,
+            backward_weight=backward,
         )
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Convolve.
+
+        Args:
+            input: shape (N, in, …) or (in, …).
+            output_size: as in torch, to choose among the shapes that a stride leaves open.
+        """
+        self._check_place()
+        dims = len(self.kernel_size)
+        output_padding = self._output_padding(
+            input, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation
+        )
+        geometry = self.stride, self.padding, tuple(output_padding), self.groups, self.dilation
+        name, made = f"conv_transpose{dims}d", self._at_hand()
+        if made is not None:
+            return getattr(nn.functional, name)(input, *made, *geometry)
+        run = getattr(functional, name)
+        return run(input, self.weight, self.bias, *geometry, **self._options())
 
 
 class Conv1d(_Conv, nn.Conv1d):
-    """Convolution with weights on the unit ball: see :func:`normprop.functional.conv1d`.
-
-    Args:
-        in_channels: as in torch.
-        out_channels: as in torch.
-        kernel_size: as in torch.
-        stride: as in torch.
-        padding: as in torch.
-        dilation: as in torch.
-        groups: as in torch.
-        bias: as in torch.
-        padding_mode: as in torch.
-        device: as in torch.
-        dtype: as in torch.
-        scaling: which ball the weights are on in which pass.
-        per: ``"neuron"`` for one norm a channel, ``"layer"`` for one factor.
-        gain: radius of the ball in the place of 1, greater than 0.
-        method: ``"normalize"`` in each forward pass, or ``"project"`` by ``project_()``
-            after each step of the optimiser.
-    """
-
-    _function = staticmethod(functional.conv1d)
+    """Convolution with weights on the unit ball: see :func:`normprop.functional.conv1d`."""
 
 
 class Conv2d(_Conv, nn.Conv2d):
-    """Convolution in two dimensions; arguments as in :class:`Conv1d`."""
-
-    _function = staticmethod(functional.conv2d)
+    """Convolution in two dimensions: see :func:`normprop.functional.conv2d`."""
 
 
 class Conv3d(_Conv, nn.Conv3d):
-    """Convolution in three dimensions; arguments as in :class:`Conv1d`."""
+    """Convolution in three dimensions: see :func:`normprop.functional.conv3d`."""
 
-    _function = staticmethod(functional.conv3d)
+
+class ConvTranspose1d(_ConvTranspose, nn.ConvTranspose1d):
+    """Transposed convolution on the unit ball: see :func:`normprop.functional.conv_transpose1d`."""
+
+
+class ConvTranspose2d(_ConvTranspose, nn.ConvTranspose2d):
+    """The same in two dimensions: see :func:`normprop.functional.conv_transpose2d`."""
+
+
+class ConvTranspose3d(_ConvTranspose, nn.ConvTranspose3d):
+    """The same in three dimensions: see :func:`normprop.functional.conv_transpose3d`."""

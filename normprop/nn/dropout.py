@@ -3,16 +3,10 @@
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from torch.nn import functional as torch_functional
 
 from normprop import rules
-from normprop.functional.dropout import (
-    AlphaDropoutConstants,
-    DropoutConstants,
-    alpha_dropout_constants,
-    dropout_constants,
-    with_alpha,
-    with_mask,
-)
+from normprop.functional.dropout import DropoutConstants, dropout_constants, with_mask
 from normprop.functional.keywords import LawKept
 from normprop.gaussian import Law
 from normprop.nn.twin import Twin
@@ -21,11 +15,13 @@ __all__ = ["AlphaDropout", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "Fe
 
 
 class _Dropout(Twin):
-    """Dropout of elements, or of what ``_kept`` dimensions behind the channels hold together."""
+    """Dropout of elements, or of what ``_dims`` dimensions behind the channels hold together."""
 
     _keywords: ClassVar[type] = LawKept
     _followed: ClassVar = frozenset({"eval_keeps"})
+    _drop: ClassVar = staticmethod(torch_functional.dropout)
     _dims: ClassVar[int] = 0
+    _alpha: ClassVar[bool] = False
 
     def __init__(self, p: float = 0.5, *args: Any, **options: Any) -> None:
         rules.check_probability(p)
@@ -33,79 +29,55 @@ class _Dropout(Twin):
 
     def _found(self, shape: tuple[int, ...] | None) -> DropoutConstants:
         law = self.scaling, self.mean, self.std, self.eval_keeps
-        return dropout_constants(float(self.p), *law)
+        return dropout_constants(float(self.p), *law, self._alpha)
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop and normalise in training; shift and scale in evaluation."""
-        run = getattr(nn.functional, self.torch_type.__name__.lower())
-        return with_mask(run, self._dims, input, self.p, self.training, self._constants(None))
+        constants = self._constants(None)
+        backend = "eager" if self._alpha else "auto"
+        return with_mask(self._drop, self._dims, input, self.p, self.training, constants, backend)
 
     def _measured(self, law: Law) -> rules.Moments:
-        training, factor = self.constants
-        if self.training:
-            return rules.rescaled(self._plain(law), *training)
-        return rules.rescaled(self._plain(law), training.shift, 1.0 / factor, 1.0 / factor)
-
-
-class _AlphaDropout(_Dropout):
-    def _found(self, shape: tuple[int, ...] | None) -> AlphaDropoutConstants:
-        law = self.scaling, self.mean, self.std, self.eval_keeps
-        return alpha_dropout_constants(float(self.p), *law)
-
-    def _measured(self, law: Law) -> rules.Moments:
-        training, center, factor = self.constants
+        training, factor, center = self.constants
         if self.training:
             return rules.rescaled(self._plain(law), *training)
         return rules.rescaled(self._plain(law), center, 1.0 / factor, 1.0 / factor)
 
 
 class Dropout(_Dropout, nn.Dropout):
-    """Normalised dropout: see :func:`normprop.functional.dropout`.
-
-    Args:
-        p: probability of dropping, 0 ≤ p < 1.
-        inplace: must be ``False``; there so that the twin's arguments fit.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
-        eval: what evaluation keeps of training, ``"variance"`` or ``"mean"``.
-    """
+    """Normalised dropout: see :func:`normprop.functional.dropout`."""
 
 
 class Dropout1d(_Dropout, nn.Dropout1d):
-    """Normalised dropout of channels, (N, C, L); arguments as in :class:`Dropout`."""
+    """Normalised dropout of channels: see :func:`normprop.functional.dropout1d`."""
 
+    _drop: ClassVar = staticmethod(torch_functional.dropout1d)
     _dims: ClassVar = 1
 
 
 class Dropout2d(_Dropout, nn.Dropout2d):
-    """Normalised dropout of channels, (N, C, H, W); arguments as in :class:`Dropout`."""
+    """Normalised dropout of channels: see :func:`normprop.functional.dropout2d`."""
 
+    _drop: ClassVar = staticmethod(torch_functional.dropout2d)
     _dims: ClassVar = 2
 
 
 class Dropout3d(_Dropout, nn.Dropout3d):
-    """Normalised dropout of channels, (N, C, D, H, W); arguments as in :class:`Dropout`."""
+    """Normalised dropout of channels: see :func:`normprop.functional.dropout3d`."""
 
+    _drop: ClassVar = staticmethod(torch_functional.dropout3d)
     _dims: ClassVar = 3
 
 
-class AlphaDropout(_AlphaDropout, nn.AlphaDropout):
-    """Normalised alpha dropout: see :func:`normprop.functional.alpha_dropout`.
+class AlphaDropout(_Dropout, nn.AlphaDropout):
+    """Normalised alpha dropout: see :func:`normprop.functional.alpha_dropout`."""
 
-    Arguments as in :class:`Dropout`.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Drop and normalise in training; shift and scale in evaluation."""
-        run = nn.functional.alpha_dropout
-        return with_alpha(run, input, self.p, self.training, self._constants(None))
+    _drop: ClassVar = staticmethod(torch_functional.alpha_dropout)
+    _alpha: ClassVar = True
 
 
-class FeatureAlphaDropout(_AlphaDropout, nn.FeatureAlphaDropout):
-    """Normalised alpha dropout of channels, (N, C, …); arguments as in :class:`Dropout`."""
+class FeatureAlphaDropout(_Dropout, nn.FeatureAlphaDropout):
+    """Normalised alpha dropout of channels: :func:`normprop.functional.feature_alpha_dropout`."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Drop and normalise in training; shift and scale in evaluation."""
-        run = nn.functional.feature_alpha_dropout
-        return with_alpha(run, input, self.p, self.training, self._constants(None))
+    _drop: ClassVar = staticmethod(torch_functional.feature_alpha_dropout)
+    _alpha: ClassVar = True

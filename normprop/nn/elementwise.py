@@ -28,9 +28,6 @@ class Elementwise(Twin, nn.Module):
         function: maps a tensor to one of the same shape, each element on its own, the same
             result each time; differentiable by autograd.  A function defined in a module can
             be pickled with the layer, a lambda cannot.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
 
     Raises:
         TypeError: the function does not take or return one tensor of real numbers.

@@ -1,24 +1,16 @@
 """Normalised embeddings."""
 
 import inspect
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from normprop import functional, rules
-from normprop.functional.embedding import normalize_rows, refuse_max_norm
-from normprop.functional.weight import Method
+from normprop.functional.embedding import Placed, normalize_rows, refuse_max_norm
 from normprop.nn.parametric import Parametric
 
 __all__ = ["Embedding"]
-
-
-class Placed(TypedDict, total=False):
-    """The radius of the rows' ball, over √dim, and when they are put there."""
-
-    gain: float
-    method: Method
 
 
 class Embedding(Parametric, nn.Embedding):
@@ -27,18 +19,7 @@ class Embedding(Parametric, nn.Embedding):
     It has one scale, as no gradient reaches a token, so that there is no ``scaling`` to choose.
 
     Args:
-        num_embeddings: as in torch.
-        embedding_dim: as in torch.
         padding_idx: as in torch; its row is zero, and stays.
-        max_norm: must be ``None``: the norm of a row is √dim.
-        norm_type: as in torch, without effect, as ``max_norm`` is ``None``.
-        scale_grad_by_freq: as in torch.
-        sparse: as in torch.
-        device: as in torch.
-        dtype: as in torch.
-        gain: the norm of a row is gain·√dim, greater than 0.
-        method: ``"normalize"`` in each forward pass, or ``"project"`` by ``project_()``
-            after each step of the optimiser.
 
     Raises:
         ValueError: ``max_norm`` is given, or ``method`` is unknown.

@@ -14,26 +14,11 @@ __all__ = ["GLU", "GatedLinear"]
 
 
 class GLU(Twin, nn.GLU):
-    """Normalised gated linear unit: see :func:`normprop.functional.glu`.
-
-    Args:
-        dim: where the halves of the input are.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
-    """
+    """Normalised gated linear unit: see :func:`normprop.functional.glu`."""
 
 
 class GatedLinear(Twin, nn.Module):
-    """Normalised a·g(b) with a gate of your choice: see :func:`normprop.functional.gated_linear`.
-
-    Args:
-        gate: g, the name of an activation or an elementwise function on tensors.
-        dim: where the halves of the input are.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
-    """
+    """Normalised a·g(b) with a gate of your choice: :func:`normprop.functional.gated_linear`."""
 
     def __init__(self, gate: Gate = "silu", dim: int = -1, **law: Unpack[LawKeywords]) -> None:
         nn.Module.__init__(self)

@@ -48,14 +48,7 @@ class Residual(nn.Module):
 
 
 class Concat(Settings, nn.Module):
-    """Normalised concatenation: see :func:`normprop.functional.cat`.
-
-    Args:
-        dim: the dimension that the parts are joined in.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the parts, one or one a part.
-        std: standard deviation of the parts, one or one a part, greater than 0.
-    """
+    """Normalised concatenation: see :func:`normprop.functional.cat`."""
 
     _keywords: ClassVar[type] = LawsOfParts
 

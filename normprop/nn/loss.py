@@ -50,58 +50,31 @@ class _Regression(_OfElements):
 
 
 class CrossEntropyLoss(_Loss, nn.CrossEntropyLoss):
-    """Normalised cross-entropy: see :func:`normprop.functional.cross_entropy`.
-
-    Args:
-        weight: must be ``None``.
-        size_average: as in torch; likewise ignore_index, reduce, reduction, label_smoothing.
-        ignore_index: as in torch.
-        reduce: as in torch.
-        reduction: as in torch.
-        label_smoothing: as in torch.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0 and at most 20.
-    """
+    """Normalised cross-entropy: see :func:`normprop.functional.cross_entropy`."""
 
 
 class NLLLoss(_Loss, nn.NLLLoss):
-    """Normalised -x_t: see :func:`normprop.functional.nll_loss`; as :class:`CrossEntropyLoss`."""
+    """Normalised -x_t: see :func:`normprop.functional.nll_loss`."""
 
 
 class MSELoss(_Regression, nn.MSELoss):
-    """Normalised squared error: see :func:`normprop.functional.mse_loss`.
-
-    Args:
-        size_average: as in torch; likewise reduce and reduction.
-        reduce: as in torch.
-        reduction: as in torch.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
-        target_mean: mean of the target.
-        target_std: standard deviation of the target, greater than 0.
-    """
+    """Normalised squared error: see :func:`normprop.functional.mse_loss`."""
 
 
 class L1Loss(_Regression, nn.L1Loss):
-    """Normalised absolute error: see :func:`normprop.functional.l1_loss`; as :class:`MSELoss`."""
+    """Normalised absolute error: see :func:`normprop.functional.l1_loss`."""
 
 
 class SmoothL1Loss(_Regression, nn.SmoothL1Loss):
-    """Normalised smooth L1: see :func:`normprop.functional.smooth_l1_loss`; as :class:`MSELoss`."""
+    """Normalised smooth L1: see :func:`normprop.functional.smooth_l1_loss`."""
 
 
 class HuberLoss(_Regression, nn.HuberLoss):
-    """Normalised Huber loss: see :func:`normprop.functional.huber_loss`; as :class:`MSELoss`."""
+    """Normalised Huber loss: see :func:`normprop.functional.huber_loss`."""
 
 
 class BCEWithLogitsLoss(_OfElements, nn.BCEWithLogitsLoss):
-    """Normalised binary cross-entropy of logits.
-
-    See :func:`normprop.functional.binary_cross_entropy_with_logits`; ``weight`` and
-    ``pos_weight`` must be ``None``, everything else is as in :class:`CrossEntropyLoss`.
-    """
+    """Normalised loss of logits: :func:`normprop.functional.binary_cross_entropy_with_logits`."""
 
 
 class SoftMarginLoss(_OfElements, nn.SoftMarginLoss):
@@ -109,10 +82,7 @@ class SoftMarginLoss(_OfElements, nn.SoftMarginLoss):
 
 
 class MultiLabelSoftMarginLoss(_OfElements, nn.MultiLabelSoftMarginLoss):
-    """Normalised loss of many labels: see :func:`normprop.functional.multilabel_soft_margin_loss`.
-
-    ``weight`` must be ``None``, everything else is as in :class:`CrossEntropyLoss`.
-    """
+    """Normalised loss of labels: see :func:`normprop.functional.multilabel_soft_margin_loss`."""
 
 
 class HingeEmbeddingLoss(_OfElements, nn.HingeEmbeddingLoss):

@@ -13,96 +13,60 @@ __all__ = [
 
 
 class ZeroPad1d(Moving, nn.ZeroPad1d):
-    """Normalised padding with zeros: see :func:`normprop.functional.pad`.
-
-    Args:
-        padding: as in torch.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
-    """
+    """Normalised zero padding: see :func:`normprop.functional.pad`."""
 
 
 class ZeroPad2d(Moving, nn.ZeroPad2d):
-    """Normalised padding with zeros in two dimensions; as :class:`ZeroPad1d`."""
+    """Normalised zero padding in two dimensions: see :func:`normprop.functional.pad`."""
 
 
 class ZeroPad3d(Moving, nn.ZeroPad3d):
-    """Normalised padding with zeros in three dimensions; as :class:`ZeroPad1d`."""
+    """Normalised zero padding in three dimensions: see :func:`normprop.functional.pad`."""
 
 
 class ConstantPad1d(Moving, nn.ConstantPad1d):
-    """Normalised padding with a constant: see :func:`normprop.functional.pad`.
-
-    Args:
-        padding: as in torch.
-        value: of the constant.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
-    """
+    """Normalised constant padding: see :func:`normprop.functional.pad`."""
 
 
 class ConstantPad2d(Moving, nn.ConstantPad2d):
-    """Normalised padding with a constant in two dimensions; as :class:`ConstantPad1d`."""
+    """Normalised constant padding in two dimensions: see :func:`normprop.functional.pad`."""
 
 
 class ConstantPad3d(Moving, nn.ConstantPad3d):
-    """Normalised padding with a constant in three dimensions; as :class:`ConstantPad1d`."""
+    """Normalised constant padding in three dimensions: see :func:`normprop.functional.pad`."""
 
 
 class ReflectionPad1d(Moving, nn.ReflectionPad1d):
-    """Normalised padding by reflection: see :func:`normprop.functional.pad`.
-
-    Args:
-        padding: as in torch.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
-    """
+    """Normalised reflection padding: see :func:`normprop.functional.pad`."""
 
 
 class ReflectionPad2d(Moving, nn.ReflectionPad2d):
-    """Normalised padding by reflection in two dimensions; as :class:`ReflectionPad1d`."""
+    """Normalised reflection padding in two dimensions: see :func:`normprop.functional.pad`."""
 
 
 class ReflectionPad3d(Moving, nn.ReflectionPad3d):
-    """Normalised padding by reflection in three dimensions; as :class:`ReflectionPad1d`."""
+    """Normalised reflection padding in three dimensions: see :func:`normprop.functional.pad`."""
 
 
 class ReplicationPad1d(Moving, nn.ReplicationPad1d):
-    """Normalised padding with the outermost elements: see :func:`normprop.functional.pad`.
-
-    Args:
-        padding: as in torch.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
-    """
+    """Normalised replication padding: see :func:`normprop.functional.pad`."""
 
 
 class ReplicationPad2d(Moving, nn.ReplicationPad2d):
-    """Normalised padding with the end elements, (N, C, H, W); as :class:`ReplicationPad1d`."""
+    """Normalised replication padding in two dimensions: see :func:`normprop.functional.pad`."""
 
 
 class ReplicationPad3d(Moving, nn.ReplicationPad3d):
-    """Normalised padding with the end elements, (N, C, D, H, W); as :class:`ReplicationPad1d`."""
+    """Normalised replication padding in three dimensions: see :func:`normprop.functional.pad`."""
 
 
 class CircularPad1d(Moving, nn.CircularPad1d):
-    """Normalised padding from the other end: see :func:`normprop.functional.pad`.
-
-    Args:
-        padding: as in torch.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
-    """
+    """Normalised circular padding: see :func:`normprop.functional.pad`."""
 
 
 class CircularPad2d(Moving, nn.CircularPad2d):
-    """Normalised padding from the other end in two dimensions; as :class:`CircularPad1d`."""
+    """Normalised circular padding in two dimensions: see :func:`normprop.functional.pad`."""
 
 
 class CircularPad3d(Moving, nn.CircularPad3d):
-    """Normalised padding from the other end in three dimensions; as :class:`CircularPad1d`."""
+    """Normalised circular padding in three dimensions: see :func:`normprop.functional.pad`."""

@@ -1,16 +1,21 @@
 """What layers do with their arguments: taken by name, checked, and followed when they are set."""
 
 import inspect
+import re
 from typing import ClassVar
 
 from torch import nn
 
+from normprop import functional
 from normprop.functional.keywords import (
     DEFAULTS,
     After,
+    arguments_in,
     by_place,
     checked,
+    documented,
     given_by_name,
+    meanings_of,
     parameters_of,
 )
 
@@ -48,6 +53,7 @@ class Settings:
         first = _own_parameters(cls.__init__)[1:] if found is nn.Module else by_place(found)
         parameters = [*first, *parameters_of(cls._keywords, **cls._defaults)]
         cls.__signature__ = inspect.Signature(parameters)
+        cls.__doc__ = _documented(cls)
         # A bias is asked for, and is a parameter then.
         cls._settings = frozenset(cls.__signature__.parameters) - {"bias"} | cls._followed
 
@@ -94,6 +100,23 @@ class Settings:
             if name not in ("after", "backend", "gain") or value != DEFAULTS[name]:
                 parts.append(f"{name}={_shown(name, value)}")
         return ", ".join(filter(None, parts))
+
+
+_FUNCTION = re.compile(r":func:`normprop\.functional\.(\w+)`")
+_BESIDE = re.compile(r":func:`(\w+)`")
+
+
+def _documented(layer_type: type[Settings]) -> str | None:
+    """The docstring of a class, with what the function that it names says of arguments."""
+    meanings = meanings_of(layer_type._keywords)
+    named = _FUNCTION.search(layer_type.__doc__ or "")
+    if named is not None:
+        own = arguments_in(getattr(functional, named[1]).__doc__)
+        # A function has it as a tensor, a class is told whether there is one.
+        own.pop("bias", None)
+        for name, said in own.items():
+            meanings[name] = _BESIDE.sub(r":func:`~normprop.functional.\1`", said)
+    return documented(layer_type.__doc__, layer_type.__signature__.parameters, meanings)
 
 
 def _own_parameters(function) -> list[inspect.Parameter]:

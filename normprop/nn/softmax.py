@@ -24,29 +24,19 @@ class _Over(Twin):
 
 
 class Softmax(_Over, nn.Softmax):
-    """Normalised softmax over the elements of a dimension: see :func:`normprop.functional.softmax`.
-
-    Args:
-        dim: the dimension, which must be named.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0 and at most 20.
-    """
+    """Normalised softmax over a dimension: see :func:`normprop.functional.softmax`."""
 
 
 class Softmin(_Over, nn.Softmin):
-    """Normalised softmin: see :func:`normprop.functional.softmin`; as :class:`Softmax`."""
+    """Normalised softmin: see :func:`normprop.functional.softmin`."""
 
 
 class LogSoftmax(_Over, nn.LogSoftmax):
-    """Normalised logarithm of softmax: see :func:`normprop.functional.log_softmax`.
-
-    Arguments as in :class:`Softmax`.
-    """
+    """Normalised logarithm of softmax: see :func:`normprop.functional.log_softmax`."""
 
 
 class Softmax2d(_Over, nn.Softmax2d):
-    """Normalised softmax over channels, (N, C, H, W); scaling, mean and std as :class:`Softmax`."""
+    """Normalised softmax over channels, (N, C, H, W): see :func:`normprop.functional.softmax`."""
 
     def _place(self) -> int:
         return -3

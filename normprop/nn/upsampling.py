@@ -16,26 +16,15 @@ class _Upsample(Twin):
 
 
 class Upsample(_Upsample, nn.Upsample):
-    """Normalised upsampling: see :func:`normprop.functional.interpolate`.
-
-    Args:
-        size: as in torch.
-        scale_factor: as in torch.
-        mode: as in torch.
-        align_corners: as in torch.
-        recompute_scale_factor: as in torch.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
-    """
+    """Normalised upsampling: see :func:`normprop.functional.interpolate`."""
 
 
 class UpsamplingNearest2d(_Upsample, nn.UpsamplingNearest2d):
-    """Normalised upsampling of images by copies; arguments as in :class:`Upsample`."""
+    """Normalised upsampling of images by copies: see :func:`normprop.functional.interpolate`."""
 
 
 class UpsamplingBilinear2d(_Upsample, nn.UpsamplingBilinear2d):
-    """Normalised upsampling of images that keeps their corners; arguments as :class:`Upsample`.
+    """Normalised upsampling of images that keeps corners: :func:`normprop.functional.interpolate`.
 
     As torch's it sets ``align_corners``, so that its constants follow from the input's shape.
     """
