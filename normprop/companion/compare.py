@@ -37,14 +37,16 @@ from normprop.companion.training import optimizer_of, take_step
 PREFERRED = "fashion-mnist"
 SIDES = {"fashion-mnist": 14, "digits": 16}
 """To which images are brought: every second pixel each way, or each pixel twice each way."""
+WIDTHS = {"vgg": 16, "resnet": 8}
+"""Channels of the first stage."""
 CONTENDERS = (
-    ("plain", "relu"),
-    ("he", "relu"),
-    ("he", "leaky_relu"),
-    ("batchnorm", "relu"),
-    ("calibrated", "relu"),
+    ("plain", "relu", math.e),
+    ("he", "relu", math.e),
+    ("he", "leaky_relu", math.e),
+    ("batchnorm", "relu", math.e),
+    ("calibrated", "relu", math.e),
 )
-"""Methods with activations."""
+"""Methods, activations and the growth that normalised networks are calibrated for."""
 NORMALISED = ("calibrated",)
 """Methods whose networks are fused before they train, which changes nothing but the time."""
 
@@ -57,24 +59,23 @@ class Grid:
         batches: samples in a step.
         steps: of the optimiser.
         rates: learning rates to try.
-        contenders: methods with activations.
-        growths: of the squared gradient, for normalised networks.
+        contenders: methods with activations and growths.
     """
 
     batches: tuple[int, ...]
     steps: int
     rates: tuple[float, ...]
-    contenders: tuple[tuple[str, str], ...] = CONTENDERS
-    growths: tuple[float, ...] = (math.e,)
+    contenders: tuple[tuple[str, str, float], ...] = CONTENDERS
 
-    def cells(self, kinds: tuple[str, ...], **common) -> list[SweepCell]:
-        """The cells, network by network."""
+    def cells(self, kinds: tuple[str, ...], width: int | None = None, **common) -> list[SweepCell]:
+        """The cells, network by network; without a width each has that of ``WIDTHS``."""
         return [
             SweepCell(
                 method,
                 activation,
                 LAYERS[kind],
                 "sgd",
+                width or WIDTHS[kind],
                 batch_size=batch,
                 steps=self.steps,
                 kind=kind,
@@ -82,8 +83,8 @@ class Grid:
                 fused=method in NORMALISED,
                 **common,
             )
-            for kind, batch, (method, activation) in product(kinds, self.batches, self.contenders)
-            for growth in (self.growths if method in NORMALISED else (math.e,))
+            for kind, batch, contender in product(kinds, self.batches, self.contenders)
+            for method, activation, growth in [contender]
         ]
 
 
@@ -100,9 +101,9 @@ def _rates(first: int, last: int) -> tuple[float, ...]:
 
 
 GRIDS = {
-    "few": Grid((64,), 250, _rates(-6, 0), growths=(math.e, math.exp(3))),
-    "small": Grid((4, 2), 1200, _rates(-8, -1), contenders=CONTENDERS[1:]),
-    "long": Grid((64,), 1500, _rates(-6, 0), contenders=CONTENDERS[1:]),
+    "few": Grid((64,), 250, _rates(-6, -2)),
+    "small": Grid((4, 2), 800, _rates(-8, -4), contenders=CONTENDERS[1:]),
+    "long": Grid((64,), 1500, _rates(-6, -2), contenders=CONTENDERS[1:]),
 }
 TIMED = Grid((64, 2), 1, (), contenders=(CONTENDERS[0], *CONTENDERS[3:]))
 """What is timed; the first is what the others are compared with."""
@@ -203,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--methods", nargs="+", choices=METHODS, help="only these methods")
     add("--steps", type=int, help="steps of the optimiser; without it the grid's")
     add("--rates", type=float, nargs="+", help="learning rates to try; without it the grid's")
-    add("--width", type=int, default=16, help="channels of the first stage")
+    add("--width", type=int, help=f"channels of the first stage; without it {WIDTHS}")
     add("--side", type=int, help=f"pixels to which images are brought; without it {SIDES}")
     add("--seen", type=int, default=5000, help="images that the choice of a rate looks at")
     add("--seeds", type=int, default=5, help="runs at the best learning rate")

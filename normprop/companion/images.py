@@ -142,6 +142,8 @@ def build(
     width: int,
     *,
     growth: float = math.e,
+    orthogonal: bool = False,
+    ball: str = "normalize",
 ) -> nn.Module:
     r"""One of the two networks, made ready for training by a method.
 
@@ -162,6 +164,10 @@ def build(
         classes: number of outputs.
         width: channels of the first stage.
         growth: of the squared gradient over the whole depth, for ``"calibrated"``.
+        orthogonal: whether the weights of convolutions begin as orthogonal matrices, from all that
+            an output sees to the outputs, at the scale that they would have.
+        ball: how weights of ``normprop.nn`` stay on their ball: ``"normalize"`` or
+            ``"project"``, which :func:`normprop.companion.training.train` sees to.
 
     Raises:
         ValueError: a name is unknown, a size is less than 1, or the images are too small for two
@@ -170,10 +176,15 @@ def build(
     _check(method, activation, kind, side=example.shape[-1], classes=classes, width=width)
     network = partial(_network, kind, example.shape[-1], classes, width)
     if method == "calibrated":
-        return network(_calibrated(activation, kind, growth))
-    normalization = nn.BatchNorm2d if method == "batchnorm" else None
-    model = network(Parts(activation=ACTIVATIONS[activation], normalization=normalization))
-    return model if method == "plain" else _with_hes_weights(model, activation)
+        model = network(_calibrated(activation, kind, growth, ball))
+    else:
+        normalization = nn.BatchNorm2d if method == "batchnorm" else None
+        model = network(Parts(activation=ACTIVATIONS[activation], normalization=normalization))
+    if method in ("he", "batchnorm"):
+        _take_hes_weights(model, activation)
+    if orthogonal:
+        _make_orthogonal(model)
+    return model
 
 
 def _network(kind: str, side: int, classes: int, width: int, parts: Parts) -> nn.Module:
@@ -182,14 +193,15 @@ def _network(kind: str, side: int, classes: int, width: int, parts: Parts) -> nn
     return ResNet(classes, width, parts)
 
 
-def _calibrated(activation: str, kind: str, growth: float) -> Parts:
+def _calibrated(activation: str, kind: str, growth: float, ball: str) -> Parts:
     forward = {"scaling": "forward"}
+    maps = {"scaling": "forward", "method": ball}
     # χ of ReLU at mean 0 is π/(π - 1) at every scale, so that its mean has to move.
     vary = "std" if activation == "tanh" else "mean"
     options = {"depth": ACTIVATIONS_BELOW[kind], "growth": growth, "vary": vary}
     return Parts(
-        partial(normprop.nn.Conv2d, **forward),
-        partial(normprop.nn.Linear, **forward),
+        partial(normprop.nn.Conv2d, **maps),
+        partial(normprop.nn.Linear, **maps),
         partial(normprop.nn.MaxPool2d, **forward),
         partial(normprop.nn.AdaptiveAvgPool2d, **forward),
         partial(normprop.nn.Calibrated, activation, **options),
@@ -198,7 +210,7 @@ def _calibrated(activation: str, kind: str, growth: float) -> Parts:
 
 
 @torch.no_grad()
-def _with_hes_weights(model: nn.Module, activation: str) -> nn.Module:
+def _take_hes_weights(model: nn.Module, activation: str) -> None:
     known = "relu" if activation == "gelu" else activation
     gain = nn.init.calculate_gain(known, SLOPE)
     for layer in model.modules():
@@ -206,7 +218,15 @@ def _with_hes_weights(model: nn.Module, activation: str) -> nn.Module:
             layer.weight.normal_(std=gain / math.sqrt(layer.weight[0].numel()))
             if layer.bias is not None:
                 layer.bias.zero_()
-    return model
+
+
+@torch.no_grad()
+def _make_orthogonal(model: nn.Module) -> None:
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            scale = layer.weight.square().mean().sqrt()
+            nn.init.orthogonal_(layer.weight)
+            layer.weight *= scale / layer.weight.square().mean().sqrt()
 
 
 def _check(method: str, activation: str, kind: str, **sizes: int) -> None:

@@ -375,6 +375,8 @@ def _data(name: str, images: bool, device: str, side: int | None) -> data.Split:
 
 def _built(cell: SweepCell, split: data.Split) -> nn.Module:
     if cell.kind in images.LAYERS:
+        if cell.residual:
+            raise ValueError(f"residual must be False for kind {cell.kind!r}; it was True")
         example = split.train[0][: cell.batch_size].cpu()
         model = images.build(
             cell.method,
@@ -384,6 +386,8 @@ def _built(cell: SweepCell, split: data.Split) -> nn.Module:
             split.classes,
             cell.width,
             growth=cell.growth,
+            orthogonal=cell.orthogonal,
+            ball=cell.ball,
         )
         return normprop.fuse(model, example) if cell.fused else model
     model = build(

@@ -28,7 +28,7 @@ def test_both_networks_train_at_the_same_budget(finished):
     _, document = finished
     cells = document["cells"]
     assert [(cell["kind"], cell["method"]) for cell in cells] == [
-        (kind, method) for kind in LAYERS for method in ("batchnorm", "calibrated", "calibrated")
+        (kind, method) for kind in LAYERS for method in ("batchnorm", "calibrated")
     ]
     for cell in cells:
         assert [trial["lr"] for trial in cell["trials"]] == [0.01, 0.1, 0.3]
@@ -46,7 +46,7 @@ def test_what_is_finished_is_not_run_again(finished, capsys):
     folder, document = finished
     before = (folder / "images_few.jsonl").read_text()
     again = comparison(folder, "--data", "digits")
-    assert "6 cells, 6 of them finished before" in capsys.readouterr().out
+    assert "4 cells, 4 of them finished before" in capsys.readouterr().out
     assert again["cells"] == document["cells"]
     assert (folder / "images_few.jsonl").read_text() == before
 
@@ -87,8 +87,8 @@ def test_a_grid_has_every_method_at_one_budget(name):
     for kind in LAYERS:
         for batch in grid.batches:
             chosen = [c for c in cells if (c.kind, c.batch_size) == (kind, batch)]
-            assert {(c.method, c.activation) for c in chosen} == set(grid.contenders)
-    assert {method for method, _ in grid.contenders} <= set(METHODS)
+            assert {(c.method, c.activation, c.growth) for c in chosen} == set(grid.contenders)
+    assert {method for method, *_ in grid.contenders} <= set(METHODS)
 
 
 def test_weights_follow_from_the_seed():
@@ -113,6 +113,12 @@ def test_steps_are_timed_side_by_side(tmp_path, monkeypatch):
         low, median, high = cell["seconds"]
         assert 0 < low <= median <= high
         assert cell["method"] != "plain" or cell["ratio"] == [1, 1, 1]
+
+
+def test_a_residual_chain_is_refused():
+    cell = compare.GRIDS["few"].cells(("vgg",), width=2, data="digits", side=16, residual=True)[0]
+    with pytest.raises(ValueError, match="residual must be False for kind 'vgg'; it was True"):
+        runs.network(cell, runs.split_of(cell), 0)
 
 
 def test_a_filter_that_leaves_nothing_is_refused(tmp_path):

@@ -74,12 +74,32 @@ def test_batchnorm_stands_behind_every_convolution():
 
 
 def test_the_sum_by_hand_keeps_its_variance():
-    block = images.BasicBlock(4, 4, 1, images._calibrated("relu", "resnet", math.e))
+    block = images.BasicBlock(4, 4, 1, images._calibrated("relu", "resnet", math.e, "normalize"))
     block.conv2, block.relu = nn.Identity(), nn.Identity()
     block.conv1 = nn.Identity()
     output = block(EXAMPLE)
     # Branch and way around are the same here, each at √½.
     torch.testing.assert_close(output, math.sqrt(2) * EXAMPLE)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_orthogonal_weights_are_orthogonal_at_the_same_scale(method):
+    drawn, rows = (
+        maps(build(method, "relu", "vgg", EXAMPLE, 10, 8, orthogonal=orthogonal))[8].weight
+        for orthogonal in (False, True)
+    )
+    scale, rows = drawn.square().mean().item(), rows.detach().flatten(1)
+    gram = rows @ rows.T / rows.square().sum(1).mean()
+    # Orthogonality of a QR decomposition in float32.
+    assert (gram - torch.eye(len(rows))).abs().max() < 1e-5
+    # The mean square of so many random numbers, at five standard errors.
+    assert rows.square().mean().item() == pytest.approx(scale, rel=5 * (2 / drawn.numel()) ** 0.5)
+
+
+def test_the_ball_is_as_asked_for():
+    for ball in ("normalize", "project"):
+        model = build("calibrated", "relu", "resnet", EXAMPLE, 10, 4, ball=ball)
+        assert {layer.method for layer in (*maps(model), model.fc)} == {ball}
 
 
 @pytest.mark.parametrize(
