@@ -358,6 +358,7 @@ class Watcher(TorchFunctionMode):
             if not isinstance(result, Tensor):
                 return result
             # A property that is a tensor, such as x.T.
+            name = getattr(getattr(func, "__self__", None), "__name__", name)
             self._ended(Node(name, function=func, opaque=True), args, kwargs, result, ())
             return result
         if name == "__iter__":

@@ -580,6 +580,11 @@ def test_what_is_not_filled_yet_has_no_figures():
     assert (none.shape, none.fwd_std) == ((0, 6), None)
 
 
+def test_a_property_has_its_own_name():
+    scales = probe(applied(lambda x: x.T @ x.mT.T), torch.randn(4, 6))
+    assert [row.path for row in scales][2:] == ["T", "mT", "T", "matmul", "after"]
+
+
 def test_inside_of_vmap():
     def mapped(x):
         return torch.vmap(lambda row: row * 2.0)(x)
