@@ -98,7 +98,7 @@ METHODS = {
     "scaled-ws": Method(
         "scaled WS",
         "rows centred and of norm 1, with a gain each, activation times 1/σ_f: NFNets' layer",
-        ("brock2021characterizing", "brock2021high"),
+        ("brock2021signal", "brock2021nfnet"),
         "ReLU's γ = √(2/(1 − 1/π))",
     ),
     "unit-scaling": Method(

@@ -5,7 +5,9 @@ import math
 from fractions import Fraction
 from functools import cache
 
+import numpy as np
 from mpmath import mp, mpf
+from scipy import stats
 
 from normprop.companion import results
 from tests import reference
@@ -14,12 +16,16 @@ from tests.book.expectations import Equals, Exact, Parameter, PerRun, Within
 SMALL = {"depth": 100, "live_depth": 20, "steps": 6}
 OWN_DEPTH, SMALL_DEPTH, WIDTH = 1000, 100, 64
 
-FOUND = json.loads(results.path("depth_1000_sgd.json").read_text("utf-8"))
-CELLS = {cell["method"]: cell for cell in FOUND["cells"]}
+FOUND, PEERS = (
+    json.loads(results.path(f"depth_1000_sgd{part}.json").read_text("utf-8"))
+    for part in ("", "_peers")
+)
+CELLS = {(c["method"], c["orthogonal"]): c for c in FOUND["cells"] + PEERS["cells"]}
 ACCURACIES = {
-    method: [None if run["diverged"] else run["test"] for run in cell["runs"]]
-    for method, cell in CELLS.items()
+    which: [None if run["diverged"] else run["test"] for run in cell["runs"]]
+    for which, cell in CELLS.items()
 }
+LOST = ("he", "batchnorm", "layernorm", "forward", "separate-layer")
 
 
 @cache
@@ -75,6 +81,55 @@ def _normal(depth):
     return Within(low, high, "4.5 standard deviations of the walk about its drift, or about none")
 
 
+@cache
+def _critical(depth):
+    """Signal, gradient and growth of the critical network by its maps, with the trapezium rule.
+
+    Its error is exp(-2πd/h) for the distance d > π/2 of tanh's poles and the step h = 1/8.
+    """
+    z = np.arange(-12, 12.125, 0.125)
+    weights = np.exp(-z * z / 2) / np.exp(-z * z / 2).sum()
+    q, gradient, growth = 1.0, 1.0, 1.0
+    for layer in range(depth):
+        value = np.tanh(math.sqrt(q) * z)
+        forward, backward = weights @ value**2, weights @ (1 - value**2) ** 2
+        growth *= q * backward / forward
+        if layer:
+            gradient *= math.sqrt(backward)
+        q = forward
+    return math.sqrt(q), gradient, growth
+
+
+def _critical_signal(depth):
+    # On a sphere in n dimensions the fourth moment is 3n/(n + 2), and the signal larger for it;
+    # its mean over n units has a relative deviation of √(96/9n) a layer, half of it in the root.
+    middle = _critical(depth)[0] * math.sqrt(1 + 2 / WIDTH)
+    off = 4.5 * 0.5 * math.sqrt(96 / (9 * WIDTH) / depth)
+    return Within(middle * (1 - off), middle * (1 + off), "4.5 deviations of a mean over layers")
+
+
+def _critical_gradient(depth):
+    predicted = _critical(depth)[1]
+    why = "the first layers, where the signal is large, have a deviation of 4 % among 64 neurons"
+    return Within(0.8 * predicted, 1.25 * predicted, why)
+
+
+def _weights_ratio(depth):
+    law, root = math.sqrt(2 * depth), math.sqrt(math.e)
+    why = "the calibrated gradient grows by at most √e, and the loss's own differs by less"
+    return Within(law / root, law * root, why)
+
+
+def _difference(one, other):
+    """As the page shows it, by scipy's quantile of Student's t."""
+    samples = [[100 * (a or 0.0) for a in ACCURACIES[which]] for which in (one, other)]
+    mean = np.mean(samples[0]) - np.mean(samples[1])
+    error = math.sqrt(sum(np.var(values, ddof=1) / len(values) for values in samples))
+    half = stats.t.ppf(0.975, min(map(len, samples)) - 1) * error
+    texts = [f"{v:+.1f}".replace("-", "−") for v in (mean, mean - half, mean + half)]
+    return Equals(f"{texts[0]} ({texts[1]} to {texts[2]})")
+
+
 def _better_than_chance(images=359, chance=Fraction(1, 10), level=Fraction(1, 10**6)):
     """The smallest accuracy that guessing reaches with probability below the level."""
     tail, right = Fraction(1), 0
@@ -86,7 +141,7 @@ def _better_than_chance(images=359, chance=Fraction(1, 10), level=Fraction(1, 10
 
 CHANCE = _better_than_chance()
 HARDLY_BEGUN = PerRun(
-    Within(0.0, 0.5, "the page says that only both ingredients together learn: others below half"),
+    Within(0.0, 0.5, "the page says that these are not far: below half"),
     Within(0.0, 1.0, "an accuracy; in twenty layers the page claims nothing about these"),
 )
 
@@ -113,46 +168,66 @@ EXPECTED = {
     "gradient_normal_1": PerRun(_normal(OWN_DEPTH), _normal(SMALL_DEPTH)),
     "walk": _exact(lambda n: math.sqrt(n / 32), lambda n: 1e-14),
     "walk_factor": _exact(lambda n: math.exp(math.sqrt(n / 128)), lambda n: 1e-12),
+    "critical_signal_predicted": _exact(lambda n: _critical(n)[0], lambda n: 1e-14 * n),
+    "critical_gradient_predicted": _exact(lambda n: _critical(n)[1], lambda n: 1e-14 * n),
+    "critical_growth": _exact(lambda n: _critical(n)[2], lambda n: 1e-13 * n),
+    "critical_signal_law": _exact(lambda n: math.sqrt(0.5 / n), lambda n: 1e-15),
+    "critical_signal": PerRun(_critical_signal(OWN_DEPTH), _critical_signal(SMALL_DEPTH)),
+    "critical_gradient": PerRun(_critical_gradient(OWN_DEPTH), _critical_gradient(SMALL_DEPTH)),
+    "critical_width": Exact(math.sqrt(33 / 32), 1e-15),
+    "critical_spread": Within(1.0, 1.5, "the page says that all layers have nearly the same"),
+    "weights_ratio": PerRun(_weights_ratio(OWN_DEPTH), _weights_ratio(SMALL_DEPTH)),
+    "weights_ratio_law": _exact(lambda n: math.sqrt(2 * n), lambda n: 1e-13),
     "live_forward_normal": HARDLY_BEGUN,
     "live_forward_orthogonal": HARDLY_BEGUN,
+    "live_critical_normal": HARDLY_BEGUN,
+    "live_critical_orthogonal": PerRun(
+        Within(0.5, 1.0, "the page says that it is on its way: half of the labels"),
+        Within(0.0, 1.0, "an accuracy; in twenty layers the page claims nothing about it"),
+    ),
     "live_calibrated_normal": HARDLY_BEGUN,
     "live_calibrated_orthogonal": PerRun(
         Within(0.75, 1.0, "the page says that it learns: three labels in four"),
         Within(CHANCE, 1.0, "guessing gets this far with probability below 1e-6"),
     ),
-    "command": Equals(FOUND["command"]),
     "device": Equals(FOUND["device"]),
-    "date": Equals(FOUND["date"].partition("T")[0]),
-    "commit": Equals(
-        FOUND["commit"][:10]
-        + (" with changes that were not committed yet" if FOUND["changed"] else "")
-    ),
     "versions": Equals(", ".join(" ".join(pair) for pair in FOUND["versions"].items())),
     "budget": Equals(150),
     "tuning": Equals(50),
-    "calibrated_median": Exact(sorted(ACCURACIES["calibrated"])[1], 0.0),
-    "calibrated_low": Exact(sorted(ACCURACIES["calibrated"])[0], 0.0),
+    "calibrated_median": Exact(sorted(ACCURACIES["calibrated", True])[1], 0.0),
+    "calibrated_low": Exact(min(ACCURACIES["calibrated", True]), 0.0),
     # Rounding of a sum of three terms.
     "calibrated_minutes": Exact(
-        _minutes := sum(run["seconds"] for run in CELLS["calibrated"]["runs"]) / 180,
+        _minutes := sum(run["seconds"] for run in CELLS["calibrated", True]["runs"]) / 180,
         1e-14 * _minutes,
     ),
-    "peers_best": Exact(
-        max(a or 0.0 for m, runs in ACCURACIES.items() if m != "calibrated" for a in runs), 0.0
-    ),
+    "lost_best": Exact(max(a or 0.0 for m in LOST for a in ACCURACIES[m, True]), 0.0),
+    "over_critical": _difference(("calibrated", True), ("critical", True)),
+    "critical_over_forward": _difference(("critical", True), ("forward", True)),
     "exercise_approximate": Exact(math.sqrt(math.sqrt(0.75 / 10_000)), 1e-15),
     "exercise_scale": Exact(float(_scale(10_000)), _scale_error(10_000)),
 }
-for _method, _runs in ACCURACIES.items():
-    _name = _method.replace("-", "_")
+for _prefix, _file in (("", FOUND), ("peers_", PEERS)):
+    EXPECTED[f"{_prefix}command"] = Equals(_file["command"])
+    EXPECTED[f"{_prefix}date"] = Equals(_file["date"].partition("T")[0])
+    _changed = " with changes that were not committed yet" if _file["changed"] else ""
+    EXPECTED[f"{_prefix}commit"] = Equals(_file["commit"][:10] + _changed)
+for (_method, _orthogonal), _runs in ACCURACIES.items():
+    _name = _method.replace("-", "_") + ("" if _orthogonal else "_normal")
     _shown = ["diverged" if a is None else f"{100 * a:.1f}" for a in _runs]
     EXPECTED[f"seeds_{_name}"] = Equals(", ".join(_shown))
     EXPECTED[f"trials_diverged_{_name}"] = Equals(
-        sum(trial["loss"] is None for trial in CELLS[_method]["trials"])
+        sum(trial["loss"] is None for trial in CELLS[_method, _orthogonal]["trials"])
     )
 
 # What the page says in words. Where another run changes it, read the page again.
 EXPECTED |= {
+    "same_machine": Equals(True),
+    "same_versions": Equals(True),
     "calibrated_learns": Equals(True),
-    "peers_at_chance": Equals(True),
+    "critical_learns": Equals(True),
+    "critical_normal_at_chance": Equals(True),
+    "lost_at_chance": Equals(True),
+    "over_critical_holds": Equals(True),
+    "critical_over_forward_holds": Equals(True),
 }
