@@ -66,12 +66,9 @@ def from_callable(
         value=lambda x: seen(x)[0],
         slope=lambda x: seen(x)[1],
         increment=increment,
-        features=features or (0.0,),
         width=0.0,
-        lipschitz=np.inf,
-        span=np.inf,
+        features=features or (0.0,),
         log_slope=1.0,
-        increasing=False,
         looseness=8.0 * float(np.abs(slopes).max()),
         both=seen,
     )

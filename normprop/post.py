@@ -152,7 +152,8 @@ def table(samples: int = 1_000_000, seed: int = 0, device: str | torch.device = 
     """
     cells = []
     for column in _columns():
-        exact, estimate = column.figures(samples, seed, device)
+        exact = _measured(column.layer)
+        estimate = simulate(column.layer, samples, seed=seed, device=device)
         cells += [column.cell(row, exact, estimate) for row in ROWS]
     return Table(tuple(cells), samples, seed)
 
@@ -161,32 +162,32 @@ def table(samples: int = 1_000_000, seed: int = 0, device: str | torch.device = 
 class _Claim:
     """What the post prints in a cell, and where its rule can be tried.
 
-    ``rule`` gives the post's value for a layer.  ``decimals`` is how many the post prints; a
-    formula has none.  ``abroad`` is a layer that the post's wording covers too.
+    ``rule`` gives the post's value, or takes a layer to it.  ``decimals`` is how many the post
+    prints; a formula has none.  ``abroad`` is a layer that the post's wording covers too.
     """
 
     printed: str
-    rule: Callable[[nn.Module], float]
+    rule: float | Callable[[nn.Module], float]
     decimals: int | None = None
     abroad: nn.Module | None = None
     condition: str = ""
+
+    def value(self, layer: nn.Module) -> float:
+        """The post's value for a layer."""
+        return self.rule(layer) if callable(self.rule) else self.rule
 
 
 @dataclass(frozen=True)
 class _Column:
     name: str
     layer: nn.Module
-    claims: dict[str, _Claim]
-    measure: Callable[[nn.Module], Moments] = moments
-
-    def figures(self, samples, seed, device) -> tuple[Moments, Simulation]:
-        return self.measure(self.layer), simulate(
-            self.layer, samples, seed=seed, device=device, progress=None
-        )
+    fwd_mean: _Claim
+    fwd_std: _Claim
+    bwd_std: _Claim
 
     def cell(self, row: str, exact: Moments, estimate: Simulation) -> Cell:
-        claim = self.claims[row]
-        value, truth = claim.rule(self.layer), _first(getattr(exact, row))
+        claim = getattr(self, row)
+        value, truth = claim.value(self.layer), _first(getattr(exact, row))
         standard_error = _first(getattr(estimate, f"{row}_se"))
         theirs = standard_error * math.sqrt(estimate.n / _POST_SAMPLES)
         verdict, note = self._judged(row, claim, value, truth, exact.error, theirs)
@@ -212,8 +213,8 @@ class _Column:
                 f"of {theirs:.5f}, and its value is {abs(value - truth) / theirs:.2f} of them off"
             )
         if claim.abroad is not None:
-            measured = self.measure(claim.abroad)
-            there, ruled = _first(getattr(measured, row)), claim.rule(claim.abroad)
+            measured = _measured(claim.abroad)
+            there, ruled = _first(getattr(measured, row)), claim.value(claim.abroad)
             if not _agrees(ruled, there, measured.error, claim.decimals):
                 return "qualified", f"{claim.condition}: there {there:.6f}, the rule {ruled:.6f}"
         return "confirmed", ""
@@ -226,101 +227,74 @@ def _agrees(value: float, truth: float, error: float, decimals: int | None) -> b
 
 
 def _columns() -> list[_Column]:
-    zero = _Claim("0", lambda _: 0.0)
+    zero = _Claim("0", 0.0)
+    strided, max_strided = _convolution(2), nn.MaxPool2d(3, stride=2)
+    average_strided, mask = nn.AvgPool2d(3, stride=2), _RawMask(1.0 - KEEP)
+    kept = "√(1/p)", lambda layer: math.sqrt(1.0 / (1.0 - layer.p)), None, mask
     return [
         _Column(
             "convolution",
-            _convolution(stride=1),
-            {
-                "fwd_mean": zero,
-                "fwd_std": _Claim(
-                    "ℓ2 fan-in",
-                    lambda conv: float(conv.weight[0].detach().norm()),
-                    None,
-                    _convolution(2),
-                ),
-                "bwd_std": _Claim(
-                    "ℓ2 fan-out",
-                    lambda conv: float(conv.weight[:, 0].detach().norm()),
-                    None,
-                    _convolution(2),
-                    "only at stride 1; a stride divides the variance by ∏stride, as with stride 2",
-                ),
-            },
+            _convolution(1),
+            zero,
+            _Claim("ℓ2 fan-in", lambda conv: float(conv.weight[0].norm()), None, strided),
+            _Claim(
+                "ℓ2 fan-out",
+                lambda conv: float(conv.weight[:, 0].norm()),
+                None,
+                strided,
+                "only at stride 1; a stride divides the variance by ∏stride, as with stride 2",
+            ),
         ),
         _Column(
             "ReLU",
             nn.ReLU(),
-            {
-                "fwd_mean": _Claim("√(1/2π)", lambda _: math.sqrt(0.5 / math.pi)),
-                "fwd_std": _Claim("√(½ - 1/2π)", lambda _: math.sqrt(0.5 - 0.5 / math.pi)),
-                "bwd_std": _Claim("√½", lambda _: math.sqrt(0.5)),
-            },
+            _Claim("√(1/2π)", math.sqrt(0.5 / math.pi)),
+            _Claim("√(½ - 1/2π)", math.sqrt(0.5 - 0.5 / math.pi)),
+            _Claim("√½", math.sqrt(0.5)),
         ),
         _Column(
             "sigmoid",
             nn.Sigmoid(),
-            {
-                "fwd_mean": _Claim("½", lambda _: 0.5),
-                "fwd_std": _Claim("0.2083", lambda _: 0.2083, 4),
-                "bwd_std": _Claim("0.2123", lambda _: 0.2123, 4),
-            },
+            _Claim("½", 0.5),
+            _Claim("0.2083", 0.2083, 4),
+            _Claim("0.2123", 0.2123, 4),
         ),
         _Column(
             "3×3 max pooling",
             nn.MaxPool2d(3),
-            {
-                "fwd_mean": _Claim("1.4850", lambda _: 1.4850, 4, nn.MaxPool2d(3, stride=2)),
-                "fwd_std": _Claim("0.5978", lambda _: 0.5978, 4, nn.MaxPool2d(3, stride=2)),
-                "bwd_std": _Claim(
-                    "⅓",
-                    lambda pool: 1.0 / pool.kernel_size,
-                    None,
-                    nn.MaxPool2d(3, stride=2),
-                    "only where the stride is the window; it is (∏stride)^-½, as with stride 2",
-                ),
-            },
+            _Claim("1.4850", 1.4850, 4, max_strided),
+            _Claim("0.5978", 0.5978, 4, max_strided),
+            _Claim(
+                "⅓",
+                lambda pool: 1.0 / pool.kernel_size,
+                None,
+                max_strided,
+                "only where the stride is the window; it is (∏stride)^-½, as with stride 2",
+            ),
         ),
         _Column(
             "3×3 average pooling",
             nn.AvgPool2d(3),
-            {
-                "fwd_mean": zero,
-                "fwd_std": _Claim(
-                    "1/s", lambda pool: 1.0 / pool.kernel_size, None, nn.AvgPool2d(3, stride=2)
-                ),
-                "bwd_std": _Claim(
-                    "1/s²",
-                    lambda pool: 1.0 / pool.kernel_size**2,
-                    None,
-                    nn.AvgPool2d(3, stride=2),
-                    "only where the stride is the window; it is (∏window·∏stride)^-½, as with "
-                    "stride 2",
-                ),
-            },
+            zero,
+            _Claim("1/s", lambda pool: 1.0 / pool.kernel_size, None, average_strided),
+            _Claim(
+                "1/s²",
+                lambda pool: 1.0 / pool.kernel_size**2,
+                None,
+                average_strided,
+                "only where the stride is the window; it is (∏window·∏stride)^-½, as with stride 2",
+            ),
         ),
         _Column(
             f"dropout, keep {KEEP:g}",
             nn.Dropout(1.0 - KEEP),
-            {
-                "fwd_mean": zero,
-                "fwd_std": _Claim(
-                    "√(1/p)",
-                    lambda layer: math.sqrt(1.0 / (1.0 - layer.p)),
-                    None,
-                    _RawMask(1.0 - KEEP),
-                    "p is the probability of keeping, and the kept values are divided by it; it "
-                    "is √p for the mask alone",
-                ),
-                "bwd_std": _Claim(
-                    "√(1/p)",
-                    lambda layer: math.sqrt(1.0 / (1.0 - layer.p)),
-                    None,
-                    _RawMask(1.0 - KEEP),
-                    "as for the forward std: √p for the mask alone",
-                ),
-            },
-            lambda layer: moments(layer, inverted=not isinstance(layer, _RawMask)),
+            zero,
+            _Claim(
+                *kept,
+                "p is the probability of keeping, and the kept values are divided by it; it is √p "
+                "for the mask alone",
+            ),
+            _Claim(*kept, "as for the forward std: √p for the mask alone"),
         ),
     ]
 
@@ -329,12 +303,15 @@ class _RawMask(nn.Dropout):
     """Marks a dropout of which the mask alone is meant; measured, never run."""
 
 
+def _measured(layer: nn.Module) -> Moments:
+    return moments(layer, inverted=not isinstance(layer, _RawMask))
+
+
 def _convolution(stride: int) -> nn.Conv2d:
     """The convolution that stands for the table's first column: its weights never change."""
     generator = torch.Generator().manual_seed(28032016)
     conv = nn.Conv2d(8, 16, 3, stride=stride, bias=False, dtype=torch.float64)
-    with torch.no_grad():
-        conv.weight.normal_(std=0.1, generator=generator)
+    conv.requires_grad_(False).weight.normal_(std=0.1, generator=generator)
     return conv
 
 

@@ -96,8 +96,8 @@ def _lines(name, kinks, slopes, jumps, at, value) -> Function:
         value=lambda x: value + increment(at, x - at),
         slope=slope,
         increment=increment,
-        features=kinks or (0.0,),
         width=0.0,
+        features=kinks or (0.0,),
         lipschitz=steepest,
         span=_span(pieces) if slopes[0] == slopes[-1] == 0.0 else math.inf,
         log_slope=0.0,
@@ -181,28 +181,27 @@ def threshold(limit: float, value: float) -> Function:
     )
 
 
-@by_name
-def hardshrink(limit: float = 0.5) -> Function:
-    """The function x for |x| > ``limit``, 0 elsewhere; ``limit`` ≥ 0."""
+def _shrunk(name: str, limit: float, jump: float) -> Function:
     if limit < 0:
         raise ValueError(f"lambd must not be negative; it was {limit}")
     if limit == 0:
         return identity()
-    return piecewise_linear("hardshrink", (-limit, limit), (1.0, 0.0, 1.0), (limit, limit))
+    return piecewise_linear(name, (-limit, limit), (1.0, 0.0, 1.0), (jump, jump))
+
+
+@by_name
+def hardshrink(limit: float = 0.5) -> Function:
+    """The function x for |x| > ``limit``, 0 elsewhere; ``limit`` ≥ 0."""
+    return _shrunk("hardshrink", limit, limit)
 
 
 @by_name
 def softshrink(limit: float = 0.5) -> Function:
     """The function x - ``limit`` sign x for |x| > ``limit``, 0 elsewhere; ``limit`` ≥ 0."""
-    if limit < 0:
-        raise ValueError(f"lambd must not be negative; it was {limit}")
-    if limit == 0:
-        return identity()
-    return piecewise_linear("softshrink", (-limit, limit), (1.0, 0.0, 1.0))
+    return _shrunk("softshrink", limit, 0.0)
 
 
 @by_name
-@lru_cache(maxsize=1024)
 def elu(alpha: float = 1.0, scale: float = 1.0, width: float = 1.0, name: str = "elu") -> Function:
     r"""The function scale·x for x > 0, scale·α(e^(x/width) - 1) for x ≤ 0; width > 0.
 
@@ -238,10 +237,8 @@ def elu(alpha: float = 1.0, scale: float = 1.0, width: float = 1.0, name: str = 
         value=lambda x: amplitude * np.where(x > 0, x / width, ratio * _decay(x / width)),
         slope=lambda x: scale * np.where(x > 0, 1.0, ratio * np.exp(np.minimum(x / width, 0.0))),
         increment=increment,
-        features=(0.0,),
         width=40.0 * width,
         lipschitz=lipschitz,
-        span=math.inf,
         log_slope=1.0 / width,
         increasing=scale >= 0 and alpha >= 0,
         looseness=0.0 if alpha >= 0 else 8.0 * lipschitz,
@@ -303,7 +300,6 @@ def gated_increment(gate, gate_increment):
 
 
 @by_name
-@lru_cache(maxsize=1)
 def hardswish() -> Function:
     """The function x·hardsigmoid(x): 0 up to -3, x(x + 3)/6 up to 3, then x."""
     return Function(
@@ -311,12 +307,9 @@ def hardswish() -> Function:
         value=lambda x: x * hardsigmoid(x),
         slope=lambda x: np.where(np.abs(x) < 3.0, x / 3.0 + 0.5, (x >= 3.0).astype(float)),
         increment=gated_increment(hardsigmoid, hardsigmoid_increment),
-        features=(-3.0, 3.0),
         width=0.0,
+        features=(-3.0, 3.0),
         lipschitz=1.5,
-        span=math.inf,
-        log_slope=math.inf,
-        increasing=False,
         curvature=lambda x: np.where(np.abs(x) < 3.0 + 1e-9, 1.0 / 3.0, 0.0),
         looseness=12.0,
         closed=closed.hardswish,

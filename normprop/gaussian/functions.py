@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -25,15 +26,17 @@ Array = np.ndarray
 class Function:
     """An elementwise function, as integration against a normal density sees it.
 
+    Where nothing is given, nothing is promised: bounds are infinite.
+
     Attributes:
         name: the name by which ``moments`` finds it, PyTorch's spelling.
         value: f(x) for an array x.
         slope: f'(x); at a kink, torch's choice.
         increment: ``increment(c, h)`` = f(c + h) - f(c), accurate relative to its own value
             also where h is tiny, but for ``looseness`` and ``noise``.
-        features: points where f bends or has a kink; integration panels end there.
         width: half width of the neighbourhood of a feature outside of which f is a straight
             line to double precision (0 for a kink).
+        features: points where f bends or has a kink; integration panels end there.
         lipschitz: bound on the absolute slope.
         span: sup f - inf f.
         log_slope: bound on the absolute value of f''/f', which turns a rounding error of x
@@ -59,12 +62,12 @@ class Function:
     value: Callable[[Array], Array]
     slope: Callable[[Array], Array]
     increment: Callable[[float, Array], Array]
-    features: tuple[float, ...]
     width: float
-    lipschitz: float
-    span: float
-    log_slope: float
-    increasing: bool
+    features: tuple[float, ...] = (0.0,)
+    lipschitz: float = math.inf
+    span: float = math.inf
+    log_slope: float = math.inf
+    increasing: bool = False
     both: Callable[..., tuple[Array, Array]] | None = None
     curvature: Callable[[Array], Array] | None = None
     looseness: float = 0.0
@@ -91,12 +94,12 @@ Maker = TypeVar("Maker", bound=Callable[..., Function])
 
 
 def by_name(make: Maker) -> Maker:
-    """Let the package know a function by the name of what makes it.
+    """Let the package know a function by the name of what makes it, and make it once.
 
     Without arguments that makes the function with torch's default parameters.
     """
-    MAKERS[make.__name__] = make
-    return make
+    MAKERS[make.__name__] = lru_cache(maxsize=1024)(make)
+    return MAKERS[make.__name__]
 
 
 def sigmoid(x: Array) -> Array:

@@ -4,8 +4,6 @@ Four stand here, of which others are made.  A new activation is made in
 ``normprop.gaussian.families`` or ``normprop.gaussian.smooth``, under ``by_name``.
 """
 
-import math
-
 import numpy as np
 
 # What stands in the latter two is known by name once they are imported.
@@ -40,10 +38,8 @@ FUNCTIONS = {
             value=lambda x: np.maximum(x, 0.0),
             slope=lambda x: (x > 0).astype(float),
             increment=relu_increment,
-            features=(0.0,),
             width=0.0,
             lipschitz=1.0,
-            span=math.inf,
             log_slope=0.0,
             increasing=True,
             closed=closed.relu,
@@ -54,8 +50,8 @@ FUNCTIONS = {
             value=hardsigmoid,
             slope=lambda x: np.where(np.abs(x) < 3.0, 1.0 / 6.0, 0.0),
             increment=hardsigmoid_increment,
-            features=(-3.0, 3.0),
             width=0.0,
+            features=(-3.0, 3.0),
             lipschitz=1.0 / 6.0,
             span=1.0,
             log_slope=0.0,
@@ -67,7 +63,6 @@ FUNCTIONS = {
             value=sigmoid,
             slope=sigmoid_slope,
             increment=sigmoid_increment,
-            features=(0.0,),
             width=40.0,
             lipschitz=0.25,
             span=1.0,
@@ -79,7 +74,6 @@ FUNCTIONS = {
             value=np.tanh,
             slope=tanh_slope,
             increment=tanh_increment,
-            features=(0.0,),
             width=20.0,
             lipschitz=1.0,
             span=2.0,

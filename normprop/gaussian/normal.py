@@ -64,18 +64,10 @@ def rectified(t: float) -> tuple[float, float, float]:
         mean = pdf(t) - t * active
         second = (1.0 + t * t) * active - t * pdf(t)
     else:
-        first, follower = _mills_fractions(t)
+        first, follower, *_ = _fractions(t)
         mean = active * first
         second = mean * follower
     return mean, second - mean * mean, active
-
-
-def _mills_fractions(t: float) -> tuple[float, float]:
-    """K₁ and K₂ of the continued fraction of Mills' ratio at t > 0."""
-    fraction = 0.0
-    for j in range(_FRACTION_DEPTH, 1, -1):
-        fraction = j / (t + fraction)
-    return 1.0 / (t + fraction), fraction
 
 
 TAIL_ORDER = 4

@@ -49,12 +49,8 @@ def gated(name: str, gate, gate_slope, gate_increment, curvature, width: float, 
         value=lambda x: x * gate(x),
         slope=slope,
         increment=gated_increment(gate, gate_increment),
-        features=(0.0,),
         width=width,
         lipschitz=1.25,
-        span=math.inf,
-        log_slope=math.inf,
-        increasing=False,
         curvature=curvature,
         looseness=12.0,
         **more,
@@ -62,7 +58,6 @@ def gated(name: str, gate, gate_slope, gate_increment, curvature, width: float, 
 
 
 @by_name
-@lru_cache(maxsize=1)
 def silu() -> Function:
     """The function x·sigmoid(x)."""
     return gated(
@@ -95,7 +90,6 @@ def _cdf_increment(c: float, h: Array) -> Array:
 
 
 @by_name
-@lru_cache(maxsize=1)
 def gelu() -> Function:
     """The function x·Φ(x), in closed form."""
     return gated(
@@ -172,7 +166,6 @@ def _mish_gate_increment(c: float, h: Array) -> Array:
 
 
 @by_name
-@lru_cache(maxsize=1)
 def mish() -> Function:
     """The function x·tanh(softplus(x))."""
     return gated(
@@ -198,7 +191,6 @@ def _softplus_increment(c: float, h: Array) -> Array:
 
 
 @by_name
-@lru_cache(maxsize=64)
 def softplus(beta: float = 1.0, threshold: float = 20.0) -> Function:
     """The function log(1 + e^(βx))/β, but x where βx > ``threshold``, as torch has it; β > 0.
 
@@ -233,7 +225,6 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> Function:
         features=(0.0, limit) if limit else (0.0,),
         width=40.0 / beta,
         lipschitz=1.0,
-        span=math.inf,
         log_slope=beta,
         # At the threshold f falls by a little, 2e-9 for torch's defaults.
         increasing=jump > -1e-6,
@@ -250,7 +241,6 @@ def _above_line(x: Array) -> Array:
 
 
 @by_name
-@lru_cache(maxsize=1)
 def logsigmoid() -> Function:
     """The function log sigmoid(x) = -log(1 + e^-x)."""
     return Function(
@@ -258,10 +248,8 @@ def logsigmoid() -> Function:
         value=lambda x: -_softplus(-x),
         slope=lambda x: sigmoid(-x),
         increment=lambda c, h: -_softplus_increment(-c, -h),
-        features=(0.0,),
         width=40.0,
         lipschitz=1.0,
-        span=math.inf,
         log_slope=1.0,
         increasing=True,
     )
@@ -276,7 +264,6 @@ def _softsign_increment(c: float, h: Array) -> Array:
 
 
 @by_name
-@lru_cache(maxsize=1)
 def softsign() -> Function:
     """The function x/(1 + |x|)."""
     return Function(
@@ -284,7 +271,6 @@ def softsign() -> Function:
         value=lambda x: x / (1.0 + np.abs(x)),
         slope=lambda x: (1.0 + np.abs(x)) ** -2.0,
         increment=_softsign_increment,
-        features=(0.0,),
         # It is nowhere straight; panels of this size are a start.
         width=10.0,
         lipschitz=1.0,
@@ -303,7 +289,6 @@ def _tanhshrink_increment(c: float, h: Array) -> Array:
 
 
 @by_name
-@lru_cache(maxsize=1)
 def tanhshrink() -> Function:
     """The function x - tanh x."""
     return Function(
@@ -311,11 +296,8 @@ def tanhshrink() -> Function:
         value=lambda x: _tanhshrink_increment(0.0, x),
         slope=lambda x: np.tanh(x) ** 2,
         increment=_tanhshrink_increment,
-        features=(0.0,),
         width=20.0,
         lipschitz=1.0,
-        span=math.inf,
-        log_slope=math.inf,
         increasing=True,
         curvature=lambda x: 2.0 * tanh_slope(x),
         looseness=8.0,

@@ -41,51 +41,38 @@ class _Function(NamedTuple):
 
     value: Callable
     slope: Callable
-    read: Callable | None = None
+    read: Callable | None
     defaults: tuple[float, ...] = ()
     slots: Callable[..., tuple[float, ...]] = lambda *params: params
 
+    @classmethod
+    def of(cls, name: str, *more, read: Callable | None = None) -> "_Function":
+        """The functions of :mod:`~normprop.kernels.scalar` of that name."""
+        own = (getattr(scalar, f"{name}{end}", None) for end in ("", "_slope", "_read"))
+        value, slope, known = own
+        return cls(value, slope, read or known, *more)
 
-FUNCTIONS = {
-    "celu": _Function(scalar.celu, scalar.celu_slope, scalar.celu_read, (1.0,)),
-    "elu": _Function(scalar.elu, scalar.elu_slope, scalar.elu_read, (1.0,)),
-    "gelu": _Function(scalar.gelu, scalar.gelu_slope),
-    "gelu_tanh": _Function(scalar.gelu_tanh, scalar.gelu_tanh_slope),
-    "hardshrink": _Function(scalar.hardshrink, scalar.hardshrink_slope, scalar.shrink_read, (0.5,)),
-    "hardsigmoid": _Function(scalar.hardsigmoid, scalar.hardsigmoid_slope, scalar.hardsigmoid_read),
-    "hardswish": _Function(scalar.hardswish, scalar.hardswish_slope),
-    "hardtanh": _Function(
-        scalar.hardtanh, scalar.hardtanh_slope, scalar.hardtanh_read, (-1.0, 1.0)
+
+# Without parameters.
+_PLAIN = (
+    "gelu", "gelu_tanh", "hardsigmoid", "hardswish", "identity", "logsigmoid", "mish", "relu",
+    "selu", "sigmoid", "silu", "softsign", "tanh", "tanhshrink",
+)  # fmt: skip
+
+FUNCTIONS = {name: _Function.of(name) for name in _PLAIN} | {
+    "celu": _Function.of("celu", (1.0,)),
+    "elu": _Function.of("elu", (1.0,)),
+    "hardshrink": _Function.of("hardshrink", (0.5,), read=scalar.shrink_read),
+    "hardtanh": _Function.of("hardtanh", (-1.0, 1.0)),
+    "leaky_relu": _Function.of("leaky_relu", (0.01,)),
+    "prelu": _Function.of("leaky_relu", (0.25,)),
+    "relu6": _Function.of("hardtanh", (), lambda: (0.0, 6.0)),
+    "rrelu": _Function.of(
+        "leaky_relu", (1.0 / 8.0, 1.0 / 3.0), lambda lower, upper: ((lower + upper) / 2,)
     ),
-    "identity": _Function(scalar.identity, scalar.identity_slope, scalar.identity_read),
-    "leaky_relu": _Function(
-        scalar.leaky_relu, scalar.leaky_relu_slope, scalar.leaky_relu_read, (0.01,)
-    ),
-    "logsigmoid": _Function(scalar.logsigmoid, scalar.logsigmoid_slope, scalar.logsigmoid_read),
-    "mish": _Function(scalar.mish, scalar.mish_slope),
-    "prelu": _Function(scalar.leaky_relu, scalar.leaky_relu_slope, scalar.leaky_relu_read, (0.25,)),
-    "relu": _Function(scalar.relu, scalar.relu_slope, scalar.relu_read),
-    "relu6": _Function(
-        scalar.hardtanh, scalar.hardtanh_slope, scalar.hardtanh_read, slots=lambda: (0.0, 6.0)
-    ),
-    "rrelu": _Function(
-        scalar.leaky_relu,
-        scalar.leaky_relu_slope,
-        scalar.leaky_relu_read,
-        (1.0 / 8.0, 1.0 / 3.0),
-        slots=lambda lower, upper: ((lower + upper) / 2,),
-    ),
-    "selu": _Function(scalar.selu, scalar.selu_slope, scalar.selu_read),
-    "sigmoid": _Function(scalar.sigmoid, scalar.sigmoid_slope, scalar.sigmoid_read),
-    "silu": _Function(scalar.silu, scalar.silu_slope),
-    "softplus": _Function(
-        scalar.softplus, scalar.softplus_slope, scalar.softplus_read, (1.0, 20.0)
-    ),
-    "softshrink": _Function(scalar.softshrink, scalar.softshrink_slope, scalar.shrink_read, (0.5,)),
-    "softsign": _Function(scalar.softsign, scalar.softsign_slope, scalar.softsign_read),
-    "tanh": _Function(scalar.tanh, scalar.tanh_slope, scalar.tanh_read),
-    "tanhshrink": _Function(scalar.tanhshrink, scalar.tanhshrink_slope),
-    "threshold": _Function(scalar.threshold, scalar.threshold_slope, scalar.relu_read, (0.0, 0.0)),
+    "softplus": _Function.of("softplus", (1.0, 20.0)),
+    "softshrink": _Function.of("softshrink", (0.5,), read=scalar.shrink_read),
+    "threshold": _Function.of("threshold", (0.0, 0.0), read=scalar.relu_read),
 }
 """Activations by torch's name; parameters are torch's, in torch's order.
 

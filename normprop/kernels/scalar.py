@@ -224,14 +224,12 @@ def hardshrink_slope(x, A, B):
     return tl.where(tl.abs(x) <= A, 0.0, full(x, 1.0))
 
 
+softshrink_slope = hardshrink_slope
+
+
 @triton.jit
 def softshrink(x, A, B):
     return tl.where(tl.abs(x) <= A, 0.0, tl.where(x < 0, x + A, x - A))
-
-
-@triton.jit
-def softshrink_slope(x, A, B):
-    return tl.where(tl.abs(x) <= A, 0.0, full(x, 1.0))
 
 
 @triton.jit

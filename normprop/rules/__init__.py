@@ -13,9 +13,8 @@ no constants why.
 # ruff: noqa: F403
 from types import ModuleType as _Module
 
-from normprop.rules import containers, distance, lazy, loss, normalization, recurrent, shape, unpool  # noqa: F401
+from normprop.rules import containers, distance, lazy, loss, normalization, recurrent, shape  # noqa: F401
 from normprop.rules.activation import *
-from normprop.rules.adaptive import *
 from normprop.rules.arguments import *
 from normprop.rules.attention import *
 from normprop.rules.axis import *
@@ -31,7 +30,6 @@ from normprop.rules.pool import *
 from normprop.rules.registry import *
 from normprop.rules.rescaled import *
 from normprop.rules.softmax import *
-from normprop.rules.transposed import *
 from normprop.rules.upsampling import *
 
 __all__ = sorted(

@@ -9,7 +9,7 @@ from torch import nn
 from normprop.gaussian import Law
 
 # The plain classes first.
-from normprop.rules import normalization, parametric, transposed  # noqa: F401
+from normprop.rules import normalization, parametric  # noqa: F401
 from normprop.rules.registry import Moments, entry_of_type, register
 
 

@@ -124,75 +124,45 @@ def _many_labels(layer: nn.Module, law: Law, shape: tuple[int, ...] | None) -> M
     return reduced(averaged, layer.reduction, samples)
 
 
-register(
-    nn.CrossEntropyLoss,
-    _of_classes(lambda layer, c, law: cross_entropy(c, law, layer.label_smoothing)),
-    shaped=True,
-    family="loss",
-    note="for a uniform class",
-)
-register(
-    nn.NLLLoss,
-    _of_classes(lambda _, c, law: negative_log_likelihood(c, law)),
-    shaped=True,
-    family="loss",
-    note="for a uniform class",
-)
-register(
-    nn.MSELoss,
-    _of_elements(
-        lambda layer, law: losses.square(losses.distance(law, target_of(layer))),
-    ),
-    shaped=True,
-    family="loss",
-    note="for an independent normal target",
-)
-for _type, _function in (
-    (nn.L1Loss, lambda _: families.absolute()),
-    (nn.SmoothL1Loss, lambda layer: losses.smooth_l1(float(layer.beta))),
-    (nn.HuberLoss, lambda layer: losses.huber(float(layer.delta))),
-):
-    register(
-        _type,
-        _of_distance(_function),
-        shaped=True,
-        family="loss",
-        note="for an independent normal target",
-    )
-for _type, _figures, _weights in (
+_OF_CLASS = "for a uniform class"
+_OF_TARGET = "for an independent normal target"
+_OF_LABELS = "for labels of even chances"
+
+
+def _two_labels(layer: nn.Module, law: Normal) -> Figures:
+    return losses.cross_entropy_of_two(law)
+
+
+for _type, _rule, _note in (
     (
-        nn.BCEWithLogitsLoss,
-        lambda _, law: losses.cross_entropy_of_two(law),
-        ("weight", "pos_weight"),
+        nn.CrossEntropyLoss,
+        _of_classes(lambda layer, c, law: cross_entropy(c, law, layer.label_smoothing)),
+        _OF_CLASS,
     ),
-    (nn.SoftMarginLoss, lambda _, law: losses.cross_entropy_of_two(law), ()),
+    (nn.NLLLoss, _of_classes(lambda _, c, law: negative_log_likelihood(c, law)), _OF_CLASS),
+    (
+        nn.MSELoss,
+        _of_elements(lambda layer, law: losses.square(losses.distance(law, target_of(layer)))),
+        _OF_TARGET,
+    ),
+    (nn.L1Loss, _of_distance(lambda _: families.absolute()), _OF_TARGET),
+    (nn.SmoothL1Loss, _of_distance(lambda x: losses.smooth_l1(float(x.beta))), _OF_TARGET),
+    (nn.HuberLoss, _of_distance(lambda x: losses.huber(float(x.delta))), _OF_TARGET),
+    (nn.BCEWithLogitsLoss, _of_elements(_two_labels, "weight", "pos_weight"), _OF_LABELS),
+    (nn.SoftMarginLoss, _of_elements(_two_labels), _OF_LABELS),
     (
         nn.HingeEmbeddingLoss,
-        lambda layer, law: losses.hinge_embedding(law, float(layer.margin)),
-        (),
+        _of_elements(lambda layer, law: losses.hinge_embedding(law, float(layer.margin))),
+        _OF_LABELS,
     ),
+    (
+        nn.MarginRankingLoss,
+        _of_elements(_ranking),
+        f"{_OF_LABELS}; it has no twin, as its gradient goes to two inputs",
+    ),
+    (nn.MultiLabelSoftMarginLoss, _many_labels, _OF_LABELS),
 ):
-    register(
-        _type,
-        _of_elements(_figures, *_weights),
-        shaped=True,
-        family="loss",
-        note="for labels of even chances",
-    )
-register(
-    nn.MarginRankingLoss,
-    _of_elements(_ranking),
-    shaped=True,
-    family="loss",
-    note="for labels of even chances; it has no twin, as its gradient goes to two inputs",
-)
-register(
-    nn.MultiLabelSoftMarginLoss,
-    _many_labels,
-    shaped=True,
-    family="loss",
-    note="for labels of even chances",
-)
+    register(_type, _rule, shaped=True, family="loss", note=_note)
 
 for _type, _reason in (
     (nn.BCELoss, "its input is a probability, which no normal variable is"),

@@ -81,11 +81,10 @@ def moments(
     :math:`\sigma_f = s K^{-1/2}` and :math:`\sigma_b = (KT)^{-1/2}`.  For weights W:
     :math:`\mu_i = m \sum_j W_{ij} + b_i`, :math:`\sigma_{f,i} = s\,\|W_{i\cdot}\|` over
     fan-in, and :math:`\sigma_{b,j} = \|W_{\cdot j}\| / \sqrt{T}` over the outputs and taps
-    that input channel j feeds; a transposed convolution has the T forward, see
-    ``normprop.rules.transposed``.  For dropout with keep probability q = 1 - p:
-    :math:`\sigma_f^2 = (s^2 + p m^2)/q` and :math:`\sigma_b = q^{-1/2}` where the kept
-    values are divided by q, :math:`\sigma_f^2 = q(s^2 + p m^2)` and
-    :math:`\sigma_b = q^{1/2}` where they are not.
+    that input channel j feeds; a transposed convolution has the T forward.  For dropout with
+    keep probability q = 1 - p: :math:`\sigma_f^2 = (s^2 + p m^2)/q` and
+    :math:`\sigma_b = q^{-1/2}` where the kept values are divided by q,
+    :math:`\sigma_f^2 = q(s^2 + p m^2)` and :math:`\sigma_b = q^{1/2}` where they are not.
 
     Args:
         layer: a name (``"relu"``), a module of ``torch.nn`` or ``normprop.nn``, which is

@@ -129,32 +129,24 @@ def instance_norm(layer: nn.Module, law: Law, shape: tuple[int, ...] | None) -> 
     if not layer.training and layer.running_mean is not None:
         return _by_statistics(layer, law)
     shape = need_shape(layer, shape, "how many elements a channel has")
-    weight, bias = _weight_and_bias(layer)
-    channels, *positions = shape
-    if channels != layer.num_features:
-        raise ValueError(
-            f"shape must have {layer.num_features} channels first, as num_features says; "
-            f"it was {shape}"
-        )
-    law = need_normal(layer, law)
-    return group_normalization(
-        law, channels, channels, math.prod(positions), layer.eps, weight, bias
-    )
+    return _by_groups(layer, law, shape, "num_features", layer.num_features)
 
 
 def group_norm(layer: nn.GroupNorm, law: Law, shape: tuple[int, ...] | None) -> Moments:
     """Moments of group normalisation."""
     shape = need_shape(layer, shape, "how many elements a group has")
+    return _by_groups(layer, law, shape, "num_channels", layer.num_groups)
+
+
+def _by_groups(layer, law, shape, counted: str, groups: int) -> Moments:
     channels, *positions = shape
-    if channels != layer.num_channels:
+    if channels != getattr(layer, counted):
         raise ValueError(
-            f"shape must have {layer.num_channels} channels first, as num_channels says; "
+            f"shape must have {getattr(layer, counted)} channels first, as {counted} says; "
             f"it was {shape}"
         )
     law, learnt = need_normal(layer, law), _weight_and_bias(layer)
-    return group_normalization(
-        law, channels, layer.num_groups, math.prod(positions), layer.eps, *learnt
-    )
+    return group_normalization(law, channels, groups, math.prod(positions), layer.eps, *learnt)
 
 
 def layer_norm(layer: nn.LayerNorm, law: Law) -> Moments:

@@ -8,7 +8,7 @@ from normprop.gaussian import Law, maximum
 from normprop.gaussian.law import std_error
 from normprop.gaussian.normal import EPS
 from normprop.rules.axis import copied, copies, grid
-from normprop.rules.registry import Moments, register
+from normprop.rules.registry import Moments, register_each
 
 __all__ = ["pad"]
 
@@ -69,10 +69,10 @@ def pad(
     return Moments(mean, math.sqrt(variance), slope, bound, method)
 
 
-def padding_rule(mode: str, dims: int):
-    """The rule of the padding modules of this mode and dimension."""
-
-    def rule(layer: nn.Module, law: Law, shape: tuple[int, ...] | None = None) -> Moments:
+def _rule(mode: str):
+    def rule(
+        dims: int, layer: nn.Module, law: Law, shape: tuple[int, ...] | None = None
+    ) -> Moments:
         sizes = None
         if shape is not None:
             if len(shape) < dims:
@@ -87,42 +87,21 @@ def padding_rule(mode: str, dims: int):
     return rule
 
 
-_NAMES = {
-    "Zero": "constant",
-    "Constant": "constant",
-    "Reflection": "reflect",
-    "Replication": "replicate",
-    "Circular": "circular",
-}
-_NOTES = {
-    "constant": "the border is a constant that the law does not know",
-    "reflect": "at the border an input gets more than one gradient",
-    "replicate": "at the border an input gets more than one gradient",
-    "circular": "forward everywhere; at the border an input gets more than one gradient",
-}
-
-PADDINGS: dict[type[nn.Module], tuple[str, int]] = {
-    getattr(nn, f"{name}Pad{dims}d"): (mode, dims)
-    for name, mode in _NAMES.items()
-    for dims in (1, 2, 3)
-}
-"""The mode and the dimension of every padding module."""
-
-
-def _commuting(module_type: type) -> dict[str, object]:
-    """What a constant is after a map depends on it, but that 0 stays where nothing is shifted."""
-    if issubclass(module_type, nn.modules.padding._ConstantPadNd):
-        zero = module_type.__name__.startswith("Zero")
-        return {"algebra": "commuting", "needs_zero": lambda _: True} if zero else {}
-    return {"algebra": "commuting"}
-
-
-for _type, (_mode, _dims) in PADDINGS.items():
-    register(
-        _type,
-        padding_rule(_mode, _dims),
+_BORDER = "at the border an input gets more than one gradient"
+_CONSTANT = "the border is a constant that the law does not know"
+# What a constant is after a map depends on it, but that 0 stays where nothing is shifted.
+for _name, _mode, _note, _facts in (
+    ("Zero", "constant", _CONSTANT, {"algebra": "commuting", "needs_zero": lambda _: True}),
+    ("Constant", "constant", _CONSTANT, {}),
+    ("Reflection", "reflect", _BORDER, {"algebra": "commuting"}),
+    ("Replication", "replicate", _BORDER, {"algebra": "commuting"}),
+    ("Circular", "circular", f"forward everywhere; {_BORDER}", {"algebra": "commuting"}),
+):
+    register_each(
+        f"{_name}Pad",
+        _rule(_mode),
         shaped=True,
-        note=f"of the interior; with a shape, over all positions: {_NOTES[_mode]}",
+        note=f"of the interior; with a shape, over all positions: {_note}",
         family="padding",
-        **_commuting(_type),
+        **_facts,
     )

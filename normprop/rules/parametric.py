@@ -1,4 +1,4 @@
-"""Linear maps and convolutions."""
+"""Linear maps, convolutions and transposed convolutions."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,9 +9,9 @@ from torch import nn
 from normprop.gaussian import Law, maximum
 from normprop.gaussian.normal import EPS
 from normprop.rules.arguments import array, window_of
-from normprop.rules.registry import Moments, register
+from normprop.rules.registry import Moments, register, register_each
 
-__all__ = ["parametric", "weights_of"]
+__all__ = ["conv_transpose", "parametric", "weights_of"]
 
 
 def parametric(
@@ -52,14 +52,100 @@ def parametric(
     # NumPy adds contiguous rows pairwise, in blocks of at most 128 terms.
     ulps = 24.0 + math.log2(max(rows.shape[1], columns.shape[1], 2))
     size = np.abs(rows).sum(-1)
-    bound = np.concatenate(
-        [
-            error * size + ulps * EPS * (abs(mean) * size + np.abs(offset)),
-            error * norms + ulps * EPS * fwd_std,
-            ulps * EPS * bwd_std,
-        ]
+    bounds = (
+        error * size + ulps * EPS * (abs(mean) * size + np.abs(offset)),
+        error * norms + ulps * EPS * fwd_std,
+        ulps * EPS * bwd_std,
     )
-    return Moments(fwd_mean, fwd_std, bwd_std, float(bound.max(initial=0.0)), method)
+    return Moments(fwd_mean, fwd_std, bwd_std, _largest(bounds), method)
+
+
+def _largest(bounds: Sequence[np.ndarray]) -> float:
+    return float(np.concatenate(bounds).max(initial=0.0))
+
+
+def conv_transpose(
+    forward_weight: np.ndarray,
+    bias: np.ndarray | None,
+    law: Law,
+    *,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    groups: int = 1,
+    backward_weight: np.ndarray | None = None,
+) -> Moments:
+    r"""Moments of a transposed convolution with these weights, away from the border.
+
+    It is the backward pass of a convolution, run forward.
+    The stride spreads the input out, so that an output sees the taps of one phase of the stride: of
+    those t with t·dilation in one class modulo the stride.  Its figures are those of an output of
+    which the phase is not known, every phase being as likely.  With T = ∏stride and S_φ the sum of
+    the weights of phase φ,
+
+    .. math::
+        \mu = \frac{m}{T} \sum W + b, \qquad
+        \sigma_f^2 = \frac{s^2}{T} \sum W^2 + m^2\, \mathrm{Var}_\varphi S_\varphi, \qquad
+        \sigma_b^2 = \sum W^2,
+
+    forward over the inputs and taps of an output channel, backward over the outputs and taps of an
+    input channel.
+
+    Args:
+        forward_weight: shape (in, out/groups, k…), used forward.
+        bias: as in :func:`parametric`; likewise the others.
+        law: law of an input element.
+        stride: one entry, or one for each dimension of the window.
+        dilation: likewise.
+        groups: number of groups of channels.
+        backward_weight: weights of the backward pass where they differ.
+    """
+    mean, std, error, method = maximum(1, law)
+    window = forward_weight.shape[2:]
+    steps = window_of(tuple(stride), len(window), "stride")
+    gaps = window_of(tuple(dilation), len(window), "dilation")
+    period = math.prod(steps)
+
+    ins, width, taps = len(forward_weight) // groups, forward_weight.shape[1], math.prod(window)
+    rows = forward_weight.reshape(groups, ins, width, taps).transpose(0, 2, 1, 3)
+    rows = np.ascontiguousarray(rows).reshape(groups * width, ins, taps)
+    phases = _phases(window, steps, gaps)
+    sums = np.stack([_sum(rows[:, :, phases == phase]) for phase in np.unique(phases)], 1)
+    norms = root(rows, lambda squares: _sum(squares) / period)
+    average = sums.sum(1) / period
+    # Phases without a tap have the sum 0.
+    empty = period - sums.shape[1]
+    spread = root(
+        np.column_stack([sums - average[:, None], average]),
+        lambda squares: (squares[:, :-1].sum(1) + empty * squares[:, -1]) / period,
+    )
+    offset = np.zeros(len(rows)) if bias is None else bias
+    fwd_mean = mean * average + offset
+    fwd_std = np.hypot(std * norms, mean * spread)
+
+    back = forward_weight if backward_weight is None else backward_weight
+    columns = np.ascontiguousarray(back.reshape(len(back), -1))
+    bwd_std = root(columns, _sum)
+
+    ulps = 32.0 + math.log2(max(ins * taps, columns.shape[1], 2))
+    size = _sum(np.abs(rows))
+    # Of the root mean square over the phases, and more than the spread of their sums.
+    whole = size / math.sqrt(period)
+    bounds = (
+        error * size / period + ulps * EPS * (abs(mean) * size / period + np.abs(offset)),
+        error * (norms + spread) + ulps * EPS * (std * norms + abs(mean) * whole),
+        ulps * EPS * bwd_std,
+    )
+    return Moments(fwd_mean, fwd_std, bwd_std, _largest(bounds), method)
+
+
+def _phases(window, steps, gaps) -> np.ndarray:
+    """The phase of the stride that each tap belongs to, taps in the order of the weight."""
+    classes = [(np.arange(k) * d) % t for k, d, t in zip(window, gaps, steps, strict=True)]
+    return np.ravel_multi_index(np.meshgrid(*classes, indexing="ij"), steps).ravel()
+
+
+def _sum(rows: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(rows.reshape(len(rows), -1)).sum(-1)
 
 
 # Outside of these, squares may leave the range of float64.
@@ -99,13 +185,26 @@ register(
     family="map",
     algebra="map",
 )
-for _type in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
-    register(
-        _type,
-        lambda layer, law: parametric(
-            *weights_of(layer), law, stride=layer.stride, groups=layer.groups
-        ),
-        family="map",
-        algebra="map",
-        needs_zero=border_holds_zeros,
-    )
+register_each(
+    "Conv",
+    lambda _, layer, law: parametric(
+        *weights_of(layer), law, stride=layer.stride, groups=layer.groups
+    ),
+    family="map",
+    algebra="map",
+    needs_zero=border_holds_zeros,
+)
+register_each(
+    "ConvTranspose",
+    lambda _, layer, law: conv_transpose(
+        *weights_of(layer),
+        law,
+        stride=layer.stride,
+        dilation=layer.dilation,
+        groups=layer.groups,
+    ),
+    family="map",
+    algebra="map",
+    # The phases of the stride would make different numbers of a shift.
+    needs_zero=lambda _: True,
+)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Generic, Literal, TypeVar, get_args
 
 import numpy as np
@@ -14,7 +15,7 @@ from normprop.rules.arguments import NeedsShapeError
 
 __all__ = [
     "Entry", "Moments", "declared", "entry_of_type", "entry_that_applies", "inherit", "lookup",
-    "refuse", "register",
+    "refuse", "register", "register_each",
 ]  # fmt: skip
 
 CLOSED = "closed form"
@@ -167,6 +168,17 @@ def register(
         facts: the other attributes of :class:`Entry`.
     """
     _entries[module_type] = Entry(rule, image, **facts)
+
+
+def register_each(
+    name: str, rule: Callable[..., Moments], dims: Sequence[int] = (1, 2, 3), **facts
+) -> None:
+    """The same for the classes of torch of one name, whose number of dimensions a rule takes first.
+
+    ``MaxPool`` stands for ``nn.MaxPool1d``, ``nn.MaxPool2d`` and ``nn.MaxPool3d``.
+    """
+    for each in dims:
+        register(getattr(nn, f"{name}{each}d"), partial(rule, each), **facts)
 
 
 def inherit(module_type: type, parent: type, rule: Rule, image: ImageRule | None = None) -> None:

@@ -54,50 +54,31 @@ def _blocks(window: Window, size: int) -> int:
     return blocks
 
 
-def windows_of(kernel_size, dilation, padding, stride) -> tuple[Window, Window]:
+def _arguments(layer: nn.Fold | nn.Unfold) -> tuple[Window, Window]:
     """The two windows of ``fold`` and ``unfold``."""
-    pads = padding if isinstance(padding, tuple | list) else (padding, padding)
+    pads = layer.padding if isinstance(layer.padding, tuple | list) else (layer.padding,)
     sides = (
-        window_of(kernel_size, 2, "kernel_size"),
-        window_of(dilation, 2, "dilation"),
+        window_of(layer.kernel_size, 2, "kernel_size"),
+        window_of(layer.dilation, 2, "dilation"),
         tuple(pads) * (2 // len(pads)),
-        window_of(stride, 2, "stride"),
+        window_of(layer.stride, 2, "stride"),
     )
     return tuple(zip(*sides, strict=True))
 
 
-def unfolded(
-    windows: tuple[Window, ...], law: Law, sizes: tuple[int, ...] | None = None
-) -> Moments:
-    """Moments of windows laid out side by side, of the interior or of a whole image."""
-    sizes = sizes or (None,) * len(windows)
-    return grid([unfold_axis(w, n) for w, n in zip(windows, sizes, strict=True)], law)
-
-
-def folded(windows: tuple[Window, ...], law: Law, sizes: tuple[int, ...] | None = None) -> Moments:
-    """Moments of windows added up, in the interior or over a whole image."""
-    sizes = sizes or (None,) * len(windows)
-    return grid([fold_axis(w, n) for w, n in zip(windows, sizes, strict=True)], law)
-
-
-def _arguments(layer: nn.Fold | nn.Unfold) -> tuple[Window, Window]:
-    return windows_of(layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-
-
 def unfold_rule(layer: nn.Unfold, law: Law, shape: tuple[int, ...] | None = None) -> Moments:
     """Moments of ``nn.Unfold``."""
-    if shape is None:
-        return unfolded(_arguments(layer), law)
-    if len(shape) != 3:
+    if shape is not None and len(shape) != 3:
         raise ValueError(f"shape must be (C, H, W) for Unfold; it was {shape}")
-    return unfolded(_arguments(layer), law, shape[-2:])
+    sizes = (None, None) if shape is None else shape[-2:]
+    return grid([unfold_axis(w, n) for w, n in zip(_arguments(layer), sizes, strict=True)], law)
 
 
 def fold_rule(layer: nn.Fold, law: Law, shape: tuple[int, ...] | None = None) -> Moments:
     """Moments of ``nn.Fold``."""
     windows = _arguments(layer)
     if shape is None:
-        return folded(windows, law)
+        return grid([fold_axis(window) for window in windows], law)
     sizes = window_of(layer.output_size, 2, "output_size")
     taps = windows[0][0] * windows[1][0]
     blocks = _blocks(windows[0], sizes[0]) * _blocks(windows[1], sizes[1])
@@ -106,7 +87,7 @@ def fold_rule(layer: nn.Fold, law: Law, shape: tuple[int, ...] | None = None) ->
             f"shape must be (C·{taps}, {blocks}) for Fold to {sizes}, C channels of windows of "
             f"{taps} elements; it was {shape}"
         )
-    return folded(windows, law, sizes)
+    return grid([fold_axis(w, n) for w, n in zip(windows, sizes, strict=True)], law)
 
 
 for _type in (nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Flatten, nn.Unflatten):

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from normprop.gaussian import Figures, Law
+from normprop.gaussian import Law
 from normprop.gaussian import softmax as ground
 from normprop.rules.arguments import need_normal, need_shape
 from normprop.rules.registry import Moments, moments_of, refuse, register
@@ -12,17 +12,12 @@ __all__ = ["softmax"]
 
 def softmax(classes: int, law: Law) -> Moments:
     """Moments of softmax, or of softmin, over ``classes`` elements."""
-    return of_figures(ground.softmax(classes, law.std))
+    return moments_of(ground.softmax(classes, law.std))
 
 
 def log_softmax(classes: int, law: Law) -> Moments:
     """Moments of the logarithm of softmax over ``classes`` elements."""
-    return of_figures(ground.log_softmax(classes, law.std))
-
-
-def of_figures(figures: Figures) -> Moments:
-    """Moments with the figures of a scalar map."""
-    return moments_of(figures)
+    return moments_of(ground.log_softmax(classes, law.std))
 
 
 def softmax_classes(layer: nn.Module, shape: tuple[int, ...]) -> int:

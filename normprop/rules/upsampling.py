@@ -9,15 +9,15 @@ phases.  Twice as many outputs have 5/8 an axis for linear interpolation; r time
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from torch import nn
 
 from normprop.gaussian import Law
-from normprop.rules.adaptive import lengths
 from normprop.rules.arguments import check_number, need_shape, window_of
 from normprop.rules.axis import Axis, averages, copies, grid
+from normprop.rules.pool import lengths
 from normprop.rules.registry import Moments, register
 
 __all__ = ["interpolate"]
@@ -225,42 +225,26 @@ def _smoothed(mode, outputs, scale, size) -> tuple[np.ndarray, np.ndarray]:
     return places, raw / raw.sum(1, keepdims=True)
 
 
-def _rule(layer: nn.Upsample, law: Law, shape: tuple[int, ...] | None = None) -> Moments:
-    if shape is None:
-        dims = _dims_of(layer)
-        if dims is None:
-            shape = need_shape(layer, shape, "how many axes its input has")
-        elif not has_interior(
-            dims, layer.size, layer.scale_factor, layer.mode, layer.align_corners
-        ):
-            shape = need_shape(layer, shape, "how large its input is")
-    if shape is not None:
-        if len(shape) not in (2, 3, 4):
-            raise ValueError(
-                f"shape must be (C, L), (C, H, W) or (C, D, H, W) for {type(layer).__name__}; "
-                f"it was {shape}"
-            )
-        dims = len(shape) - 1
-    return interpolate(
-        dims,
-        law,
-        None if shape is None else shape[1:],
-        layer.size,
-        layer.scale_factor,
-        layer.mode,
-        layer.align_corners,
-        layer.recompute_scale_factor,
-    )
-
-
-def interior_or_rule(layer: nn.Upsample, law: Law, shape: tuple[int, ...] | None = None) -> Moments:
-    """Moments of the interior where it has some, once a shape says how many axes there are."""
-    if shape is None:
-        return _rule(layer, law)
+def _rule(
+    layer: nn.Upsample, law: Law, shape: tuple[int, ...] | None = None, whole: bool = True
+) -> Moments:
+    """Moments of a module over the whole of its input, or of the interior where there is one."""
+    dims = _dims_of(layer) if shape is None else len(shape) - 1
+    if dims is None:
+        need_shape(layer, shape, "how many axes its input has")
+    if dims not in (1, 2, 3):
+        raise ValueError(
+            f"shape must be (C, L), (C, H, W) or (C, D, H, W) for {type(layer).__name__}; "
+            f"it was {shape}"
+        )
     own = layer.size, layer.scale_factor, layer.mode, layer.align_corners
     smooth = getattr(layer, "antialias", False)
-    dims = len(shape) - 1
-    sizes = None if has_interior(dims, *own, smooth) else tuple(shape[1:])
+    sizes = None if shape is None else tuple(shape[1:])
+    if sizes is None or not whole:
+        if has_interior(dims, *own, smooth):
+            sizes = None
+        elif sizes is None:
+            need_shape(layer, shape, "how large its input is")
     return interpolate(dims, law, sizes, *own, layer.recompute_scale_factor, smooth)
 
 
@@ -287,7 +271,7 @@ for _type, _note in {
         _type,
         _rule,
         shaped=True,
-        declares=interior_or_rule,
+        declares=partial(_rule, whole=False),
         note=_note,
         family="resizing",
         algebra="commuting",

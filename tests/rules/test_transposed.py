@@ -11,7 +11,7 @@ from torch import nn
 
 import normprop
 from normprop import moments, simulate
-from normprop.rules.transposed import _phases
+from normprop.rules.parametric import _phases
 from tests import reference
 from tests.rules.channels import by_channel, holds, randomised
 
