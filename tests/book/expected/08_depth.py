@@ -54,6 +54,8 @@ FUNCTIONS = {
     "sigmoid": _sigmoid,
     "tanh": _tanh,
 }
+NAMED = tuple(FUNCTIONS)
+FUNCTIONS["softplus"] = lambda x: (np.logaddexp(0.0, x), _sigmoid(x)[0])
 TWINS = ("relu", "gelu", "silu", "sigmoid", "tanh")
 
 
@@ -96,7 +98,7 @@ def chi(name, q=1.0) -> float:
 
 
 def maps():
-    for name in FUNCTIONS:
+    for name in NAMED:
         divisor = figures(name)[1]
         # The sums above are good to a few hundred roundings; the bounds say as much.
         yield f"{name}_slope", Exact(slope(name, divisor, 1.0), 1e-11)
@@ -417,6 +419,75 @@ def calibration():
     )
 
 
+SIXTY = {"gelu": 1.125, "silu": 1.875, "softplus": 3.5, "tanh": 0.1875}
+"""The means that the search for both takes; tests/gaussian asks whether no other is better."""
+
+
+def at_law(name, m, s):
+    """χ, Q'(1) and N at N(m, s²)."""
+    z, density = Z, DENSITY
+    if name == "relu":
+        # Panels that end at the kink.
+        edges = np.union1d(_EDGES, -m / s)
+        half = 0.5 * np.diff(edges)
+        z = (0.5 * (edges[:-1] + edges[1:])[:, None] + half[:, None] * _NODES).ravel()
+        density = (half[:, None] * _WEIGHTS).ravel() * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    f, slope = FUNCTIONS[name](m + s * z)
+    g = f - f @ density
+    variance = g**2 @ density
+    linear = (g * z @ density) ** 2 / variance
+    steep = s * (g * slope * z @ density) / variance
+    return s * s * (slope**2 @ density) / variance, steep, 1 - linear
+
+
+def std_at(name, m) -> float:
+    """The smallest s with χ(m, s)^60 = e, by halving."""
+    low, high = 1e-3, 3.0
+    for _ in range(100):
+        s = 0.5 * (low + high)
+        low, high = (s, high) if math.log(at_law(name, m, s)[0]) * 60 < 1 else (low, s)
+    return low
+
+
+def both_directions():
+    yield "sixty", Exact(60, 0)
+    # GELU, SiLU and softplus.
+    yield "warned", Exact(3, 0)
+    yield "both_width", PerRun(own=Exact(OWN_WIDTH // 2, 0), small=Exact(SMALL["width"] // 2, 0))
+    laws = {
+        **{(name, "alone"): (0.0, std_at(name, 0.0)) for name in SIXTY},
+        **{(name, "both"): (m, std_at(name, m)) for name, m in SIXTY.items()},
+        **{("relu", road): (moved_mean(60), 1.0) for road in ("alone", "both")},
+    }
+    for (name, road), (m, s) in laws.items():
+        key = f"{name}_{road}"
+        _, steep, share = at_law(name, m, s)
+        yield f"{key}_m", Exact(m, 1e-9)
+        # χ rises with s by .03 at least.
+        yield f"{key}_s", Exact(s, 1e-9)
+        yield f"{key}_slope", Exact(steep, 1e-9)
+        yield f"{key}_share", Exact(share, 1e-9)
+        stays = road == "both" or name in ("tanh", "relu")
+        if stays:
+            ends = PerRun(
+                own=Within(0.75, 1.33, "the walk around a point that attracts, width 128"),
+                small=Within(0.2, 5.0, "a walk of twice the spread, width 32"),
+            )
+            yield f"{key}_largest", ends
+            yield f"{key}_smallest", ends
+        else:
+            run_away = Within(30.0, 1e8, "the largest of a few networks, most of which run away")
+            yield f"{key}_largest", run_away
+            yield f"{key}_smallest", Within(0.1, 1e6, "the smallest of a few, by chance")
+        held = "√e, and √(60/width) of wandering for each of a few networks"
+        yield (
+            f"{key}_gradient",
+            PerRun(own=Within(1.0, 2.8, held), small=Within(0.5, 6.0, held))
+            if stays
+            else Within(0.5, 1e8, "grows with the signal that runs away"),
+        )
+
+
 def linear_share() -> float:
     """a₁²/σ_f² of tanh, by Stein's identity a₁ = E f'."""
     return mean(_tanh(Z)[1]) ** 2 / figures("tanh")[1] ** 2
@@ -430,6 +501,7 @@ EXPECTED = {
     **dict(chaos()),
     **dict(batch_normalisation()),
     **dict(calibration()),
+    **dict(both_directions()),
     "width": Parameter("width"),
     "depth": Parameter("depth"),
     "networks": Parameter("networks"),
