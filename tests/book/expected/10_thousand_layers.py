@@ -157,6 +157,14 @@ EXPECTED = {
     "scale_chi": _exact(lambda n: mp.exp(mpf(1) / n), lambda n: 2e-13),
     # The error of χ, times its power's slope.
     "scale_growth": _exact(lambda n: math.e, lambda n: math.e * n * 2e-13),
+    # At mean 0 a parabola: Q'(1) is χ, up to the square of s.
+    "gelu_alone_slope": _exact(lambda n: mp.exp(mpf(1) / n), lambda n: 1.0 / n**1.5),
+    "gelu_alone_stable": Equals(False),
+    # Of the lattice that the search has; tests/gaussian asks whether no other mean is better.
+    "gelu_mean": Exact(1.25, 0.0),
+    "gelu_std": Within(0.2, 1.0, "χ - 1 is half of (s f''/f')² at the most, and f''/f' small"),
+    "gelu_slope": Within(0.7, 1.0, "below 1, and near it as χ is"),
+    "gelu_stable": Equals(True),
     "gradient_predicted": _exact(
         lambda n: mp.exp(mpf(n - 1) / (2 * n)), lambda n: math.e * n * 2e-13
     ),
