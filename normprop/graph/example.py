@@ -15,7 +15,7 @@ from normprop.graph.passing import ADD, JOIN, SUB
 from normprop.graph.rewrite import copied
 from normprop.graph.roads import roads_of
 from normprop.graph.trace import Node, Trace, trace
-from normprop.graph.wrappers import run_as_written, tensors_in
+from normprop.graph.wrappers import dice_of_its_own, run_as_written, tensors_in
 
 _MOVES = {
     "view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim",
@@ -38,8 +38,8 @@ class Example:
 
     def __init__(self, model: nn.Module, inputs: tuple, keywords: Mapping[str, object]):
         self.model, self.inputs, self.keywords = model, inputs, keywords
-        tensors = tensors_in((inputs, dict(keywords)))
-        self.devices = {t.device for t in tensors if t.device.type == "cuda"}
+        held = [*tensors_in((inputs, dict(keywords))), *model.parameters(), *model.buffers()]
+        self.on_gpu = any(tensor.is_cuda for tensor in held)
         # Not run in the model itself: training would move its statistics.
         seen = copied(model)
         leaves = leaves_of(seen)
@@ -74,8 +74,8 @@ class Example:
 
     def _run(self, model: nn.Module):
         args, kwargs = self._fresh()
-        with torch.no_grad(), run_as_written(), torch.random.fork_rng(self.devices):
-            torch.manual_seed(0)
+        held = [*tensors_in((args, kwargs)), *model.parameters(), *model.buffers()]
+        with torch.no_grad(), run_as_written(), dice_of_its_own(held, 0):
             return model(*args, **kwargs)
 
     def overwritten(self, paths: Container[str], converted: Container[str]) -> dict[str, str]:
@@ -132,7 +132,7 @@ class Example:
             _not_in_place(model.get_submodule(path))
         for module in model.modules():
             entry = rules.entry_that_applies(type(module))
-            if self.devices and entry is not None and entry.draws(module):
+            if self.on_gpu and entry is not None and entry.draws(module):
                 # On a GPU torch draws other numbers where it writes in place.
                 module.eval()
         return tensors_in(self._run(model))

@@ -23,7 +23,7 @@ from normprop.graph.anatomy import joined, leaves_of
 from normprop.graph.rewrite import check_arguments, copied
 from normprop.graph.scales import Fault, Measured, Row, Scales
 from normprop.graph.trace import Node, Watcher, returned, watched
-from normprop.graph.wrappers import run_as_written, tensors_in
+from normprop.graph.wrappers import dice_of_its_own, run_as_written, tensors_in
 
 _SEED = 28032016
 """One that a user's own numbers are not likely to come from."""
@@ -72,7 +72,7 @@ def probe(model: nn.Module, /, *inputs, **keywords) -> Scales:
                 "model and inputs must hold numbers to be measured; a tensor of theirs is on the "
                 "meta device"
             )
-        with _dice_thrown({t.device for t in held if t.device.type == "cuda"}):
+        with dice_of_its_own(held, _SEED), _other_dice_kept():
             found = _measured(seen, inputs, keywords)
     scales = found.scales()
     try:
@@ -87,12 +87,10 @@ def probe(model: nn.Module, /, *inputs, **keywords) -> Scales:
 
 
 @contextmanager
-def _dice_thrown(devices: Iterable[torch.device]):
+def _other_dice_kept():
     python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(_SEED)
-            yield
+        yield
     finally:
         random.setstate(python)
         np.random.set_state(of_numpy)  # noqa: NPY002

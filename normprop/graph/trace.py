@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from normprop.functional.observed import observers
-from normprop.graph.wrappers import run_as_written, tensors_in
+from normprop.graph.wrappers import dice_of_its_own, run_as_written, tensors_in
 
 _SAYS_NO_VALUE = {
     "__get__", "size", "dim", "ndimension", "numel", "nelement", "stride", "is_floating_point",
@@ -168,18 +168,18 @@ def trace(
     """
     keywords = dict(keywords or {})
     recorder = _Recorder(model, first, tuple(answers), changing, shifted)
-    devices = {t.device for t in tensors_in((inputs, keywords)) if t.device.type == "cuda"}
     with _old_objects_apart():
-        return _recorded(model, inputs, keywords, leaves, recorder, devices, seed)
+        return _recorded(model, inputs, keywords, leaves, recorder, seed)
 
 
-def _recorded(model, inputs, keywords, leaves, recorder, devices, seed) -> Trace:
+def _recorded(model, inputs, keywords, leaves, recorder, seed) -> Trace:
+    held = [*tensors_in((inputs, keywords)), *model.parameters(), *model.buffers()]
+    devices = {tensor.device for tensor in held if tensor.is_cuda}
     with ExitStack() as stack:
         stack.enter_context(_hooks_of(model, recorder))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.random.fork_rng(devices))
-        torch.manual_seed(seed)
+        stack.enter_context(dice_of_its_own(held, seed))
         recorder.begin((inputs, keywords), devices)
         with watched(model, leaves, recorder, recorder.trace.ran):
             result = model(*inputs, **keywords)

@@ -1,8 +1,8 @@
 """What stands around a model, and what its results are wrapped in."""
 
 import sys
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from itertools import count
 from types import ModuleType
@@ -71,6 +71,25 @@ def run_as_written() -> AbstractContextManager:
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
     return torch.compiler.set_stance("force_eager")
+
+
+@contextmanager
+def dice_of_its_own(tensors: Iterable[Tensor], seed: int) -> Iterator[None]:
+    """A context in which torch's dice are seeded; behind it they are what they were.
+
+    ``torch.manual_seed`` would seed those of every GPU, and of those that nobody has used yet.
+
+    Args:
+        tensors: on the CPU, and on the GPUs whose dice are meant.
+        seed: of each.
+    """
+    devices = {tensor.device for tensor in tensors if tensor.is_cuda}
+    with torch.random.fork_rng(devices):
+        torch.default_generator.manual_seed(seed)
+        for device in devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def tensors_in(result: object) -> list[Tensor]:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from normprop.graph.wrappers import run_as_written, tensors_in, unwrapped
+import normprop
+from normprop.graph.wrappers import dice_of_its_own, run_as_written, tensors_in, unwrapped
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +136,34 @@ def test_what_holds_itself_is_looked_at_once():
     held.append(held)
     assert len(tensors_in(held)) == 1
     assert tensors_in((nn.Linear(2, 2), "text", None, 3, torch)) == []
+
+
+@pytest.mark.parametrize("verb", ["check", "convert", "fuse", "fold", "probe"])
+def test_dice_of_devices_that_are_not_used_are_left_alone(verb, monkeypatch):
+    def all_devices(seed):
+        raise AssertionError("every GPU would be seeded")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", all_devices)
+    model, x = nn.Sequential(nn.Linear(3, 3), nn.Dropout(), nn.ReLU(inplace=True)), torch.ones(2, 3)
+    state = torch.get_rng_state()
+    getattr(normprop, verb)(model, x)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_dice_of_its_own_are_seeded():
+    state = torch.get_rng_state()
+    with dice_of_its_own([torch.ones(1)], 7):
+        drawn = torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(drawn, torch.rand(3, generator=torch.Generator().manual_seed(7)))
+
+
+@pytest.mark.gpu
+def test_dice_on_gpus_are_what_they_were():
+    held, states = torch.ones(1, device="cuda"), torch.cuda.get_rng_state_all()
+    with dice_of_its_own([torch.ones(1)], 7):
+        torch.rand(3)
+    assert all(map(torch.equal, torch.cuda.get_rng_state_all(), states))
+    with dice_of_its_own([held], 7):
+        assert not torch.equal(torch.cuda.get_rng_state(held.device), states[0])
+    assert all(map(torch.equal, torch.cuda.get_rng_state_all(), states))
