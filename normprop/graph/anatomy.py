@@ -105,6 +105,15 @@ def leaves_of(model: nn.Module) -> set[str]:
     return leaves | {path for path, module in model.named_modules() if is_plain(module)}
 
 
+def single_layers(model: nn.Module) -> set[str]:
+    """Paths of the layers that hold no others, of torch or of this package."""
+    return {
+        path
+        for path, module in model.named_modules()
+        if not module._modules and (is_layer(module) or _is_own(type(module)))
+    }
+
+
 def is_plain(module: nn.Module) -> bool:
     """Whether it is a layer of exactly a class that ``torch.nn`` exports."""
     return is_layer(module) and torch_type(type(module)) is type(module)

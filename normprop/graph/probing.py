@@ -7,7 +7,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -19,7 +19,7 @@ from torch.utils import checkpoint
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from normprop.graph.anatomy import joined, leaves_of
+from normprop.graph.anatomy import joined, single_layers
 from normprop.graph.rewrite import check_arguments, copied
 from normprop.graph.scales import Fault, Measured, Row, Scales
 from normprop.graph.trace import Node, Watcher, returned, watched
@@ -64,7 +64,12 @@ def probe(model: nn.Module, /, *inputs, **keywords) -> Scales:
         ValueError: no tensor is given, or a tensor holds no numbers.
     """
     check_arguments(model, inputs, keywords)
-    with torch.inference_mode(False), torch.enable_grad(), run_as_written():
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        # It would raise where this is to say what there is.
+        stack.enter_context(torch.autograd.set_detect_anomaly(False))
+        stack.enter_context(run_as_written())
         seen = copied(model)
         held = [*seen.parameters(), *seen.buffers(), *tensors_in((inputs, keywords))]
         if any(tensor.is_meta for tensor in held):
@@ -72,8 +77,9 @@ def probe(model: nn.Module, /, *inputs, **keywords) -> Scales:
                 "model and inputs must hold numbers to be measured; a tensor of theirs is on the "
                 "meta device"
             )
-        with dice_of_its_own(held, _SEED), _other_dice_kept():
-            found = _measured(seen, inputs, keywords)
+        stack.enter_context(dice_of_its_own(held, _SEED))
+        stack.enter_context(_other_dice_kept())
+        found = _measured(seen, inputs, keywords)
     scales = found.scales()
     try:
         # Not above: what is not there yet.
@@ -108,7 +114,7 @@ def _measured(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -
             # Nobody asks for its gradient.
             parameter.register_post_accumulate_grad_hook(_forget_gradient)
     args, kwargs = _fresh((inputs, keywords))
-    leaves = leaves_of(model)
+    leaves = single_layers(model)
     watcher = _Probe(tensors_in((args, kwargs)))
     watcher.look_at_what_is_held(model, leaves)
     try:
@@ -279,6 +285,9 @@ class _Probe(Watcher):
         """Add the row of a tensor; returns what it holds that is not finite."""
         if not _has_scale(tensor):
             return set()
+        if tensor.is_nested:
+            self.notes.append(f"{path} puts out a nested tensor, which is not looked at")
+            return set()
         found = _Found(path, op, tuple(tensor.shape), depends=tensor in self.dependent)
         self.found.append(found)
         if op in _UNFILLED or _is_transformed(tensor):
@@ -323,7 +332,7 @@ class _Probe(Watcher):
         if not outputs:
             self.notes.append("no gradient: no floating-point output of the model has one")
             return
-        generator = torch.Generator().manual_seed(_SEED)
+        generator = torch.Generator("cpu").manual_seed(_SEED)
         gradients = [_normal_like(tensor, generator) for tensor in outputs]
         # What is not the model's, but read by it, gets no gradient from here.
         kept = [(end, end.grad) for end in self.ends]
@@ -348,7 +357,8 @@ class _Probe(Watcher):
 
 def _normal_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
     numbers = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    drawn = torch.randn(numbers.shape, generator=generator).to(numbers)
+    shape, kind = numbers.shape, torch.float32
+    drawn = torch.randn(shape, generator=generator, dtype=kind, device="cpu").to(numbers)
     return torch.view_as_complex(drawn) if tensor.is_complex() else drawn
 
 
@@ -419,6 +429,8 @@ def _figures(tensor: Tensor, samples: int = 1, masked: bool = False) -> _Figures
 def _parts(tensor: Tensor, samples: int = 1) -> Iterator[Tensor]:
     """Columns of numbers in float64, a row a sample."""
     table = tensor.detach()
+    if table.is_nested:
+        table = torch.cat([part.flatten() for part in table.unbind()])
     if table.layout != torch.strided:
         table = table.to_dense()
     if table.is_complex():
@@ -458,7 +470,7 @@ def beside(scales: Scales, predicted: Scales, depends: Sequence[bool]) -> Scales
         alone += needed and not known
         rows.append(replace(row, predicted=known.pop()) if known else row)
     notes = [*scales.notes, *predicted.notes]
-    unmet = sum(map(len, waiting.values()))
+    unmet = sum(row.fwd_std is not None for rest in waiting.values() for row in rest)
     if alone or unmet:
         notes.append(
             f"measured and predicted calls differ: {alone} of {len(scales)} rows have no "

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import normprop
 from normprop.graph import Fault, Row, Scales, probe, probing
-from normprop.graph.anatomy import leaves_of
+from normprop.graph.anatomy import single_layers
 from normprop.graph.rewrite import copied
 from normprop.graph.trace import trace
 from tests.graph.networks import NETWORKS, Called, build
@@ -99,7 +99,7 @@ def test_the_gradient_comes_from_independent_standard_normal_numbers_at_every_ou
 def test_the_rows_are_the_calls_that_a_trace_sees(name):
     model, x = build(name)
     seen = copied(model)
-    calls = trace(seen, (x,), leaves_of(seen)).nodes[1:]
+    calls = trace(seen, (x,), single_layers(seen)).nodes[1:]
     wanted = [
         (node.path, node.op, shape)
         for node in calls
@@ -395,6 +395,13 @@ def test_what_was_there_before_is_said_apart(what, where):
         assert f"{what} in 1 of 6 parameters and buffers" in scales.notes
 
 
+def test_where_autograd_is_to_raise_it_says_where_all_the_same():
+    with torch.autograd.set_detect_anomaly(True):
+        scales = probe(applied(norm_of_nothing), torch.randn(4, 6))
+        assert torch.is_anomaly_enabled()
+    assert {(f.direction, f.what) for f in scales.faults} >= {("backward", "NaN")}
+
+
 def test_a_training_that_has_diverged_says_where():
     model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU())
     model.append(nn.Linear(32, 1))
@@ -448,6 +455,16 @@ def test_whatever_a_model_returns(wrap):
     scales = probe(Shapes(wrap), torch.randn(4, 6))
     assert scales["map"].bwd_std > 0.0
     assert scales["input"].bwd_std > 0.0
+
+
+def test_composed_layers_are_looked_into():
+    layer = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True)
+    for mode in (True, False):
+        scales = probe(nn.TransformerEncoder(layer, 2).train(mode), torch.randn(4, 3, 6))
+        assert all(scales[f"layers.{place}.linear2"].bwd_std > 0.0 for place in (0, 1))
+        attention = scales["layers.0.self_attn.multi_head_attention_forward", 0]
+        assert attention.fwd_std > 0.0
+        assert scales["layers.1.norm2"].fwd_std > 0.9
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
@@ -578,6 +595,39 @@ def test_what_is_not_filled_yet_has_no_figures():
     assert scales["copy_"].fwd_std > 0.0
     none = probe(applied(lambda x: x[:0]), torch.randn(4, 6))["__getitem__"]
     assert (none.shape, none.fwd_std) == ((0, 6), None)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_nested_tensors_are_said_to_be_left_out():
+    def nested(x):
+        return torch.nested.as_nested_tensor([x[:2], x]).to_padded_tensor(0.0)
+
+    scales = probe(applied(nested), torch.randn(4, 6))
+    assert scales.notes[0].endswith("puts out a nested tensor, which is not looked at")
+    assert scales["to_padded_tensor"].bwd_std > 0.0
+
+
+def test_sparse_tensors_count_with_their_zeros():
+    model = applied(lambda x: torch.sparse.mm(x.relu().to_sparse(), x.T))
+    scales = probe(model, torch.randn(4, 6))
+    assert close(scales["to_sparse"].fwd_std, scales["relu"].fwd_std)
+    assert scales["relu"].bwd_std > 0.0
+
+
+@pytest.mark.parametrize("setting", ["dtype", "device"])
+def test_defaults_of_torch_are_no_matter(setting):
+    model, x = applied(torch.tanh), torch.randn(4, 6)
+    plain = probe(model, x)
+    if setting == "dtype":
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            assert probe(model, x) == plain
+        finally:
+            torch.set_default_dtype(before)
+    else:
+        with torch.device("meta"):
+            assert probe(model, x) == plain
 
 
 def test_a_property_has_its_own_name():
