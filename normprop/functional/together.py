@@ -27,8 +27,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from normprop.functional.fused import is_transformed
 from normprop.functional.parametric import Absorbed, absorbing_bias
 from normprop.functional.weight import norms_are_ordinary, scaled_weight
+from normprop.kernels import usable
 
 _aten = torch.ops.aten
 
@@ -72,6 +74,19 @@ class Part:
         """λ."""
         return self.absorbed.before.shift / self.absorbed.before.scale
 
+    def for_kernel(self, layer: type):
+        """What a kernel is asked for."""
+        return layer(
+            over=self.over if self.normalize else None,
+            size=self.gain * self.radius if self.normalize else self.gain,
+            groups=self.geometry["groups"],
+            slope=self.slope,
+            shift=self.absorbed.after.shift,
+            scale=self.absorbed.after.scale,
+            outputs=self.outputs,
+            factors=self.factors,
+        )
+
     def weight(self, weight: Tensor) -> Tensor:
         """V, in operations that autograd knows."""
         if self.normalize:
@@ -96,12 +111,14 @@ class Made:
         biases: c of every layer, or ``None``.
         norms: by place, n for every row or column of a matrix that torch's kernel divided.
         apart: by place, W and V of a layer with a graph of its own.
+        kernels: what was made on a GPU in one call: the places, what was asked for, the norms.
     """
 
     weights: list[Tensor]
     biases: list[Tensor | None]
     norms: dict[int, Tensor] = field(default_factory=dict)
     apart: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    kernels: list[tuple[list[int], list, Tensor]] = field(default_factory=list)
 
 
 @torch.no_grad()
@@ -121,8 +138,10 @@ def make(
             as a graph that was captured reads there.
     """
     made = Made(list(weights), list(biases))
-    _divide(parts, weights, made)
-    for i, (part, weight) in enumerate(zip(parts, weights, strict=True)):
+    rest = _by_kernels(parts, weights, biases, made)
+    _divide({i: parts[i] for i in rest}, weights, made)
+    for i in rest:
+        part, weight = parts[i], weights[i]
         if part.normalize and i not in made.norms:
             with torch.enable_grad():
                 leaf = weight.detach().requires_grad_()
@@ -132,12 +151,44 @@ def make(
             old = None if there is None else there.weights[i]
             fits = old is not None and old is not weight and _alike(old, weight)
             made.weights[i] = torch.mul(weight, part.gain, out=old if fits else None)
-    for i, part in enumerate(parts):
         made.biases[i] = part.bias(biases[i], made.weights[i])
-        old = None if there is None or part.normalize else there.biases[i]
-        if old is not None and made.biases[i] is not biases[i] and _alike(old, made.biases[i]):
-            made.biases[i] = old.copy_(made.biases[i])
+    if there is not None:
+        kept = {i for i, part in enumerate(parts) if not part.normalize}
+        _again(weights, made.weights, there.weights, kept)
+        _again(biases, made.biases, there.biases, kept)
     return made
+
+
+def _again(given, made, there, places) -> None:
+    """Take what was made to where it was before."""
+    for i in places:
+        new, old = made[i], there[i]
+        own = new is not given[i] and old is not given[i] and old is not new
+        if own and old is not None and _alike(old, new):
+            made[i] = old.copy_(new)
+
+
+def _by_kernels(parts, weights, biases, made) -> list[int]:
+    """Make what a GPU can, all layers of one type at once; returns the places of the others."""
+    alike = {}
+    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        if not is_transformed(weight) and usable(weight) and _meet(weight, bias):
+            alike.setdefault((weight.device, weight.dtype), []).append(i)
+    for places in alike.values():
+        from normprop.kernels import weight as kernel
+
+        layers = [parts[i].for_kernel(kernel.Layer) for i in places]
+        made_here, biases_here, norms = kernel.forward(
+            layers, [weights[i] for i in places], [biases[i] for i in places]
+        )
+        for i, value, bias in zip(places, made_here, biases_here, strict=True):
+            made.weights[i], made.biases[i] = value, bias
+        made.kernels.append((places, layers, norms))
+    return [i for i in range(len(parts)) if not any(i in places for places in alike.values())]
+
+
+def _meet(weight: Tensor, bias: Tensor | None) -> bool:
+    return bias is None or (bias.device, bias.dtype) == (weight.device, weight.dtype)
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:
@@ -147,9 +198,9 @@ def _alike(a: Tensor, b: Tensor) -> bool:
 def _divide(parts, weights, made):
     """Divide by norms, where torch has a kernel and they lie in the middle of their range."""
     matrices = {
-        i: _Matrix.of(part, weight)
-        for i, (part, weight) in enumerate(zip(parts, weights, strict=True))
-        if part.normalize and _has_kernel(part, weight)
+        i: _Matrix.of(part, weights[i])
+        for i, part in parts.items()
+        if part.normalize and _has_kernel(part, weights[i])
     }
     # Numbers of one type meet below.
     for dtype in dict.fromkeys(m.rows.dtype for m in matrices.values()):
@@ -291,18 +342,35 @@ class _Together(torch.autograd.Function):
         parameters, count = ctx.saved_tensors, len(ctx.parts)
         of_weights = dict(enumerate(gradients[:count]))
         of_biases = dict(enumerate(gradients[count:]))
-        call = _differentiable if torch.is_grad_enabled() else _backward
-        found = call(
+        given = (
             ctx.parts, ctx.made, parameters[:count], parameters[count:],
             {i: g for i, g in of_weights.items() if g is not None},
             {i: g for i, g in of_biases.items() if g is not None},
         )  # fmt: skip
+        if torch.is_grad_enabled():
+            found = _differentiable(*given)
+        elif ctx.made.kernels and any(is_transformed(g) for g in gradients if g is not None):
+            # Many gradients at once, which a kernel does not do.
+            with torch.enable_grad():
+                found = [g if g is None else g.detach() for g in _differentiable(*given)]
+        else:
+            found = _backward(*given)
         asked = zip(found, ctx.needs_input_grad[2:], strict=True)
         return None, None, *(g if needed else None for g, needed in asked)
 
 
 def _backward(parts, made, weights, biases, of_weights, of_biases):
     """Gradients of weights and biases, few operators for all of them."""
+    done = {}, {}
+    for places, layers, norms in made.kernels:
+        from normprop.kernels import weight as kernel
+
+        own = kernel.backward(
+            layers, [weights[i] for i in places], norms,
+            [of_weights.pop(i, None) for i in places], [of_biases.pop(i, None) for i in places],
+        )  # fmt: skip
+        for of_kind, gradients in zip(done, own, strict=True):
+            of_kind.update(zip(places, gradients, strict=True))
     gains = {i: p.factors[0] * (1.0 if p.normalize else p.gain) for i, p in enumerate(parts)}
     shares = {i: parts[i].slope * gains[i] for i in of_weights if i in of_biases and parts[i].slope}
     factors = {i: parts[i].factors[1] / parts[i].absorbed.after.scale for i in of_biases}
@@ -323,7 +391,7 @@ def _backward(parts, made, weights, biases, of_weights, of_biases):
         )
         of_weights.update(zip(changed, found, strict=True))
     _project(parts, made, weights, of_weights)
-    places = range(len(parts))
+    places, of_weights, of_biases = range(len(parts)), of_weights | done[0], of_biases | done[1]
     return [of_weights.get(i) for i in places] + [of_biases.get(i) for i in places]
 
 

@@ -176,7 +176,8 @@ class _Scaled(torch.autograd.Function):
         if triton:
             from normprop.kernels import weight as kernel
 
-            scaled, inverse = kernel.forward(weight, over, groups, size)
+            layer = kernel.Layer(over, size, groups)
+            (scaled,), _, inverse = kernel.forward([layer], [weight], [None])
         else:
             wide = upcast(weight)
             if _has_kernel(wide, over, groups):
@@ -201,7 +202,8 @@ class _Scaled(torch.autograd.Function):
         elif triton:
             from normprop.kernels import weight as kernel
 
-            result = kernel.backward(weight, inverse, gradient, over, groups, size)
+            layer = kernel.Layer(over, size, groups)
+            (result,), _ = kernel.backward([layer], [weight], inverse, [gradient], [None])
         else:
             wide, wide_gradient = upcast(weight), upcast(gradient)
             if scale is not None:

@@ -8,9 +8,10 @@ the specification, and a kernel computes the same to the rounding of the type.
 ==============================  =========================================================
 :mod:`~.activation`             shift and both scales fused with any activation of torch
 :mod:`~.dropout`                the mask recomputed from its seed in the backward pass
-:mod:`~.weight`                 weights on the unit ball and their projected gradient
+:mod:`~.weight`                 weights on the unit ball, all layers' in three launches each way
 :mod:`~.montecarlo`             normals drawn, mapped and summed without leaving registers
 :mod:`~.launch`                 what was compiled is kept, and started as it is
+:mod:`~.table`                  tables that kernels read; needs no triton
 :mod:`~.kinks`                  what a stored output must keep apart; needs no triton
 :mod:`~.layout`                 which tensors a flat index serves; needs no triton
 ==============================  =========================================================

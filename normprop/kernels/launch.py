@@ -23,7 +23,9 @@ _KEPT: dict[tuple, object] = {}
 _SPECIALISED: dict[int, tuple[bool, ...]] = {}
 
 
-def launch(kernel, grid: tuple[int, ...], arguments: tuple, constants: dict, device) -> None:
+def launch(
+    kernel, grid: tuple[int, ...], arguments: tuple, constants: dict, device, warps: int = 4
+) -> None:
     """Run a kernel.
 
     Args:
@@ -32,6 +34,7 @@ def launch(kernel, grid: tuple[int, ...], arguments: tuple, constants: dict, dev
         arguments: tensors, integers or ``None``, by place.
         constants: by name, in the order of the kernel.
         device: of the tensors, which need not be the current one.
+        warps: of a program, one number for a kernel.
     """
     with on_device(device):
         if scalar.INTERPRETED:
@@ -45,7 +48,7 @@ def launch(kernel, grid: tuple[int, ...], arguments: tuple, constants: dict, dev
         )
         compiled = _KEPT.get(key)
         if compiled is None:
-            _KEPT[key] = kernel[grid](*arguments, **constants)
+            _KEPT[key] = kernel[grid](*arguments, **constants, num_warps=warps)
         elif _WITH_CONSTANTS:
             compiled[(*grid, 1, 1)[:3]](*arguments, *constants.values())
         else:

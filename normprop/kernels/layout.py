@@ -27,6 +27,8 @@ def is_dense(tensor: Tensor) -> bool:
 
 def like(tensor: Tensor, layout: Tensor) -> Tensor:
     """The tensor in the memory order of another of its shape: itself, or a copy."""
-    if tensor.stride() == layout.stride():
+    # Where there is one index, its stride means nothing.
+    strides = zip(tensor.shape, tensor.stride(), layout.stride(), strict=True)
+    if all(own == other for size, own, other in strides if size > 1):
         return tensor
     return torch.empty_like(layout, dtype=tensor.dtype).copy_(tensor)

@@ -1,22 +1,27 @@
-r"""Weights on the unit ℓ2 ball, and their projected gradient.
+r"""Weights on the unit ℓ2 ball and the biases beside them, of many layers at once.
 
-.. math:: V = \frac{size}{n} W, \qquad
-    dW = \frac{size}{n}\left(G - \frac{\langle W, G\rangle}{n^2} W\right)
+With n = ‖W‖ over what belongs to one neuron, G_V and G_c the gradients that arrive,
 
-with n = ‖W‖ over what belongs to one neuron, and G the gradient that arrives at V.  Where n is
-0 it counts as 1: a neuron of zeros stays zero, and its gradient passes.
+.. math:: V = \frac{size}{n} W, \qquad c = \frac{b - shift}{scale} + slope\, V 1,
 
-What belongs together, ``over``, for a weight of shape (out, in/groups, k…):
+.. math:: G = G_V + slope\, G_c \otimes 1, \qquad
+    dW = \frac{size}{n}\left(G - \frac{\langle W, G\rangle}{n^2} W\right), \qquad
+    db = \frac{G_c}{scale}
 
-``"fan-in"``
-    A row.  One program holds it in registers, up to 16 384 elements, and reads and writes
-    once; a longer row is read twice, the second time from the cache.
-``"fan-out"``
-    The taps of one input channel in all the rows of its group.  Columns are summed in parts
-    by many programs, and then scaled: two reads, the second from the L2 cache as long as the
-    weight fits into it (50 MB on an H100).
-``"all"``
-    Everything, in parts likewise.
+Where n is 0 it counts as 1: a neuron of zeros stays zero, and its gradient passes.
+
+What belongs together, ``over``, for a weight of shape (out, in/groups, k…): a row, ``"fan-in"``;
+the taps of one input channel in all the rows of its group, ``"fan-out"``; everything, ``"all"``;
+with ``None`` nothing is divided, and V = size·W.
+
+A call starts a kernel once for all layers of one type: for sums in parts, for what is scaled, and
+for biases.  A table in the device's memory has a line for each layer, and names for each program
+the layer that it works for and the part of it.  To a program a weight is a matrix of neurons and
+their elements, whatever belongs together: neuron n begins at ``n // within * group + n % within *
+run``, and its element k lies ``k // run * step + k % run`` behind.  Where each layer's tensors lie
+is a second table, of distances from the first layer's, so that one line needs no new one.  What is
+made lies in one piece of memory.  Tables are copied to the device when they are new, without
+waiting.
 
 Sums are taken in float32, or float64 for float64, in a fixed order: no atomics, so the same
 weight gives the same bits.  The norms are kept, not recomputed, for the backward pass: two numbers
@@ -29,144 +34,335 @@ largest number of the type.
 """
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate
+from typing import Literal, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from normprop.kernels import check_usable, scalar
-from normprop.kernels.launch import on_device
+from normprop.kernels import check_usable
+from normprop.kernels.launch import launch
 from normprop.kernels.layout import as_dense, like
-from normprop.kernels.scalar import full, number
+from normprop.kernels.scalar import bits, full, number
+from normprop.kernels.table import Table, table
 
 Over = Literal["fan-in", "fan-out", "all"]
+Weights = Sequence[Tensor]
+Biases = Sequence[Tensor | None]
 
-_ROW = 1 << 14
-_TILE = 1 << 12
-# Parts of a sum: enough to fill a GPU, few enough for every program to add up again.
-_PARTS = 64
+# A program's tile: so many neurons by so many elements, or the other way where elements that
+# follow each other lie apart.
+_SHORT, _LONG, _WARPS = 8, 256, 8
+# Tiles that a program takes before another gets some, and programs of one sum at most.
+_SPAN = 8
+_MOST, _MOST_OF_ALL = 64, 128
+# What is made begins at multiples of so many bytes.
+_ALIGNMENT = 256
 
 
-def forward(weight: Tensor, over: Over, groups: int, size: float) -> tuple[Tensor, Tensor]:
-    """Scale every neuron to the norm ``size``.
+class Layer(NamedTuple):
+    """What is asked of one layer.
+
+    Attributes:
+        over: what has one norm, or ``None``.
+        size: the norm that comes out; without a norm, a factor.
+        groups: of the convolution.
+        slope: of the sums of V's rows in c.
+        shift: what is subtracted from b.
+        scale: what divides b then.
+        outputs: number of elements of c.
+        factors: of the gradients of weight and bias.
+        gain: V over W, where W itself is put on its ball.
+    """
+
+    over: Over | None
+    size: float
+    groups: int = 1
+    slope: float = 0.0
+    shift: float = 0.0
+    scale: float = 1.0
+    outputs: int = 0
+    factors: tuple[float, float] = (1.0, 1.0)
+    gain: float = 1.0
+
+    def makes_bias(self, bias: Tensor | None) -> bool:
+        """Whether there is a c that is not b."""
+        return bool(self.slope or self.shift) or (bias is not None and self.scale != 1.0)
+
+
+def serves(weight: Tensor) -> bool:
+    """Whether a weight is read where it lies, neurons and all."""
+    return weight.is_contiguous() or _is_channels_last(weight)
+
+
+def forward(
+    layers: Sequence[Layer], weights: Weights, biases: Biases
+) -> tuple[list[Tensor], list[Tensor | None], Tensor]:
+    """V and c of every layer.
 
     Args:
-        weight: shape (out, in/groups, k…), on CUDA.
-        over: what has one norm.
-        groups: of the convolution.
-        size: the norm that comes out.
+        layers: what is asked for.
+        weights: W of each, of shape (out, in/groups, k…), of one type, on one CUDA device.
+        biases: b of each, of that type, or ``None``.
 
     Returns:
-        V, of the weight's shape, type and memory format, and 1/‖pW‖ and p, each one float32 or
-        float64 a neuron in the order of the weight: (2, out), (2, in) or (2, 1).
+        V, each of its weight's shape, type and memory format, W itself where it is the same; c,
+        or ``None``; and the norms, for :func:`backward`.
 
     Raises:
-        ValueError: an argument is out of its range, or the tensor is not on CUDA.
-        TypeError: the tensor's type is not served.
+        ValueError: an argument is out of its range, or a tensor is not on CUDA.
+        TypeError: the tensors' type is not served.
     """
-    return _run(weight, None, None, over, groups, size)
+    read = _read(layers, weights)
+    scaled = _where(layer.over is not None or layer.size != 1.0 for layer in layers)
+    biased = _where(map(Layer.makes_bias, layers, biases))
+    plan = _planned(layers, read, scaled, biased)
+    values, made = _memory(layers, read, scaled, biased)
+    kept = plan.run(_FORWARD, read, biases, (None,) * len(read), values, made)
+    values = [weights[i] if v is None else _returned(v, weights[i]) for i, v in enumerate(values)]
+    return values, [b if c is None else c for b, c in zip(biases, made, strict=True)], kept
 
 
 def backward(
-    weight: Tensor, inverse: Tensor, grad: Tensor, over: Over, groups: int, size: float
-) -> Tensor:
-    """Project the gradient of V onto the tangent of the ball.
+    layers: Sequence[Layer],
+    weights: Weights,
+    kept: Tensor,
+    grads: Biases,
+    bias_grads: Biases,
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """The gradients of W and b from those of V and c.
 
     Args:
-        weight: as it was in :func:`forward`.
-        inverse: the second result of :func:`forward`.
-        grad: G, of the weight's shape.
-        over: as in :func:`forward`.
-        groups: as in :func:`forward`.
-        size: as in :func:`forward`.
+        layers: as in :func:`forward`.
+        weights: as in :func:`forward`.
+        kept: the last result of :func:`forward`.
+        grads: G_V of each, or ``None`` where none arrives.
+        bias_grads: G_c of each, or ``None``.
 
     Returns:
-        dW, of the weight's shape, type and memory format.
+        dW, each of its weight's shape, type and memory format, and db; ``None`` where nothing
+        arrives, and what arrived where it is the same.
     """
-    if grad.shape != weight.shape:
-        raise ValueError(
-            f"grad must have the shape of the weight, {tuple(weight.shape)}; it has "
-            f"{tuple(grad.shape)}"
+    for grad, weight in zip(grads, weights, strict=True):
+        if grad is not None and grad.shape != weight.shape:
+            raise ValueError(
+                f"grad must have the shape of the weight, {tuple(weight.shape)}; it has "
+                f"{tuple(grad.shape)}"
+            )
+    read = _read(layers, weights)
+    grads = [g if g is None else like(g, w) for g, w in zip(grads, read, strict=True)]
+    bias_grads = [g if g is None else g.contiguous() for g in bias_grads]
+    scaled, biased = [], []
+    for i, (layer, grad, of_bias) in enumerate(zip(layers, grads, bias_grads, strict=True)):
+        share = of_bias is not None and layer.slope != 0.0
+        factor = layer.factors[0] * (layer.size if layer.over is None else 1.0)
+        if share or (grad is not None and (layer.over is not None or factor != 1.0)):
+            scaled.append(i)
+        if of_bias is not None and layer.factors[1] != layer.scale:
+            biased.append(i)
+    plan = _planned(layers, read, tuple(scaled), tuple(biased))
+    made, of_biases = _memory(layers, read, scaled, biased)
+    plan.run(_BACKWARD, read, bias_grads, grads, made, of_biases, kept)
+    made = [
+        g if m is None else _returned(m, w) for m, g, w in zip(made, grads, weights, strict=True)
+    ]
+    return made, [g if m is None else m for m, g in zip(of_biases, bias_grads, strict=True)]
+
+
+def project_(
+    layers: Sequence[Layer], weights: Weights, biases: Biases, values: Biases, made: Biases
+) -> None:
+    """Put every W on its ball, in place, and make V = gain·W and c in the memory of earlier ones.
+
+    Args:
+        layers: as in :func:`forward`.
+        weights: W of each, such as :func:`serves` tells.
+        biases: b of each, or ``None``.
+        values: memory of V, in the order of W's; ``None`` where V is W, or is not wanted.
+        made: memory of c; ``None`` where it is b, or is not wanted.
+    """
+    if not all(map(serves, weights)):
+        raise ValueError("a weight is put on its ball in place where it is contiguous in memory")
+    places = tuple(range(len(layers)))
+    plan = _planned(layers, _read(layers, weights), places, _where(made))
+    plan.run(_IN_PLACE, weights, biases, (None,) * len(layers), values, made)
+
+
+_FORWARD, _BACKWARD, _IN_PLACE = 0, 1, 2
+
+
+def _where(flags) -> tuple[int, ...]:
+    return tuple(i for i, flag in enumerate(flags) if flag is not None and flag is not False)
+
+
+def _read(layers, weights) -> list[Tensor]:
+    """The weights, in an order of memory that a program follows."""
+    for layer, weight in zip(layers, weights, strict=True):
+        check_usable(weight)
+        if layer.over not in (None, "fan-in", "fan-out", "all"):
+            raise ValueError(f"over must be 'fan-in', 'fan-out' or 'all'; it was {layer.over!r}")
+        if weight.ndim < 2 or layer.groups < 1 or weight.shape[0] % layer.groups:
+            raise ValueError(
+                "the weight must have the shape (out, in/groups, k…), out a multiple of groups; "
+                f"it has {tuple(weight.shape)} with groups = {layer.groups}"
+            )
+    return [w if serves(w) else w.contiguous() for w in weights]
+
+
+def _is_channels_last(weight: Tensor) -> bool:
+    form = {4: torch.channels_last, 5: torch.channels_last_3d}.get(weight.ndim)
+    return form is not None and weight.is_contiguous(memory_format=form)
+
+
+def _returned(made: Tensor, weight: Tensor) -> Tensor:
+    """What was made, in the memory order of a weight that had to be copied."""
+    return made if serves(weight) else like(made, as_dense(weight))
+
+
+# Numbers of a line, and how many there are of places.
+(
+    _NEURONS, _ELEMENTS, _WITHIN, _RUN, _GROUP, _STEP, _ROWS, _PER_ROW, _ACROSS, _WHOLE, _BLOCKS,
+    _STRIPS, _STRIP, _PARTS, _STRIDE, _NORMS, _OUTPUTS, _WIDTH, _SIZE, _GAIN, _FACTOR, _SLOPE,
+    _SHIFT, _SCALE, _BIAS_FACTOR, _SUMS, _KEPT, _FIELDS,
+) = map(tl.constexpr, range(28))  # fmt: skip
+_COLUMNS = tl.constexpr(5)
+_ABSENT = tl.constexpr(-(2**62))
+
+
+class _Plan(NamedTuple):
+    """How programs are shared out to layers.
+
+    Attributes:
+        table: a line for each layer; then, for each launch, layer and part of every program.
+        launches: for sums, scaling and biases, where their programs begin, and how many they are.
+        sums: how many numbers the sums in parts are.
+        kept: how many the norms are.
+    """
+
+    table: Table
+    launches: tuple[tuple[int, int], ...]
+    sums: int
+    kept: int
+
+    def run(self, mode, weights, biases, grads, values, made, kept=None) -> Tensor:
+        """Start the kernels; returns the norms."""
+        first = weights[0]
+        device, size = first.device, first.element_size()
+        compute = torch.float64 if first.dtype == torch.float64 else torch.float32
+        sums = torch.empty(self.sums, dtype=compute, device=device)
+        if kept is None:
+            kept = torch.empty(self.kept, dtype=compute, device=device)
+        elif kept.shape != (self.kept,):
+            raise ValueError(
+                f"kept must be the {self.kept} numbers that the forward pass gave; it has the "
+                f"shape {tuple(kept.shape)}"
+            )
+        columns = (weights, biases, grads, values, made)
+        bases = [next((t for t in column if t is not None), first) for column in columns]
+        starts = [base.data_ptr() for base in bases]
+        distances = tuple(
+            _ABSENT.value if t is None else (t.data_ptr() - start) // size
+            for row in zip(*columns, strict=True)
+            for t, start in zip(row, starts, strict=True)
         )
-    return _run(weight, grad, inverse, over, groups, size)[0]
+        numbers, places = self.table.on(device), table(distances).on(device)
+        constants = {"MODE": mode, "LARGEST": torch.finfo(first.dtype).max}
+        constants |= {"SHORT": _SHORT, "LONG": _LONG}
+        for stage, (start, programs) in enumerate(self.launches):
+            if programs:
+                arguments = (numbers, places, *bases, kept, sums, start)
+                own = {"STAGE": stage} | constants
+                launch(_weights_kernel, (programs,), arguments, own, device, _WARPS)
+        return kept
 
 
-def _run(weight, grad, inverse, over, groups, size):
-    check_usable(weight)
-    outputs, inputs, taps = _shape(weight, over, groups)
-    w = weight.contiguous()
-    g = None if grad is None else grad.contiguous()
-    result = torch.empty_like(w)
-    neurons = {"fan-in": outputs, "fan-out": groups * inputs, "all": 1}[over]
-    if inverse is None:
-        # Only a weight without elements leaves them as they are.
-        compute = torch.float64 if w.dtype == torch.float64 else torch.float32
-        inverse = torch.ones(2, neurons, dtype=compute, device=w.device)
-    elif inverse.shape != (2, neurons):
-        raise ValueError(
-            f"inverse must have the shape (2, {neurons}) that the forward pass gave; it has "
-            f"{tuple(inverse.shape)}"
-        )
-    if w.numel():
-        tensors, bits = (w, g, result, inverse), scalar.bits(size)
-        with on_device(w.device):
-            if over == "fan-in":
-                _rows(tensors, bits, outputs, inputs * taps)
-            elif over == "fan-out":
-                _columns(tensors, bits, groups, outputs // groups, inputs, taps)
-            else:
-                _all(tensors, bits, w.numel())
-    return like(result, as_dense(weight)), inverse
+def _memory(layers, weights, scaled, biased) -> tuple[list, list]:
+    """Tensors for V and c of these layers, or for their gradients, in one piece of memory."""
+    first, values, made = weights[0], [None] * len(layers), [None] * len(layers)
+    step = _ALIGNMENT // first.element_size()
+    numels = [weights[i].numel() for i in scaled] + [layers[i].outputs for i in biased]
+    starts = [0, *accumulate(step * triton.cdiv(numel, step) for numel in numels)]
+    whole = torch.empty(starts[-1], dtype=first.dtype, device=first.device)
+    for i, start in zip(scaled, starts, strict=False):
+        values[i] = whole.as_strided(weights[i].shape, weights[i].stride(), start)
+    for i, start in zip(biased, starts[len(scaled) :], strict=False):
+        made[i] = whole[start : start + layers[i].outputs]
+    return values, made
 
 
-def _rows(tensors, bits, rows, length):
-    block = min(triton.next_power_of_2(length), _ROW)
-    _row_kernel[(rows,)](
-        *tensors,
-        bits,
-        length,
-        LARGEST=torch.finfo(tensors[0].dtype).max,
-        BACKWARD=tensors[1] is not None,
-        ONE=length <= block,
-        BLOCK=block,
-        num_warps=4 if block <= 4096 else 8,
-    )
+def _planned(layers, weights, scaled, biased) -> _Plan:
+    shapes = tuple((*w.shape[:2], math.prod(w.shape[2:]), not w.is_contiguous()) for w in weights)
+    return _plan(tuple(layers), shapes, scaled, biased, _SHORT, _LONG)
 
 
-def _columns(tensors, bits, groups, rows, inputs, taps):
-    width = triton.next_power_of_2(taps)
-    channels = min(triton.next_power_of_2(inputs), max(1, 64 // width))
-    tile = max(1, min(_TILE // (channels * width), triton.next_power_of_2(rows)))
-    # A part is a whole number of tiles of rows.
-    part = tile * triton.cdiv(triton.cdiv(rows, tile), _PARTS)
-    parts = triton.cdiv(rows, part)
-    # Of the dimensions of a grid only the first reaches beyond 65,535.
-    grid = (triton.cdiv(inputs, channels) * groups, parts)
-    w, g, _, inverse = tensors
-    sums = torch.empty(3, parts, groups * inputs, dtype=inverse.dtype, device=w.device)
-    shape = {"CHANNELS": channels, "WIDTH": width, "TILE": tile, "BACKWARD": g is not None}
-    numbers = (rows, inputs, taps, groups, part)
-    _column_sums_kernel[grid](w, g, inverse, sums, *numbers, **shape)
-    shape["LARGEST"] = torch.finfo(w.dtype).max
-    _column_scale_kernel[grid](*tensors, sums, bits, parts, *numbers, **shape)
+@lru_cache(maxsize=256)
+def _plan(layers, shapes, scaled, biased, short, long) -> _Plan:
+    """Shares out what is asked of weights of these shapes."""
+    lines, shares = [], []
+    sums = kept = 0
+    for layer, shape in zip(layers, shapes, strict=True):
+        line, programs = _line(layer, shape, short, long)
+        lines += [*line, sums, kept]
+        shares.append(programs)
+        sums += 3 * line[_PARTS.value] * line[_STRIDE.value]
+        kept += 2 * line[_NORMS.value]
+    summed = [i for i in scaled if layers[i].over is not None]
+    by_rows = [triton.cdiv(layer.outputs, short) for layer in layers]
+    numbers, launches = lines, []
+    for chosen, programs in ((summed, shares), (scaled, shares), (biased, by_rows)):
+        if len(layers) == 1:
+            launches.append((-1, sum(programs[i] for i in chosen)))
+            continue
+        own = [i << 32 | part for i in chosen for part in range(programs[i])]
+        launches.append((len(numbers), len(own)))
+        numbers += own
+    return _Plan(Table(tuple(numbers)), tuple(launches), sums, kept)
 
 
-def _all(tensors, bits, numel):
-    part = _TILE * triton.cdiv(triton.cdiv(numel, _TILE), 4 * _PARTS)
-    parts = triton.cdiv(numel, part)
-    w, g, _, inverse = tensors
-    sums = torch.empty(3, parts, dtype=inverse.dtype, device=w.device)
-    shape = {"BLOCK": _TILE, "BACKWARD": g is not None}
-    _all_sums_kernel[(parts,)](w, g, inverse, sums, numel, part, **shape)
-    shape["PARTS"], shape["LARGEST"] = triton.next_power_of_2(parts), torch.finfo(w.dtype).max
-    _all_scale_kernel[(parts,)](*tensors, sums, bits, numel, part, parts, **shape)
+def _line(layer, shape, short, long) -> tuple[list[int], int]:
+    """The line of a layer, and how many programs share its weight."""
+    outputs, inputs, taps, last = shape
+    width = inputs * taps
+    if layer.over == "fan-out":
+        rows = outputs // layer.groups
+        neurons, elements = layer.groups * inputs, rows * taps
+        # With channels last, every tap of every row is a run of its own.
+        run, step = (1, inputs) if last else (taps, width)
+        order = (inputs, run, rows * width, step, rows, taps)
+    else:
+        neurons, elements = outputs, width
+        order = (1, width, width, 0, 1, width)
+    across = order[1] < 4 and neurons >= 4 * short
+    block, edge = (long, short) if across else (short, long)
+    blocks = triton.cdiv(neurons, block)
+    # Every program adds up the sums of all parts, which must cost less than its own part.
+    strips = min(triton.cdiv(elements, _SPAN * edge), math.isqrt(elements) // 2, _MOST)
+    strip = edge * triton.cdiv(triton.cdiv(elements, edge), max(1, strips))
+    strips = triton.cdiv(elements, strip) if elements else 0
+    whole = layer.over == "all"
+    parts, stride, norms = strips, neurons, neurons
+    if whole:
+        blocks = min(blocks, _MOST_OF_ALL // max(1, strips))
+        parts, stride, norms = blocks * strips, block, 1
+    elif layer.over is None:
+        parts = norms = 0
+    # Of runs of no length nothing is read, but they divide.
+    order = (max(1, order[0]), max(1, order[1]), *order[2:5], max(1, order[5]))
+    numbers = (layer.size, layer.gain, layer.factors[0], layer.slope, layer.shift, layer.scale)
+    line = [
+        neurons, elements, *order, across, whole, blocks, strips, strip, parts, stride, norms,
+        layer.outputs, width, *map(bits, (*numbers, layer.factors[1] / layer.scale)),
+    ]  # fmt: skip
+    return line, blocks * strips
 
 
 @triton.jit
-def _load(ptr, offsets, mask):
-    x = tl.load(ptr + offsets, mask=mask, other=0.0)
+def _load(ptrs, mask):
+    x = tl.load(ptrs, mask=mask, other=0.0)
     if x.dtype != tl.float64:
         x = x.to(tl.float32)
     return x
@@ -206,266 +402,165 @@ def _norm(small, middle, large):
     return 1.0 / tl.sqrt(tl.where(empty, one, squares)), tl.where(empty, one, power)
 
 
-@triton.jit(do_not_specialize=["bits"])
-def _row_kernel(
-    w_ptr,
-    g_ptr,
-    out_ptr,
-    inverse_ptr,
-    bits: tl.int64,
-    length,
-    LARGEST: tl.constexpr,
-    BACKWARD: tl.constexpr,
-    ONE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    row, rows = tl.program_id(0).to(tl.int64), tl.num_programs(0)
-    start = row * length
-    columns = tl.arange(0, BLOCK)
-    mask = columns < length
-    w = _load(w_ptr + start, columns, mask)
-    g = w
-    if BACKWARD:
-        g = _load(g_ptr + start, columns, mask)
-        inverse, power = tl.load(inverse_ptr + row), tl.load(inverse_ptr + rows + row)
-        along = tl.sum(w * power * inverse * g, axis=0)
-        if not ONE:
-            for at in range(BLOCK, length, BLOCK):
-                inside = columns + at < length
-                part = _load(w_ptr + start, columns + at, inside) * power * inverse
-                along += tl.sum(part * _load(g_ptr + start, columns + at, inside), axis=0)
+@triton.jit(do_not_specialize=["start"])
+def _weights_kernel(
+    table, places, w, b, g, v, c, kept, sums, start: tl.int64, STAGE: tl.constexpr,
+    MODE: tl.constexpr, LARGEST: tl.constexpr, SHORT: tl.constexpr, LONG: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0).to(tl.int64)
+    # One layer alone has no list of programs.
+    entry = tl.load(table + start + program, mask=start >= 0, other=program)
+    line, places = table + (entry >> 32) * _FIELDS, places + (entry >> 32) * _COLUMNS
+    part = entry & 0xFFFFFFFF
+    w, _ = _place(w, places + 0)
+    b, has_b = _place(b, places + 1)
+    g, has_g = _place(g, places + 2)
+    v, has_v = _place(v, places + 3)
+    if STAGE == 2:
+        c, _ = _place(c, places + 4)
+        _rows(line, part, w, b, has_b, v, has_v, c, sums.dtype.element_ty, MODE, SHORT, LONG)
     else:
-        small, middle, large = _squares(w)
-        if not ONE:
-            for at in range(BLOCK, length, BLOCK):
-                more = _squares(_load(w_ptr + start, columns + at, columns + at < length))
-                small, middle, large = small + more[0], middle + more[1], large + more[2]
-        small, middle, large = tl.sum(small, axis=0), tl.sum(middle, axis=0), tl.sum(large, axis=0)
-        inverse, power = _norm(small, middle, large)
-        tl.store(inverse_ptr + row, inverse)
-        tl.store(inverse_ptr + rows + row, power)
-        along = inverse
-    factor = inverse * number(bits, w.dtype)
-    lines = (inverse, power, factor, along)
-    _store_scaled(out_ptr + start, columns, mask, w, g, lines, LARGEST, BACKWARD)
-    if not ONE:
-        for at in range(BLOCK, length, BLOCK):
-            inside = columns + at < length
-            w = _load(w_ptr + start, columns + at, inside)
-            if BACKWARD:
-                g = _load(g_ptr + start, columns + at, inside)
-            _store_scaled(out_ptr + start, columns + at, inside, w, g, lines, LARGEST, BACKWARD)
-
-
-@triton.jit
-def _store_scaled(ptr, offsets, mask, w, g, lines, LARGEST: tl.constexpr, BACKWARD: tl.constexpr):
-    """V, or dW, whose power of two comes last, as it may overflow."""
-    inverse, power, factor, along = lines
-    if BACKWARD:
-        w = (g - along * (w * power * inverse)) * factor * power
-        w = tl.where(w > full(w, LARGEST), full(w, LARGEST), w)
-        w = tl.where(w < full(w, -LARGEST), full(w, -LARGEST), w)
-    else:
-        w = w * power * factor
-    tl.store(ptr + offsets, w.to(ptr.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def _tile(rows, inputs, taps, part, CHANNELS: tl.constexpr, WIDTH: tl.constexpr):
-    """This program's group, its first channel in it, the columns of the taps, and its rows."""
-    tiles = tl.cdiv(inputs, CHANNELS)
-    start = tl.program_id(0) % tiles * CHANNELS
-    lane = tl.arange(0, CHANNELS * WIDTH)
-    channel, tap = start + lane // WIDTH, lane % WIDTH
-    inside = (channel < inputs) & (tap < taps)
-    first = tl.program_id(1) * part
-    columns = channel * taps + tap
-    return tl.program_id(0) // tiles, start, columns, inside, first, tl.minimum(first + part, rows)
-
-
-@triton.jit
-def _column_sums_kernel(
-    w_ptr,
-    g_ptr,
-    inverse_ptr,
-    sums_ptr,
-    rows,
-    inputs,
-    taps,
-    groups,
-    part,
-    CHANNELS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    TILE: tl.constexpr,
-    BACKWARD: tl.constexpr,
-):
-    group, channel, columns, inside, first, last = _tile(rows, inputs, taps, part, CHANNELS, WIDTH)
-    start = group.to(tl.int64) * rows * inputs * taps
-    own = group * inputs + channel
-    small = tl.zeros((CHANNELS * WIDTH,), dtype=sums_ptr.dtype.element_ty)
-    middle, large, inverse, power = small, small, small, small
-    if BACKWARD:
-        lane = tl.arange(0, CHANNELS * WIDTH)
-        inverse, power = _kept(inverse_ptr, own + lane // WIDTH, groups * inputs, inside)
-    for at in range(first, last, TILE):
-        row = at + tl.arange(0, TILE)
-        mask = (row < last)[:, None] & inside[None, :]
-        offsets = row.to(tl.int64)[:, None] * (inputs * taps) + columns[None, :]
-        w = _load(w_ptr + start, offsets, mask)
-        if BACKWARD:
-            unit = w * power[None, :] * inverse[None, :]
-            middle += tl.sum(unit * _load(g_ptr + start, offsets, mask), axis=0)
+        if tl.load(line + _ACROSS) != 0:
+            _strip(
+                line, part, w, b, has_b, g, has_g, v, has_v, kept, sums,
+                STAGE, MODE, LARGEST, True, SHORT, LONG,
+            )  # fmt: skip
         else:
-            more = _squares(w)
-            small += tl.sum(more[0], axis=0)
-            middle += tl.sum(more[1], axis=0)
-            large += tl.sum(more[2], axis=0)
-    lane = tl.arange(0, CHANNELS)
-    neurons, parts = groups * inputs, tl.num_programs(1)
-    place, inside = tl.program_id(1) * neurons + own + lane, channel + lane < inputs
-    middle = tl.sum(tl.reshape(middle, (CHANNELS, WIDTH)), axis=1)
-    tl.store(sums_ptr + place, middle, mask=inside)
-    if not BACKWARD:
-        small = tl.sum(tl.reshape(small, (CHANNELS, WIDTH)), axis=1)
-        large = tl.sum(tl.reshape(large, (CHANNELS, WIDTH)), axis=1)
-        tl.store(sums_ptr + parts * neurons + place, small, mask=inside)
-        tl.store(sums_ptr + 2 * parts * neurons + place, large, mask=inside)
+            _strip(
+                line, part, w, b, has_b, g, has_g, v, has_v, kept, sums,
+                STAGE, MODE, LARGEST, False, SHORT, LONG,
+            )  # fmt: skip
 
 
 @triton.jit
-def _kept(inverse_ptr, neuron, neurons, inside):
-    """What the forward pass found of these neurons."""
-    inverse = tl.load(inverse_ptr + neuron, mask=inside, other=1.0)
-    return inverse, tl.load(inverse_ptr + neurons + neuron, mask=inside, other=1.0)
+def _place(base, place):
+    """Where a layer's tensor lies, and whether there is one."""
+    distance = tl.load(place)
+    there = distance != _ABSENT
+    return base + tl.where(there, distance, 0), there
 
 
-@triton.jit(do_not_specialize=["bits"])
-def _column_scale_kernel(
-    w_ptr,
-    g_ptr,
-    out_ptr,
-    inverse_ptr,
-    sums_ptr,
-    bits: tl.int64,
-    parts,
-    rows,
-    inputs,
-    taps,
-    groups,
-    part,
-    CHANNELS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    TILE: tl.constexpr,
-    BACKWARD: tl.constexpr,
-    LARGEST: tl.constexpr,
-):
-    group, channel, columns, inside, first, last = _tile(rows, inputs, taps, part, CHANNELS, WIDTH)
-    start = group.to(tl.int64) * rows * inputs * taps
-    own = group * inputs + channel
-    # The sums of the parts, once for every tap of a channel: the same order everywhere.
-    lane = tl.arange(0, CHANNELS * WIDTH)
-    neuron, neurons = own + lane // WIDTH, groups * inputs
-    middle = _added_up(sums_ptr, neuron, neurons, parts, inside)
-    if BACKWARD:
-        inverse, power = _kept(inverse_ptr, neuron, neurons, inside)
+@triton.jit
+def _strip(
+    line, part, w, b, has_b, g, has_g, v, has_v, kept, sums, STAGE: tl.constexpr,
+    MODE: tl.constexpr, LARGEST: tl.constexpr, ACROSS: tl.constexpr, SHORT: tl.constexpr,
+    LONG: tl.constexpr,
+):  # fmt: skip
+    """Sums over a block of neurons and a strip of their elements; or V or dW there."""
+    COMPUTE: tl.constexpr = sums.dtype.element_ty
+    BLOCK: tl.constexpr = LONG if ACROSS else SHORT
+    EDGE: tl.constexpr = SHORT if ACROSS else LONG
+    AXIS: tl.constexpr = 0 if ACROSS else 1
+    short, long = (
+        tl.arange(0, SHORT).to(tl.int64)[:, None],
+        tl.arange(0, LONG).to(tl.int64)[None, :],
+    )
+    if ACROSS:
+        neurons, elements = long, short
     else:
-        small = _added_up(sums_ptr + parts * neurons, neuron, neurons, parts, inside)
-        large = _added_up(sums_ptr + 2 * parts * neurons, neuron, neurons, parts, inside)
-        inverse, power = _norm(small, middle, large)
-        once = inside & (lane % WIDTH == 0) & (tl.program_id(1) == 0)
-        tl.store(inverse_ptr + neuron, inverse, mask=once)
-        tl.store(inverse_ptr + neurons + neuron, power, mask=once)
-    factor = inverse * number(bits, inverse.dtype)
-    lines = (inverse[None, :], power[None, :], factor[None, :], middle[None, :])
-    for at in range(first, last, TILE):
-        row = at + tl.arange(0, TILE)
-        mask = (row < last)[:, None] & inside[None, :]
-        offsets = row.to(tl.int64)[:, None] * (inputs * taps) + columns[None, :]
-        w = _load(w_ptr + start, offsets, mask)
-        g = w
-        if BACKWARD:
-            g = _load(g_ptr + start, offsets, mask)
-        _store_scaled(out_ptr + start, offsets, mask, w, g, lines, LARGEST, BACKWARD)
-
-
-@triton.jit
-def _added_up(sums_ptr, neuron, neurons, parts, inside):
-    total = tl.load(sums_ptr + neuron, mask=inside, other=0.0)
-    for k in range(1, parts):
-        total += tl.load(sums_ptr + k * neurons + neuron, mask=inside, other=0.0)
-    return total
-
-
-@triton.jit
-def _all_sums_kernel(
-    w_ptr, g_ptr, inverse_ptr, sums_ptr, numel, part, BLOCK: tl.constexpr, BACKWARD: tl.constexpr
-):
-    first = tl.program_id(0).to(tl.int64) * part
-    last = tl.minimum(first + part, numel)
-    small = tl.zeros((BLOCK,), dtype=sums_ptr.dtype.element_ty)
+        neurons, elements = short, long
+    strips, strip = tl.load(line + _STRIPS), tl.load(line + _STRIP)
+    block, first = part // strips * BLOCK, part % strips * strip
+    last = tl.minimum(first + strip, tl.load(line + _ELEMENTS))
+    count, whole = tl.load(line + _NEURONS), tl.load(line + _WHOLE) != 0
+    within, run = tl.load(line + _WITHIN), tl.load(line + _RUN)
+    group, step = tl.load(line + _GROUP), tl.load(line + _STEP)
+    rows, per_row, slope = tl.load(line + _ROWS), tl.load(line + _PER_ROW), tl.load(line + _SLOPE)
+    # Where sums lie: of one norm for all, the neurons of every program are parts.
+    parts, stride = tl.load(line + _PARTS), tl.load(line + _STRIDE)
+    sums, plane = sums + tl.load(line + _SUMS), parts * stride
+    n = block + neurons
+    inside = whole | (n < count)
+    # Where norms lie, which are 1 for a layer that has none.
+    norms = tl.load(line + _NORMS)
+    norm = kept + tl.load(line + _KEPT) + tl.where(whole, 0, n)
+    if MODE == 1:
+        inverse = tl.load(norm, mask=inside & (norms != 0), other=1.0)
+        power = tl.load(norm + norms, mask=inside & (norms != 0), other=1.0)
+    small = tl.zeros((SHORT, LONG), dtype=COMPUTE)
     middle, large = small, small
-    for at in range(first, last, BLOCK):
-        offsets = at + tl.arange(0, BLOCK)
-        w = _load(w_ptr, offsets, offsets < last)
-        if BACKWARD:
-            unit = w * tl.load(inverse_ptr + 1) * tl.load(inverse_ptr)
-            middle += unit * _load(g_ptr, offsets, offsets < last)
-        else:
-            more = _squares(w)
-            small, middle, large = small + more[0], middle + more[1], large + more[2]
-    at, parts = tl.program_id(0), tl.num_programs(0)
-    tl.store(sums_ptr + at, tl.sum(middle, axis=0))
-    if not BACKWARD:
-        tl.store(sums_ptr + parts + at, tl.sum(small, axis=0))
-        tl.store(sums_ptr + 2 * parts + at, tl.sum(large, axis=0))
+    if STAGE == 1:
+        # The same order in every program.
+        own = sums + tl.where(whole, neurons, n) + elements * stride
+        for at in range(0, parts, EDGE):
+            mask, there = inside & (at + elements < parts), own + at * stride
+            middle += tl.load(there, mask=mask, other=0.0)
+            if MODE != 1:
+                small += tl.load(there + plane, mask=mask, other=0.0)
+                large += tl.load(there + 2 * plane, mask=mask, other=0.0)
+        middle = _total(middle, whole, AXIS)
+        if MODE != 1:
+            inverse, power = _norm(_total(small, whole, AXIS), middle, _total(large, whole, AXIS))
+        if MODE == 0:
+            once = (first == 0) & (norms != 0) & tl.where(whole, n == 0, inside)
+            tl.store(norm, inverse, mask=once)
+            tl.store(norm + norms, power, mask=once)
+        factor = inverse * number(tl.load(line + _SIZE), COMPUTE)
+        gain = number(tl.load(line + _FACTOR if MODE == 1 else line + _GAIN), COMPUTE)
+    for at_neuron in range(block, count, tl.load(line + _BLOCKS) * BLOCK):
+        m = at_neuron + neurons
+        for at in range(first, last, EDGE):
+            k = at + elements
+            mask = (m < count) & (k < last)
+            offsets = m // within * group + m % within * run + (k // run * step + k % run)
+            x = _load(w + offsets, mask)
+            if MODE == 1:
+                x = x * power * inverse
+                y = _load(g + offsets, mask & has_g)
+                row = b + (m // within * rows + k // per_row)
+                y += number(slope, COMPUTE) * _load(row, mask & has_b & (slope != 0))
+            if STAGE == 0 and MODE == 1:
+                middle += x * y
+            elif STAGE == 0:
+                more = _squares(x)
+                small, middle, large = small + more[0], middle + more[1], large + more[2]
+            else:
+                if MODE == 1:
+                    # The power of two comes last, as it may overflow.
+                    y = (y - middle * x) * (factor * gain) * power
+                    y = tl.where(y > full(y, LARGEST), full(y, LARGEST), y)
+                    y = tl.where(y < full(y, -LARGEST), full(y, -LARGEST), y)
+                else:
+                    y = x * power * factor
+                if MODE == 2:
+                    y = y.to(w.dtype.element_ty)
+                    tl.store(w + offsets, y, mask=mask)
+                    y = y.to(COMPUTE) * gain
+                tl.store(v + offsets, y.to(v.dtype.element_ty), mask=mask & has_v)
+    if STAGE == 0:
+        own = sums + tl.where(whole, part * BLOCK, part % strips * stride + block) + neurons
+        tl.store(own, tl.sum(middle, axis=AXIS, keep_dims=True), mask=inside)
+        if MODE != 1:
+            tl.store(own + plane, tl.sum(small, axis=AXIS, keep_dims=True), mask=inside)
+            tl.store(own + 2 * plane, tl.sum(large, axis=AXIS, keep_dims=True), mask=inside)
 
 
-@triton.jit(do_not_specialize=["bits"])
-def _all_scale_kernel(
-    w_ptr,
-    g_ptr,
-    out_ptr,
-    inverse_ptr,
-    sums_ptr,
-    bits: tl.int64,
-    numel,
-    part,
-    parts,
-    BLOCK: tl.constexpr,
-    BACKWARD: tl.constexpr,
-    PARTS: tl.constexpr,
-    LARGEST: tl.constexpr,
-):
-    lane = tl.arange(0, PARTS)
-    middle = tl.sum(tl.load(sums_ptr + lane, mask=lane < parts, other=0.0), axis=0)
-    if BACKWARD:
-        inverse, power = tl.load(inverse_ptr), tl.load(inverse_ptr + 1)
+@triton.jit
+def _total(parts, whole, AXIS: tl.constexpr):
+    total = tl.sum(parts, axis=AXIS, keep_dims=True)
+    return tl.where(whole, tl.sum(total, axis=1 - AXIS, keep_dims=True), total)
+
+
+@triton.jit
+def _rows(
+    line, part, w, b, has_b, v, has_v, c, COMPUTE: tl.constexpr, MODE: tl.constexpr,
+    SHORT: tl.constexpr, LONG: tl.constexpr,
+):  # fmt: skip
+    """Biases of some rows, or the gradients of biases."""
+    row = part * SHORT + tl.arange(0, SHORT).to(tl.int64)[:, None]
+    inside = row < tl.load(line + _OUTPUTS)
+    y = _load(b + row, inside & has_b)
+    if MODE == 1:
+        y = y * number(tl.load(line + _BIAS_FACTOR), COMPUTE)
     else:
-        small = tl.sum(tl.load(sums_ptr + parts + lane, mask=lane < parts, other=0.0), axis=0)
-        large = tl.sum(tl.load(sums_ptr + 2 * parts + lane, mask=lane < parts, other=0.0), axis=0)
-        inverse, power = _norm(small, middle, large)
-        if tl.program_id(0) == 0:
-            tl.store(inverse_ptr, inverse)
-            tl.store(inverse_ptr + 1, power)
-    lines = (inverse, power, inverse * number(bits, inverse.dtype), middle)
-    first = tl.program_id(0).to(tl.int64) * part
-    last = tl.minimum(first + part, numel)
-    for at in range(first, last, BLOCK):
-        offsets = at + tl.arange(0, BLOCK)
-        mask = offsets < last
-        w = _load(w_ptr, offsets, mask)
-        g = w
-        if BACKWARD:
-            g = _load(g_ptr, offsets, mask)
-        _store_scaled(out_ptr, offsets, mask, w, g, lines, LARGEST, BACKWARD)
-
-
-def _shape(weight: Tensor, over: str, groups: int) -> tuple[int, int, int]:
-    if over not in ("fan-in", "fan-out", "all"):
-        raise ValueError(f"over must be 'fan-in', 'fan-out' or 'all'; it was {over!r}")
-    if weight.ndim < 2 or groups < 1 or weight.shape[0] % groups:
-        raise ValueError(
-            "the weight must have the shape (out, in/groups, k…), out a multiple of groups; it has "
-            f"{tuple(weight.shape)} with groups = {groups}"
-        )
-    return weight.shape[0], weight.shape[1], math.prod(weight.shape[2:])
+        slope, width = tl.load(line + _SLOPE), tl.load(line + _WIDTH)
+        y = (y - number(tl.load(line + _SHIFT), COMPUTE)) / number(tl.load(line + _SCALE), COMPUTE)
+        total = tl.zeros((SHORT, LONG), dtype=COMPUTE)
+        for at in range(0, tl.where(slope != 0, width, 0), LONG):
+            k = at + tl.arange(0, LONG).to(tl.int64)[None, :]
+            mask = inside & (k < width)
+            # V is W where it has no memory of its own.
+            total += _load(v + row * width + k, mask & has_v)
+            total += _load(w + row * width + k, mask & (has_v == 0))
+        y += number(slope, COMPUTE) * tl.sum(total, axis=1, keep_dims=True)
+    tl.store(c + row, y.to(c.dtype.element_ty), mask=inside)

@@ -28,7 +28,8 @@ LAYERS = [
 
 
 def part(weight, ball, per, stride, groups, transposed, normalize, absorbed, factors=(1.0, 1.0)):
-    geometry = {"stride": stride, "groups": groups, "transposed": transposed}
+    gain = 1.7 if transposed else 1.0
+    geometry = {"stride": stride, "groups": groups, "transposed": transposed, "gain": gain}
     if transposed and absorbed.before.shift:
         # No shift of the input goes into a transposed convolution.
         absorbed = Absorbed(absorbed.before._replace(shift=0.0), absorbed.after)

@@ -22,6 +22,22 @@ def stored_unit(dtype) -> float:
     return unit(dtype) * (2 if dtype == torch.bfloat16 and not torch.cuda.is_available() else 1)
 
 
+def scaled(w, over, groups, size):
+    """A weight alone, scaled by the kernels, and its norms."""
+    from normprop.kernels import weight
+
+    (value,), _, kept = weight.forward([weight.Layer(over, size, groups)], [w], [None])
+    return value, kept
+
+
+def projected(w, kept, g, over, groups, size):
+    """The gradient of that."""
+    from normprop.kernels import weight
+
+    layer = weight.Layer(over, size, groups)
+    return weight.backward([layer], [w], kept, [g], [None])[0][0]
+
+
 def compute(dtype) -> torch.dtype:
     return dtype if dtype == torch.float64 else torch.float32
 

@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from normprop.kernels import activation, dropout, montecarlo, weight
-from tests.kernels.functions import CASES, READ
+from tests.kernels.functions import CASES, READ, projected, scaled
 
 TYPES = {
     torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64",
@@ -135,8 +135,8 @@ def preluses(dtype, line=LINE):
 def weights(dtype, size=1.4142135623730951):
     w = torch.zeros(64, 24, 3, 3, dtype=dtype)
     for over in ("fan-in", "fan-out", "all"):
-        yield lambda o=over: weight.forward(w, o, 2, size)
-        yield lambda o=over: weight.backward(w, weight.forward(w, o, 2, 1.0)[1], w, o, 2, size)
+        yield lambda o=over: scaled(w, o, 2, size)
+        yield lambda o=over: projected(w, scaled(w, o, 2, 1.0)[1], w, o, 2, size)
 
 
 def dropouts(dtype, p=0.3, line=LINE):
@@ -197,7 +197,7 @@ def grids():
     for shape, groups in (((many, 1, 1), many), ((1, many, 65), 1), ((many, 1, 1), 1)):
         w = torch.zeros(shape)
         for over in ("fan-in", "fan-out", "all"):
-            calls.append(lambda w=w, o=over, g=groups: weight.forward(w, o, g, 1.0))
+            calls.append(lambda w=w, o=over, g=groups: scaled(w, o, g, 1.0))
     for call in calls:
         for *_, grid in launched(call):
             yield list(grid[1:])
@@ -214,7 +214,7 @@ def ones():
     for shape in ((1, 1), (1, 5), (5, 1), (1, 1, 3)):
         w = torch.zeros(shape)
         for over in ("fan-in", "fan-out", "all"):
-            weight.backward(w, weight.forward(w, over, 1, 1.0)[1], w, over, 1, 1.0)
+            projected(w, scaled(w, over, 1, 1.0)[1], w, over, 1, 1.0)
     montecarlo.figures("relu", (), 0.0, 1.0, 1, range(1), 1, torch.float32, torch.device("cpu"))
 
 

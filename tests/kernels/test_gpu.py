@@ -11,8 +11,8 @@ pytest.importorskip("triton")
 from normprop import functional, simulate
 from normprop.functional.fused import fused
 from normprop.functional.scale import Constants
-from normprop.kernels import activation, check_usable, dropout, montecarlo, usable, weight
-from tests.kernels.functions import CASES, READ, compute, unit
+from normprop.kernels import activation, check_usable, dropout, montecarlo, usable
+from tests.kernels.functions import CASES, READ, compute, projected, scaled, unit
 
 pytestmark = pytest.mark.gpu
 
@@ -90,9 +90,12 @@ def test_dropout_of_more_than_two_to_the_31_elements(leading):
 def test_a_weight_of_more_than_two_to_the_31_elements(over):
     room(20)
     w = torch.empty(65_537, 32_771, device="cuda", dtype=torch.bfloat16).normal_()
-    v, inverse = weight.forward(w, over, 1, 1.0)
+    v, inverse = scaled(w, over, 1, 1.0)
     dims = {"fan-in": 1, "fan-out": 0, "all": (0, 1)}[over]
     norms = torch.linalg.vector_norm(w, dim=dims, dtype=torch.float32).flatten()
+    # Each without the power of two that belongs to it, which is 1 here.
+    inverse, powers = inverse.view(2, -1)
+    assert (powers == 1).all()
     # Sums of up to 2³¹ squares in float32, in two orders, both in trees and parts.
     assert torch.allclose(inverse * norms, torch.ones_like(norms), rtol=1e-4, atol=0)
     rows = torch.tensor([0, 65_535, 65_536], device="cuda")
@@ -118,8 +121,8 @@ def test_the_same_bits_every_time(dtype):
             *activation.backward_prelu(slope, x, x, SHIFT, FORWARD, BACKWARD, from_output=False),
         ]
         for over in ("fan-in", "fan-out", "all"):
-            v, inverse = weight.forward(w, over, 1, 1.0)
-            results += [v, inverse, weight.backward(w, inverse, v.flip(0), over, 1, 1.0)]
+            v, inverse = scaled(w, over, 1, 1.0)
+            results += [v, inverse, projected(w, inverse, v.flip(0), over, 1, 1.0)]
         results.append(
             montecarlo.figures("tanh", (), 0.0, 1.0, 7, range(16), 300_001, torch.float64, x.device)
         )
@@ -217,8 +220,8 @@ def test_a_graph_of_a_weight(over):
     w = torch.randn(96, 24, 3, 3, device="cuda")
 
     def call():
-        v, inverse = weight.forward(w, over, 2, 1.5)
-        return v, weight.backward(w, inverse, v.flip(0), over, 2, 1.5)
+        v, inverse = scaled(w, over, 2, 1.5)
+        return v, projected(w, inverse, v.flip(0), over, 2, 1.5)
 
     graph, result = captured(call)
     w.normal_()

@@ -38,7 +38,7 @@ class Kernel:
         self.params, self.compiled = PARAMETERS, []
 
     def __getitem__(self, grid):
-        def compile_(*arguments, **constants):
+        def compile_(*arguments, num_warps, **constants):
             self.compiled.append(Compiled())
             return self.compiled[-1]
 
@@ -84,16 +84,16 @@ def test_another_kind_of_argument_is_compiled_for(other, kernel):
 
 def test_constants_are_named_in_the_order_of_the_kernels(monkeypatch, device):
     """A compiled kernel takes them by place."""
-    from normprop.kernels import activation, dropout, montecarlo
+    from normprop.kernels import activation, dropout, montecarlo, weight
 
     seen = []
 
-    def check(kernel, grid, arguments, constants, device):
+    def check(kernel, grid, arguments, constants, *rest):
         names = kernel.arg_names
         assert list(constants) == names[len(arguments) :]
         seen.append(names)
 
-    for where in (module, montecarlo):
+    for where in (module, montecarlo, weight):
         monkeypatch.setattr(where, "launch", check)
     x = torch.zeros(4, 3, 2, device=device)
     activation.forward("relu", (), x, 0.3, 0.7)
@@ -101,4 +101,5 @@ def test_constants_are_named_in_the_order_of_the_kernels(monkeypatch, device):
     dropout.forward(x, 0.3, 0.1, 0.9)
     dropout.forward(x, 0.3, 0.1, 0.9, leading=2)
     montecarlo.figures("relu", (), 0.0, 1.0, 1, range(2), 8, torch.float32, x.device)
-    assert len(seen) == 7
+    weight.forward([weight.Layer("all", 1.0)], [x], [None])
+    assert len(seen) == 9

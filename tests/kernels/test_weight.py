@@ -9,7 +9,7 @@ pytest.importorskip("triton")
 
 from normprop import functional
 from normprop.kernels import weight as kernel
-from tests.kernels.functions import DTYPES, compute, stored_unit, unit
+from tests.kernels.functions import DTYPES, compute, projected, scaled, stored_unit, unit
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -48,17 +48,19 @@ def eager(weight, grad, over, groups, stride=2):
 def test_the_reference_is_met(shape, groups, over, dtype, device):
     w, g = (torch.randn(shape, dtype=torch.float64).to(dtype) for _ in range(2))
     wanted, gradient, size = eager(w, g, over, groups)
-    got, inverse = kernel.forward(w.to(device), over, groups, size)
+    got, inverse = scaled(w.to(device), over, groups, size)
     assert got.dtype == dtype
     # A sum of n squares is right to n roundings, its root to half of that.
     slack = 2 * unit(compute(dtype)) * (w.numel() + 16)
     error = (slack + stored_unit(dtype)) * wanted.abs()
     assert ((got.cpu().double() - wanted).abs() <= error + torch.finfo(dtype).tiny).all()
 
-    got = kernel.backward(w.to(device), inverse, g.to(device), over, groups, size)
+    got = projected(w.to(device), inverse, g.to(device), over, groups, size)
     assert got.dtype == dtype
     # The projection is a difference: its terms are no larger than |G| and its norm over the neuron.
-    terms = size * inverse[0].max().item() * (g.double().abs() + g.double().norm())
+    terms = (
+        size * inverse[: len(inverse) // 2].max().item() * (g.double().abs() + g.double().norm())
+    )
     error = slack * terms + stored_unit(dtype) * gradient.abs()
     assert ((got.cpu().double() - gradient).abs() <= error + torch.finfo(dtype).tiny).all()
 
@@ -66,14 +68,13 @@ def test_the_reference_is_met(shape, groups, over, dtype, device):
 @pytest.mark.parametrize("over", list(BALLS))
 def test_long_sums_are_taken_in_parts_of_many_tiles(over, device, monkeypatch):
     # Sizes of which a weight of millions of elements would have to be, made small.
-    monkeypatch.setattr(kernel, "_TILE", 64)
-    monkeypatch.setattr(kernel, "_ROW", 16)
-    monkeypatch.setattr(kernel, "_PARTS", 2)
+    monkeypatch.setattr(kernel, "_SHORT", 2)
+    monkeypatch.setattr(kernel, "_LONG", 4)
     w, g = torch.randn(2, 70, 5, 3, dtype=torch.float64, device=device)
     wanted, gradient, size = eager(w, g, over, 2)
-    got, inverse = kernel.forward(w, over, 2, size)
+    got, inverse = scaled(w, over, 2, size)
     assert torch.allclose(got.cpu(), wanted, rtol=1e-13, atol=0)
-    got = kernel.backward(w, inverse, g, over, 2, size)
+    got = projected(w, inverse, g, over, 2, size)
     assert torch.allclose(got.cpu(), gradient, rtol=1e-13, atol=1e-13)
 
 
@@ -83,13 +84,13 @@ def test_gradcheck(shape, groups, over, device):
     class Scaled(torch.autograd.Function):
         @staticmethod
         def forward(ctx, w):
-            out, inverse = kernel.forward(w, over, groups, 1.5)
+            out, inverse = scaled(w, over, groups, 1.5)
             ctx.save_for_backward(w, inverse)
             return out
 
         @staticmethod
         def backward(ctx, grad):
-            return kernel.backward(*ctx.saved_tensors, grad, over, groups, 1.5)
+            return projected(*ctx.saved_tensors, grad, over, groups, 1.5)
 
     w = torch.randn(shape, dtype=torch.float64, device=device, requires_grad=True)
     assert torch.autograd.gradcheck(Scaled.apply, (w,))
@@ -102,9 +103,9 @@ def test_a_neuron_of_zeros_stays_and_its_gradient_passes(over, index, device):
     w = torch.randn(6, 4, 3, dtype=torch.float64, device=device)
     w[index] = 0
     g = torch.randn_like(w)
-    out, inverse = kernel.forward(w, over, 1, 1.5)
+    out, inverse = scaled(w, over, 1, 1.5)
     assert (out[index] == 0).all()
-    gradient = kernel.backward(w, inverse, g, over, 1, 1.5)
+    gradient = projected(w, inverse, g, over, 1, 1.5)
     assert torch.equal(gradient[index], 1.5 * g[index])
     assert gradient.isfinite().all()
 
@@ -112,34 +113,39 @@ def test_a_neuron_of_zeros_stays_and_its_gradient_passes(over, index, device):
 @pytest.mark.parametrize("over", list(BALLS))
 def test_memory_formats_and_strides(over, device):
     w = torch.randn(6, 4, 3, 3, device=device)
-    wanted, inverse = kernel.forward(w, over, 2, 1.0)
+    wanted, inverse = scaled(w, over, 2, 1.0)
     g = torch.randn_like(w)
-    gradient = kernel.backward(w, inverse, g, over, 2, 1.0)
-    last = w.to(memory_format=torch.channels_last)
+    gradient = projected(w, inverse, g, over, 2, 1.0)
     strided = torch.randn(6, 8, 3, 3, device=device)[:, ::2].copy_(w)
-    for view in (last, strided):
-        out, inverse = kernel.forward(view, over, 2, 1.0)
-        assert torch.equal(out, wanted)
-        assert torch.equal(kernel.backward(view, inverse, g, over, 2, 1.0), gradient)
-    assert kernel.forward(last, over, 2, 1.0)[0].is_contiguous(memory_format=torch.channels_last)
+    out, inverse = scaled(strided, over, 2, 1.0)
+    assert torch.equal(out, wanted)
+    assert torch.equal(projected(strided, inverse, g, over, 2, 1.0), gradient)
+    # Read where it lies, so that sums of 216 terms are taken in another order.
+    last = w.to(memory_format=torch.channels_last)
+    room = 2 * unit(torch.float32) * (216 + 16)
+    out, inverse = scaled(last, over, 2, 1.0)
+    assert ((out - wanted).abs() <= room * wanted.abs()).all()
+    got = projected(last, inverse, g, over, 2, 1.0)
+    assert ((got - gradient).abs() <= room * inverse[:4].max() * (g.abs() + g.norm())).all()
+    assert scaled(last, over, 2, 1.0)[0].is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("over", list(BALLS))
 def test_an_empty_weight(over, device):
     w = torch.empty(4, 0, device=device)
-    out, inverse = kernel.forward(w, over, 1, 1.0)
+    out, inverse = scaled(w, over, 1, 1.0)
     assert out.shape == w.shape
-    assert kernel.backward(w, inverse, w, over, 1, 1.0).shape == w.shape
+    assert projected(w, inverse, w, over, 1, 1.0).shape == w.shape
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda w: kernel.forward(w, "rows", 1, 1.0), "over must be .*; it was 'rows'"),
-        (lambda w: kernel.forward(w, "all", 4, 1.0), r"\(6, 4\) with groups = 4"),
-        (lambda w: kernel.forward(w[0], "all", 1, 1.0), "must have the shape"),
-        (lambda w: kernel.backward(w, w[0], w[:2], "all", 1, 1.0), "grad must have the shape"),
-        (lambda w: kernel.backward(w, w[0], w, "all", 1, 1.0), r"inverse must have .* \(2, 1\)"),
+        (lambda w: scaled(w, "rows", 1, 1.0), "over must be .*; it was 'rows'"),
+        (lambda w: scaled(w, "all", 4, 1.0), r"\(6, 4\) with groups = 4"),
+        (lambda w: scaled(w[0], "all", 1, 1.0), "must have the shape"),
+        (lambda w: projected(w, w[0], w[:2], "all", 1, 1.0), "grad must have the shape"),
+        (lambda w: projected(w, w[0], w, "all", 1, 1.0), "kept must be the 2 numbers"),
     ],
 )
 def test_what_is_out_of_range_is_refused(call, message, device):
@@ -193,16 +199,16 @@ def test_norms_of_the_whole_range(over, dtype, device):
         for exponent in sizes.view(*at, *[1] * (len(shape) - 2)).double().unsqueeze(0):
             parts = exponent if over != "all" else exponent[:1]
             half = torch.exp2(parts / 2)
-            scaled = (w * half * half).to(dtype).to(device)
+            given = (w * half * half).to(dtype).to(device)
             ball, per = BALLS[over]
-            leaf = scaled.cpu().requires_grad_()
+            leaf = given.cpu().requires_grad_()
             made = functional.normalize_weight(leaf, ball, per, stride=2, groups=groups)
             (wanted,) = torch.autograd.grad(made, leaf, g.to(dtype))
             _, _, size = eager(w, g, over, groups)
-            got, inverse = kernel.forward(scaled, over, groups, size)
+            got, inverse = scaled(given, over, groups, size)
             room = 16 * stored_unit(dtype) + 64 * unit(compute(dtype))
             assert torch.allclose(got.cpu().double(), made.detach().double(), rtol=room, atol=room)
-            back = kernel.backward(scaled, inverse, g.to(dtype).to(device), over, groups, size)
+            back = projected(given, inverse, g.to(dtype).to(device), over, groups, size)
             assert back.isfinite().all()
             assert torch.allclose(
                 back.cpu().double(), wanted.double(), rtol=1e3 * room, atol=1e-300

@@ -1,0 +1,230 @@
+"""The weights of a network by kernels: what its layers make by themselves, in few launches."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from normprop import kernels
+from normprop.functional import together as module
+from normprop.functional.together import make, together
+from normprop.kernels import table, weight
+from tests.functional.test_together import each_alone, gradients, network, values
+from tests.kernels.functions import compute, stored_unit, unit
+
+pytestmark = pytest.mark.usefixtures("poisoned", "used")
+
+
+@pytest.fixture
+def used(monkeypatch):
+    """Kernels serve what they could on a GPU, in the interpreter too."""
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(module, "usable", lambda tensor: tensor.dtype in kernels.DTYPES)
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """What is started: stage and mode of each launch."""
+    seen = []
+    launch = weight.launch
+
+    def count(kernel, grid, arguments, constants, *rest):
+        seen.append((constants["STAGE"], constants["MODE"]))
+        launch(kernel, grid, arguments, constants, *rest)
+
+    monkeypatch.setattr(weight, "launch", count)
+    return seen
+
+
+@pytest.fixture
+def copies(monkeypatch):
+    """Tables that are copied to the device."""
+    seen = []
+    copied = table.copied
+
+    def count(numbers, device):
+        seen.append(len(numbers))
+        return copied(numbers, device)
+
+    monkeypatch.setattr(table, "copied", count)
+    table.table.cache_clear()
+    weight._plan.cache_clear()
+    return seen
+
+
+def given(dtype, device, **chosen):
+    """A network of every geometry, on the device."""
+    parts, weights, biases = network(dtype, **chosen)
+    weights, biases = (
+        [t if t is None else t.detach().to(device).requires_grad_() for t in tensors]
+        for tensors in (weights, biases)
+    )
+    return parts, weights, biases
+
+
+def wanted_of(parts, weights, biases):
+    """V, c and their gradients in float64, by operations that autograd knows."""
+    wide = [
+        [t if t is None else t.detach().cpu().double().requires_grad_() for t in tensors]
+        for tensors in (weights, biases)
+    ]
+    pairs = each_alone(parts, *wide)
+    return values(pairs), gradients(pairs, *wide)
+
+
+def assert_near(got, wanted, dtype):
+    """Two sums over a layer, each of fewer than 64 products, and a store of each factor."""
+    room = 128 * unit(compute(dtype)) + 4 * stored_unit(dtype)
+    assert len(got) == len(wanted)
+    for a, b in zip(got, wanted, strict=True):
+        assert (a is None) == (b is None)
+        if b is not None:
+            assert a.dtype == dtype
+            assert (a.cpu().double() - b).abs().max() <= room * b.abs().max()
+
+
+@pytest.mark.parametrize("dtype", kernels.DTYPES, ids=str)
+def test_every_geometry_in_one_call(dtype, device, launches):
+    parts, weights, biases = given(dtype, device)
+    with torch.no_grad():
+        for w in weights[::5]:
+            w[0] = 0
+    wanted, wanted_gradients = wanted_of(parts, weights, biases)
+    pairs = together(parts, weights, biases, make(parts, weights, biases))
+    assert launches == [(0, 0), (1, 0), (2, 0)]
+    assert_near(values(pairs), wanted, dtype)
+    # The gradients that arrive are rounded to the type, which 64 of them add up in a bias.
+    found = gradients(pairs, weights, biases)
+    assert launches[3:] == [(0, 1), (1, 1), (2, 1)]
+    assert_near(found, wanted_gradients, dtype)
+
+
+@pytest.mark.parametrize("over", ["fan-in", "fan-out"])
+def test_channels_last_is_read_where_it_lies(over, device, launches):
+    w = torch.randn(6, 4, 3, 3, dtype=torch.float64, device=device)
+    g, c = torch.randn_like(w), torch.randn(6, dtype=torch.float64, device=device)
+    layer = weight.Layer(over, 1.5, 2, slope=0.7, outputs=6)
+    results = []
+    for form in (torch.contiguous_format, torch.channels_last):
+        seen, learnt = (t.contiguous(memory_format=form) for t in (w, g))
+        made, biases, kept = weight.forward([layer], [seen], [None])
+        assert made[0].stride() == seen.stride()
+        found, _ = weight.backward([layer], [seen], kept, [learnt], [c])
+        assert found[0].stride() == seen.stride()
+        results.append((*made, *biases, *found))
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e25])
+def test_norms_of_the_whole_range_among_others(size, device):
+    parts, weights, biases = given(torch.float32, device)
+    with torch.no_grad():
+        for w in weights[::2]:
+            w.mul_(size)
+            w[0] *= 1e-6
+    wanted, _ = wanted_of(parts, weights, biases)
+    pairs = together(parts, weights, biases, make(parts, weights, biases))
+    assert_near(values(pairs), wanted, torch.float32)
+    assert all(g is None or g.isfinite().all() for g in gradients(pairs, weights, biases))
+
+
+def test_many_tiles_blocks_and_strips(device, monkeypatch):
+    # Sizes of which weights of millions of elements would have to be, made small.
+    for name, size in (("_SHORT", 2), ("_LONG", 4), ("_SPAN", 1), ("_MOST_OF_ALL", 4)):
+        monkeypatch.setattr(weight, name, size)
+    parts, weights, biases = given(torch.float64, device)
+    wanted, wanted_gradients = wanted_of(parts, weights, biases)
+    pairs = together(parts, weights, biases, make(parts, weights, biases))
+    assert_near(values(pairs), wanted, torch.float64)
+    assert_near(gradients(pairs, weights, biases), wanted_gradients, torch.float64)
+
+
+def test_types_have_launches_of_their_own(device, launches):
+    mixed = [given(dtype, device) for dtype in (torch.float32, torch.bfloat16)]
+    both = [a + b for a, b in zip(*mixed, strict=True)]
+    pairs = together(*both, make(*both))
+    # A bias of another type is left to PyTorch.
+    both[2][0] = both[2][0].detach().double().requires_grad_()
+    launches.clear()
+    made = make(*both)
+    assert [len(places) for places, *_ in made.kernels] == [len(mixed[0][0]) - 1, len(mixed[1][0])]
+    assert launches == 2 * [(0, 0), (1, 0), (2, 0)]
+    half = len(mixed[0][0])
+    for (parts, weights, biases), own in zip(mixed, (pairs[:half], pairs[half:]), strict=True):
+        assert_near(values(own), wanted_of(parts, weights, biases)[0], weights[0].dtype)
+
+
+def test_a_step_copies_no_table_that_is_there(device, copies):
+    parts, weights, biases = given(torch.float32, device)
+
+    def step():
+        pairs = together(parts, weights, biases, make(parts, weights, biases))
+        return gradients(pairs, weights, biases)
+
+    first = step()
+    # The plans, and where tensors lie, each way.
+    assert len(copies) == 4
+    copies.clear()
+    second = step()
+    # The gradients that arrive, and what is made of them, may lie elsewhere.
+    assert len(copies) <= 1
+    assert all(a is None or torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_factors_and_gradients_that_do_not_arrive(device):
+    parts, weights, biases = given(torch.float64, device, factors=(3.0, 0.5))
+    made = make(parts, weights, biases)
+    _, wanted = wanted_of(parts, weights, biases)
+    factors = [3.0] * len(weights) + [0.5] * sum(b is not None for b in biases)
+    scaled = [None if g is None else f * g for f, g in zip(factors, wanted, strict=True)]
+    for options in ({}, {"create_graph": True}):
+        got = gradients(together(parts, weights, biases, made), weights, biases, **options)
+        assert_near([g if g is None else g.detach() for g in got], scaled, torch.float64)
+    # Where one of V and c is not used, the other's gradient arrives alone.
+    for used in (0, 1):
+        inputs = [t for t in (*weights, *biases) if t is not None]
+        results = []
+        for pairs in (each_alone(parts, weights, biases), together(parts, weights, biases, made)):
+            chosen = [pair[used] for pair in pairs if pair[used] is not None]
+            loss = sum(t.square().sum() for t in chosen if t.requires_grad)
+            results.append(torch.autograd.grad(loss, inputs, allow_unused=True))
+        wanted, got = results
+        for a, b, factor in zip(got, wanted, factors, strict=True):
+            if b is None:
+                assert a is None or not a.any()
+            else:
+                assert torch.allclose(a, factor * b, rtol=1e-10, atol=1e-12)
+
+
+def test_gradients_of_gradients_and_batches_of_them(device):
+    parts, weights, biases = given(torch.float64, device)
+    pairs = together(parts, weights, biases, make(parts, weights, biases))
+    first = gradients(pairs, weights, biases, create_graph=True)
+    inputs = [t for t in (*weights, *biases) if t is not None]
+    loss = sum(g.square().sum() for g in first if g is not None and g.requires_grad)
+    again = torch.autograd.grad(loss, inputs, allow_unused=True)
+    assert all(g is None or g.isfinite().all() for g in again)
+    used = pairs[0][0]
+    arriving = torch.randn(3, *used.shape, dtype=used.dtype, device=device)
+    batch = torch.vmap(lambda g: torch.autograd.grad(used, weights[0], g, retain_graph=True)[0])(
+        arriving
+    )
+    for one, g in zip(batch, arriving, strict=True):
+        (alone,) = torch.autograd.grad(used, weights[0], g, retain_graph=True)
+        assert torch.allclose(one, alone, rtol=1e-12, atol=1e-14)
+
+
+def test_empty_and_strided_weights(device):
+    full = torch.randn(4, 6, dtype=torch.float64, device=device)
+    layers = [
+        weight.Layer(over, 1.0, outputs=4, slope=0.5) for over in ("fan-in", "fan-out", "all")
+    ]
+    layers.append(weight.Layer(None, 0.5, outputs=4, slope=0.5))
+    for wide in (full[:, ::2], full.T[:4], full[:, :0]):
+        made, biases, kept = weight.forward(layers, [wide] * 4, [None] * 4)
+        dense, of_dense, _ = weight.forward(layers, [wide.contiguous()] * 4, [None] * 4)
+        for a, b in ((made, dense), (biases, of_dense)):
+            assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+        found, _ = weight.backward(layers, [wide] * 4, kept, [wide] * 4, biases)
+        assert all(g.shape == wide.shape and g.isfinite().all() for g in found)
