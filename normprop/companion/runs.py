@@ -93,12 +93,14 @@ class Plan:
             accuracy, then with the lowest training loss.
         seeds: seeds of the runs at the best rate, which look at the test part once each.
         tuning_steps: steps of a trial, where they are not those of the cell.
+        graph: whether a step is one CUDA graph, which changes nothing but the time.
     """
 
     rates: dict[str, tuple[float, ...]]
     tuning_seed: int = 0
     seeds: tuple[int, ...] = (1, 2, 3)
     tuning_steps: int | None = None
+    graph: bool = False
 
 
 class Log:
@@ -153,8 +155,8 @@ class Log:
         return content[: content.rfind(b"\n") + 1]
 
 
-def execute(run: Run) -> Result:
-    """Carry out a run, on the thread that it is called on."""
+def execute(run: Run, graph: bool = False) -> Result:
+    """Carry out a run, on the thread that it is called on; ``graph`` is that of :class:`Plan`."""
     cell = run.cell
     split = split_of(cell)
     return train(
@@ -167,6 +169,7 @@ def execute(run: Run) -> Result:
         seed=run.seed,
         test=run.test,
         seen=cell.seen,
+        graph=graph,
     )
 
 
@@ -318,7 +321,7 @@ def _complete(job) -> None:
         for choose in (lambda: trials(cell, plan), lambda: finals(cell, plan, results)):
             for run in choose():
                 if run.key not in results:
-                    results[run.key] = execute(run)
+                    results[run.key] = execute(run, plan.graph)
                     _leave_if_orphaned()
                     Log(path).add(run, results[run.key])
     finally:

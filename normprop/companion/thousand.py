@@ -51,7 +51,8 @@ def main(argv: list[str] | None = None) -> None:
         for method in methods
     ]
     rates = {options.optimizer: tuple(options.rates or RATES[options.optimizer])}
-    plan = Plan(rates, seeds=tuple(range(1, options.seeds + 1)), tuning_steps=options.tuning_steps)
+    seeds = tuple(range(1, options.seeds + 1))
+    plan = Plan(rates, seeds=seeds, tuning_steps=options.tuning_steps, graph=options.graph)
     name = "_".join(["depth", str(options.depth), options.optimizer, *options.name])
     experiment(name, cells, plan, source, options.journal, options.results, options.processes)
 
@@ -75,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--rates", type=float, nargs="+", help=f"learning rates to try; without it {RATES}")
     add("--batch-size", type=int, default=128, help="samples in a step")
     add("--seeds", type=int, default=3, help="runs at the best learning rate")
+    add("--graph", action="store_true", help="a step as one CUDA graph; needs --device cuda")
     add_places(parser)
     return parser
 

@@ -4,11 +4,13 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from normprop.companion.data import Split
+from normprop.companion.graphs import graphed_step
 from normprop.nn import project_
 
 OPTIMIZERS = ("sgd", "adam")
@@ -48,6 +50,7 @@ def train(
     seed: int = 0,
     test: bool = False,
     seen: int | None = None,
+    graph: bool = False,
 ) -> Result:
     """Train a classifier, in place.
 
@@ -65,6 +68,7 @@ def train(
         test: whether to look at the test part, once, at the end.
         seen: how many samples of the training part the loss at the end looks at, and how many of
             the validation part; all of them by default.  The test part is always whole.
+        graph: whether the step is one CUDA graph: :func:`normprop.companion.graphs.graphed_step`.
 
     Returns:
         :class:`Result`.  A loss that is not finite ends the run and is recorded there.
@@ -73,13 +77,22 @@ def train(
         ValueError: an argument is out of its range.
     """
     _check(optimizer, lr, steps, batch_size, len(split.train[1]), seen)
-    chosen = optimizer_of(model, optimizer, lr)
-    start = time.perf_counter()
     model.train()
+    if graph:
+        # Of one address, which a captured step reads its rate from.
+        rate = torch.tensor(lr, device=split.train[0].device)
+        chosen = optimizer_of(model, optimizer, rate)
+        example = (tensor[:batch_size] for tensor in split.train)
+        take = graphed_step(model, chosen, *example)
+    else:
+        chosen = optimizer_of(model, optimizer, lr)
+        take = partial(take_step, model, chosen)
+    start = time.perf_counter()
     for step, (inputs, labels) in enumerate(_batches(split.train, steps, batch_size, seed)):
+        now = lr * (1 - step / steps)
         for group in chosen.param_groups:
-            group["lr"] = lr * (1 - step / steps)
-        if not math.isfinite(take_step(model, chosen, inputs, labels)):
+            group["lr"] = rate.fill_(now) if graph else now
+        if not math.isfinite(take(inputs, labels)):
             return Result(None, None, None, True, step, time.perf_counter() - start)
     seconds = time.perf_counter() - start
 
@@ -131,12 +144,13 @@ def _batches(part: tuple[Tensor, Tensor], steps: int, size: int, seed: int) -> I
         yield inputs[chosen], labels[chosen]
 
 
-def optimizer_of(model: nn.Module, name: str, lr: float) -> torch.optim.Optimizer:
-    """SGD with momentum, or Adam, by its name."""
+def optimizer_of(model: nn.Module, name: str, lr: float | Tensor) -> torch.optim.Optimizer:
+    """SGD with momentum, or Adam, by its name; a rate that is a tensor makes it capturable."""
     # One call for all parameters: a deep, narrow network has thousands of small ones.
     if name == "sgd":
         return torch.optim.SGD(model.parameters(), lr, momentum=MOMENTUM, fused=True)
-    return torch.optim.Adam(model.parameters(), lr, fused=True)
+    capturable = isinstance(lr, Tensor) and lr.is_cuda
+    return torch.optim.Adam(model.parameters(), lr, fused=True, capturable=capturable)
 
 
 def _check(
