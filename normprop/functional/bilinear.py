@@ -74,10 +74,13 @@ def check_bilinear(scaling: str, per: str, method: str) -> None:
 def on_ball(weight: Tensor, scaling: Scaling, per: Per, gain: float) -> Tensor:
     """The weight on the ball that it runs on under this scaling."""
     check_ball("forward", per)
+    return scaled_weight(weight, "forward", per, 1, 1, radius(weight, scaling, gain))
+
+
+def radius(weight: Tensor, scaling: Scaling, gain: float) -> float:
+    """The radius of that ball, of which 1 is that of the forward ball."""
     outputs, first, second = weight.shape
-    if scaling == "backward":
-        gain *= math.sqrt((first + second) / (2.0 * outputs))
-    return scaled_weight(weight, "forward", per, 1, 1, gain)
+    return gain * math.sqrt((first + second) / (2.0 * outputs)) if scaling == "backward" else gain
 
 
 def factors(weight: Tensor) -> tuple[float, float]:

@@ -23,6 +23,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -187,8 +188,90 @@ def _by_kernels(parts, weights, biases, made) -> list[int]:
     return [i for i in range(len(parts)) if not any(i in places for places in alike.values())]
 
 
+class Placed(NamedTuple):
+    """A weight that is to be put on its ball, in place.
+
+    Attributes:
+        weight: W.
+        over: what its norm goes over.
+        radius: what that has to be.
+        groups: of the convolution.
+        part: what the network asks for; without one, nothing is made of W.
+        bias: b.
+        value: memory of an earlier V; ``None`` where V is W.
+        made: memory of an earlier c; ``None`` where c is b.
+    """
+
+    weight: Tensor
+    over: str
+    radius: float
+    groups: int = 1
+    part: Part | None = None
+    bias: Tensor | None = None
+    value: Tensor | None = None
+    made: Tensor | None = None
+
+
+@torch.no_grad()
+def place_(asked: Sequence[Placed]) -> list[int]:
+    """Put on their balls the weights that a GPU can, all of one type at once.
+
+    V and c are made in the same call.  Returns the places of those weights.
+    """
+    alike, end = {}, 0
+    # Weights that share memory are left for later: each would move what the other reads.
+    for i in sorted(range(len(asked)), key=lambda i: asked[i].weight.data_ptr()):
+        weight, start = asked[i].weight, asked[i].weight.data_ptr()
+        if not is_transformed(weight) and usable(weight) and start >= end:
+            from normprop.kernels import weight as kernel
+
+            if kernel.serves(weight):
+                alike.setdefault((weight.device, weight.dtype), []).append(i)
+                end = start + weight.numel() * weight.element_size()
+    for places in alike.values():
+        some = [asked[i] for i in places]
+        layers = [_placed(one, kernel.Layer) for one in some]
+        weights, _, _, _, _, biases, values, made = zip(*some, strict=True)
+        kernel.project_(layers, weights, biases, values, made)
+        for written in (*weights, *values, *made):
+            if written is not None and not written.is_inference():
+                torch.autograd.graph.increment_version(written)
+    return [i for places in alike.values() for i in places]
+
+
+def _placed(asked: Placed, layer: type):
+    """What a kernel is asked for."""
+    own = layer(asked.over, asked.radius, asked.groups)
+    if asked.part is None:
+        return own
+    return asked.part.for_kernel(layer)._replace(
+        over=asked.over, size=asked.radius, gain=asked.part.gain
+    )
+
+
 def _meet(weight: Tensor, bias: Tensor | None) -> bool:
     return bias is None or (bias.device, bias.dtype) == (weight.device, weight.dtype)
+
+
+def again(
+    part: Part, weight: Tensor, bias: Tensor | None, made: tuple[Tensor, Tensor | None]
+) -> Placed | None:
+    """Of a weight that is to be put on its ball, where V and c are to be made; ``None`` for new.
+
+    Args:
+        part: what is asked for.
+        weight: W.
+        bias: b.
+        made: V and c that were made of them before.
+    """
+    value, biased = made
+    fits = value is weight or (_alike(value, weight) and value.stride() == weight.stride())
+    fits = fits and _meet(weight, bias) and (value is weight) == (part.gain == 1.0)
+    asked = Placed(weight, part.over, part.radius, part.geometry["groups"], part, bias)
+    asked = asked._replace(
+        value=None if value is weight else value, made=None if biased is bias else biased
+    )
+    return asked if fits and _meet(weight, asked.made) else None
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

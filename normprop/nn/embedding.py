@@ -1,6 +1,7 @@
 """Normalised embeddings."""
 
 import inspect
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -47,6 +48,10 @@ class Embedding(Parametric, nn.Embedding):
 
     def _on_ball(self, weight: Tensor, ball: str) -> Tensor:
         return normalize_rows(weight, self.gain)
+
+    def sphere(self) -> tuple[str, float]:
+        """What the norm of the weight goes over, and what it has to be."""
+        return "fan-in", self.gain * math.sqrt(self.embedding_dim)
 
     def forward(self, input: Tensor) -> Tensor:
         """Look up."""

@@ -11,6 +11,7 @@ from normprop import rules
 from normprop.functional.keywords import Ball
 from normprop.functional.parametric import Absorbed
 from normprop.functional.scale import saving, upcast
+from normprop.functional.together import Placed, place_
 from normprop.functional.weight import (
     Method,
     normalize_weight,
@@ -135,6 +136,10 @@ class Parametric(Settings):
     def _on_ball(self, weight: torch.Tensor, ball: str) -> torch.Tensor:
         raise NotImplementedError
 
+    def sphere(self) -> tuple[str, float]:
+        """What the norm of the weight goes over, and what it has to be."""
+        raise NotImplementedError
+
     def extra_repr(self) -> str:
         """The arguments."""
         own = super().extra_repr()
@@ -210,12 +215,24 @@ def project_(module: nn.Module) -> int:
     """
     modules = list(module.modules())
     layers = [m for m in modules if isinstance(m, Parametric) and m.method == "project"]
+    networks = [vars(m).get("_normprop_together") for m in modules]
+    networks = [network for network in networks if network is not None]
+    made = {layer: placed for network in networks for layer, placed in network.asked().items()}
+    # Where a hook or a parametrization makes the weight, the layer sees to it.
+    own = [m for m in layers if "weight" in m._parameters]
+    groups = [getattr(m, "groups", 1) for m in own]
+    asked = [
+        made.get(m) or Placed(m.weight, *m.sphere(), groups=g)
+        for m, g in zip(own, groups, strict=True)
+    ]
+    done = {own[i] for i in place_(asked)}
     for layer in layers:
-        layer.project_()
-    for network in modules:
-        together = vars(network).get("_normprop_together")
-        if together is not None:
-            together.refresh()
+        if layer in done:
+            layer._note_place()
+        else:
+            layer.project_()
+    for network in networks:
+        network.refresh(done & made.keys())
     return len(layers)
 
 

@@ -1,11 +1,13 @@
 """All weights of a network in one call, before it runs."""
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
 from normprop.functional.parametric import Absorbed
 from normprop.functional.scale import saving, scale_gradient, transforms_active
-from normprop.functional.together import Made, Part, make, together
+from normprop.functional.together import Made, Part, Placed, again, make, together
 from normprop.nn.parametric import AtHand, MapFromWeight
 
 
@@ -76,13 +78,38 @@ class Together:
         for layer in self.layers:
             layer.__dict__.pop("made", None)
 
-    def refresh(self) -> None:
-        """Make again what hangs on weights that were put on their ball, where it was."""
-        if all(layer.method == "normalize" for layer in self.layers):
-            return
+    def asked(self) -> dict[MapFromWeight, Placed]:
+        """What is to be made where it was, of weights that are put on their balls."""
         layers, weights, biases = self._ready()
-        self._make(layers, weights, biases, self.made)
-        self.seen = _versions(weights, biases)
+        if self.made is None or self.chosen != self._choices(layers):
+            return {}
+        found = {}
+        for layer, part, given, held, made in zip(
+            layers,
+            self._parts,
+            zip(weights, biases, strict=True),
+            zip(*self.held, strict=True),
+            zip(self.made.weights, self.made.biases, strict=True),
+            strict=True,
+        ):
+            same = all(new is old for new, old in zip(given, held, strict=True))
+            placed = again(part, *given, made) if same and not part.normalize else None
+            if placed is not None:
+                found[layer] = placed
+        return found
+
+    def refresh(self, done: Collection[nn.Module] = ()) -> None:
+        """Make again what hangs on weights that were put on their ball, where it was.
+
+        Args:
+            done: layers for which that was done already.
+        """
+        kept = [layer for layer in self.layers if layer.method == "project"]
+        if kept:
+            layers, weights, biases = self._ready()
+            if not all(layer in done for layer in kept):
+                self._make(layers, weights, biases, self.made)
+            self.seen = _versions(weights, biases)
 
     def _ready(self) -> tuple[list, list, list]:
         """The maps whose parameters are their own now, and these."""
@@ -91,22 +118,27 @@ class Together:
 
     def _look(self, layers, weights, biases) -> None:
         """Make again what has changed."""
-        if any(layer.method == "normalize" for layer in layers):
-            # Whoever writes past the version counters, into ``.data``, is seen.
-            self.seen = None
-        else:
+        now = None
+        # Whoever writes past the version counters, into ``.data``, is seen.
+        if all(layer.method == "project" for layer in layers):
             now = _versions(weights, biases)
             if now is not None and now == self.seen:
                 return
-            self.seen = now
         self._make(layers, weights, biases)
+        self.seen = now
+
+    def _choices(self, layers) -> list[tuple]:
+        names = ("scaling", "per", "gain", "method", "absorbed")
+        return [(m, *(getattr(m, n) for n in names), m.weight.shape) for m in layers]
 
     def _make(self, layers, weights, biases, there: Made | None = None) -> None:
-        names = ("scaling", "per", "gain", "method", "absorbed")
-        chosen = [(m, *(getattr(m, n) for n in names), m.weight.shape) for m in layers]
+        chosen = self._choices(layers)
         if chosen != self.chosen:
             self._parts, there = [_part(layer) for layer in layers], None
             self.chosen = chosen
+        if there is None:
+            # Its memory can serve again.
+            self.made = self.seen = None
         # What is made to be kept may serve a pass that learns.
         inference = any(t is not None and t.is_inference() for t in (*weights, *biases))
         with torch.inference_mode(inference):

@@ -1,15 +1,21 @@
 """The weights of a network by kernels: what its layers make by themselves, in few launches."""
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 
 pytest.importorskip("triton")
 
+import normprop
+import normprop.nn as nnp
 from normprop import kernels
 from normprop.functional import together as module
 from normprop.functional.together import make, together
 from normprop.kernels import table, weight
 from tests.functional.test_together import each_alone, gradients, network, values
+from tests.graph.networks import NETWORKS, options
 from tests.kernels.functions import compute, stored_unit, unit
 
 pytestmark = pytest.mark.usefixtures("poisoned", "used")
@@ -178,8 +184,8 @@ def test_factors_and_gradients_that_do_not_arrive(device):
     _, wanted = wanted_of(parts, weights, biases)
     factors = [3.0] * len(weights) + [0.5] * sum(b is not None for b in biases)
     scaled = [None if g is None else f * g for f, g in zip(factors, wanted, strict=True)]
-    for options in ({}, {"create_graph": True}):
-        got = gradients(together(parts, weights, biases, made), weights, biases, **options)
+    for again in ({}, {"create_graph": True}):
+        got = gradients(together(parts, weights, biases, made), weights, biases, **again)
         assert_near([g if g is None else g.detach() for g in got], scaled, torch.float64)
     # Where one of V and c is not used, the other's gradient arrives alone.
     for used in (0, 1):
@@ -228,3 +234,132 @@ def test_empty_and_strided_weights(device):
             assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
         found, _ = weight.backward(layers, [wide] * 4, kept, [wide] * 4, biases)
         assert all(g.shape == wide.shape and g.isfinite().all() for g in found)
+
+
+def project_layers(device):
+    """Every kind of layer that is put on its ball, of two types."""
+    made = []
+    for scaling in ("forward", "backward"):
+        for per in ("neuron", "layer"):
+            how = {"scaling": scaling, "per": per, "method": "project", "device": device}
+            made += [
+                nnp.Linear(5, 7, **how, gain=1.3),
+                nnp.Conv1d(4, 6, 3, groups=2, **how, dtype=torch.bfloat16),
+                nnp.Conv2d(3, 5, (2, 3), stride=2, **how).to(memory_format=torch.channels_last),
+                nnp.Conv3d(2, 4, 2, **how),
+                nnp.ConvTranspose1d(4, 6, 3, groups=2, **how),
+                nnp.ConvTranspose2d(4, 6, 3, stride=(2, 1), **how, dtype=torch.bfloat16),
+            ]
+    made += [
+        nnp.Embedding(9, 6, padding_idx=2, method="project", gain=0.7, device=device),
+        nnp.Bilinear(3, 4, 5, method="project", device=device),
+        nnp.Bilinear(3, 4, 5, method="project", scaling="backward", device=device),
+        nnp.Linear(3, 3, method="normalize", device=device),
+    ]
+    return nn.ModuleList(made)
+
+
+def test_all_layers_are_put_on_their_balls_in_two_launches_a_type(device, launches):
+    model = project_layers(device)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(3.0).add_(0.01)
+        model[0].weight[1] = 0
+    alone = copy.deepcopy(model).to("cpu", torch.float64)
+    assert nnp.project_(model) == len(model) - 1
+    # Biases are as they were.
+    assert launches == 2 * [(0, 2), (1, 2)]
+    for layer, wide in zip(model, alone, strict=True):
+        if layer.method == "project":
+            assert layer._placed[1] == layer.weight._version
+            wanted = wide._on_ball(wide.weight.detach(), wide._ball())
+            dtype = layer.weight.dtype
+            assert_near([layer.weight.detach()], [wanted], dtype)
+    assert torch.equal(model[-1].weight.double().cpu(), alone[-1].weight)
+
+
+def test_what_is_written_since_is_seen_and_what_was_saved_is_not_overwritten(device):
+    layer = nnp.Linear(4, 4, method="project", device=device)
+    y = layer(torch.randn(2, 4, device=device, requires_grad=True))
+    nnp.project_(layer)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+    with torch.no_grad():
+        layer.weight.mul_(2.0)
+    with pytest.warns(UserWarning, match="was written since it was put on its ball"):
+        layer(torch.randn(2, 4, device=device))
+
+
+def test_weights_that_share_memory_are_put_there_one_after_the_other(device):
+    how = {"scaling": "forward", "method": "project", "device": device}
+    both = nn.ModuleList(nnp.Linear(6, 6, **how) for _ in range(4))
+    both[1].weight = both[0].weight
+    whole = torch.randn(8, 6, device=device)
+    both[2].weight = nn.Parameter(whole[:6])
+    both[3].weight = nn.Parameter(whole[2:])
+    with torch.no_grad():
+        both[0].weight.mul_(2.0)
+    nnp.project_(both)
+    norms = [layer.weight.norm(dim=1) for layer in both]
+    assert all(torch.allclose(n, torch.ones_like(n), rtol=1e-5) for n in norms)
+
+
+@pytest.mark.parametrize("method", ["normalize", "project"])
+@pytest.mark.parametrize("name", ["mlp", "padded", "residual, post"])
+def test_steps_of_a_fused_network(name, method, device, launches, monkeypatch):
+    make_network, shape = NETWORKS[name]
+    maps, acts = options("backward" if name == "padded" else "forward")
+    torch.manual_seed(0)
+    model = make_network({**maps, "method": method}, acts).to(device, torch.float64)
+    x = torch.randn(shape, dtype=torch.float64, device=device)
+    fused = normprop.fuse(model, x)
+    plain = copy.deepcopy(fused)
+
+    def learn(network):
+        optimiser = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9)
+        for _ in range(3):
+            optimiser.zero_grad()
+            launches.clear()
+            (network(x) - 1.0).square().mean().backward()
+            of_step = len(launches)
+            optimiser.step()
+            launches.clear()
+            nnp.project_(network)
+        return of_step, len(launches)
+
+    of_step, behind = learn(fused)
+    assert 0 < of_step <= 6
+    assert behind == 0 if method == "normalize" else 0 < behind <= 3
+    monkeypatch.setattr(module, "usable", lambda tensor: False)
+    assert learn(plain) == (0, 0)
+    for a, b in zip(fused.parameters(), plain.parameters(), strict=True):
+        assert (a - b).norm() <= 1e-9 * b.norm()
+
+
+def test_what_hangs_on_projected_weights_is_made_where_it_was(device, launches):
+    make_network, shape = NETWORKS["mlp"]
+    maps, acts = options("forward")
+    model = make_network({**maps, "method": "project"}, acts).to(device)
+    x = torch.randn(shape, device=device)
+    fused = normprop.fuse(model, x)
+    fused(x)
+    before = fused._normprop_together.made
+    places = [t.data_ptr() for t in (*before.weights, *before.biases) if t is not None]
+    with torch.no_grad():
+        for p in fused.parameters():
+            p.mul_(1.5)
+    launches.clear()
+    nnp.project_(fused)
+    assert launches == [(0, 2), (1, 2), (2, 2)]
+    # Nothing is left to be made in the next pass, and a graph that was captured reads there.
+    with torch.no_grad():
+        fused(x)
+    after = fused._normprop_together.made
+    assert after is before
+    assert [t.data_ptr() for t in (*after.weights, *after.biases) if t is not None] == places
+    assert len(launches) == 3
+    # Another weight in the place of one.
+    fused[0].weight = nn.Parameter(torch.randn_like(fused[0].weight))
+    nnp.project_(fused)
+    wanted = copy.deepcopy(fused)
+    assert torch.allclose(fused(x), wanted(x), rtol=1e-5)
