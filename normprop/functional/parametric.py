@@ -192,21 +192,19 @@ def _linear_backward(gradient, input, weight, wanted):
     )
 
 
-_CONVOLUTIONS = {
-    torch_functional.conv1d: False,
-    torch_functional.conv2d: False,
-    torch_functional.conv3d: False,
-    torch_functional.conv_transpose1d: True,
-    torch_functional.conv_transpose2d: True,
-    torch_functional.conv_transpose3d: True,
-}
+def _is_convolution(function) -> bool:
+    return isinstance(function, partial) and function.func.__name__.startswith("conv")
+
+
+def _is_transposed(function) -> bool:
+    return _is_convolution(function) and "transpose" in function.func.__name__
 
 
 def _convolution_of(function, weight):
     """What ATen calls the arguments of a partial convolution; None where it has no words."""
-    if not isinstance(function, partial) or function.args or function.func not in _CONVOLUTIONS:
+    if not _is_convolution(function) or function.args:
         return None
-    transposed = _CONVOLUTIONS[function.func]
+    transposed = _is_transposed(function)
     window = weight.shape[2:]
     given = function.keywords
     stride, dilation, output_padding = (
@@ -225,7 +223,7 @@ def _convolution_of(function, weight):
 
 def _outputs(function, weight) -> int:
     """Number of output channels."""
-    if isinstance(function, partial) and _CONVOLUTIONS.get(function.func, False):
+    if _is_transposed(function):
         return weight.shape[1] * function.keywords.get("groups", 1)
     return weight.shape[0]
 

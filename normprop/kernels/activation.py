@@ -34,13 +34,12 @@ _BACKWARD = ["a_bits", "b_bits", "shift", "forward", "scale", "at_low", "at_high
 
 
 class _Function(NamedTuple):
-    """f, f', f' read from f (None where it cannot be), and the defaults of the parameters.
+    """f with f', f' read from f (None where it cannot be), and the defaults of the parameters.
 
     ``slots`` turns parameters into the two slots of the kernels, where these differ.
     """
 
-    value: Callable
-    slope: Callable
+    both: Callable
     read: Callable | None
     defaults: tuple[float, ...] = ()
     slots: Callable[..., tuple[float, ...]] = lambda *params: params
@@ -48,9 +47,7 @@ class _Function(NamedTuple):
     @classmethod
     def of(cls, name: str, *more, read: Callable | None = None) -> "_Function":
         """The functions of :mod:`~normprop.kernels.scalar` of that name."""
-        own = (getattr(scalar, f"{name}{end}", None) for end in ("", "_slope", "_read"))
-        value, slope, known = own
-        return cls(value, slope, read or known, *more)
+        return cls(getattr(scalar, name), read or getattr(scalar, f"{name}_read", None), *more)
 
 
 # Without parameters.
@@ -129,7 +126,7 @@ def forward(
         x,
         (x, y, slope, x.numel(), *map(bits, (*slots, shift, 1.0 / forward, *limits))),
         {
-            "F": function.value,
+            "F": function.both,
             "HAS_LOW": limits.low != Bounds().low,
             "HAS_HIGH": limits.high != Bounds().high,
             "HAS_SLOPE": slope is not None,
@@ -227,7 +224,7 @@ def _backward(name, params, saved, grad, shift, forward, backward, from_output, 
         x,
         (x, dy, dx, slope, parts, x.numel(), *map(bits, numbers)),
         {
-            "F": function.read if from_output else function.slope,
+            "F": function.read if from_output else function.both,
             "FROM_OUTPUT": from_output,
             "HAS_SLOPE": slope is not None,
             "SLOPE_GRADIENT": slope_gradient,
@@ -276,7 +273,7 @@ def _forward_kernel(
     # Cast after the load: arithmetic is in float32 at least.
     x = upcast(tl.load(x_ptr + offsets, mask=mask, other=0.0))
     a = tl.load(slope_ptr).to(x.dtype) if HAS_SLOPE else number(a_bits, x.dtype)
-    f = F(x, a, number(b_bits, x.dtype))
+    f, _ = F(x, a, number(b_bits, x.dtype))
     y = (f - number(shift, x.dtype)) * number(scale, x.dtype)
     if HAS_LOW:
         rising = _at_least(y, number(above, x.dtype))
@@ -335,7 +332,7 @@ def _backward_kernel(
         slope = F(x, above, below, a, b)
     else:
         x = saved
-        slope = F(x, a, b)
+        _, slope = F(x, a, b)
     factor = number(scale, saved.dtype)
     dx = dy * (slope * factor)
     tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), mask=mask)

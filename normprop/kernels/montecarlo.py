@@ -73,8 +73,7 @@ def figures(
                 *map(bits, (mean, std, center, *slots)),
             ),
             {
-                "F": function.value,
-                "SLOPE": function.slope,
+                "F": function.both,
                 "DOUBLE": dtype == torch.float64,
                 "BLOCK": _BLOCK,
             },
@@ -117,7 +116,6 @@ def _simulate_kernel(
     a: tl.int64,
     b: tl.int64,
     F: tl.constexpr,
-    SLOPE: tl.constexpr,
     DOUBLE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -146,8 +144,9 @@ def _simulate_kernel(
             x = z.to(COMPUTE) * s + m
             grad = g.to(COMPUTE)
             inside = (counter < last) & (counter * 2 + k < samples)
-            y = tl.where(inside, F(x, A, B).to(tl.float64) - c, 0.0)
-            dx = tl.where(inside, (grad * SLOPE(x, A, B)).to(tl.float64), 0.0)
+            f, slope = F(x, A, B)
+            y = tl.where(inside, f.to(tl.float64) - c, 0.0)
+            dx = tl.where(inside, (grad * slope).to(tl.float64), 0.0)
             y1 += y
             y2 += y * y
             d1 += dx

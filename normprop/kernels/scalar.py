@@ -1,11 +1,12 @@
 # ruff: noqa: D103 - a function bears the name of what it computes; the module says the rest
-r"""Scalar functions for the kernels: f, f', and f' from f, each a few instructions on registers.
+r"""Scalar functions for the kernels: f and f', and f' from f, a few instructions on registers.
 
-``name`` is f(x), ``name_slope`` f'(x), and ``name_read`` f' at a known f, beside a kink told by
-``above`` and ``below``, which say on which side of the lower and the upper kink x lies.  Every
-function takes a block in float32 or float64 and two parameters of its type, ``A`` and ``B``, of
-which it uses what it needs.  Numbers that stand here are compile-time floats, which take the type
-of the block they meet; those of a call come by :func:`number`.  Nothing of a float64 is lost.
+``name`` gives f(x) and f'(x), of which the compiler drops what is not used; ``name_read`` gives f'
+at a known f, beside a kink told by ``above`` and ``below``, which say on which side of the lower
+and the upper kink x lies.  Every function takes a block in float32 or float64 and two parameters of
+its type, ``A`` and ``B``, of which it uses what it needs.  Numbers that stand here are compile-time
+floats, which take the type of the block they meet; those of a call come by :func:`number`.  Nothing
+of a float64 is lost.
 
 ``tl.exp`` of float32 is 2^(x log₂e) in hardware, off by about |x| + 4 halves of a unit in
 the last place, so it is called for x ≤ 0 alone, where the value falls faster than that error
@@ -129,12 +130,7 @@ def _negative(x):
 
 @triton.jit
 def identity(x, A, B):
-    return x
-
-
-@triton.jit
-def identity_slope(x, A, B):
-    return full(x, 1.0)
+    return x, full(x, 1.0)
 
 
 @triton.jit
@@ -144,12 +140,7 @@ def identity_read(f, above, below, A, B):
 
 @triton.jit
 def relu(x, A, B):
-    return _positive(x)
-
-
-@triton.jit
-def relu_slope(x, A, B):
-    return tl.where(x <= 0, 0.0, full(x, 1.0))
+    return _positive(x), tl.where(x <= 0, 0.0, full(x, 1.0))
 
 
 @triton.jit
@@ -159,12 +150,7 @@ def relu_read(f, above, below, A, B):
 
 @triton.jit
 def leaky_relu(x, A, B):
-    return tl.where(x > 0, x, x * A)
-
-
-@triton.jit
-def leaky_relu_slope(x, A, B):
-    return tl.where(x > 0, full(x, 1.0), A)
+    return tl.where(x > 0, x, x * A), tl.where(x > 0, full(x, 1.0), A)
 
 
 @triton.jit
@@ -174,13 +160,8 @@ def leaky_relu_read(f, above, below, A, B):
 
 @triton.jit
 def hardtanh(x, A, B):
-    return tl.where(x <= A, A, tl.where(x >= B, B, x))
-
-
-@triton.jit
-def hardtanh_slope(x, A, B):
     inside = (x > A) & (x < B)
-    return tl.where(inside, full(x, 1.0), 0.0)
+    return tl.where(x <= A, A, tl.where(x >= B, B, x)), tl.where(inside, full(x, 1.0), 0.0)
 
 
 @triton.jit
@@ -190,13 +171,8 @@ def hardtanh_read(f, above, below, A, B):
 
 @triton.jit
 def hardsigmoid(x, A, B):
-    return tl.where(x <= -3.0, 0.0, tl.where(x >= 3.0, 1.0, (x + 3.0) * (1.0 / 6.0)))
-
-
-@triton.jit
-def hardsigmoid_slope(x, A, B):
-    inside = (x > -3.0) & (x < 3.0)
-    return tl.where(inside, full(x, 1.0 / 6.0), 0.0)
+    value = tl.where(x <= -3.0, 0.0, tl.where(x >= 3.0, 1.0, (x + 3.0) * (1.0 / 6.0)))
+    return value, tl.where((x > -3.0) & (x < 3.0), full(x, 1.0 / 6.0), 0.0)
 
 
 @triton.jit
@@ -206,30 +182,23 @@ def hardsigmoid_read(f, above, below, A, B):
 
 @triton.jit
 def hardswish(x, A, B):
-    return tl.where(x <= -3.0, 0.0, tl.where(x >= 3.0, x, x * ((x + 3.0) * (1.0 / 6.0))))
+    value = tl.where(x <= -3.0, 0.0, tl.where(x >= 3.0, x, x * ((x + 3.0) * (1.0 / 6.0))))
+    return value, tl.where(x <= -3.0, 0.0, tl.where(x >= 3.0, 1.0, x * (1.0 / 3.0) + 0.5))
 
 
 @triton.jit
-def hardswish_slope(x, A, B):
-    return tl.where(x <= -3.0, 0.0, tl.where(x >= 3.0, 1.0, x * (1.0 / 3.0) + 0.5))
+def _beyond(x, A):
+    return tl.where(tl.abs(x) <= A, 0.0, full(x, 1.0))
 
 
 @triton.jit
 def hardshrink(x, A, B):
-    return tl.where(tl.abs(x) <= A, 0.0, x)
-
-
-@triton.jit
-def hardshrink_slope(x, A, B):
-    return tl.where(tl.abs(x) <= A, 0.0, full(x, 1.0))
-
-
-softshrink_slope = hardshrink_slope
+    return tl.where(tl.abs(x) <= A, 0.0, x), _beyond(x, A)
 
 
 @triton.jit
 def softshrink(x, A, B):
-    return tl.where(tl.abs(x) <= A, 0.0, tl.where(x < 0, x + A, x - A))
+    return tl.where(tl.abs(x) <= A, 0.0, tl.where(x < 0, x + A, x - A)), _beyond(x, A)
 
 
 @triton.jit
@@ -239,12 +208,7 @@ def shrink_read(f, above, below, A, B):
 
 @triton.jit
 def threshold(x, A, B):
-    return tl.where(x <= A, B, x)
-
-
-@triton.jit
-def threshold_slope(x, A, B):
-    return tl.where(x <= A, 0.0, full(x, 1.0))
+    return tl.where(x <= A, B, x), tl.where(x <= A, 0.0, full(x, 1.0))
 
 
 # Exponential on one side
@@ -252,12 +216,8 @@ def threshold_slope(x, A, B):
 
 @triton.jit
 def elu(x, A, B):
-    return tl.where(x > 0, x, expm1(_negative(x)) * A)
-
-
-@triton.jit
-def elu_slope(x, A, B):
-    return tl.where(x > 0, full(x, 1.0), tl.exp(_negative(x)) * A)
+    value = tl.where(x > 0, x, expm1(_negative(x)) * A)
+    return value, tl.where(x > 0, full(x, 1.0), tl.exp(_negative(x)) * A)
 
 
 @triton.jit
@@ -267,12 +227,8 @@ def elu_read(f, above, below, A, B):
 
 @triton.jit
 def celu(x, A, B):
-    return tl.where(x > 0, x, expm1(_negative(x) * (1.0 / A)) * A)
-
-
-@triton.jit
-def celu_slope(x, A, B):
-    return tl.where(x > 0, full(x, 1.0), tl.exp(_negative(x) * (1.0 / A)))
+    value = tl.where(x > 0, x, expm1(_negative(x) * (1.0 / A)) * A)
+    return value, tl.where(x > 0, full(x, 1.0), tl.exp(_negative(x) * (1.0 / A)))
 
 
 @triton.jit
@@ -282,12 +238,9 @@ def celu_read(f, above, below, A, B):
 
 @triton.jit
 def selu(x, A, B):
-    return tl.where(x > 0, x * _SELU_SCALE, expm1(_negative(x)) * (_SELU_ALPHA * _SELU_SCALE))
-
-
-@triton.jit
-def selu_slope(x, A, B):
-    return tl.where(x > 0, _SELU_SCALE, tl.exp(_negative(x)) * (_SELU_ALPHA * _SELU_SCALE))
+    value = tl.where(x > 0, x * _SELU_SCALE, expm1(_negative(x)) * (_SELU_ALPHA * _SELU_SCALE))
+    slope = tl.where(x > 0, _SELU_SCALE, tl.exp(_negative(x)) * (_SELU_ALPHA * _SELU_SCALE))
+    return value, slope
 
 
 @triton.jit
@@ -300,14 +253,8 @@ def selu_read(f, above, below, A, B):
 
 @triton.jit
 def sigmoid(x, A, B):
-    value, _ = _logistic(x)
-    return value
-
-
-@triton.jit
-def sigmoid_slope(x, A, B):
     value, rest = _logistic(x)
-    return value * rest
+    return value, value * rest
 
 
 @triton.jit
@@ -318,13 +265,8 @@ def sigmoid_read(f, above, below, A, B):
 
 @triton.jit
 def tanh(x, A, B):
-    return _tanh(x)
-
-
-@triton.jit
-def tanh_slope(x, A, B):
     value, rest = _logistic(2.0 * x)
-    return 4.0 * value * rest
+    return _tanh(x), 4.0 * value * rest
 
 
 @triton.jit
@@ -334,80 +276,46 @@ def tanh_read(f, above, below, A, B):
 
 @triton.jit
 def gelu(x, A, B):
-    return x * (0.5 + 0.5 * tl.erf(x * _INV_SQRT2))
-
-
-@triton.jit
-def gelu_slope(x, A, B):
-    return 0.5 + 0.5 * tl.erf(x * _INV_SQRT2) + x * _density(x)
+    gate = 0.5 + 0.5 * tl.erf(x * _INV_SQRT2)
+    return x * gate, gate + x * _density(x)
 
 
 @triton.jit
 def gelu_tanh(x, A, B):
     # ½(1 + tanh u) is the logistic function of 2u.
-    value, _ = _logistic((x + x * x * x * _GELU_CUBE) * _SQRT_8_OVER_PI)
-    return x * value
-
-
-@triton.jit
-def gelu_tanh_slope(x, A, B):
     value, rest = _logistic((x + x * x * x * _GELU_CUBE) * _SQRT_8_OVER_PI)
     inner = (1.0 + x * x * (3.0 * _GELU_CUBE)) * _SQRT_8_OVER_PI
-    return value + x * value * rest * inner
+    return x * value, value + x * value * rest * inner
 
 
 @triton.jit
 def silu(x, A, B):
-    value, _ = _logistic(x)
-    return x * value
-
-
-@triton.jit
-def silu_slope(x, A, B):
     value, rest = _logistic(x)
-    return value * (1.0 + x * rest)
+    return x * value, value * (1.0 + x * rest)
 
 
 @triton.jit
-def _mish_parts(x):
-    """tanh(softplus x), and its derivative.
+def mish(x, A, B):
+    """Of a gate tanh(softplus x).
 
-    With w = eˣ they are n/(n + 2), n = w² + 2w, and 4w(1 + w)/(n + 2)²; for x > 0 in powers
+    With w = eˣ it is n/(n + 2), n = w² + 2w, and its slope 4w(1 + w)/(n + 2)²; for x > 0 in powers
     of 1/w, which does not overflow.
     """
     e = tl.exp(-tl.abs(x))
     left = e * (e + 2.0)
     right = 1.0 + 2.0 * e
-    value = tl.where(x > 0, right / (right + 2.0 * e * e), left / (left + 2.0))
+    gate = tl.where(x > 0, right / (right + 2.0 * e * e), left / (left + 2.0))
     width = tl.where(x > 0, right + 2.0 * e * e, left + 2.0)
     power = tl.where(x > 0, e * e, e)
-    return value, 4.0 * power * (1.0 + e) / (width * width)
-
-
-@triton.jit
-def mish(x, A, B):
-    value, _ = _mish_parts(x)
-    return x * value
-
-
-@triton.jit
-def mish_slope(x, A, B):
-    value, rate = _mish_parts(x)
-    return value + x * rate
+    return x * gate, gate + x * (4.0 * power * (1.0 + e) / (width * width))
 
 
 @triton.jit
 def softplus(x, A, B):
     scaled = x * A
     value = (_positive(scaled) + log1p(tl.exp(-tl.abs(scaled)))) * (1.0 / A)
-    return tl.where(scaled > B, x, value)
-
-
-@triton.jit
-def softplus_slope(x, A, B):
-    scaled = x * A
-    value, _ = _logistic(scaled)
-    return tl.where(scaled > B, 1.0, value)
+    slope, _ = _logistic(scaled)
+    return tl.where(scaled > B, x, value), tl.where(scaled > B, 1.0, slope)
 
 
 @triton.jit
@@ -418,13 +326,8 @@ def softplus_read(f, above, below, A, B):
 
 @triton.jit
 def logsigmoid(x, A, B):
-    return _negative(x) - log1p(tl.exp(-tl.abs(x)))
-
-
-@triton.jit
-def logsigmoid_slope(x, A, B):
     _, rest = _logistic(x)
-    return rest
+    return _negative(x) - log1p(tl.exp(-tl.abs(x))), rest
 
 
 @triton.jit
@@ -434,13 +337,8 @@ def logsigmoid_read(f, above, below, A, B):
 
 @triton.jit
 def softsign(x, A, B):
-    return x / (1.0 + tl.abs(x))
-
-
-@triton.jit
-def softsign_slope(x, A, B):
     rest = 1.0 / (1.0 + tl.abs(x))
-    return rest * rest
+    return x / (1.0 + tl.abs(x)), rest * rest
 
 
 @triton.jit
@@ -451,13 +349,8 @@ def softsign_read(f, above, below, A, B):
 
 @triton.jit
 def tanhshrink(x, A, B):
-    return x - _tanh(x)
-
-
-@triton.jit
-def tanhshrink_slope(x, A, B):
     t = _tanh(x)
-    return t * t
+    return x - t, t * t
 
 
 INTERPRETED = not isinstance(identity, triton.JITFunction)
