@@ -97,7 +97,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, **law: Unpack[LawsOfParts]) -> 
         check_real(tensor)
     sizes = tuple(int(t.shape[dim]) for t in tensors)
     laws = _literals(law["mean"]), _literals(law["std"])
-    constants = _constants(sizes, law["scaling"], *laws)
+    constants = constants_of_parts(sizes, law["scaling"], *laws)
     return moved(lambda x: x, torch.cat(tensors, dim), constants)
 
 
@@ -108,7 +108,7 @@ def _literals(figures: OneOrEach) -> OneOrEach:
 
 
 @constant_when_compiled
-def _constants(
+def constants_of_parts(
     sizes: tuple[int, ...], scaling: Scaling, mean: OneOrEach, std: OneOrEach
 ) -> Constants:
     means, stds = (_each(name, f, len(sizes)) for name, f in (("mean", mean), ("std", std)))

@@ -4,6 +4,7 @@ from normprop.graph.conversion import Conversion, convert
 from normprop.graph.folding import fold
 from normprop.graph.fusion import fuse
 from normprop.graph.legality import Bridge, Factor, Legality, check, separate_on_bridges_
+from normprop.graph.prediction import predict
 from normprop.graph.probing import probe
 from normprop.graph.report import report
 from normprop.graph.rewrite import Report
@@ -23,6 +24,7 @@ __all__ = [
     "convert",
     "fold",
     "fuse",
+    "predict",
     "probe",
     "report",
     "separate_on_bridges_",

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,12 @@ _BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
 _GLOBAL = "_global{}"
 
 
+class Value(NamedTuple):
+    """Stands for a tensor among arguments."""
+
+    number: int
+
+
 @dataclass(eq=False)
 class Node:
     """A call, or something else that values go to.
@@ -64,6 +71,7 @@ class Node:
         opaque: whether more is read or written than inputs and outputs say.
         where: file and line that called.
         within: path of the module whose forward called.
+        call: positional and keyword arguments, a :class:`Value` in the place of every tensor.
     """
 
     name: str
@@ -77,6 +85,7 @@ class Node:
     opaque: bool = False
     where: str = ""
     within: str = ""
+    call: tuple = ((), {})
 
     @property
     def path(self) -> str:
@@ -124,6 +133,8 @@ class Trace:
         told: file and line of each place where it learnt a number.
         numbers: those that it was told.
         ran: paths of the modules that were called.
+        constants: the model's own tensors, by value.
+        returned: of each call of a module that ended, its path and the values that it gave.
         next: the first number that no value has.
     """
 
@@ -135,6 +146,8 @@ class Trace:
     told: list[str] = field(default_factory=list)
     numbers: set[float] = field(default_factory=set)
     ran: set[str] = field(default_factory=set)
+    constants: dict[int, Tensor] = field(default_factory=dict)
+    returned: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
     next: int = 0
 
 
@@ -202,7 +215,7 @@ def watched(model, leaves, watcher, ran=None):
     """
     with ExitStack() as stack:
         stack.enter_context(_leaves_of(model, leaves, watcher))
-        stack.enter_context(_calls_of(model, set() if ran is None else ran, watcher.within))
+        stack.enter_context(_calls_of(model, set() if ran is None else ran, watcher))
         stack.enter_context(run_as_written())
         observers.append(watcher.observe)
         stack.callback(observers.remove, watcher.observe)
@@ -245,18 +258,18 @@ def _leaves_of(model, leaves, recorder):
 
 
 @contextmanager
-def _calls_of(model, ran, within):
-    """Note the paths of the modules that are called, and of those whose call goes on."""
+def _calls_of(model, ran, watcher):
+    """Note the paths of the modules that are called, of those at work, and what they give."""
     paths = {id(module): path for path, module in model.named_modules()}
 
     def begin(module, inputs):
         if id(module) in paths:
             ran.add(paths[id(module)])
-            within.append(paths[id(module)])
+            watcher.within.append(paths[id(module)])
 
     def end(module, inputs, result):
         if id(module) in paths:
-            within.pop()
+            watcher.gave(watcher.within.pop(), result)
 
     handles = [
         torch_module.register_module_forward_pre_hook(begin),
@@ -322,6 +335,9 @@ class Watcher(TorchFunctionMode):
             changed: tensors among the arguments that it has written into.
         """
         raise NotImplementedError
+
+    def gave(self, path, result):
+        """A module has given something."""
 
     def said(self, result, name, args, kwargs):
         """What to tell Python where it asks for the result of a function."""
@@ -415,6 +431,11 @@ class _Recorder(Watcher):
     def end(self, result):
         self._goes_to("outputs", returned(result))
 
+    def gave(self, path, result):
+        """Note what a module gave that is seen."""
+        known = (self.values.get(id(t)) for t in tensors_in(result))
+        self.trace.returned.append((path, tuple(v for v in known if v is not None)))
+
     def outlived(self):
         """Values that are still there go to whoever holds them."""
         kept = {id(t): t for t in self.alive}
@@ -462,6 +483,7 @@ class _Recorder(Watcher):
         tensors = tensors_in((args, kwargs))
         node.inputs = [self._value(t) for t in tensors]
         node.arguments = tree_map(_plain, (args, kwargs))
+        node.call = tree_map(self._argument, (tuple(args), dict(kwargs)))
         node.shapes = tuple(tuple(t.shape) for t in tensors)
         if node.module is None:
             self._read(tensors)
@@ -545,6 +567,11 @@ class _Recorder(Watcher):
 
     # Values
 
+    def _argument(self, leaf):
+        if isinstance(leaf, Tensor):
+            return Value(self.values[id(leaf)])
+        return leaf if isinstance(leaf, _NO_TENSOR) and not isinstance(leaf, _Told) else None
+
     def _fresh(self, tensor) -> int:
         value = self.next
         self.next += 1
@@ -560,6 +587,7 @@ class _Recorder(Watcher):
             sources = [self.values[i] for i in self._others(tensor)]
             return self._from_unseen(tensor, sources or list(self.trace.producer))
         value = self._fresh(tensor)
+        self.trace.constants[value] = tensor
         if id(tensor) in self.changing:
             self.by[value] = "state"
         return value
@@ -611,7 +639,12 @@ def version_of(tensor) -> int:
 
 
 def _memory(tensor) -> int:
-    return tensor.untyped_storage().data_ptr() or id(tensor)
+    storage = tensor.untyped_storage()
+    # On the meta device there is no memory, and what views share is the storage itself.
+    return storage.data_ptr() or (storage._cdata if tensor.is_meta else id(tensor))
+
+
+_NO_TENSOR = (bool, int, float, complex, str, slice, type(...), torch.dtype, torch.memory_format)
 
 
 def _plain(argument):

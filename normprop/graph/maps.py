@@ -1,0 +1,509 @@
+"""Linear maps: averages, pools and interpolation, layers with weights."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from normprop.graph.calls import Call, Step, Tape, rule, unknown
+from normprop.graph.laws import (
+    Array,
+    Axis,
+    Dims,
+    Law,
+    at,
+    at_zero,
+    average,
+    every,
+    gradient_of,
+    plus,
+    regrouped,
+    total,
+    two,
+)
+from normprop.graph.trace import Value
+
+
+def dimensions(argument, ndim: int) -> list[int]:
+    """Dimensions that an argument names; all of them where it names none."""
+    if argument is None:
+        return list(range(ndim))
+    dims = argument if isinstance(argument, Sequence) else [argument]
+    return sorted(d % ndim for d in dims) or list(range(ndim))
+
+
+@rule("mean", "sum")
+def _averaged(call: Call) -> Step:
+    """Mean, or sum, over dimensions."""
+    value = call.args[0]
+    law = call.law(value)
+    over = dimensions(call.get(1, "dim", call.kwargs.get("axis")), len(law.dims))
+    kept = len(call.shapes[0]) == len(law.dims)
+    size = math.prod(law.shape[d] for d in over)
+    scale = size if call.name == "sum" else 1.0
+
+    def reduce(array: Array, law=law) -> Array:
+        for d in reversed(over):
+            for k in reversed(law.along(d)):
+                array = average(array, k, law.axes[k].size)
+        return array
+
+    dims = tuple(
+        () if d in over else dim for d, dim in enumerate(law.dims) if kept or d not in over
+    )
+    covariance = reduce(law.covariance) * scale**2
+    made = blended(law, law.mean * scale, covariance, dims, law.variance * scale**2)
+
+    def widen(array: Array) -> Array:
+        for d in over:
+            for k in law.along(d):
+                array = np.stack([array, array], axis=k)
+        return array * (scale / size) ** 2
+
+    def back(gradients):
+        yield value, gradient_of(widen(total(gradients[0], made)))
+
+    return Step([made], back)
+
+
+def blended(law: Law, mean: float, covariance: Array, dims: Dims, before: float) -> Law:
+    """A weighted average of several elements: nearly normal, where it is one of many."""
+    if at_zero(covariance) < 0.5 * before:
+        return Law.normal(dims, mean, covariance, law.roots)
+    return law.rescaled(mean, covariance, dims=dims)
+
+
+class Along:
+    """A linear map along one axis, the same for every row of the others.
+
+    Args:
+        matrix: shape (outputs, inputs).
+    """
+
+    def __init__(self, matrix: Array):
+        self.outputs, self.inputs = matrix.shape
+        self.sums = float(matrix.sum(1).mean())
+        self.squares = float((matrix**2).sum(1).mean())
+        rows = matrix.sum(1)
+        self.whole = float((rows**2).mean())
+        pairs = max(self.outputs * (self.outputs - 1), 1)
+        self.between = float((rows.sum() ** 2 - (rows**2).sum()) / pairs)
+        products = np.abs(matrix) @ np.abs(matrix).T
+        self.apart = not (products - np.diag(products.diagonal())).any()
+        self.matrix = matrix
+
+    def __call__(self, array: Array, k: int) -> Array:
+        """An array over distances along axis k, where there is one, behind the map."""
+        if self.inputs == 1:
+            if self.outputs == 1:
+                return array * self.squares
+            return np.stack([array * self.whole, array * self.between], axis=k)
+        if array.shape[k] <= 2 and (self.apart or self.outputs == 1):
+            entries = two(array, k)
+            same, other = (entries.take(i, axis=k) for i in (0, 1))
+            found = self.squares * same + (self.whole - self.squares) * other
+            if self.outputs == 1:
+                return found
+            rest = [self.between * other] if array.shape[k] == 2 else []
+            return np.stack([found, *rest], axis=k)
+        array = every(array, k, self.inputs)
+        found = np.moveaxis(np.tensordot(self._distances, array, (1, k)), 0, k)
+        return found.squeeze(k) if self.outputs == 1 else found
+
+    @property
+    def _distances(self) -> Array:
+        """By distance of outputs and of inputs, the mean over outputs of products of weights."""
+        o, n = self.matrix.shape
+        spectrum = np.fft.rfft(self.matrix, 2 * n)
+        found = np.empty((2 * o - 1, 2 * n - 1))
+        for step in range(o):
+            power = (spectrum[: o - step].conj() * spectrum[step:]).mean(0)
+            row = np.roll(np.fft.irfft(power, 2 * n), n - 1)[: 2 * n - 1]
+            found[o - 1 + step], found[o - 1 - step] = row, row[::-1]
+        return found
+
+
+def mapped(call: Call, value, first: int, matrices: Sequence[Array], copies: bool = False) -> Step:
+    """Linear maps along the dimensions from ``first`` on."""
+    law = call.law(value)
+    maps = [Along(m) for m in matrices]
+    backs = [Along(m.T) for m in matrices]
+    dims = list(law.dims)
+    for d, m in enumerate(maps):
+        samples = any(a.samples for a in dims[first + d])
+        dims[first + d] = (Axis(m.outputs, samples),) if m.outputs > 1 else ()
+
+    def through(array: Array, of: Dims, maps: Sequence[Along]) -> Array:
+        k = sum(map(len, of[:first]))
+        for d, m in enumerate(maps):
+            if len(of[first + d]) > 1:
+                array = regrouped(array, [a.size for a in of[first + d]], [m.inputs], k)
+            array = m(array, k)
+            k += m.outputs > 1
+        return array
+
+    if copies:
+        made = law.moved(tuple(dims), lambda array: through(array, law.dims, maps))
+        size = at_zero(made.rho)
+        made = replace(made, rho=made.rho / size if size else made.rho)
+    else:
+        mean = law.mean * math.prod(m.sums for m in maps)
+        covariance = plus(through(law.second, law.dims, maps), -(mean**2))
+        if law.mean == 0:
+            covariance = through(law.covariance, law.dims, maps)
+        made = blended(law, mean, covariance, tuple(dims), law.variance)
+
+    def back(gradients):
+        array = through(total(gradients[0], made), made.dims, backs)
+        k = sum(map(len, law.dims[:first]))
+        for d, m in enumerate(maps):
+            own = law.dims[first + d]
+            if len(own) > 1:
+                array = regrouped(array, [m.inputs], [a.size for a in own], k)
+            k += len(own)
+        yield value, gradient_of(array)
+
+    return Step([made], back)
+
+
+def entries_of(argument, count: int) -> tuple:
+    """An argument with an entry for each dimension."""
+    entries = tuple(argument) if isinstance(argument, Sequence) else (argument,)
+    return entries * count if len(entries) == 1 else entries
+
+
+@rule(*(f"{kind}avg_pool{d}d" for kind in ("", "adaptive_") for d in (1, 2, 3)))
+@rule("interpolate", "upsample", "upsample_nearest", "upsample_bilinear")
+def by_unit_vectors(call: Call) -> Step:
+    """A linear map along the last dimensions: it is run on unit vectors, one axis at a time."""
+    value = call.args[0]
+    law = call.law(value)
+    count = int(call.name[-2]) if call.name[-1] == "d" else len(law.dims) - 2
+    first = len(law.dims) - count
+    matrices = [_matrix(call, law.shape, d, first) for d in range(first, len(law.dims))]
+    # Each holds what the others do to a constant.
+    middle = float(matrices[0][matrices[0].shape[0] // 2].sum())
+    matrices[1:] = [m / middle if middle else m for m in matrices[1:]]
+    copies = all(((m != 0).sum(1) == 1).all() and (m.sum(1) == 1).all() for m in matrices)
+    return mapped(call, value, first, matrices, copies)
+
+
+def _matrix(call: Call, shape: Sequence[int], d: int, first: int) -> Array:
+    """What a map does along one dimension, the others being constant."""
+    n = shape[d]
+    rest = [1 if i < first else s for i, s in enumerate(shape)]
+    rest[0 if first == 1 else first - 1] = n
+    units = torch.eye(n, dtype=torch.float64)
+    view = [1] * len(shape)
+    view[0 if first == 1 else first - 1], view[d] = n, n
+    probe = units.reshape(view).expand(rest)
+    args = (probe, *call.args[1:])
+    out = call.function(*args, **call.kwargs)
+    out = out[0] if isinstance(out, tuple) else out
+    # In the middle of the other dimensions, where no border is.
+    for i in range(len(shape) - 1, first - 1, -1):
+        if i != d:
+            out = out.select(i, out.shape[i] // 2)
+    return out.reshape(n, -1).T.numpy()
+
+
+# Layers with weights.
+
+
+class Weight:
+    """What counts of the weights of a map, and of its bias.
+
+    Args:
+        weight: shape (outputs, inputs, taps).
+        bias: shape (outputs,) or None.
+        groups: of inputs and outputs.
+        back: the weight of the backward pass, where it is another.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, groups: int = 1, back=None):
+        weight = weight.detach()
+        weight = weight.double() if weight.numel() < 2**22 else weight.float()
+        self.outputs, width, self.taps = weight.shape
+        self.inputs = width * groups
+        self.squares = float((weight * weight).sum()) / self.outputs
+        backward = (
+            self.squares if back is None else float((back.double() ** 2).sum()) / self.outputs
+        )
+        self.backward = backward * self.outputs / self.inputs
+        sums = weight.sum(1).double().cpu()
+        offset = torch.zeros(self.outputs, 1) if bias is None else bias.detach().cpu().unsqueeze(1)
+        # A bias is a tap that is always inside, on a constant of 1.
+        self.sums = torch.cat([sums, offset.double()], 1).numpy()
+        self.overlaps = self._overlaps(weight.reshape(-1, self.taps))
+
+    def _overlaps(self, weight: Tensor) -> Array | None:
+        """Σ w_a w_b for taps a and b over Σ w², where weights of different taps go together."""
+        if self.taps == 1 or not self.squares > 0:
+            return None
+        gram = (weight.T @ weight).double().cpu().numpy()
+        share = gram / np.trace(gram)
+        noise = 4.0 / (self.taps * math.sqrt(len(weight)))
+        together = np.abs(share - np.diag(share.diagonal())).max()
+        return share if together > noise else None
+
+    def of_constant(self, mean: float, steps: Sequence["Steps"], up: bool) -> tuple[float, Array]:
+        """Mean of what a constant input gives, and covariances by distances of two kinds an axis.
+
+        At a border some taps are outside, so that places differ.
+        """
+        inputs = np.append(np.full(self.taps, mean), 1.0)
+        products = self.sums.T @ self.sums / self.outputs * np.outer(inputs, inputs)
+        taps = list(product(*(range(axis.taps) for axis in steps)))
+        average, tables = 1.0, np.ones((1, *products.shape))
+        for d, axis in enumerate(steps):
+            places = np.pad(
+                axis.hits(up)[:, [t[d] for t in taps]], ((0, 0), (0, 1)), constant_values=1
+            )
+            n, summed = len(places), places.sum(0)
+            same = places.T @ places
+            other = (np.outer(summed, summed) - same) / max(n * (n - 1), 1)
+            average = average * summed / n
+            kinds = [same / n, other] if n > 1 else [same / n]
+            tables = np.stack([row * kind for row in tables for kind in kinds])
+        found = (tables * products).sum((1, 2))
+        centre = float((self.sums.mean(0) * inputs * average).sum())
+        sizes = [2 for axis in steps if (axis.inputs if up else axis.outputs) > 1]
+        return centre, found.reshape(sizes) - centre**2
+
+
+class Steps:
+    """The places of a convolution along one axis.
+
+    Args:
+        inputs: number of places that the strides step over, and likewise the others.
+        outputs: number of windows.
+        taps: of a window.
+        stride: from one window to the next.
+        padding: places in front.
+        dilation: from one tap to the next.
+    """
+
+    def __init__(self, inputs, outputs, taps, stride, padding, dilation):
+        self.inputs, self.outputs, self.taps = inputs, outputs, taps
+        self.stride, self.dilation = stride, dilation
+        places = stride * np.arange(outputs)[:, None] + dilation * np.arange(taps) - padding
+        self.inside = (places >= 0) & (places < inputs)
+        self.places = places
+        self.pairs = float(self.inside.sum())
+
+    def hits(self, up: bool) -> Array:
+        """By window and tap whether there is a place; or by place and tap whether a window is."""
+        if not up:
+            return self.inside.astype(float)
+        found = np.zeros((self.inputs, self.taps))
+        for tap in range(self.taps):
+            found[self.places[self.inside[:, tap], tap], tap] = 1.0
+        return found
+
+    def down(self, array: Array, k: int, taps: int = 0) -> Array:
+        """From distances of places to distances of windows, for taps that are so far apart."""
+        if self.inputs == 1:
+            array = np.expand_dims(array, k)
+        if array.shape[k] > 2 or (taps and self.inputs > 1):
+            array = every(array, k, self.inputs)
+            apart = self.stride * np.arange(1 - self.outputs, self.outputs)
+            apart = np.clip(apart + self.dilation * taps, 1 - self.inputs, self.inputs - 1)
+            array = array.take(apart + self.inputs - 1, axis=k)
+        return at(array, k) if self.outputs == 1 else array
+
+    def up(self, array: Array, k: int, taps: int = 0) -> Array:
+        """From distances of windows to distances of places."""
+        if self.outputs == 1:
+            array = np.expand_dims(array, k)
+        if array.shape[k] > 2 or (taps and self.outputs > 1):
+            array = every(array, k, self.outputs)
+            apart = np.arange(1 - self.inputs, self.inputs) - self.dilation * taps
+            steps, rest = np.divmod(apart, self.stride)
+            hit = (rest == 0) & (np.abs(steps) < self.outputs)
+            array = array.take(np.where(hit, steps + self.outputs - 1, 0), axis=k)
+            array = array * hit.reshape([-1 if i == k else 1 for i in range(array.ndim)])
+        elif array.shape[k] == 2:
+            array = np.stack([at(array, k), array.take(1, axis=k) / self.stride], axis=k)
+        return at(array, k) if self.inputs == 1 else array
+
+
+def _along(steps: Sequence[Steps], weight: Weight, array: Array, first: int, up: bool) -> Array:
+    """An array over places behind the taps of a convolution, up to the sum of their squares."""
+
+    def once(array: Array, taps: Sequence[int]) -> Array:
+        k = first
+        for axis, distance in zip(steps, taps, strict=True):
+            array = axis.up(array, k, distance) if up else axis.down(array, k, distance)
+            k += (axis.inputs if up else axis.outputs) > 1
+        return array
+
+    if weight.overlaps is None or array[..., None].shape[first:-1] == (1,) * (array.ndim - first):
+        return once(array, [0] * len(steps))
+    sizes = [axis.taps for axis in steps]
+    places = list(product(*map(range, sizes)))
+    apart: dict[tuple[int, ...], float] = {}
+    for (i, a), (j, b) in product(enumerate(places), repeat=2):
+        distance = tuple(x - y for x, y in zip(a, b, strict=True))
+        apart[distance] = apart.get(distance, 0.0) + float(weight.overlaps[i, j])
+    for k, axis in enumerate(steps):
+        size = axis.outputs if up else axis.inputs
+        if size > 1:
+            array = every(
+                array, first + sum((a.outputs if up else a.inputs) > 1 for a in steps[:k]), size
+            )
+    return sum(share * once(array, distance) for distance, share in apart.items())
+
+
+def through_weights(call, value, weight, root, channel, steps=(), transposed=False, shape=None):
+    """A map with weights over a dimension of channels and the dimensions of places behind it."""
+    law = call.law(value)
+    shape = shape or call.shapes[0]
+    count = len(steps)
+    dims = [*law.dims[:channel], (Axis(weight.outputs),) if weight.outputs > 1 else ()]
+    for d in range(count):
+        samples = any(a.samples for a in law.dims[channel + 1 + d])
+        size = shape[channel + 1 + d]
+        dims.append((Axis(size, samples),) if size > 1 else ())
+    k = sum(map(len, law.dims[:channel]))
+    outs = [axis.inputs if transposed else axis.outputs for axis in steps]
+    ins = [axis.outputs if transposed else axis.inputs for axis in steps]
+    pairs = math.prod(axis.pairs / axis.taps for axis in steps)
+    inside = pairs / math.prod(outs)
+    array = law.covariance
+    for _ in law.dims[channel]:
+        array = at(array, k)
+    place = k
+    for d in range(count):
+        own = law.dims[channel + 1 + d]
+        if len(own) > 1:
+            array = regrouped(array, [a.size for a in own], [ins[d]], place)
+        place += ins[d] > 1
+    array = _along(steps, weight, array, k, transposed) * weight.squares * inside
+    mean, constant = weight.of_constant(law.mean, steps, transposed)
+    if np.abs(constant).max() > _ROUNDING * (at_zero(array) + mean**2):
+        array = _plus_array(array, constant, k)
+    if weight.outputs > 1:
+        array = np.expand_dims(array, k)
+    made = Law.normal(tuple(dims), mean, array, frozenset({("result", id(array)), *root}))
+
+    def back(gradients):
+        array = total(gradients[0], made)
+        if weight.outputs > 1:
+            array = at(array, k)
+        array = _along(steps, weight, array, k, not transposed)
+        array = array * weight.backward * pairs / math.prod(ins)
+        place = k
+        for d in range(count):
+            own = law.dims[channel + 1 + d]
+            if len(own) > 1:
+                array = regrouped(array, [ins[d]], [a.size for a in own], place)
+            place += len(own)
+        yield value, gradient_of(np.expand_dims(array, tuple(range(k, k + len(law.dims[channel])))))
+
+    return Step([made], back)
+
+
+_ROUNDING = 1e-13
+
+
+def _plus_array(array: Array, last: Array, first: int) -> Array:
+    """With what is the same at all distances along the axes in front of the last ones."""
+    for k in range(array.ndim):
+        array = two(array, k)
+    for k, entries in enumerate(array.shape[first:]):
+        if entries > 2:
+            last = every(last, k, entries // 2 + 1)
+    return array + last
+
+
+def root_of(weight) -> frozenset:
+    """Results of one layer have a source in common."""
+    return frozenset({("weight", weight.number)}) if isinstance(weight, Value) else frozenset()
+
+
+@rule("linear")
+def _linear(call: Call) -> Step:
+    value, own = call.get(0, "input"), call.get(1, "weight")
+    weight, bias = call.tensor(own), call.get(2, "bias")
+    if weight is None or (bias is not None and call.tensor(bias) is None):
+        return unknown(call, "its weight is made of what the model is given")
+    used = Weight(weight.reshape(-1, weight.shape[-1], 1), call.tensor(bias))
+    return through_weights(call, value, used, root_of(own), len(call.law(value).dims) - 1)
+
+
+@rule(*(f"conv{kind}{d}d" for kind in ("", "_transpose") for d in (1, 2, 3)))
+def _convolution(call: Call) -> Step:
+    transposed = "transpose" in call.name
+    value, own = call.get(0, "input"), call.get(1, "weight")
+    weight, bias = call.tensor(own), call.get(2, "bias")
+    if weight is None or (bias is not None and call.tensor(bias) is None):
+        return unknown(call, "its weight is made of what the model is given")
+    names = ["stride", "padding", "output_padding", "groups", "dilation"]
+    names = names if transposed else ["stride", "padding", "dilation", "groups"]
+    given = {n: call.get(3 + i, n, 0 if "padding" in n else 1) for i, n in enumerate(names)}
+    groups = given["groups"]
+    return convolved(
+        call, value, weight, call.tensor(bias), root_of(own), transposed, groups, given
+    )
+
+
+def convolved(call, value, weight, bias, root, transposed, groups, given, back=None) -> Step:
+    """A convolution.
+
+    Args:
+        call: of it, for notes.
+        value: its input.
+        weight: as torch stores it.
+        bias: or None.
+        root: what all results of these weights have in common.
+        transposed: whether it is a transposed one.
+        groups: of channels.
+        given: stride, padding and dilation.
+        back: the weight of the backward pass, where it is another.
+    """
+    count = weight.ndim - 2
+    law = call.law(value)
+    channel = len(law.dims) - count - 1
+    if transposed:
+        weight = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    shape = call.shapes[0]
+    window = weight.shape[2:]
+    stride, dilation = entries_of(given["stride"], count), entries_of(given["dilation"], count)
+    padding = given["padding"]
+    if padding == "same":
+        padding = [d * (k - 1) // 2 for d, k in zip(dilation, window, strict=True)]
+    padding = entries_of(0 if padding == "valid" else padding, count)
+    inputs, outputs = law.shape[channel + 1 :], shape[channel + 1 :]
+    if transposed:
+        inputs, outputs = outputs, inputs
+    steps = [
+        Steps(*numbers)
+        for numbers in zip(inputs, outputs, window, stride, padding, dilation, strict=True)
+    ]
+    used = Weight(weight.flatten(2), bias, groups, back)
+    return through_weights(call, value, used, root, channel, steps, transposed)
+
+
+@rule("pad")
+def _padded(call: Call) -> Step:
+    value, pads = call.args[0], list(call.get(1, "pad"))
+    mode, fill = call.get(2, "mode", "constant"), call.get(3, "value") or 0.0
+    law, matrices = call.law(value), []
+    count = len(pads) // 2
+    for d in range(count):
+        n = law.shape[len(law.dims) - count + d]
+        ends = pads[2 * (count - 1 - d) : 2 * (count - d)]
+        units = torch.eye(n, dtype=torch.float64)[None]
+        matrices.append(torch.nn.functional.pad(units, ends, mode)[0].T.numpy())
+    first = len(law.dims) - count
+    if not fill:
+        return mapped(call, value, first, matrices)
+    # What is left of it there is padded with zeros.
+    tape = Tape(call)
+    low = tape("sub", value, fill, shape=law.shape, function=torch.sub)
+    low = tape.run(lambda c: mapped(c, low, first, matrices))
+    return tape.end(tape("add", low, fill, shape=call.shapes[0], function=torch.add))

@@ -1,0 +1,310 @@
+"""Maxima over windows, and layers that measure what they normalise."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from normprop.graph.calls import Call, Step, Tape, rule
+from normprop.graph.laws import (
+    GRID,
+    WEIGHTS,
+    Array,
+    Axis,
+    Dims,
+    Law,
+    at,
+    at_zero,
+    average,
+    dims_of,
+    gradient_of,
+    largest,
+    plus,
+    quantiles,
+    regrouped,
+    shifted,
+    times,
+    total,
+)
+from normprop.graph.maps import Steps, entries_of
+from normprop.graph.trace import Value
+
+
+@rule(
+    *(
+        f"{kind}max_pool{d}d{more}"
+        for kind in ("", "adaptive_")
+        for d in (1, 2, 3)
+        for more in ("", "_with_indices")
+    )
+)
+def _max_pooled(call: Call) -> Step:
+    """Maximum over windows: their places are taken to be correlated alike."""
+    value = call.args[0]
+    law, shape = call.law(value), call.shapes[0]
+    adaptive = "adaptive" in call.name
+    count = int(call.name.replace("_with_indices", "")[-2])
+    first = len(law.dims) - count
+    inputs, outputs = law.shape[first:], shape[first:]
+    if adaptive:
+        window = [max(round(n / o), 1) for n, o in zip(inputs, outputs, strict=True)]
+        stride, padding, dilation = window, (0,) * count, (1,) * count
+    else:
+        window = entries_of(call.get(1, "kernel_size"), count)
+        stride = call.get(2, "stride")
+        stride = entries_of(window if stride is None or stride == [] else stride, count)
+        padding = entries_of(call.get(3, "padding", 0), count)
+        dilation = entries_of(call.get(4, "dilation", 1), count)
+    steps = [
+        Steps(*n) for n in zip(inputs, outputs, window, stride, padding, dilation, strict=True)
+    ]
+    return of_windows(call, value, first, steps)
+
+
+def of_windows(call: Call, value, first: int, steps: Sequence[Steps]) -> Step:
+    """The maximum over windows of the dimensions from ``first`` on."""
+    law, shape = call.law(value), call.shapes[0]
+    k = sum(map(len, law.dims[:first]))
+    rho, place = law.rho, k
+    for d, axis in enumerate(steps):
+        own = law.dims[first + d]
+        if len(own) > 1:
+            rho = regrouped(rho, [a.size for a in own], [axis.inputs], place)
+        place += axis.inputs > 1
+    inside = math.prod(axis.pairs / (axis.outputs * axis.taps) for axis in steps)
+    size = math.prod(min(axis.taps, axis.inputs) for axis in steps)
+    count = max(math.prod(axis.taps for axis in steps) * inside, 1.0)
+    # What the places of a window have in common, at every distance along the other axes.
+    window, same = rho, rho
+    for axis in steps:
+        if axis.inputs > 1:
+            window, same = _in_window(window, k, axis), at(same, k)
+    uneven = _uneven(rho, k, steps)
+    if uneven or np.any(np.diff(law.values) < -1e-9 * math.sqrt(law.variance or 1.0)):
+        call.notes.append("the places of a window are taken to be correlated alike")
+    common = (size * window - same) / max(size - 1, 1)
+    c = min(max(at_zero(common), 0.0), 1.0)
+    made, chances = largest(count, c)
+    spread = float(WEIGHTS @ (made - WEIGHTS @ made) ** 2)
+    own = (spread - c) / max(1.0 - c, 1e-12)
+    # Maxima of normals that are correlated one by one, to the second order.
+    r = np.clip((same - common) / max(1.0 - c, 1e-12), -1.0, 1.0)
+    middle = common + (1.0 - c) * (r / count + (own - 1.0 / count) * r * np.abs(r))
+    array, place = rho, k
+    for axis in steps:
+        array = axis.down(array, place)
+        place += axis.outputs > 1
+    array = np.array(array)
+    array[(..., *(n // 2 if n > 2 else 0 for n in array.shape[k:]))] = middle
+    dims = list(law.dims)
+    for d, axis in enumerate(steps):
+        samples = any(a.samples for a in dims[first + d])
+        dims[first + d] = (Axis(axis.outputs, samples),) if axis.outputs > 1 else ()
+    order = np.argsort(law.values, kind="stable")
+    values = np.interp(made, GRID, quantiles(law.values, WEIGHTS))
+    if law.is_normal:
+        values = np.interp(made, GRID, law.values)
+    result = law.with_covariance(values, array * 0.0 + 1.0, dims=tuple(dims))
+    result = replace(result, rho=np.clip(array / at_zero(array), -1.0, 1.0))
+    # An element gets what arrives where it is the largest.
+    ranks = np.empty(len(GRID))
+    ranks[order] = np.cumsum(WEIGHTS[order])
+    share = math.prod(shape[first:]) / math.prod(law.shape[first:])
+    amplitude = np.sqrt(np.interp(ranks, np.cumsum(WEIGHTS), chances) * share)
+
+    def back(gradients):
+        array, place = total(gradients[0], result), k
+        for axis in steps:
+            array = axis.up(array, place)
+            place += axis.inputs > 1
+        place = k
+        for d, axis in enumerate(steps):
+            own = law.dims[first + d]
+            if len(own) > 1:
+                array = regrouped(array, [axis.inputs], [a.size for a in own], place)
+            place += len(own)
+        yield value, times(gradient_of(array), amplitude)
+
+    laws = [result]
+    for extra in call.shapes[1:]:
+        laws.append(Law(dims_of(extra), np.ones([1] * len(_axes(dims_of(extra)))), None, -1))
+    return Step(laws, back)
+
+
+def _axes(dims: Dims) -> list[Axis]:
+    return [axis for dim in dims for axis in dim]
+
+
+def _uneven(rho: Array, first: int, steps: Sequence[Steps]) -> bool:
+    """Whether the correlations in a window differ enough to matter."""
+    for _ in range(first):
+        rho = at(rho, 0)
+    for k, axis in enumerate(a for a in steps if a.inputs > 1):
+        if rho.shape[k] > 2:
+            reach = axis.dilation * (min(axis.taps, axis.inputs) - 1)
+            middle = axis.inputs - 1
+            near = np.arange(max(middle - reach, 0), min(middle + reach, 2 * middle) + 1)
+            rho = rho.take(near, axis=k)
+    same = at_zero(rho)
+    others = np.delete(rho.ravel(), int(np.argmin(np.abs(rho.ravel() - same))))
+    return others.size > 1 and bool(np.ptp(others) > _EVEN)
+
+
+_EVEN = 0.1
+
+
+def _in_window(array: Array, k: int, axis: Steps) -> Array:
+    """Over all pairs of places of a window, without that axis."""
+    taps = min(axis.taps, axis.inputs)
+    if array.shape[k] <= 2:
+        return average(array, k, taps)
+    places = axis.dilation * np.arange(1 - taps, taps)
+    places = np.clip(places, 1 - axis.inputs, axis.inputs - 1) + axis.inputs - 1
+    return average(array.take(places, axis=k), k, taps)
+
+
+# Layers that measure what they normalise.
+
+
+def normalised(call: Call, value, over, eps, weight=None, bias=None, centred=True) -> Step:
+    """Subtract the mean over axes, and divide by the standard deviation over them."""
+    law = call.law(value)
+    size = math.prod(law.axes[k].size for k in over)
+
+    def mean_of(array: Array) -> Array:
+        for k in sorted(over, reverse=True):
+            array = np.expand_dims(average(array, k, law.axes[k].size), k)
+        return array
+
+    array = law.covariance
+    if centred:
+        array = array - mean_of(array)
+        mean = 0.0
+        square = max(at_zero(array), 0.0)
+    else:
+        mean = law.mean
+        square = at_zero(array) + mean**2
+    root = math.sqrt(square + eps)
+    gain, spread, offset, lift = _gain_and_shift(call, weight, bias)
+    if not square > 0:
+        call.notes.append("its input does not vary within what it normalises")
+    array = plus(array * (gain / max(square + eps, 1e-300)), 0.0)
+    centre = mean / root
+    array = plus(array, lift + centre**2 * spread)
+    made = law.rescaled(centre * offset[0] + offset[1], array)
+    size = max(size, 2)
+
+    def back(gradients):
+        left = 1.0 - 1.0 / size
+
+        def project(noise: Array) -> Array:
+            return (noise - mean_of(noise) if centred else noise) * left
+
+        yield value, shifted(times(gradients[0], math.sqrt(gain) / root), project)
+
+    return Step([made], back)
+
+
+def _gain_and_shift(call: Call, weight, bias):
+    """Mean square of weights, their variance, the means of weights and biases, these' variance."""
+    w, b = (call.tensor(t) for t in (weight, bias))
+    if (w is None and isinstance(weight, Value)) or (b is None and isinstance(bias, Value)):
+        call.notes.append("its weights are made of what the model is given; taken for 1 and 0")
+    w = torch.ones(1) if w is None else w.detach().double().cpu()
+    b = torch.zeros(1) if b is None else b.detach().double().cpu()
+    moments = float((w * w).mean()), float(w.var(correction=0))
+    return *moments, (float(w.mean()), float(b.mean())), float(b.var(correction=0))
+
+
+def _but(law: Law, *dims: int) -> list[int]:
+    """Places of the axes of all other dimensions."""
+    kept = {k for d in dims for k in law.along(d)}
+    return [k for k in range(len(law.axes)) if k not in kept]
+
+
+@rule("batch_norm")
+def _batch_norm(call: Call) -> Step:
+    value = call.args[0]
+    law = call.law(value)
+    mean, variance, weight, bias = (
+        call.get(1 + i, n) for i, n in enumerate(("running_mean", "running_var", "weight", "bias"))
+    )
+    training, eps = call.get(5, "training", False), call.get(7, "eps", 1e-5)
+    if training or call.tensor(mean) is None:
+        return normalised(call, value, _but(law, 1), eps, weight, bias)
+    return _by_statistics(call, value, mean, variance, weight, bias, eps)
+
+
+def _by_statistics(call: Call, value, mean, variance, weight, bias, eps) -> Step:
+    """Normalise by statistics that are at hand."""
+    law = call.law(value)
+    m, v, w, b = (
+        None if call.tensor(t) is None else call.tensor(t).detach().double().cpu()
+        for t in (mean, variance, weight, bias)
+    )
+    gain = torch.rsqrt(v + eps) * (1.0 if w is None else w)
+    squares = float((gain**2).mean())
+    if bool((m == 0).all()):
+        array = law.covariance * squares
+        offsets = gain * law.mean + (0.0 if b is None else b)
+    else:
+        call.notes.append("the running means are taken for those of the channels that arrive")
+        array = law.covariance
+        mean_of = law.covariance
+        for k in sorted(_but(law, 1), reverse=True):
+            mean_of = np.expand_dims(average(mean_of, k, law.axes[k].size), k)
+        array = (law.covariance - mean_of) * squares
+        offsets = torch.zeros_like(gain) if b is None else b
+    array = plus(array, float(offsets.var(correction=0)))
+    made = law.rescaled(float(offsets.mean()), array)
+
+    def back(gradients):
+        yield value, times(gradients[0], math.sqrt(squares))
+
+    return Step([made], back)
+
+
+@rule("instance_norm")
+def _instance_norm(call: Call) -> Step:
+    value = call.args[0]
+    law = call.law(value)
+    mean, variance, weight, bias = (
+        call.get(1 + i, n) for i, n in enumerate(("running_mean", "running_var", "weight", "bias"))
+    )
+    eps = call.get(7, "eps", 1e-5)
+    if not call.get(5, "use_input_stats", True):
+        return _by_statistics(call, value, mean, variance, weight, bias, eps)
+    return normalised(call, value, _but(law, 0, 1), eps, weight, bias)
+
+
+@rule("layer_norm", "rms_norm")
+def _layer_norm(call: Call) -> Step:
+    value = call.args[0]
+    law = call.law(value)
+    count = len(entries_of(call.get(1, "normalized_shape"), 1))
+    over = [k for d in range(len(law.dims) - count, len(law.dims)) for k in law.along(d)]
+    centred = call.name == "layer_norm"
+    bias = call.get(3, "bias") if centred else None
+    eps = call.get(4 if centred else 3, "eps", 1e-5)
+    eps = torch.finfo(torch.float32).eps if eps is None else eps
+    return normalised(call, value, over, eps, call.get(2, "weight"), bias, centred)
+
+
+@rule("group_norm")
+def _group_norm(call: Call) -> Step:
+    value, groups = call.args[0], call.get(1, "num_groups")
+    law = call.law(value)
+    channels = law.shape[1]
+    weight, bias, eps = call.get(2, "weight"), call.get(3, "bias"), call.get(4, "eps", 1e-5)
+    if groups == channels:
+        return normalised(call, value, _but(law, 0, 1), eps, weight, bias)
+    if groups > 1:
+        wide = (law.shape[0], groups, channels // groups, *law.shape[2:])
+        tape = Tape(call)
+        split = tape("reshape", value, shape=wide)
+        inner = tape.law(split)
+        made = tape.run(lambda c: normalised(c, split, _but(inner, 0, 1), eps, weight, bias))
+        return tape.end(tape("reshape", made, shape=law.shape))
+    return normalised(call, value, _but(law, 0), eps, weight, bias)

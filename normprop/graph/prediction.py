@@ -1,0 +1,373 @@
+"""The scale of every tensor and of its gradient, before anything runs."""
+
+import copy
+import linecache
+import math
+import traceback
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+from types import MethodType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+import normprop.graph.maps
+import normprop.graph.mixes
+import normprop.graph.moves
+import normprop.graph.products  # noqa: F401
+from normprop.graph.anatomy import is_layer
+from normprop.graph.calls import Call, Step, step_of
+from normprop.graph.kinds import is_twin
+from normprop.graph.laws import (
+    Gradient,
+    Law,
+    Part,
+    added,
+    at_zero,
+    dims_of,
+    measured,
+    total,
+)
+from normprop.graph.normalised import step_of_layer
+from normprop.graph.scales import Row, Scales
+from normprop.graph.trace import Node, Trace, Value, trace
+from normprop.graph.wrappers import tensors_in, unwrapped
+from normprop.nn.together import Together
+
+__all__ = ["predict"]
+
+# Constants that are made of constants are computed up to this many numbers.
+_LARGEST = 2**26
+
+
+def predict(model: nn.Module, /, *inputs: object, **keywords: object) -> Scales:
+    """Mean, standard deviation and gradient of every tensor of a network, before it runs.
+
+    A copy without numbers runs on the meta device, and shows which call follows which; laws then
+    go forward through the calls, and gradients back.  Weights count by what they are, inputs by
+    their mean, their variance and the correlations between their samples and places; of an input on
+    the meta device, N(0, 1) is assumed, and of weights there, what the layer draws.  Every layer
+    counts in the mode that it is in.
+
+    This is mean field: layers are wide and their weights independent of what arrives, so that it
+    holds at initialisation, up to fluctuations of the order of the depth over the width.  The
+    first dimension of an input counts samples.  What is assumed beyond that is said in the row
+    where it is.
+
+    Args:
+        model: any module; it stays what it is.
+        inputs: what it is called with; their numbers are looked at, and do not run through it.
+        keywords: what else it is called with.
+
+    Returns:
+        :class:`Scales`, a row for each input and each tensor that a layer, or a function outside
+        layers, puts out.
+
+    Raises:
+        TypeError: ``model`` is no module, cannot be looked into or copied, or returns no tensor.
+        ValueError: the model asks for numbers in a tensor, as control flow that depends on data
+            does; the line is named.
+    """
+    model = unwrapped(model)
+    run, tensors, drawn = traced(model, inputs, keywords)
+    return propagate(model, run, tensors, (inputs, keywords), drawn).scales()
+
+
+def traced(
+    model: nn.Module, inputs: tuple, keywords: Mapping[str, object]
+) -> tuple[Trace, dict[int, Tensor], set[int]]:
+    """A run of a copy without numbers, on the meta device.
+
+    Returns:
+        The trace; by value the model's own tensors, with their numbers; and those of them that
+        have none, for which they were drawn.
+
+    Raises:
+        ValueError: the model asks for a number.
+    """
+    known, numbers = {}, {}
+    for module in model.modules():
+        own = [v for k, v in vars(module).items() if k != "_modules"]
+        for tensor in tensors_in(own):
+            if id(tensor) not in known:
+                empty = known[id(tensor)] = _without_numbers(tensor)
+                numbers[id(empty)] = tensor
+    seen = copy.deepcopy(model, known)
+    args, kwargs = tree_map(
+        lambda leaf: _without_numbers(leaf) if isinstance(leaf, Tensor) else leaf,
+        (inputs, dict(keywords)),
+    )
+    with torch.device("meta"):
+        try:
+            run = trace(seen, args, _leaves(seen), keywords=kwargs)
+        except (RuntimeError, NotImplementedError) as problem:
+            raise _explained(problem) from problem
+    own = {v: numbers[id(t)] for v, t in run.constants.items() if id(t) in numbers}
+    drawn = {v for v, tensor in own.items() if tensor.is_meta}
+    if drawn:
+        found = _drawn(model)
+        own = {v: found.get(id(t), t) for v, t in own.items()}
+        own = {v: torch.randn_like(t, device="cpu") if t.is_meta else t for v, t in own.items()}
+    return run, own, drawn
+
+
+def _drawn(model: nn.Module) -> dict[int, Tensor]:
+    """Numbers for parameters without, by the law of their layer."""
+    found = {}
+    for module in model.modules():
+        made = with_numbers(module)
+        if made is not module:
+            for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is not None:
+                    found[id(tensor)] = getattr(made, name)
+    return found
+
+
+def with_numbers(module: nn.Module) -> nn.Module:
+    """The module, or where it has no numbers a copy that has drawn them."""
+    own = [*module.parameters(), *module.buffers()]
+    draw = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+    if draw is None or not any(t.is_meta for t in own):
+        return module
+    made = copy.deepcopy(module).to_empty(device="cpu")
+    with torch.random.fork_rng(()):
+        torch.manual_seed(0)
+        for inner in made.modules():
+            draw = getattr(inner, "reset_parameters", getattr(inner, "_reset_parameters", None))
+            if draw is not None:
+                draw()
+    return made
+
+
+def _without_numbers(tensor: Tensor) -> Tensor:
+    empty = torch.empty_like(tensor, device="meta")
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(empty, tensor.requires_grad)
+    return empty
+
+
+def _explained(problem: Exception) -> Exception:
+    if "meta" not in str(problem):
+        return problem
+    inside = (torch.__path__[0], __file__.rpartition("/")[0])
+    frames = traceback.extract_tb(problem.__traceback__)
+    own = [f for f in frames if not f.filename.startswith(inside)] or frames
+    line = linecache.getline(own[-1].filename, own[-1].lineno).strip()
+    return ValueError(
+        "model must not ask for the numbers in a tensor, which do not exist before it runs; it "
+        f"does in {own[-1].filename}:{own[-1].lineno}: {line}"
+    )
+
+
+def _leaves(model: nn.Module) -> set[str]:
+    """Paths of normalised layers, which here run as the plain ones: their shapes are the same."""
+    found = set()
+    for path, module in model.named_modules():
+        Together.take_off(module)
+        if is_twin(module):
+            found.add(path)
+            if module.torch_type is not nn.Module:
+                module.__dict__["forward"] = MethodType(module.torch_type.forward, module)
+    return found
+
+
+@dataclass
+class Flow:
+    """Laws of the values of a trace, and of the gradients at them.
+
+    Attributes:
+        run: the trace.
+        laws: by value.
+        gradients: by value; those that have none are missing.
+        notes: by value, what its law or its gradient rests on that was not derived.
+        layers: paths of layers, by the value that they give.
+    """
+
+    run: Trace
+    model: nn.Module
+    laws: dict[int, Law] = field(default_factory=dict)
+    gradients: dict[int, Gradient] = field(default_factory=dict)
+    notes: dict[int, list[str]] = field(default_factory=dict)
+    steps: list[tuple[Node, Step]] = field(default_factory=list)
+
+    def std_of_gradient(self, value: int) -> float | None:
+        """Standard deviation of the gradient at a value; None where there is none."""
+        if value not in self.gradients:
+            return None
+        return math.sqrt(max(at_zero(total(self.gradients[value], self.laws[value])), 0.0))
+
+    def scales(self) -> Scales:
+        """The table."""
+        rows = []
+        layers = {}
+        inside = set()
+        for path, values in self.run.returned:
+            module = self.model.get_submodule(path)
+            if is_layer(module) and not module._modules and values:
+                inside.add(path)
+                layers.update(dict.fromkeys(values, path))
+        for place, node in enumerate(self.run.nodes):
+            for i, value in enumerate(node.outputs):
+                if value not in self.laws:
+                    continue
+                shape = node.made[i][0]
+                if place == 0:
+                    path = "input" if i == 0 else f"input {i}"
+                    op = "input"
+                elif value in layers:
+                    path = layers[value]
+                    op = type(self.model.get_submodule(path)).__name__
+                elif node.module is not None:
+                    path, op = node.path, node.op
+                elif node.within in inside:
+                    continue
+                else:
+                    path, op = node.path, node.op
+                rows.append(self._row(value, path, op, shape))
+        said = sum(len(row.assumed) > 0 for row in rows)
+        notes = (f"rows with an assumption of their own: {said}",) if said else ()
+        return Scales(tuple(rows), notes=notes)
+
+    def _row(self, value, path, op, shape) -> Row:
+        law = self.laws[value]
+        notes = tuple(dict.fromkeys(self.notes.get(value, ())))
+        if law.values is None:
+            return Row(path, op, shape, None, None, None, None, notes)
+        std = self.std_of_gradient(value)
+        return Row(path, op, shape, law.mean, math.sqrt(law.variance), law.sample_std, std, notes)
+
+
+def propagate(
+    model: nn.Module,
+    run: Trace,
+    tensors: Mapping[int, Tensor],
+    given: object,
+    drawn: Container[int] = (),
+) -> Flow:
+    """Laws and gradients of all values of a trace.
+
+    Args:
+        model: with its numbers.
+        run: of :func:`traced`.
+        tensors: the model's own, by value.
+        given: what it was called with.
+        drawn: of the tensors, those whose numbers are not the model's.
+    """
+    flow = Flow(run, model)
+    tensors = dict(tensors)
+    source = run.nodes[0]
+    for value, tensor in zip(source.outputs, tensors_in(given), strict=True):
+        _given(flow, value, tensor)
+    for node in run.nodes[1:]:
+        if not node.outputs:
+            continue
+        call = Call(
+            _name_of(node),
+            *node.call,
+            [shape for shape, _ in node.made],
+            flow.laws,
+            tensors,
+            node.function,
+            [dtype.is_floating_point for _, dtype in node.made],
+        )
+        if _at_hand(node, tensors):
+            continue
+        if node.module is not None:
+            layer = model.get_submodule(node.name)
+            if any(t.is_meta for t in layer.parameters()):
+                call.notes.append(_DRAWN)
+            step = step_of_layer(call, with_numbers(layer), node)
+        else:
+            step = step_of(call)
+        if any(v in drawn for v in node.inputs):
+            call.notes.append(_DRAWN)
+        flow.laws.update(zip(node.outputs, step.laws, strict=True))
+        flow.steps.append((node, step))
+        if call.notes:
+            for value in node.outputs:
+                flow.notes.setdefault(value, []).extend(call.notes)
+    _backward(flow)
+    return flow
+
+
+_DRAWN = "its weights have no numbers; taken for what its law draws"
+
+
+def _given(flow: Flow, value: int, tensor: Tensor) -> None:
+    if not tensor.is_meta:
+        flow.laws[value] = measured(tensor, samples=True, roots=frozenset({value}))
+        return
+    dims = dims_of(tensor.shape, samples=True)
+    axes = np.ones([1] * sum(map(len, dims)))
+    if tensor.is_floating_point():
+        flow.laws[value] = Law.normal(dims, 0.0, axes, frozenset({value}))
+        flow.notes[value] = ["it has no numbers; taken for independent N(0, 1)"]
+    else:
+        flow.laws[value] = Law(dims, axes, None, -1)
+        flow.notes[value] = ["it has no numbers; taken for tokens that all differ"]
+
+
+def _at_hand(node: Node, tensors: dict[int, Tensor]) -> bool:
+    """Compute what is made of constants alone."""
+    if node.function is None or not all(v in tensors for v in node.inputs) or node.opaque:
+        return False
+    sizes = [math.prod(shape) for shape in (*node.shapes, *(shape for shape, _ in node.made))]
+    if sum(sizes) > _LARGEST:
+        return False
+    # A function may write into what it gets.
+    copies = {v: tensors[v].detach().clone() for v in set(node.inputs)}
+    args, kwargs = tree_map(
+        lambda leaf: copies[leaf.number] if isinstance(leaf, Value) else leaf,
+        node.call,
+        is_leaf=lambda leaf: isinstance(leaf, Value),
+    )
+    kwargs = {k: v for k, v in kwargs.items() if k != "device"}
+    try:
+        with torch.no_grad(), torch.random.fork_rng(()):
+            results = tensors_in(node.function(*args, **kwargs))
+    except (RuntimeError, TypeError, ValueError, NotImplementedError):
+        return False
+    if [tuple(r.shape) for r in results] != [shape for shape, _ in node.made]:
+        return False
+    tensors.update(zip(node.outputs, results, strict=True))
+    return True
+
+
+def _name_of(node: Node) -> str:
+    name = node.name
+    if name == "__get__":
+        return getattr(node.function.__self__, "__name__", name)
+    name = name.strip("_")
+    for prefix in ("i", "r"):
+        if node.name.startswith(f"__{prefix}") and name[1:] in _OPERATORS:
+            name = name[1:]
+    return {"truediv": "div", "true_divide": "div", "divide": "div", "multiply": "mul",
+            "subtract": "sub"}.get(name, name)  # fmt: skip
+
+
+_OPERATORS = {"add", "sub", "mul", "truediv", "pow", "matmul", "div"}
+
+
+def _backward(flow: Flow) -> None:
+    """Gradients, for independent N(0, 1) at every output that holds real numbers."""
+    end = flow.run.nodes[-1]
+    for number, value in enumerate(end.inputs):
+        law = flow.laws.get(value)
+        if law is not None and law.values is not None:
+            part = Part(1.0, np.ones([1] * len(law.axes)))
+            _add(flow, value, {("output", number): part})
+    for node, step in reversed(flow.steps):
+        arriving = [flow.gradients.get(v, {}) for v in node.outputs]
+        if any(arriving):
+            for target, gradient in step.back(arriving):
+                if isinstance(target, Value) and target.number in flow.laws:
+                    _add(flow, target.number, gradient)
+
+
+def _add(flow: Flow, value: int, gradient: Gradient) -> None:
+    if not gradient or flow.laws[value].values is None:
+        return
+    before = flow.gradients.get(value, {})
+    flow.gradients[value] = added(before, gradient, flow.laws[value])

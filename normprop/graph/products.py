@@ -1,0 +1,649 @@
+"""Products of tensors, softmax and attention, dropout, embeddings."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from normprop import rules
+from normprop.gaussian import Normal
+from normprop.graph.calls import Call, Spread, Step, Tape, elementwise, is_value, rule, unknown
+from normprop.graph.laws import (
+    WEIGHTS,
+    Array,
+    Axis,
+    Law,
+    at,
+    at_zero,
+    average,
+    compact,
+    dims_of,
+    every,
+    gradient_of,
+    plus,
+    regrouped,
+    shifted,
+    times,
+    total,
+    two,
+)
+from normprop.graph.maps import Weight, root_of, through_weights
+from normprop.graph.trace import Value
+
+# Sums over products.
+
+
+def contracted(call: Call, left, right, first: str, second: str, out: str) -> Step:
+    """A sum over products, in the words of einsum; both tensors are independent."""
+    laws = call.law(left), call.law(right)
+    if any(law.values is None for law in laws):
+        return unknown(call)
+    if laws[0].roots & laws[1].roots and min(law.variance for law in laws) > 0:
+        call.notes.append(f"the inputs of {call.name} have a source in common; taken for unrelated")
+    axes: dict[str, tuple[Axis, ...]] = {}
+    words = []
+    for law, word in zip(laws, (first, second), strict=True):
+        # A dimension of one place is spread over whatever the other has.
+        words.append([c if dim else "" for c, dim in zip(word, law.dims, strict=True)])
+        for letter, dim in zip(word, law.dims, strict=True):
+            known = axes.get(letter, ())
+            axes[letter] = dim if (len(dim), any(a.samples for a in dim)) > (
+                len(known), any(a.samples for a in known)
+            ) else known  # fmt: skip
+    for letter in out:
+        axes.setdefault(letter, ())
+    summed = [letter for letter in axes if letter not in out]
+    size = math.prod(a.size for letter in summed for a in axes[letter])
+    inputs = [
+        _laid_out(law.second, law, word, axes, out, summed)
+        for law, word in zip(laws, words, strict=True)
+    ]
+    mean = laws[0].mean * laws[1].mean * size
+    covariance = compact(plus(_multiplied(*inputs, axes, out, summed), -(mean**2)))
+    dims = tuple(axes[letter] for letter in out)
+    made = Law.normal(dims, mean, covariance, frozenset.union(*(law.roots for law in laws)))
+
+    def back(gradients):
+        gradient = total(gradients[0], made)
+        for which, value in enumerate((left, right)):
+            law, own, other = laws[which], words[which], words[1 - which]
+            alone = [c for c in own if c and c not in out and c not in other]
+            if law.variance == 0 and not isinstance(value, Value):
+                continue
+            rest = [c for c in axes if c not in own]
+            letters = [c for c in own if c]
+            arrays = [
+                _laid_out(gradient, made, list(out), axes, letters, rest),
+                _laid_out(laws[1 - which].second, laws[1 - which], other, axes, letters, rest),
+            ]
+            array = _multiplied(*arrays, axes, letters, rest)
+            k = 0
+            for letter, dim in zip(own, law.dims, strict=True):
+                wide = axes.get(letter, ())
+                if letter in alone:
+                    raise NotImplementedError
+                if len(wide) != len(dim):
+                    array = regrouped(array, [a.size for a in wide], [a.size for a in dim], k)
+                k += len(dim)
+            yield value, gradient_of(compact(array))
+
+    return Step([made], back)
+
+
+def _laid_out(array: Array, law: Law, word: Sequence[str], axes, out, summed) -> Array:
+    """An array with the axes of all letters in order, of one entry where the tensor has none."""
+    k, places = 0, {}
+    for letter, dim in zip(word, law.dims, strict=True):
+        if not letter or not dim:
+            k += len(dim)
+            continue
+        wide = axes[letter]
+        if [a.size for a in wide] != [a.size for a in dim]:
+            array = regrouped(array, [a.size for a in dim], [a.size for a in wide], k)
+        places[letter] = list(range(k, k + len(wide)))
+        k += len(wide)
+    for axis in range(array.ndim):
+        array = two(array, axis)
+    order = [axis for letter in (*out, *summed) for axis in places.get(letter, [])]
+    array, k = array.transpose(order), 0
+    for letter in (*out, *summed):
+        if letter not in places:
+            array = np.expand_dims(array, tuple(range(k, k + len(axes[letter]))))
+        k += len(axes[letter])
+    return array
+
+
+def _multiplied(left: Array, right: Array, axes, out, summed) -> Array:
+    sizes = [a.size for letter in (*out, *summed) for a in axes[letter]]
+    for k, size in enumerate(sizes):
+        entries = max(left.shape[k], right.shape[k])
+        if entries > 2:
+            left, right = (every(a, k, size) if a.shape[k] > 1 else a for a in (left, right))
+    found = left * right
+    for k in reversed(range(len(sizes) - sum(len(axes[c]) for c in summed), len(sizes))):
+        if found.shape[k] == 1:
+            # Neither has it: the same at every place.
+            found = found.squeeze(k) * sizes[k] ** 2
+        else:
+            found = average(found, k, sizes[k]) * sizes[k] ** 2
+    return found
+
+
+@rule("matmul", "bmm", "mm", "mv")
+def _matmul(call: Call) -> Step:
+    left, right = call.args[0], call.get(1, "other", call.get(1, "mat2"))
+    weight, tensor = call.tensor(right), call.law(left)
+    if weight is not None and weight.ndim == 2 and call.tensor(left) is None:
+        used = Weight(weight.T.unsqueeze(2), None)
+        return through_weights(call, left, used, root_of(right), len(tensor.dims) - 1)
+    return contracted(call, left, right, *_letters(tensor.shape, call.law(right).shape))
+
+
+def _letters(left: Sequence[int], right: Sequence[int]) -> tuple[str, str, str]:
+    batch = "abcdefgh"
+    first = batch[8 - max(len(left) - 2, 0) :] + ("ik" if len(left) > 1 else "k")
+    second = batch[8 - max(len(right) - 2, 0) :] + ("kj" if len(right) > 1 else "k")
+    wide = max(len(left), len(right)) - 2
+    out = (
+        batch[8 - max(wide, 0) :] + ("i" if len(left) > 1 else "") + ("j" if len(right) > 1 else "")
+    )
+    return first, second, out
+
+
+@rule("einsum")
+def _einsum(call: Call) -> Step:
+    equation, *operands = call.args
+    if len(operands) == 1 and isinstance(operands[0], list | tuple):
+        operands = list(operands[0])
+    words, _, out = equation.replace(" ", "").partition("->")
+    words = words.split(",")
+    plain = all(len(set(w)) == len(w) for w in words) and "." not in equation and "->" in equation
+    if len(operands) != 2 or not plain:
+        return unknown(call)
+    return contracted(call, *operands, *words, out)
+
+
+@rule("addmm", "baddbmm", "addbmm")
+def _added_product(call: Call) -> Step:
+    bias, left, right = call.args[:3]
+    weight = call.tensor(right)
+    scaled = {"alpha", "beta"} & set(call.kwargs)
+    if weight is not None and weight.ndim == 2 and call.tensor(bias) is not None and not scaled:
+        used = Weight(weight.T.unsqueeze(2), call.tensor(bias).expand(weight.shape[1]))
+        return through_weights(call, left, used, root_of(right), 1)
+    tape = Tape(call)
+    product = tape("matmul", left, right, shape=call.shapes[0])
+    product = tape.scaled(product, call.kwargs.get("alpha", 1))
+    bias = tape.scaled(bias, call.kwargs.get("beta", 1))
+    return tape.end(tape("add", product, bias, shape=call.shapes[0], function=torch.add))
+
+
+@rule("bilinear")
+def _bilinear(call: Call) -> Step:
+    left, right, own, bias = (
+        call.get(i, n) for i, n in enumerate(("input1", "input2", "weight", "bias"))
+    )
+    weight = call.tensor(own)
+    if weight is None:
+        return unknown(call, "its weight is made of what the model is given")
+    return by_pairs(call, left, right, weight, call.tensor(bias), root_of(own))
+
+
+def by_pairs(call: Call, left, right, weight: Tensor, bias, root) -> Step:
+    """A map with weights of all products of an entry of the one and one of the other."""
+    shape = call.law(left).shape
+    rest = "abcdefg"[: len(shape) - 1]
+    wide = (*shape[:-1], shape[-1] * call.law(right).shape[-1])
+    tape = Tape(call)
+    pairs = tape.run(lambda c: contracted(c, left, right, rest + "i", rest + "j", rest + "ij"))
+    flat = tape("reshape", pairs, shape=wide)
+    used = Weight(weight.flatten(1).unsqueeze(2), bias)
+    return tape.end(tape.run(lambda c: through_weights(c, flat, used, root, len(shape) - 1)))
+
+
+# Softmax.
+
+_HIDDEN = -1e4
+"""Logits below count as hidden."""
+
+
+@rule("add", "sub", "rsub")
+def _sum(call: Call) -> Step:
+    """A sum, which hides logits where a constant is far below."""
+    for value, other in (call.args[:2], call.args[1::-1]) if len(call.args) > 1 else ():
+        mask = call.tensor(other)
+        if mask is not None and mask.is_floating_point() and bool((mask < _HIDDEN).any()):
+            return _hiding(call, value, mask < _HIDDEN)
+    return elementwise(call) or unknown(call)
+
+
+@rule("masked_fill")
+def _filled(call: Call) -> Step:
+    value, mask, number = (call.get(i, n) for i, n in enumerate(("input", "mask", "value")))
+    return _where(call, call.tensor(mask), mask, number, value)
+
+
+@rule("where")
+def _chosen(call: Call) -> Step:
+    if len(call.args) < 3:
+        return unknown(call)
+    return _where(call, call.tensor(call.args[0]), *call.args)
+
+
+def _where(call: Call, chosen: Tensor | None, mask, yes, no) -> Step:
+    """Numbers of the one where a mask is, of the other elsewhere."""
+    fill = call.tensor(yes) if is_value(yes) else torch.tensor(float(yes))
+    if chosen is None:
+        return unknown(call, "which numbers are taken is not known before it runs")
+    if fill is not None and bool((fill < _HIDDEN).all()):
+        return _hiding(call, no, chosen)
+    fill = call.tensor(no) if is_value(no) else torch.tensor(float(no))
+    if fill is not None and bool((fill < _HIDDEN).all()):
+        return _hiding(call, yes, ~chosen)
+    tape, shape = Tape(call), call.shapes[0]
+    parts = []
+    for value, share in ((yes, chosen), (no, ~chosen)):
+        if not is_value(value) and not value:
+            continue
+        share = tape.constant(share.double())
+        parts.append(tape("mul", value, share, shape=shape, function=torch.mul))
+    if len(parts) == 2:
+        parts = [tape("add", *parts, shape=shape, function=torch.add)]
+    return tape.end(*parts)
+
+
+def _hiding(call: Call, value, hidden: Tensor) -> Step:
+    law = call.law(value)
+    seen = (~hidden).expand(torch.broadcast_shapes(hidden.shape, law.shape[-2:])).sum(-1)
+    spread = Spread(law, law.dims)
+    made = replace(spread.law, seen=seen.flatten().double().cpu().numpy())
+    return Step([made], lambda gradients: [(value, gradients[0])])
+
+
+@rule("softmax", "softmin", "log_softmax")
+def _softmax(call: Call) -> Step:
+    value, dim = call.args[0], call.get(1, "dim")
+    law = call.law(value)
+    if dim is None:
+        dim = 0 if len(law.dims) in (0, 1, 3) else 1
+    dim %= len(law.dims)
+    if call.name == "log_softmax":
+        return _log_softmax(call, value, dim)
+    return _probabilities(call, value, dim)
+
+
+def _probabilities(call: Call, value, dim: int) -> Step:
+    r"""Softmax over a dimension of n.
+
+    Logits of another row have E Σ_j p_j q_j = e^{v r}/n as n grows, v the variance of logits in a
+    row and r the correlation of the two rows; what a row has in common has no effect.
+    """
+    law = call.law(value)
+    n = law.shape[dim]
+    places = list(law.along(dim))
+    k = places[0] if places else 0
+    if not places:
+        return Step([Law.constant(law.dims, 1.0)], lambda gradients: ())
+    array = law.covariance
+    if len(places) > 1:
+        array = regrouped(array, [law.axes[p].size for p in places], [n], k)
+    own = at(array, k)
+    other = (n * average(array, k, n) - own) / (n - 1)
+    logits = own - other
+    variance = max(at_zero(logits), 0.0)
+    seen = np.full(1, float(n)) if law.seen is None else np.maximum(law.seen, 1.0)
+    squares, slope = _of_rows(call, seen, n, math.sqrt(variance))
+    correlations = logits / variance if variance else np.zeros_like(logits)
+    for axis in range(correlations.ndim):
+        correlations = two(correlations, axis)
+    shared = np.full(correlations.shape, float((1.0 / seen).mean()))
+    if law.seen is not None and dim > 0 and law.along(dim - 1):
+        rows = np.sort(seen)
+        below = np.arange(len(rows))
+        pairs = max(len(rows) * (len(rows) - 1) / 2.0, 1.0)
+        row = law.along(dim - 1)[0]
+        apart = [slice(None)] * shared.ndim
+        apart[row] = slice(1, None)
+        if shared.shape[row] == 2:
+            shared[tuple(apart)] = float((below / rows).sum() / pairs)
+    found = np.minimum(shared * np.exp(variance * correlations), 1.0)
+    found[tuple(s // 2 if s > 2 else 0 for s in found.shape)] = squares
+    second = np.stack([found / n, (1.0 - found) / (n * (n - 1.0))], axis=k)
+    if len(places) > 1:
+        second = regrouped(second, [n], [law.axes[p].size for p in places], k)
+    covariance = second - 1.0 / n**2
+    with np.errstate(over="ignore"):
+        form = np.exp(np.minimum(law.values - law.values.mean(), 700.0))
+    shape = Law(law.dims, law.rho, form, -1)
+    made = shape.rescaled(1.0 / n, covariance, roots=law.roots) if variance else Law.normal(
+        law.dims, 1.0 / n, covariance, law.roots)  # fmt: skip
+
+    def back(gradients):
+        gradient = total(gradients[0], made)
+        if len(places) > 1:
+            gradient = regrouped(gradient, [law.axes[p].size for p in places], [n], k)
+        same = at(gradient, k)
+        rest = (n * average(gradient, k, n) - same) / (n - 1)
+        found = np.expand_dims((same - rest) * slope, tuple(places))
+        yield value, gradient_of(found)
+
+    return Step([made], back)
+
+
+def _of_rows(call: Call, seen: Array, n: int, std: float) -> tuple[float, float]:
+    """E Σ p² and the mean square of the slope of an element, over rows of these lengths."""
+    # Their multiples by the length and by its square hardly depend on it.
+    ends = float(seen.min()), float(seen.max())
+    sizes = np.unique(np.round(np.geomspace(*ends, 12)).astype(int))
+    figures = [_of_row(call, int(size), std) for size in sizes]
+    squares, slopes = (np.interp(seen, sizes, column) for column in zip(*figures, strict=True))
+    return float((squares / seen).mean()), float((slopes / seen).mean()) / n
+
+
+def _of_row(call: Call, size: int, std: float) -> tuple[float, float]:
+    if size == 1:
+        return 1.0, 0.0
+    try:
+        row = rules.softmax(size, Normal(0.0, max(std, 1e-6)))
+    except ValueError:
+        call.notes.append("its logits spread so far that one of them is taken to win")
+        return float(size), 0.0
+    return size**2 * row.fwd_std**2 + 1.0, (size * row.bwd_std) ** 2
+
+
+def _log_softmax(call: Call, value, dim: int) -> Step:
+    law = call.law(value)
+    n = law.shape[dim]
+    std = math.sqrt(law.variance)
+    try:
+        row = rules.entry_of_type(torch.nn.LogSoftmax).rule(
+            torch.nn.LogSoftmax(-1), Normal(0.0, max(std, 1e-6)), (n,)
+        )
+    except ValueError:
+        return unknown(call, "its logits spread too far")
+    covariance = (
+        law.covariance * (row.fwd_std**2 / law.variance) if law.variance else law.covariance
+    )
+    made = law.rescaled(row.fwd_mean, covariance)
+
+    def back(gradients):
+        yield value, shifted(times(gradients[0], row.bwd_std), lambda array: array)
+
+    return Step([made], back)
+
+
+# Attention.
+
+
+@rule("scaled_dot_product_attention")
+def _attention(call: Call) -> Step:
+    query, key, value = call.args[:3]
+    mask, drop = call.get(3, "attn_mask"), call.get(4, "dropout_p", 0.0)
+    causal, scale = call.get(5, "is_causal", False), call.get(6, "scale")
+    groups = call.get(7, "enable_gqa", False)
+    tape = Tape(call)
+    made, _ = attention(tape, query, key, value, mask, drop, causal, scale, groups)
+    return tape.end(made)
+
+
+def attention(tape, query, key, value, mask=None, drop=0.0, causal=False, scale=None, groups=False):
+    """Softmax(κ q kᵀ) v, and the probabilities."""
+    call = tape.call
+    laws = [tape.law(x) for x in (query, key, value)]
+    shapes = [law.shape for law in laws]
+    if groups and shapes[0][-3] != shapes[1][-3]:
+        count = shapes[0][-3] // shapes[1][-3]
+        key, value = (
+            tape("repeat_interleave", x, count, dim=-3, shape=(*s[:-3], shapes[0][-3], *s[-2:]))
+            for x, s in ((key, shapes[1]), (value, shapes[2]))
+        )
+    scale = shapes[0][-1] ** -0.5 if scale is None else scale
+    square = (*shapes[0][:-1], shapes[1][-2])
+    swapped = _swapped(tape, key)
+    logits = tape.scaled(tape("matmul", query, swapped, shape=square), scale)
+    hidden = None
+    if causal:
+        hidden = torch.ones(square[-2:], dtype=torch.bool).triu(1)
+    elif mask is not None:
+        tensor = call.tensor(mask)
+        if tensor is None:
+            call.notes.append("what its mask hides is not known before it runs; taken for nothing")
+        else:
+            hidden = ~tensor if tensor.dtype == torch.bool else tensor < _HIDDEN
+    if hidden is not None:
+        logits = tape.run(lambda c: _hiding(c, logits, hidden))
+    chances = tape.run(lambda c: _probabilities(c, logits, len(square) - 1))
+    if drop:
+        chances = tape("dropout", chances, p=drop, training=True, shape=square)
+    made = tape("matmul", chances, value, shape=(*square[:-1], shapes[2][-1]))
+    return made, chances
+
+
+def _swapped(tape: Tape, value) -> Value:
+    shape = tape.law(value).shape
+    return tape("mT", value, shape=(*shape[:-2], shape[-1], shape[-2]), function=lambda x: x.mT)
+
+
+_MHA = (
+    "query", "key", "value", "embed_dim_to_check", "num_heads", "in_proj_weight", "in_proj_bias",
+    "bias_k", "bias_v", "add_zero_attn", "dropout_p", "out_proj_weight", "out_proj_bias",
+    "training", "key_padding_mask", "need_weights", "attn_mask", "use_separate_proj_weight",
+    "q_proj_weight", "k_proj_weight", "v_proj_weight", "static_k", "static_v",
+    "average_attn_weights", "is_causal",
+)  # fmt: skip
+
+
+@rule("multi_head_attention_forward")
+def _multi_head(call: Call) -> Step:
+    given = {n: call.get(i, n) for i, n in enumerate(_MHA)}
+    weights = _projections(call, given)
+    if weights is None or given["bias_k"] is not None or given["add_zero_attn"]:
+        return unknown(call, "keys of its own are not known")
+    out = call.tensor(given["out_proj_weight"]), call.tensor(given["out_proj_bias"])
+    drop = given["dropout_p"] if given["training"] in (None, True) else 0.0
+    if given["key_padding_mask"] is not None:
+        call.notes.append("what its padding hides is not known; taken for nothing")
+    inputs = [given[n] for n in ("query", "key", "value")]
+    return heads(
+        call, inputs, weights, out, given["num_heads"], drop, given["attn_mask"], first="length"
+    )
+
+
+def _projections(call: Call, given):
+    bias = call.tensor(given["in_proj_bias"])
+    biases = (None,) * 3 if bias is None else bias.chunk(3)
+    if given["use_separate_proj_weight"]:
+        own = [call.tensor(given[f"{n}_proj_weight"]) for n in "qkv"]
+    else:
+        whole = call.tensor(given["in_proj_weight"])
+        own = [None] if whole is None else whole.chunk(3)
+    return None if any(w is None for w in own) else list(zip(own, biases, strict=True))
+
+
+def heads(call, inputs, weights, out, count, drop=0.0, mask=None, first="batch", factors=(1,) * 3):
+    """Multi-head attention between projections, and the probabilities.
+
+    Args:
+        call: of the layer.
+        inputs: queries, keys and values.
+        weights: of the three projections, their biases, and those of the backward pass if others.
+        out: of the last one.
+        count: of heads.
+        drop: probability of dropping a probability.
+        mask: added to the logits.
+        first: dimension in front, "batch" or "length".
+        factors: of the gradients of queries, keys and values.
+    """
+    tape = Tape(call)
+    split = []
+    for value, (weight, bias, *back) in zip(inputs, weights, strict=True):
+        law = tape.law(value)
+        used = Weight(weight.unsqueeze(2), bias, 1, *(b.unsqueeze(2) for b in back))
+        shape = (*law.shape[:-1], weight.shape[0])
+        own = value, used, frozenset(), len(shape) - 1
+        made = tape.run(lambda c, own=own, s=shape: through_weights(c, *own, shape=s))
+        wide = (*shape[:-1], count, shape[-1] // count)
+        made = tape("reshape", made, shape=wide)
+        # (length, batch, heads, width) or (batch, length, heads, width).
+        order = (1, 2, 0, 3) if first == "length" else (0, 2, 1, 3)
+        order = order if len(wide) == 4 else (1, 0, 2)
+        moved = tuple(wide[i] for i in order)
+        made = tape("permute", made, shape=moved, function=lambda x, o=order: x.permute(o))
+        split.append(tape.with_gradient(made, factors[len(split)]))
+    mixed, chances = attention(tape, *split, mask, drop)
+    shape = tape.law(mixed).shape
+    order = (2, 0, 1, 3) if first == "length" else (0, 2, 1, 3)
+    order = order if len(shape) == 4 else (1, 0, 2)
+    moved = tuple(shape[i] for i in order)
+    mixed = tape("permute", mixed, shape=moved, function=lambda x: x.permute(order))
+    flat = (*moved[:-2], moved[-2] * moved[-1])
+    mixed = tape("reshape", mixed, shape=flat)
+    weight, bias, *back = out
+    used = Weight(weight.unsqueeze(2), bias, 1, *(b.unsqueeze(2) for b in back))
+    made = tape.run(lambda c: through_weights(
+        c, mixed, used, frozenset(), len(flat) - 1, shape=(*flat[:-1], len(weight))))  # fmt: skip
+    results = [made]
+    if len(call.shapes) > 1:
+        wanted = call.shapes[1]
+        law = tape.law(chances)
+        if len(wanted) < len(law.shape):
+            axis = len(law.shape) - 3
+            chances = tape("mean", chances, axis, shape=wanted)
+        results.append(chances)
+    return tape.end(*results)
+
+
+# Dropout and embeddings.
+
+_ALPHA = ("alpha_dropout", "feature_alpha_dropout")
+
+
+@rule("dropout", "dropout1d", "dropout2d", "dropout3d", *_ALPHA)
+def _dropout(call: Call) -> Step:
+    value, p = call.args[0], call.get(1, "p", call.get(1, "train", 0.5))
+    training = call.get(2, "training", call.get(2, "train", call.name not in _ALPHA))
+    law = call.law(value)
+    if not training or not p:
+        return Step([law], lambda gradients: [(value, gradients[0])])
+    if p == 1:
+        return Step([Law.constant(law.dims, 0.0)], lambda gradients: ())
+    channels = call.name[-1] == "d" or call.name.startswith("feature")
+    return dropped(call, value, p, channels, call.name in _ALPHA)
+
+
+def dropped(call: Call, value, p: float, channels: bool, alpha: bool) -> Step:
+    """A mask of elements, or of channels, times what is kept."""
+    law, keep = call.law(value), 1.0 - p
+    gain, put = (rules.alpha_gain(p), -rules.ALPHA) if alpha else (1.0 / keep, 0.0)
+    shared = {k for d in range(2, len(law.dims)) for k in law.along(d)} if channels else set()
+
+    def masked(array: Array, same: float, other: float) -> Array:
+        for k in range(array.ndim):
+            array = two(array, k)
+        factor = np.full(array.shape, other)
+        middle = tuple(
+            slice(None) if k in shared else (n // 2 if n > 2 else 0)
+            for k, n in enumerate(array.shape)
+        )
+        factor[middle] = same
+        return array * factor
+
+    # Around what stands in the place of what is dropped.
+    mean = law.mean - put
+    second = plus(law.covariance, mean**2)
+    covariance = gain**2 * plus(masked(second, keep, keep**2), -((keep * mean) ** 2))
+    centre = gain * keep * law.mean if alpha else law.mean
+    made = law.rescaled(centre, compact(covariance))
+
+    def back(gradients):
+        factors = gain**2 * keep, (gain * keep) ** 2
+        yield value, shifted(gradients[0], lambda array: compact(masked(array, *factors)))
+
+    return Step([made], back)
+
+
+@rule("embedding")
+def _embedding(call: Call) -> Step:
+    tokens, own = call.args[0], call.get(1, "weight")
+    rows = call.tensor(own)
+    if rows is None:
+        return unknown(call, "its weight is made of what the model is given")
+    blank = call.get(2, "padding_idx")
+    return looked_up(call, tokens, rows.detach().double().cpu(), blank, root_of(own))
+
+
+def looked_up(call: Call, tokens, rows: Tensor, blank: int | None, root) -> Step:
+    """Rows that tokens look up, any of them alike; the same token has the same row."""
+    if blank is not None and blank >= 0 and len(rows) > 1:
+        rows = torch.cat([rows[:blank], rows[blank + 1 :]])
+    law = call.law(tokens)
+    if law.values is not None:
+        return unknown(call)
+    mean, variance = float(rows.mean()), float(rows.var(correction=0))
+    common = float(rows.mean(0).var(correction=0)) if len(rows) > 1 else variance
+    matches = law.rho
+    if common > 1e-9 * variance:
+        for k in range(matches.ndim):
+            matches = two(matches, k)
+    array = matches * variance + (1.0 - matches) * common if matches.ndim else np.array(variance)
+    width = rows.shape[1]
+    if matches.ndim == law.rho.ndim and common <= 1e-9 * variance:
+        array = matches * variance
+    array = np.expand_dims(array, array.ndim) if width > 1 else array
+    dims = (*law.dims, *dims_of((width,)))
+    return Step([Law.normal(dims, mean, array, root)], lambda gradients: ())
+
+
+# Gates, and activations that are more than a function.
+
+
+@rule("glu")
+def _glu(call: Call) -> Step:
+    return gates(call, call.args[0], call.get(1, "dim", -1), torch.sigmoid)
+
+
+def gates(call: Call, value, dim: int, gate) -> Step:
+    """One half of a dimension times a function of the other."""
+    tape, shape = Tape(call), call.shapes[0]
+    halves = tape.several("chunk", value, 2, dim, shapes=[shape, shape], function=torch.chunk)
+    passing = tape("gate", halves[1], shape=shape, function=gate)
+    return tape.end(tape("mul", halves[0], passing, shape=shape, function=torch.mul))
+
+
+@rule("rrelu")
+def _rrelu(call: Call) -> Step:
+    """Slopes that are drawn on the left: their spread adds to the variance."""
+    value = call.args[0]
+    low, high = call.get(1, "lower", 1.0 / 8.0), call.get(2, "upper", 1.0 / 3.0)
+    law, mean = call.law(value), (low + high) / 2.0
+    left = np.minimum(law.values, 0.0)
+    made = law.image(np.maximum(law.values, 0.0) + mean * left)
+    square = mean**2
+    if call.get(3, "training", False):
+        spread = (high - low) ** 2 / 12.0
+        square += spread
+        covariance = np.array(made.covariance)
+        for k in range(covariance.ndim):
+            covariance = two(covariance, k)
+        covariance[tuple(n // 2 if n > 2 else 0 for n in covariance.shape)] += spread * float(
+            WEIGHTS @ left**2
+        )
+        made = made.rescaled(made.mean, compact(covariance))
+    slope = np.where(law.values > 0, 1.0, math.sqrt(square))
+    return Step([made], lambda gradients: [(value, times(gradients[0], slope))])
+
+
+@rule("prelu")
+def _prelu(call: Call) -> Step:
+    value, slopes = call.args[0], call.tensor(call.get(1, "weight"))
+    if slopes is None:
+        return unknown(call, "its slopes are made of what the model is given")
+    if slopes.numel() > 1 and bool((slopes != slopes.flatten()[0]).any()):
+        call.notes.append("its slopes are taken for their mean")
+    law, slope = call.law(value), float(slopes.detach().double().mean())
+    made = law.image(np.where(law.values > 0, law.values, slope * law.values))
+    factor = np.where(law.values > 0, 1.0, slope)
+    return Step([made], lambda gradients: [(value, times(gradients[0], factor))])

@@ -1,0 +1,169 @@
+"""What a network is predicted to do, beside what it does."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import normprop.nn as nnp
+from normprop import predict
+
+WIDE = 256
+
+
+def measured(model: nn.Module, *inputs: Tensor) -> dict[str, tuple[float, float]]:
+    """Standard deviations of the output of each module, and of the gradient at it."""
+    found: dict[str, list[float]] = {}
+
+    def watch(path):
+        def hook(module, args, output):
+            output = output[0] if isinstance(output, tuple) else output
+            rows = found.setdefault(path, [])
+            rows.append(output.detach().std().item())
+            output.register_hook(lambda g: rows.append(g.square().mean().sqrt().item()))
+
+        return hook
+
+    handles = [m.register_forward_hook(watch(p)) for p, m in model.named_modules()]
+    torch.manual_seed(7)
+    output = model(*inputs)
+    generator = torch.Generator().manual_seed(8)
+    output.backward(torch.randn(output.shape, generator=generator, dtype=output.dtype))
+    for handle in handles:
+        handle.remove()
+    return {path: tuple(rows) for path, rows in found.items() if len(rows) == 2}
+
+
+def agrees(model: nn.Module, *inputs: Tensor, depth: int, width: int = WIDE) -> None:
+    """Measured figures are the predicted ones, but for what a finite width makes of them.
+
+    The variance behind each layer fluctuates by a factor 1 ± √(c/width), with c = 5 for weights
+    and an activation of excess 4 at most; a standard deviation by half of that, over the depth as a
+    random walk.  Three of them are allowed.
+    """
+    found, rows = measured(model, *inputs), predict(model, *inputs)
+    allowed = 1.0 + 3.0 * 0.5 * math.sqrt(5.0 * depth / width)
+    paths = [row.path for row in rows]
+    compared = 0
+    for row in rows:
+        if paths.count(row.path) == 1 and row.path in found:
+            forward, backward = found[row.path]
+            assert 1 / allowed < forward / row.fwd_std < allowed, row
+            assert 1 / allowed < backward / row.bwd_std < allowed, row
+            compared += 1
+    assert compared >= depth
+
+
+def vectors(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(5), requires_grad=True)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(11)
+
+
+def mlp(activation, depth, linear=nn.Linear):
+    layers = [layer for _ in range(depth) for layer in (linear(WIDE, WIDE), activation())]
+    return nn.Sequential(*layers, linear(WIDE, 10))
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU, nn.Tanh, nn.SiLU, nn.LeakyReLU])
+def test_chains_of_linear_maps(activation):
+    agrees(mlp(activation, 6), vectors(256, WIDE), depth=6)
+
+
+def test_fifty_layers_of_gelu():
+    # The gradient leaves the range of float32.
+    agrees(mlp(nn.GELU, 50).double(), vectors(64, WIDE).double(), depth=50)
+
+
+@pytest.mark.parametrize("scaling", ["forward", "backward", "separate"])
+def test_normalised_chains(scaling):
+    options = {"scaling": scaling}
+    layers = [
+        nnp.Linear(WIDE, WIDE, **options), nnp.ReLU(**options), nnp.Dropout(0.2, **options),
+        nnp.Linear(WIDE, WIDE, **options), nnp.GELU(**options),
+        nnp.Linear(WIDE, WIDE, **options), nnp.Calibrated("tanh", depth=9, scaling=scaling),
+        nnp.Linear(WIDE, WIDE, **options),
+    ]  # fmt: skip
+    agrees(nn.Sequential(*layers), vectors(256, WIDE), depth=4)
+
+
+class Block(nn.Module):
+    def __init__(self, width, norm, stride=1):
+        super().__init__()
+        self.first, self.second = (
+            nn.Conv2d(width, width, 3, s, padding=1, bias=False) for s in (stride, 1)
+        )
+        self.norms = nn.ModuleList([norm(width), norm(width)])
+        self.down = nn.Conv2d(width, width, 1, stride) if stride > 1 else nn.Identity()
+
+    def forward(self, x):
+        out = self.norms[1](self.second(F.relu(self.norms[0](self.first(x)))))
+        out += self.down(x)
+        return F.relu(out)
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.BatchNorm2d, lambda w: nn.GroupNorm(4, w), lambda w: nn.Identity()]
+)
+def test_residual_networks(norm):
+    width = 64
+    model = nn.Sequential(
+        nn.Conv2d(3, width, 3, padding=1), norm(width), nn.ReLU(), nn.MaxPool2d(2),
+        Block(width, norm), Block(width, norm, 2), Block(width, norm),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10),
+    )  # fmt: skip
+    agrees(model, vectors(16, 3, 24, 24), depth=7, width=width)
+
+
+def test_transformers():
+    layer = nn.TransformerEncoderLayer(128, 4, 256, 0.1, batch_first=True, norm_first=True)
+    model = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+    agrees(model, vectors(8, 32, 128), depth=6, width=128)
+
+
+def test_the_model_is_not_run_and_stays_what_it_is():
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nnp.ReLU(), nn.Dropout())
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    x = torch.randn(5, 4)
+    state = torch.get_rng_state()
+    predict(model, x)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_numbers_that_are_not_there_are_assumed():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(64, 64), nnp.Linear(64, 64, scaling="forward"))
+    rows = predict(model, torch.empty(8, 64, device="meta"))
+    assert all(row.assumed for row in rows)
+    assert rows["1"].fwd_std == pytest.approx(rows["0"].fwd_std, rel=0.2)
+
+
+class Decides(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+class Asks(nn.Module):
+    def forward(self, x):
+        return x * x.max().item()
+
+
+@pytest.mark.parametrize("model", [Decides(), Asks()])
+def test_control_flow_that_depends_on_numbers_is_named(model):
+    with pytest.raises(ValueError, match=r"test_prediction\.py:\d+: return x"):
+        predict(model, torch.randn(3, 4))
+
+
+def test_what_is_not_known_is_marked():
+    class Unknown(nn.Module):
+        def forward(self, x):
+            return torch.cumsum(x, -1)
+
+    (_, row) = predict(Unknown(), torch.randn(3, 4))
+    assert "cumsum" in row.assumed[0]
