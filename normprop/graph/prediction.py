@@ -4,7 +4,7 @@ import copy
 import linecache
 import math
 import traceback
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MethodType
 
@@ -17,7 +17,7 @@ import normprop.graph.maps
 import normprop.graph.mixes
 import normprop.graph.moves
 import normprop.graph.products  # noqa: F401
-from normprop.graph.anatomy import is_layer
+from normprop.graph.anatomy import leaves_of
 from normprop.graph.calls import Call, Step, step_of
 from normprop.graph.kinds import is_twin
 from normprop.graph.laws import (
@@ -31,9 +31,15 @@ from normprop.graph.laws import (
     total,
 )
 from normprop.graph.normalised import step_of_layer
+from normprop.graph.rewrite import check_arguments
 from normprop.graph.scales import Row, Scales
 from normprop.graph.trace import Node, Trace, Value, trace
-from normprop.graph.wrappers import tensors_in, unwrapped
+from normprop.graph.wrappers import (
+    other_dice_kept,
+    no_reentrant_checkpoints,
+    tensors_in,
+    unwrapped,
+)
 from normprop.nn.together import Together
 
 __all__ = ["predict"]
@@ -70,6 +76,7 @@ def predict(model: nn.Module, /, *inputs: object, **keywords: object) -> Scales:
         ValueError: the model asks for numbers in a tensor, as control flow that depends on data
             does; the line is named.
     """
+    check_arguments(model, inputs, keywords)
     model = unwrapped(model)
     run, tensors, drawn = traced(model, inputs, keywords)
     return propagate(model, run, tensors, (inputs, keywords), drawn).scales()
@@ -95,13 +102,12 @@ def traced(
                 empty = known[id(tensor)] = _without_numbers(tensor)
                 numbers[id(empty)] = tensor
     seen = copy.deepcopy(model, known)
-    args, kwargs = tree_map(
-        lambda leaf: _without_numbers(leaf) if isinstance(leaf, Tensor) else leaf,
-        (inputs, dict(keywords)),
-    )
-    with torch.device("meta"):
+    made = {id(t): _tracked(t) for t in tensors_in((inputs, keywords))}
+    args, kwargs = copy.deepcopy((inputs, dict(keywords)), made)
+    leaves = _leaves(seen)
+    with other_dice_kept(), no_reentrant_checkpoints(), torch.device("meta"):
         try:
-            run = trace(seen, args, _leaves(seen), keywords=kwargs)
+            run = trace(seen, args, leaves, keywords=kwargs, differentiable=True)
         except (RuntimeError, NotImplementedError) as problem:
             raise _explained(problem) from problem
     own = {v: numbers[id(t)] for v, t in run.constants.items() if id(t) in numbers}
@@ -142,10 +148,17 @@ def with_numbers(module: nn.Module) -> nn.Module:
 
 
 def _without_numbers(tensor: Tensor) -> Tensor:
-    empty = torch.empty_like(tensor, device="meta")
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(empty, tensor.requires_grad)
-    return empty
+    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+    real = tensor.is_floating_point() or tensor.is_complex()
+    return nn.Parameter(empty, real) if isinstance(tensor, nn.Parameter) else empty
+
+
+def _tracked(tensor: Tensor) -> Tensor:
+    """An input without numbers, into which the model may write, and which has a gradient."""
+    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+    if empty.is_floating_point() or empty.is_complex():
+        empty.requires_grad_()
+    return empty.clone()
 
 
 def _explained(problem: Exception) -> Exception:
@@ -166,11 +179,27 @@ def _leaves(model: nn.Module) -> set[str]:
     found = set()
     for path, module in model.named_modules():
         Together.take_off(module)
+        _unhook(module)
         if is_twin(module):
             found.add(path)
             if module.torch_type is not nn.Module:
                 module.__dict__["forward"] = MethodType(module.torch_type.forward, module)
     return found
+
+
+def _unhook(module: nn.Module) -> None:
+    """Without hooks, which may hand on what they get; those of torch make weights."""
+    for hooks in (module._forward_hooks, module._forward_pre_hooks):
+        for key, hook in list(hooks.items()):
+            if not is_of_torch(hook):
+                del hooks[key]
+    module._backward_hooks.clear()
+    module._backward_pre_hooks.clear()
+
+
+def is_of_torch(hook: object) -> bool:
+    """Whether a hook is one of ``torch.nn.utils``, such as a weight normalisation."""
+    return type(hook).__module__.startswith("torch.")
 
 
 @dataclass
@@ -191,6 +220,7 @@ class Flow:
     gradients: dict[int, Gradient] = field(default_factory=dict)
     notes: dict[int, list[str]] = field(default_factory=dict)
     steps: list[tuple[Node, Step]] = field(default_factory=list)
+    unfilled: set[int] = field(default_factory=set)
 
     def std_of_gradient(self, value: int) -> float | None:
         """Standard deviation of the gradient at a value; None where there is none."""
@@ -200,17 +230,11 @@ class Flow:
 
     def scales(self) -> Scales:
         """The table."""
-        rows = []
-        layers = {}
-        inside = set()
-        for path, values in self.run.returned:
-            module = self.model.get_submodule(path)
-            if is_layer(module) and not module._modules and values:
-                inside.add(path)
-                layers.update(dict.fromkeys(values, path))
+        rows, leaves = [], leaves_of(self.model)
+        layers = {v: path for path, values in self.run.returned if path in leaves for v in values}
         for place, node in enumerate(self.run.nodes):
             for i, value in enumerate(node.outputs):
-                if value not in self.laws:
+                if value not in self.laws or value in self.unfilled:
                     continue
                 shape = node.made[i][0]
                 if place == 0:
@@ -221,7 +245,7 @@ class Flow:
                     op = type(self.model.get_submodule(path)).__name__
                 elif node.module is not None:
                     path, op = node.path, node.op
-                elif node.within in inside:
+                elif any(p in leaves for p in _above(node.within)):
                     continue
                 else:
                     path, op = node.path, node.op
@@ -237,6 +261,14 @@ class Flow:
             return Row(path, op, shape, None, None, None, None, notes)
         std = self.std_of_gradient(value)
         return Row(path, op, shape, law.mean, math.sqrt(law.variance), law.sample_std, std, notes)
+
+
+def _above(path: str) -> Iterator[str]:
+    """A path, and those of whatever it is a part of."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
+    yield ""
 
 
 def propagate(
@@ -272,6 +304,11 @@ def propagate(
             node.function,
             [dtype.is_floating_point for _, dtype in node.made],
         )
+        if node.name in _EMPTY:
+            for value, (shape, _) in zip(node.outputs, node.made, strict=True):
+                flow.laws[value] = Law.constant(dims_of(shape), 0.0)
+                flow.unfilled.add(value)
+            continue
         if _at_hand(node, tensors):
             continue
         if node.module is not None:
@@ -311,7 +348,7 @@ def _given(flow: Flow, value: int, tensor: Tensor) -> None:
 
 def _at_hand(node: Node, tensors: dict[int, Tensor]) -> bool:
     """Compute what is made of constants alone."""
-    if node.function is None or not all(v in tensors for v in node.inputs) or node.opaque:
+    if node.function is None or node.opaque or not all(v in tensors for v in node.inputs):
         return False
     sizes = [math.prod(shape) for shape in (*node.shapes, *(shape for shape, _ in node.made))]
     if sum(sizes) > _LARGEST:
@@ -347,22 +384,26 @@ def _name_of(node: Node) -> str:
             "subtract": "sub"}.get(name, name)  # fmt: skip
 
 
+_EMPTY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
+"""What they give is whatever is there."""
+
 _OPERATORS = {"add", "sub", "mul", "truediv", "pow", "matmul", "div"}
 
 
 def _backward(flow: Flow) -> None:
     """Gradients, for independent N(0, 1) at every output that holds real numbers."""
     end = flow.run.nodes[-1]
+    tracked = {v for n in flow.run.nodes for v, t in zip(n.outputs, n.tracked, strict=True) if t}
     for number, value in enumerate(end.inputs):
         law = flow.laws.get(value)
-        if law is not None and law.values is not None:
+        if value in tracked and law is not None and law.values is not None:
             part = Part(1.0, np.ones([1] * len(law.axes)))
             _add(flow, value, {("output", number): part})
     for node, step in reversed(flow.steps):
         arriving = [flow.gradients.get(v, {}) for v in node.outputs]
         if any(arriving):
             for target, gradient in step.back(arriving):
-                if isinstance(target, Value) and target.number in flow.laws:
+                if isinstance(target, Value) and target.number in tracked & flow.laws.keys():
                     _add(flow, target.number, gradient)
 
 

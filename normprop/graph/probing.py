@@ -3,19 +3,16 @@
 import copy
 import math
 import os
-import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils import checkpoint
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -23,7 +20,13 @@ from normprop.graph.anatomy import joined, single_layers
 from normprop.graph.rewrite import check_arguments, copied
 from normprop.graph.scales import Fault, Measured, Row, Scales
 from normprop.graph.trace import Node, Watcher, returned, watched
-from normprop.graph.wrappers import dice_of_its_own, run_as_written, tensors_in
+from normprop.graph.wrappers import (
+    dice_of_its_own,
+    no_reentrant_checkpoints,
+    other_dice_kept,
+    run_as_written,
+    tensors_in,
+)
 
 _SEED = 28032016
 """One that a user's own numbers are not likely to come from."""
@@ -78,7 +81,7 @@ def probe(model: nn.Module, /, *inputs, **keywords) -> Scales:
                 "meta device"
             )
         stack.enter_context(dice_of_its_own(held, _SEED))
-        stack.enter_context(_other_dice_kept())
+        stack.enter_context(other_dice_kept())
         found = _measured(seen, inputs, keywords)
     scales = found.scales()
     try:
@@ -92,17 +95,7 @@ def probe(model: nn.Module, /, *inputs, **keywords) -> Scales:
     return beside(scales, predicted, [entry.depends for entry in found.found])
 
 
-@contextmanager
-def _other_dice_kept():
-    python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(of_numpy)  # noqa: NPY002
-
-
-def _measured(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -> "_Probe":
+@def _measured(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -> "_Probe":
     if any(is_lazy(p) for p in model.parameters()):
         # Lazy layers make themselves in their first run, which is like no other.
         with torch.no_grad():
@@ -118,7 +111,7 @@ def _measured(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -
     watcher = _Probe(tensors_in((args, kwargs)))
     watcher.look_at_what_is_held(model, leaves)
     try:
-        with _no_reentrant_checkpoints():
+        with no_reentrant_checkpoints():
             with watched(model, leaves, watcher):
                 result = model(*args, **kwargs)
             watcher.run_backward(returned(result))
@@ -141,25 +134,6 @@ def _fresh(given, differentiable: bool = True):
             known.requires_grad_()
         made[id(tensor)] = known.clone()
     return copy.deepcopy(given, made)
-
-
-@contextmanager
-def _no_reentrant_checkpoints():
-    """A reentrant checkpoint has no graph, and its tensors no gradients, until it runs again."""
-    kept = checkpoint.CheckpointFunction
-
-    class AsTheOther:
-        @staticmethod
-        def apply(function, preserve, *args):
-            return checkpoint.checkpoint(
-                function, *args, use_reentrant=False, preserve_rng_state=preserve
-            )
-
-    checkpoint.CheckpointFunction = AsTheOther
-    try:
-        yield
-    finally:
-        checkpoint.CheckpointFunction = kept
 
 
 def _has_scale(tensor: Tensor) -> bool:
@@ -468,7 +442,7 @@ def beside(scales: Scales, predicted: Scales, depends: Sequence[bool]) -> Scales
     for row, needed in zip(scales.rows, depends, strict=True):
         known = waiting.get((row.path, row.op, row.shape))
         alone += needed and not known
-        rows.append(replace(row, predicted=known.pop()) if known else row)
+        rows.append(replace(row, predicted=known.pop() if known else None))
     notes = [*scales.notes, *predicted.notes]
     unmet = sum(row.fwd_std is not None for rest in waiting.values() for row in rest)
     if alone or unmet:

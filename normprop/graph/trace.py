@@ -68,6 +68,7 @@ class Node:
             else is not plain.
         shapes: of the tensors among the arguments.
         made: shapes and types of the tensors that came out.
+        tracked: of these, whether a gradient would reach them.
         opaque: whether more is read or written than inputs and outputs say.
         where: file and line that called.
         within: path of the module whose forward called.
@@ -82,6 +83,7 @@ class Node:
     arguments: tuple = ((), {})
     shapes: tuple[tuple[int, ...], ...] = ()
     made: tuple[tuple[tuple[int, ...], torch.dtype], ...] = ()
+    tracked: tuple[bool, ...] = ()
     opaque: bool = False
     where: str = ""
     within: str = ""
@@ -162,11 +164,12 @@ def trace(
     changing: Container[int] = (),
     shifted: bool = False,
     seed: int = 0,
+    differentiable: bool = False,
 ) -> Trace:
     """Run the model and record it.
 
     Args:
-        model: is run once, without gradients, in the mode that it is in.
+        model: is run once, in the mode that it is in.
         inputs: what it is called with.
         leaves: paths of the modules that are leaves.
         first: the smallest number to give to a value.
@@ -175,13 +178,14 @@ def trace(
         changing: identities of parameters and buffers that earlier runs have changed.
         shifted: whether the numbers that it learns are others than those of the tensors.
         seed: of torch's dice, whose state stays what it was.
+        differentiable: whether it runs with gradients, so that it shows which tensors have one.
 
     Raises:
         TypeError: the model returns no tensor.
     """
     keywords = dict(keywords or {})
     recorder = _Recorder(model, first, tuple(answers), changing, shifted)
-    with _old_objects_apart():
+    with _old_objects_apart(), torch.set_grad_enabled(differentiable):
         return _recorded(model, inputs, keywords, leaves, recorder, seed)
 
 
@@ -191,7 +195,6 @@ def _recorded(model, inputs, keywords, leaves, recorder, seed) -> Trace:
     with ExitStack() as stack:
         stack.enter_context(_hooks_of(model, recorder))
         stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.no_grad())
         stack.enter_context(dice_of_its_own(held, seed))
         recorder.begin((inputs, keywords), devices)
         with watched(model, leaves, recorder, recorder.trace.ran):
@@ -424,7 +427,7 @@ class _Recorder(Watcher):
         node = Node("inputs")
         tensors = tensors_in(inputs)
         node.outputs = [self._fresh(t) for t in tensors]
-        node.made = tuple((tuple(t.shape), t.dtype) for t in tensors)
+        _note_results(node, tensors)
         self.by.update(dict.fromkeys(node.outputs, "input"))
         self._add(node)
 
@@ -504,7 +507,7 @@ class _Recorder(Watcher):
         if by == "input" and self._learnt(node, tensors):
             by = "value"
         node.outputs = [self._fresh(t) for t in results]
-        node.made = tuple((tuple(t.shape), t.dtype) for t in results)
+        _note_results(node, results)
         if by:
             self.by.update(dict.fromkeys(node.outputs, by))
         if isinstance(node.module, _MAY_GIVE_BACK) and tensors and results:
@@ -642,6 +645,11 @@ def _memory(tensor) -> int:
     storage = tensor.untyped_storage()
     # On the meta device there is no memory, and what views share is the storage itself.
     return storage.data_ptr() or (storage._cdata if tensor.is_meta else id(tensor))
+
+
+def _note_results(node, tensors) -> None:
+    node.made = tuple((tuple(t.shape), t.dtype) for t in tensors)
+    node.tracked = tuple(t.requires_grad for t in tensors)
 
 
 _NO_TENSOR = (bool, int, float, complex, str, slice, type(...), torch.dtype, torch.memory_format)

@@ -1,5 +1,6 @@
 """What stands around a model, and what its results are wrapped in."""
 
+import random
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -7,8 +8,10 @@ from dataclasses import fields, is_dataclass
 from itertools import count
 from types import ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import checkpoint
 from torch.utils._pytree import tree_leaves
 
 # Module and name of a class, and where it holds the model. A class whose module nobody has imported
@@ -127,3 +130,33 @@ def _parts(item: object) -> Iterable:
     if is_dataclass(item):
         return [getattr(item, field.name, None) for field in fields(item)]
     return getattr(item, "__dict__", {}).values()
+
+
+@contextmanager
+def other_dice_kept():
+    """A context behind which Python's dice and NumPy's are what they were."""
+    python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(of_numpy)  # noqa: NPY002
+
+
+@contextmanager
+def no_reentrant_checkpoints():
+    """A reentrant checkpoint has no graph, and its tensors no gradients, until it runs again."""
+    kept = checkpoint.CheckpointFunction
+
+    class AsTheOther:
+        @staticmethod
+        def apply(function, preserve, *args):
+            return checkpoint.checkpoint(
+                function, *args, use_reentrant=False, preserve_rng_state=preserve
+            )
+
+    checkpoint.CheckpointFunction = AsTheOther
+    try:
+        yield
+    finally:
+        checkpoint.CheckpointFunction = kept
