@@ -17,7 +17,7 @@ import normprop.graph.maps
 import normprop.graph.mixes
 import normprop.graph.moves
 import normprop.graph.products  # noqa: F401
-from normprop.graph.anatomy import leaves_of
+from normprop.graph.anatomy import single_layers
 from normprop.graph.calls import Call, Step, step_of
 from normprop.graph.kinds import is_twin
 from normprop.graph.laws import (
@@ -35,8 +35,8 @@ from normprop.graph.rewrite import check_arguments
 from normprop.graph.scales import Row, Scales
 from normprop.graph.trace import Node, Trace, Value, trace
 from normprop.graph.wrappers import (
-    other_dice_kept,
     no_reentrant_checkpoints,
+    other_dice_kept,
     tensors_in,
     unwrapped,
 )
@@ -230,7 +230,7 @@ class Flow:
 
     def scales(self) -> Scales:
         """The table."""
-        rows, leaves = [], leaves_of(self.model)
+        rows, leaves = [], single_layers(self.model)
         layers = {v: path for path, values in self.run.returned if path in leaves for v in values}
         for place, node in enumerate(self.run.nodes):
             for i, value in enumerate(node.outputs):
@@ -287,8 +287,13 @@ def propagate(
         given: what it was called with.
         drawn: of the tensors, those whose numbers are not the model's.
     """
-    flow = Flow(run, model)
-    tensors = dict(tensors)
+    # Whatever the default is, laws are computed here.
+    with torch.device("cpu"):
+        return _propagated(Flow(run, model), dict(tensors), given, drawn)
+
+
+def _propagated(flow: Flow, tensors, given, drawn) -> Flow:
+    run, model = flow.run, flow.model
     source = run.nodes[0]
     for value, tensor in zip(source.outputs, tensors_in(given), strict=True):
         _given(flow, value, tensor)

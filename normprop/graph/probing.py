@@ -95,7 +95,7 @@ def probe(model: nn.Module, /, *inputs, **keywords) -> Scales:
     return beside(scales, predicted, [entry.depends for entry in found.found])
 
 
-@def _measured(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -> "_Probe":
+def _measured(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -> "_Probe":
     if any(is_lazy(p) for p in model.parameters()):
         # Lazy layers make themselves in their first run, which is like no other.
         with torch.no_grad():
