@@ -327,18 +327,20 @@ def line_of(
 
 @lru_cache(maxsize=1024)
 def _line(name, params, mean, std, divisor, dtype) -> Line:
-    # As numbers of the type that computes, so that a kink of 0 has the y that kernels give it.
+    # As numbers of the type that computes, so that a kink of 0 has the y that kernels give it; on
+    # the CPU, wherever tensors are made by default.
     compute = torch.float64 if dtype == torch.float64 else torch.float32
-    factor = torch.tensor(1.0 / std, dtype=compute)
+    factor = torch.tensor(1.0 / std, dtype=compute, device="cpu")
 
     def shown(value: float) -> float:
         if math.isinf(value):
             return value
-        return ((torch.tensor([value, mean], dtype=compute).diff() * -factor).to(dtype)).item()
+        ends = torch.tensor([value, mean], dtype=compute, device="cpu")
+        return (ends.diff() * -factor).to(dtype).item()
 
     kinks = MAPS[name].kinks if name in MAPS else None
     low, high = (-math.inf, math.inf) if kinks is None else kinks(*params)
-    scale, shift = factor.item(), (torch.tensor(-mean, dtype=compute) * factor).item()
+    scale, shift = factor.item(), (torch.tensor(-mean, dtype=compute, device="cpu") * factor).item()
     ends = [shown(low), shown(high)]
     if not half(dtype):
         # y at a kink of 0 is the shift and nothing else; elsewhere it has been rounded.
@@ -361,7 +363,7 @@ def _between(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]
 
 @lru_cache(maxsize=1024)
 def _neighbours(low, high, dtype):
-    ends = torch.tensor([low, high], dtype=dtype)
+    ends = torch.tensor([low, high], dtype=dtype, device="cpu")
     inside = torch.nextafter(ends, ends.flip(0)).tolist()
     return tuple(
         near if math.isfinite(end) else end for near, end in zip(inside, (low, high), strict=True)

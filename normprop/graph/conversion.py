@@ -1,11 +1,13 @@
 """A normalised network out of a plain one."""
 
+import dataclasses
 import difflib
 import inspect
+import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import get_args
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -16,15 +18,30 @@ from normprop.functional.parametric import check_method
 from normprop.functional.scale import Scaling, check_scaling
 from normprop.functional.weight import Method, Per
 from normprop.graph.anatomy import is_layer, joined, layers_of, paths_of, torch_type
+from normprop.graph.composition import Composition, Wishes
 from normprop.graph.example import Example, functions_of, in_front
+from normprop.graph.exchange import Factory, check_replace, drop_normalization, exchange
+from normprop.graph.judging import outside, span
 from normprop.graph.kinds import is_watched
+from normprop.graph.prediction import predict
 from normprop.graph.report import kept_with_models, remember
 from normprop.graph.rewrite import check_arguments, check_model, copied, remade
 from normprop.graph.rewrite import replace as put_in
+from normprop.graph.scales import Scales
 from normprop.graph.wrappers import unwrapped
-from normprop.nn.activation import Activation
+from normprop.nn.parametric import MapFromWeight
 
-_OPTIONS = {"scaling": Scaling, "per": Per, "method": Method}
+Normalization = Literal["keep", "drop"]
+_OPTIONS = {
+    "scaling": Scaling,
+    "per": Per,
+    "method": Method,
+    "growth": float,
+    "logits": float,
+    "orthogonal": bool,
+    "normalization": Normalization,
+    "replace": dict,
+}
 
 _KEEP_THEIR_OUTPUT = (nn.ReLU, nn.Sigmoid, nn.Tanh)
 """Activations of torch that no network writes behind, as their gradients need what they gave."""
@@ -38,13 +55,20 @@ class Conversion:
     """What became of every layer; prints as a table.
 
     Attributes:
-        converted: by path, the class that was exchanged for its twin.
+        converted: by path, the class that was exchanged for its twin, or for ``Calibrated``.
         kept: by path, why a layer is what it was.  Every module that holds a parameter is in one
             of the two.
         functions: by name, what the model computes outside its layers, how often and what could
             stand there; ``None`` where no example was given, so that nobody looked.
         notes: by path, what is particular about a layer that was converted.
         runs: what the model was watched at, and what that rests on.
+        plan: what the constants were chosen for.
+        exchanged: by path, what another module was put in the place of before.
+        before: scales of the model, predicted; ``None`` where nothing was.
+        after: those of the network.
+        outside: by path, what is predicted of a value on the trunk that is not within a factor of
+            1.5 of a standard deviation of 1, or of the norm of its gradient that the growth gives.
+            Gates, probabilities, heads and branches are not on the trunk.
     """
 
     converted: dict[str, str]
@@ -52,21 +76,30 @@ class Conversion:
     functions: dict[str, str] | None = None
     notes: dict[str, str] = field(default_factory=dict)
     runs: tuple[str, ...] = ()
+    exchanged: dict[str, str] = field(default_factory=dict)
+    before: Scales | None = None
+    after: Scales | None = None
+    outside: dict[str, str] = field(default_factory=dict)
+    plan: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         total = len(self.converted) + len(self.kept)
         counts = Counter(self.converted.values())
         names = ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
         lines = [f"converted {len(self.converted)} of {total} layers{': ' * bool(names)}{names}"]
+        lines += [f"exchanged {path:<32}  {what}" for path, what in self.exchanged.items()]
         lines += [f"kept      {path:<32}  {reason}" for path, reason in self.kept.items()]
         lines += [f"note      {path:<32}  {note}" for path, note in self.notes.items()]
         if self.functions is None:
             lines.append("functions outside layers: not looked for, as no example was given")
             lines.append("weights read past their layers: not looked for either")
             lines.append("writes in place: not looked for either; into outputs they may stay")
+            lines.append("plan: none; every layer has the constants of an input N(0, 1)")
         else:
             lines += [f"function  {name:<32}  {note}" for name, note in self.functions.items()]
         lines += [f"seen      {note}" for note in self.runs]
+        lines += [f"plan      {note}" for note in self.plan]
+        lines += [f"outside   {path:<32}  {what}" for path, what in self.outside.items()]
         return "\n".join(lines)
 
 
@@ -74,20 +107,42 @@ def convert(
     model: nn.Module,
     /,
     *example_inputs,
-    scaling: Scaling = "backward",
+    scaling: Scaling = "forward",
     per: Per = "neuron",
     method: Method = "normalize",
+    growth: float = math.e,
+    logits: float = 1.0,
+    orthogonal: bool = False,
+    normalization: Normalization = "keep",
+    replace: Mapping[type[nn.Module], Factory] | None = None,
     **example_keywords,
 ) -> nn.Module:
-    """A normalised copy of a plain network: every layer of torch that has a twin becomes it.
+    r"""A normalised copy of a plain network, whose scales hold from its input to its output.
 
-    Activations, linear maps, convolutions, pooling, dropout, embeddings, attention and resizing
-    get their constants; parameters, keys of the ``state_dict`` and the code of the model stay.
-    Each layer's constants are those of a normal input of mean 0 and variance 1, which is what the
-    normalised layer in front of it is there to give; a pooling layer right behind an activation
-    has those of what that gives, where an example shows that it is there.
+    Every layer of torch that has a twin becomes it: activations, linear maps, convolutions,
+    pooling, dropout, embeddings, attention and resizing; parameters, keys of the ``state_dict`` and
+    the code of the model stay.  It is another function than the model's: convert before training.
 
-    It is another function than the model's: convert before training, not after.
+    With an example and forward scaling, constants are planned for the whole network, by the laws
+    that :func:`predict` finds:
+
+    - what a map gives has standard deviation 1, by its ``gain``, and mean 0;
+    - activations are :class:`normprop.nn.Calibrated`, at the law that arrives, for the number of
+      activations L on the longest way through the network, so that the squared gradient
+      grows by ``growth`` on it; where L of them grow by less than that as they are, they stay so;
+    - at a sum with a trunk, the last map of the branch has a share: g² = 1/k at the k-th sum of
+      a stage whose trunk goes through an activation, which takes the sum back to 1, and 1/K at
+      each of K sums in a row with nothing between them, which end at √2; where both parts end in
+      maps, as where the skip path has a convolution, the sum has standard deviation 1;
+    - pooling gives standard deviation 1, whatever its places have in common;
+    - maps in front of outputs give logits of standard deviation ``logits``;
+    - sigmoid, tanh, softplus and the like that reach an output or a product stay as they are.
+
+    On the trunk, what every way from input to output goes through, each value then has a
+    standard deviation within 1.5 of 1, and the norm of its gradient is within 1.5 of the profile
+    of the growth, but for what the report names.  Without an example, or under another scaling,
+    each layer has the constants of an input N(0, 1), as in the post; a pooling layer right behind
+    an activation has those of what that gives, where an example shows that it is there.
 
     What stays is in :func:`normprop.report` with its reason: layers that normalise by
     statistics already, a softmax, whose outputs have to sum to 1, losses, layers with hooks,
@@ -95,8 +150,7 @@ def convert(
     with another constructor.  A layer whose weights somebody reads past it stays as well: a
     parametrised one, and whatever computes its weights; the parts of composed layers of torch,
     such as ``nn.TransformerEncoderLayer``, and of their subclasses; a layer whose weight
-    the model is seen to use itself.  So does what the model computes by functions, and a sum of a
-    branch and its skip path among them adds variances: :class:`normprop.nn.Residual` does not.
+    the model is seen to use itself.  So does what the model computes by functions.
 
     Layers that share a weight each normalise it in the forward pass, whatever the method, where
     they want it on different balls.  Whatever the model writes into in place it may go on writing
@@ -118,6 +172,17 @@ def convert(
         per: of weights, one factor a neuron or one for the layer, which is what a bilinear map
             always has.
         method: of weights, ``"normalize"`` in each forward pass or ``"project"`` after each step.
+        growth: of the squared gradient from output to input, by the activations alone, greater
+            than 1: how far from a straight line the network begins.
+        logits: standard deviation of what a map in front of an output gives, greater than 0.
+        orthogonal: whether the weights of maps are drawn anew, with orthogonal rows, or columns
+            where there are fewer.
+        normalization: ``"keep"`` leaves layers that normalise by statistics where they are;
+            ``"drop"`` puts the identity there, and a bias of 0 for their shift into the map in
+            front, where that has none and gives to nobody else.
+        replace: by class of the model's own, what makes of each such layer the one to be
+            converted: ``{Swish: lambda layer: nn.SiLU()}``.  Activations of Hugging Face's
+            transformers are known.
         example_keywords: what else it is called with.  Of an argument of the model that has the
             name of an option here, the option is meant: give it by position.
 
@@ -127,7 +192,8 @@ def convert(
     Raises:
         TypeError: the model is no module, cannot be looked into or copied, does not take a
             keyword, or returns no tensor; or an option is given without its name.
-        ValueError: an option is unknown, or the example holds no tensor.
+        ValueError: an option is unknown or out of its range, the example holds no tensor, or
+            normalization is to be dropped without one.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
@@ -139,19 +205,56 @@ def convert(
     check_model(model)
     inner = unwrapped(model)
     _check_examples(inner, example_inputs, example_keywords)
+    _check_wishes(growth, logits, orthogonal, normalization)
+    check_replace(replace)
     example = None
     options = {"scaling": scaling, "per": per, "method": method}
     # Tensors made for inference neither train nor say who wrote into them.
     with torch.inference_mode(False):
+        network, exchanged = exchange(copied(model), replace)
         if example_inputs or example_keywords:
             check_arguments(inner, example_inputs, example_keywords)
-            example = Example(inner, example_inputs, example_keywords)
-        made = _Converter(copied(model), example, options)
+            example = Example(network, example_inputs, example_keywords)
+        if normalization == "drop":
+            if example is None:
+                raise ValueError(
+                    "an example input must be given where normalization='drop', to see what "
+                    "stands in front of each layer that is dropped; none was"
+                )
+            network, dropped = drop_normalization(network, example)
+            exchanged |= dropped
+            example = Example(network, example_inputs, example_keywords)
+        made = _Converter(network, example, options, Wishes(growth, logits), orthogonal)
         converted = made.convert()
-    found = Conversion(made.converted, made.kept, notes=made.notes)
+    found = Conversion(made.converted, made.kept, notes=made.notes, exchanged=exchanged)
     if example is not None:
-        found = replace(found, functions=functions_of(example.traces), runs=example.runs)
+        functions = functions_of(example.traces)
+        found = dataclasses.replace(found, functions=functions, runs=example.runs)
+        if made.composition is not None:
+            given = example_inputs, example_keywords
+            found = _with_prediction(found, inner, converted, made.composition, given)
     return remember(converted, found)
+
+
+def _with_prediction(found, model, network, composition, given) -> Conversion:
+    """The report, with what is predicted of the model and of the network."""
+    inputs, keywords = given
+    plan = composition.said()
+    try:
+        before, after = (predict(m, *inputs, **keywords) for m in (model, network))
+    except ValueError as problem:
+        plan = (*plan, f"nothing is predicted of the whole: {problem}")
+        return dataclasses.replace(found, plan=plan)
+    sizes = [span(composition, scales) for scales in (before, after)]
+    if None not in sizes:
+        (low, high), (least, most) = sizes
+        plan = (
+            *plan,
+            f"std on the trunk, predicted: {low:.3g} to {high:.3g} before, {least:.3g} to "
+            f"{most:.3g} now",
+        )
+    beyond = outside(composition, after)
+    return dataclasses.replace(found, before=before, after=after, outside=beyond, plan=plan)
 
 
 def _check_examples(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -> None:
@@ -175,11 +278,24 @@ def _check_examples(model: nn.Module, inputs: tuple, keywords: Mapping[str, obje
             )
 
 
+def _check_wishes(growth, logits, orthogonal, normalization) -> None:
+    for name, value, least in (("growth", growth, 1.0), ("logits", logits, 0.0)):
+        rules.check_number(name, value)
+        if not (math.isfinite(value) and value > least):
+            raise ValueError(f"{name} must be finite and greater than {least:g}; it was {value}")
+    if not isinstance(orthogonal, bool):
+        raise TypeError(f"orthogonal must be True or False; it was {orthogonal!r}")
+    if normalization not in get_args(Normalization):
+        raise ValueError(f"normalization must be 'keep' or 'drop'; it was {normalization!r}")
+
+
 class _Converter:
     """A walk over a model, which it changes."""
 
-    def __init__(self, model, example, options):
-        self.model, self.options = model, options
+    def __init__(self, model, example, options, wishes, orthogonal):
+        self.model, self.options, self.wishes = model, options, wishes
+        self.orthogonal = orthogonal
+        self.composition: Composition | None = None
         self.example: Example | None = example
         self.converted: dict[str, str] = {}
         self.kept: dict[str, str] = {}
@@ -208,6 +324,10 @@ class _Converter:
                 self.kept[path] = f"has no normalised form: {problem}"
             if path in self.kept:
                 self.held.setdefault(id(plain[path]), self.kept[path])
+        if self.orthogonal:
+            _draw_orthogonal(twins_of.values())
+        if self.example is not None and self.options["scaling"] == "forward":
+            self._compose(plain, twins_of)
         for path, layer in plain.items():
             if path in twins_of:
                 self.converted[path] = torch_type(type(layer)).__name__
@@ -227,6 +347,13 @@ class _Converter:
         self.kept = {path: self.kept[path] for path in plain if path in self.kept}
         self.notes = {path: self.notes[path] for path in plain if path in self.notes}
         return self.model
+
+    def _compose(self, plain, twins_of) -> None:
+        """Give the twins the constants of the laws that arrive."""
+        found = Composition(self.example.traces, twins_of, plain, self.wishes, self.example.steps)
+        self.composition = found
+        self.kept |= found.kept
+        self.notes |= found.notes
 
     def _hold(self, path: str, layer: nn.Module, reason: str) -> None:
         self.held.setdefault(id(layer), reason)
@@ -296,10 +423,11 @@ class _Converter:
             )
 
     def _allow_writes(self, twins_of) -> None:
-        layers = {p: made for p, made in twins_of.items() if isinstance(made, Activation)}
+        layers = {p: made for p, made in twins_of.items() if hasattr(made, "overwritten")}
         written = {}
         if self.example is None:
             for made in layers.values():
+                # Without an example nothing is calibrated.
                 if made.keeps_output and not isinstance(made, _KEEP_THEIR_OUTPUT):
                     made.overwritten = "output"
         elif layers:
@@ -319,6 +447,16 @@ def _ball(layer: nn.Module | None) -> object:
         return None
     geometry = getattr(layer, "_geometry", dict)()
     return type(layer), layer.scaling, layer.per, sorted(geometry.items())
+
+
+@torch.no_grad()
+def _draw_orthogonal(layers: Iterable[nn.Module]) -> None:
+    """Draw the weights of maps anew: rows, or columns where there are fewer, are orthogonal."""
+    weights = {id(m.weight): m.weight for m in layers if isinstance(m, MapFromWeight)}
+    for weight in weights.values():
+        if not weight.is_meta and weight.numel():
+            wide = weight.new_empty(weight.shape, dtype=torch.float32)
+            weight.copy_(nn.init.orthogonal_(wide))
 
 
 def _is_pool(layer: nn.Module) -> bool:

@@ -14,6 +14,7 @@ from normprop.graph.anatomy import layers_of, leaves_of, paths_of
 from normprop.graph.passing import ADD, JOIN, SUB
 from normprop.graph.rewrite import copied
 from normprop.graph.roads import roads_of
+from normprop.graph.stepping import Steps
 from normprop.graph.trace import Node, Trace, trace
 from normprop.graph.wrappers import dice_of_its_own, run_as_written, tensors_in
 
@@ -107,6 +108,10 @@ class Example:
                 found[path] = which
         return found
 
+    def steps(self, run: Trace) -> Steps:
+        """Laws of the values of a run, call by call."""
+        return Steps(run, (self.inputs, dict(self.keywords)))
+
     @cached_property
     def shown(self) -> set[str]:
         """Paths of layers whose writing into their inputs the outputs of the model show."""
@@ -164,14 +169,15 @@ def in_front(runs: tuple[Trace, ...]) -> dict[str, set[str]]:
 def _source(run: Trace, value: int) -> str:
     """What a value comes from, past whatever only moves numbers."""
     node = run.producer.get(value)
-    while node is not None and node.inputs and not node.opaque and _moves(node):
+    while node is not None and node.inputs and not node.opaque and moves(node):
         node = run.producer.get(node.inputs[0])
     if node is None:
         return "a constant"
     return node.name if node.module is not None else f"the function {node.name}"
 
 
-def _moves(node: Node) -> bool:
+def moves(node: Node) -> bool:
+    """Whether a call changes no number but its place."""
     if node.module is None:
         return node.name in _MOVES
     entry = rules.entry_of_type(type(node.module))
@@ -199,7 +205,7 @@ def _instead(name: str) -> str:
     if name.startswith("functional."):
         return "is normalised already"
     if name in ADD | SUB:
-        return "variances add up: nn.Residual keeps them"
+        return "variances add up; branches that end in a map have their share"
     if name in JOIN:
         return "parts should have one scale: nn.Concat gives it to them"
     plain = name.rstrip("_")

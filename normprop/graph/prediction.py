@@ -4,7 +4,7 @@ import copy
 import linecache
 import math
 import traceback
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MethodType
 
@@ -296,8 +296,29 @@ def _propagated(flow: Flow, tensors, given, drawn) -> Flow:
     run, model = flow.run, flow.model
     source = run.nodes[0]
     for value, tensor in zip(source.outputs, tensors_in(given), strict=True):
-        _given(flow, value, tensor)
-    for node in run.nodes[1:]:
+        given_law(flow, value, tensor)
+    go_through(flow, run.nodes[1:], tensors, model.get_submodule, drawn)
+    _backward(flow)
+    return flow
+
+
+def go_through(
+    flow: Flow,
+    nodes: Sequence[Node],
+    tensors: dict[int, Tensor],
+    layer_at: Callable[[str], nn.Module],
+    drawn: Container[int] = (),
+) -> None:
+    """Go through calls, and add the laws of what they give.
+
+    Args:
+        flow: has the laws of what comes in.
+        nodes: the calls, in their order.
+        tensors: those at hand, by value; what is made of them alone is added.
+        layer_at: from the path of a normalised layer to it, with its numbers.
+        drawn: as in :func:`propagate`.
+    """
+    for node in nodes:
         if not node.outputs:
             continue
         call = Call(
@@ -317,7 +338,7 @@ def _propagated(flow: Flow, tensors, given, drawn) -> Flow:
         if _at_hand(node, tensors):
             continue
         if node.module is not None:
-            layer = model.get_submodule(node.name)
+            layer = layer_at(node.name)
             if any(t.is_meta for t in layer.parameters()):
                 call.notes.append(_DRAWN)
             step = step_of_layer(call, with_numbers(layer), node)
@@ -330,14 +351,13 @@ def _propagated(flow: Flow, tensors, given, drawn) -> Flow:
         if call.notes:
             for value in node.outputs:
                 flow.notes.setdefault(value, []).extend(call.notes)
-    _backward(flow)
-    return flow
 
 
 _DRAWN = "its weights have no numbers; taken for what its law draws"
 
 
-def _given(flow: Flow, value: int, tensor: Tensor) -> None:
+def given_law(flow: Flow, value: int, tensor: Tensor) -> None:
+    """Add the law of a tensor that the model is called with."""
     if not tensor.is_meta:
         flow.laws[value] = measured(tensor, samples=True, roots=frozenset({value}))
         return

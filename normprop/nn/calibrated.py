@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from normprop import rules
 from normprop.functional.activation import NAMES
-from normprop.functional.fused import Params, affine, fused
+from normprop.functional.fused import Overwritten, Params, affine, fused
 from normprop.functional.keywords import LawOnBackend, checked
 from normprop.functional.scale import (
     check_real,
@@ -65,6 +65,8 @@ class Calibrated(Twin, nn.Module):
 
     Attributes:
         constants: shift and divisors, Python floats.
+        overwritten: ``"output"`` where the network writes into what the layer gives before the
+            backward pass, as in :class:`ReLU`.  Its input is the layer's own.
 
     Raises:
         TypeError: the activation is none, has parameters, or draws random numbers.
@@ -76,6 +78,7 @@ class Calibrated(Twin, nn.Module):
 
     _keywords: ClassVar[type] = LawOnBackend
     _defaults: ClassVar = {"scaling": "forward"}
+    overwritten: Overwritten | None = None
 
     def __init__(
         self,
@@ -182,7 +185,8 @@ class Calibrated(Twin, nn.Module):
             return normalized(self.function, at, constants).to(input.dtype)
         name, params = row
         params = tuple(p if isinstance(p, str) else literal(p) for p in params)
-        return fused(name, at, params, constants, self.backend).to(input.dtype)
+        made = fused(name, at, params, constants, self.backend, self.overwritten)
+        return made.to(input.dtype)
 
     @constant_when_compiled
     def _placed(self, changes: int) -> tuple[float, float]:

@@ -127,7 +127,7 @@ def test_a_network_is_what_one_would_have_written():
     }  # fmt: skip
     assert found.kept == {}
     assert set(found.functions) == {"add", "gelu", "mean"}
-    assert "Residual" in found.functions["add"]
+    assert "branches" in found.functions["add"]
     assert "functional.gelu" in found.functions["gelu"]
 
 
@@ -142,8 +142,10 @@ def test_the_model_itself_is_not_changed():
 
 
 def test_projected_weights_are_on_their_ball():
-    made = convert(nn.Linear(5, 3), method="project")
+    made = convert(nn.Linear(5, 3), method="project", scaling="backward")
     assert torch.allclose(made.weight.square().sum(0), torch.ones(5))
+    made = convert(nn.Linear(5, 3), method="project")
+    assert torch.allclose(made.weight.square().sum(1), torch.ones(3))
 
 
 def test_a_shared_layer_stays_shared_and_tied_weights_tied():

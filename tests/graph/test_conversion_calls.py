@@ -5,6 +5,7 @@ import logging
 import pickle
 import random
 import threading
+from functools import partial
 
 import pytest
 import torch
@@ -38,6 +39,8 @@ WRAPPED = {
 @pytest.mark.parametrize("wrapper", WRAPPED)
 def test_what_is_wrapped_is_converted(wrapper, example):
     x = torch.randn(3, 4)
+    # With constants that do not depend on what stands behind.
+    convert = partial(normprop.convert, scaling="backward")
     wanted, inputs = convert(_plain()), [x] if example else []
     made = convert(WRAPPED[wrapper](), *inputs)
     assert type(made) is nn.Sequential

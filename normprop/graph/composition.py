@@ -1,0 +1,374 @@
+r"""Constants for a whole network: those of the laws that arrive, call by call.
+
+The calls of a trace are gone through in order, with the law of every value as it will be: each
+layer gets the constants of the law that comes to it, so that what it gives has mean 0 and standard
+deviation 1, or the size that its place in a sum asks for.
+
+* A map takes a radius, its ``gain``.  What it gives has standard deviation 1; at the end of a
+  branch :math:`g`, in front of an output that of a logit.
+* An activation runs where it is calibrated for as many activations as the longest way through the
+  network has, at the law that arrives.
+* Behind an activation the k-th sum of a stage adds a branch of :math:`g^2 = 1/k`, as large beside
+  the trunk as in a network whose sums are left to grow; the activation takes the sum back to 1.
+  Where nothing does, K sums in a row have :math:`g^2 = 1/K` each, and end at √2.  Where both
+  parts of a sum can be scaled, its standard deviation is 1.
+* Gates and outputs keep their range.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import nn
+
+from normprop import nn as twins
+from normprop import rules
+from normprop.graph.roles import Roles, Sum, family_of, has_radius
+from normprop.graph.trace import Node, Trace
+from normprop.nn.activation import Activation
+
+NEAR = 1.5
+"""By what factor a standard deviation on the trunk may differ from 1."""
+_ROUNDS = 3
+_SAME = 0.01
+_ALIKE = 0.1
+
+
+class Law(Protocol):
+    """What is known of a value."""
+
+    mean: float
+    std: float
+
+
+Laws = Callable[[Node, nn.Module | None], None]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a user asks of a plan.
+
+    Attributes:
+        growth: of the squared gradient over all activations of the longest way.
+        logits: standard deviation of what heads give.
+    """
+
+    growth: float = math.e
+    logits: float = 1.0
+
+
+@dataclass
+class Composition:
+    """A plan.
+
+    Args:
+        roads: traces of the model, the first of which counts where they disagree.
+        made: by path, the twins; they are changed, and exchanged.
+        plain: by path, the layers that they stand for.
+        wishes: of the user.
+        flow: for a trace, an object with ``step(node, module)`` and ``law(value)``.
+
+    Attributes:
+        kept: by path, why a layer stays plain after all.
+        notes: by path, what there is to say.
+    """
+
+    roads: tuple[Trace, ...]
+    made: dict[str, nn.Module]
+    plain: dict[str, nn.Module]
+    wishes: Wishes
+    flow: Callable[[Trace], object]
+    kept: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.roles = [Roles(trace, self.made) for trace in self.roads]
+        for roles in self.roles:
+            for path, end in roles.gates.items():
+                if path in self.made:
+                    self.kept[path] = f"keeps its range, as it reaches {end}"
+                    del self.made[path]
+        self.depth = self._depth()
+        self.targets, self.branches = self._targets()
+        self._share = dict.fromkeys(self.targets, 1.0)
+        self.shared, self.in_front = self._shared()
+        for _ in range(_ROUNDS):
+            # By path of an activation that is called several times, the std that it is made for.
+            self.declared: dict[str, float] = {}
+            self.done: set[str] = set()
+            self.flows: list = []
+            corrections = {}
+            for roles in self.roles:
+                corrections |= self._walk(roles)
+            if not self._corrected(corrections):
+                break
+
+    def said(self) -> tuple[str, ...]:
+        """What the constants were chosen for."""
+        curves = [layer for layer in self.made.values() if self._is_curve(layer)]
+        calibrated = sum(isinstance(layer, twins.Calibrated) for layer in curves)
+        heads = sorted({path for roles in self.roles for path in roles.heads})
+        lines = [
+            f"{self.depth} activations on the longest way, growth {self.wishes.growth:.3g}: "
+            f"{calibrated} layers calibrated for it, {len(curves) - calibrated} that grow less"
+        ]
+        if heads:
+            lines.append(f"logits of std {self.wishes.logits:g} from {', '.join(heads)}")
+        sums = [s for roles in self.roles for s in roles.sums]
+        if sums:
+            scaled = sum(any(s.sources) for s in sums)
+            lines.append(f"{scaled} of {len(sums)} sums have branches of a size of their own")
+        return tuple(lines)
+
+    # Before any law
+
+    def _depth(self) -> int:
+        """Activations on the longest way."""
+        counted = {path for path, layer in self.made.items() if self._is_curve(layer)}
+        return max(roles.longest(counted) for roles in self.roles)
+
+    def _is_curve(self, layer: nn.Module) -> bool:
+        """Whether it is an activation that can be calibrated."""
+        if isinstance(layer, twins.Calibrated):
+            return True
+        return isinstance(layer, Activation) and not any(True for _ in layer.parameters())
+
+    def _targets(self) -> tuple[dict[str, float], dict[str, str]]:
+        targets, branches = {}, {}
+        for roles in self.roles:
+            for path in roles.heads:
+                targets[path] = self.wishes.logits
+            for found in roles.sums:
+                for path, size in _sizes(found).items():
+                    targets[path] = size
+                    branches[path] = found.node.name
+        return targets, branches
+
+    def _shared(self) -> tuple[dict[str, list[tuple[Roles, int]]], dict[str, str]]:
+        """Activations that are called several times, and maps in front of them.
+
+        By path of an activation, its inputs that nothing scales to what it is made for; by path of
+        a map, the activation to which it gives what it is made for.
+        """
+        calls: dict[str, list[tuple[Roles, int]]] = {}
+        for roles in self.roles:
+            for node in roles.trace.nodes:
+                made = None if node.module is None else self.made.get(node.name)
+                if made is not None and self._is_curve(made):
+                    calls.setdefault(node.name, []).append((roles, node.inputs[0]))
+        shared, in_front = {}, {}
+        for path, inputs in calls.items():
+            if len(inputs) < 2:
+                continue
+            shared[path] = []
+            for roles, value in inputs:
+                sources = roles.sources(value)
+                if sources and not any(source in self.targets for source in sources):
+                    in_front |= dict.fromkeys(sources, path)
+                else:
+                    shared[path].append((roles, value))
+            on_trunk = [(roles, value) for roles, value in shared[path] if value in roles.trunk]
+            shared[path] = on_trunk or shared[path]
+        return shared, in_front
+
+    # One walk over a road
+
+    def _corrected(self, corrections: dict[str, float]) -> bool:
+        """Whether something was to be chosen otherwise."""
+        for path, correction in corrections.items():
+            self._share[path] *= correction
+        return any(abs(c - 1.0) > _SAME for c in corrections.values())
+
+    def _walk(self, roles: Roles) -> dict[str, float]:
+        """Choose what was not chosen yet; by path, what a layer's radius was too small by."""
+        flow = self.flow(roles.trace)
+        self.flows.append(flow)
+        ends = {}
+        for found in roles.sums:
+            for value, sources in zip(found.node.inputs, found.sources, strict=True):
+                for path in sources:
+                    ends[path] = value
+        ends |= roles.heads
+        corrections = {}
+        for node in roles.trace.nodes[1:]:
+            made = None if node.module is None else self.made.get(node.name)
+            if made is None:
+                flow.step(node, None)
+                continue
+            if node.name in self.done:
+                flow.step(node, made)
+            else:
+                self.done.add(node.name)
+                self._choose(node, made, roles, flow)
+        for path, value in ends.items():
+            made = flow.law(value)
+            if made is not None and made.std > 0:
+                corrections[path] = self._wanted(path, roles, value) / made.std
+        return corrections
+
+    def _wanted(self, path: str, roles: Roles, value: int) -> float:
+        shared = [s for s in roles.sums if value in s.node.inputs]
+        if path in roles.heads or not shared:
+            return self.targets[path]
+        sources = next(
+            sources
+            for v, sources in zip(shared[0].node.inputs, shared[0].sources, strict=True)
+            if v == value
+        )
+        return math.sqrt(sum(self.targets[p] ** 2 for p in sources))
+
+    def _choose(self, node: Node, layer: nn.Module, roles: Roles, flow) -> None:
+        law = flow.law(node.inputs[0])
+        if law is None or not (math.isfinite(law.std) and law.std > 0):
+            if has_radius(layer):
+                self._radius(node, layer, flow)
+            else:
+                flow.step(node, layer)
+            return
+        if has_radius(layer):
+            if hasattr(layer, "std"):
+                layer.std = law.std
+            self._radius(node, layer, flow)
+        elif self._is_curve(layer):
+            mean, std = _tidy(law)
+            if node.name in self.shared:
+                std = self._declared(node.name, flow)
+            self.made[node.name] = self._calibrated(node.name, layer, mean, std)
+            flow.step(node, self.made[node.name])
+        elif family_of(layer) != "dropout" and hasattr(layer, "mean"):
+            self._scaled(node, layer, law, self._in_front(node, roles), flow)
+        else:
+            flow.step(node, layer)
+
+    def _radius(self, node: Node, layer: nn.Module, flow) -> None:
+        layer.gain = 1.0
+        flow.step(node, layer)
+        law = flow.law(node.outputs[0])
+        wanted = 1.0
+        if node.name in self.in_front:
+            wanted = self._declared(self.in_front[node.name], flow)
+        if node.name in self.targets:
+            wanted = self.targets[node.name] * self._share[node.name]
+        if law is None or not (math.isfinite(law.std) and law.std > 0):
+            return
+        # What is 1 but for a hundredth is taken for it.
+        gain = wanted if abs(law.std - 1.0) <= _SAME else wanted / law.std
+        if gain != 1.0:
+            layer.gain = gain
+            flow.step(node, layer)
+
+    def _declared(self, path: str, flow) -> float:
+        """The std that an activation is made for that is called several times."""
+        if path not in self.declared:
+            sizes = [self._expected(roles, value, flow) for roles, value in self.shared[path]]
+            mean = sum(map(math.log, sizes)) / max(len(sizes), 1)
+            self.declared[path] = math.exp(mean)
+        return self.declared[path]
+
+    def _expected(self, roles: Roles, value: int, flow) -> float:
+        """The std that a value has, or will have."""
+        law = flow.law(value)
+        if law is not None and law.std > 0:
+            return law.std
+        node = roles.trace.producer.get(value)
+        if node is None or not node.inputs:
+            return 1.0
+        found = next((s for s in roles.sums if s.node is node), None)
+        if found is not None:
+            squares = 0.0
+            for own, sources in zip(node.inputs, found.sources, strict=True):
+                squares += sum(self.targets[p] ** 2 for p in sources)
+                squares += 0.0 if sources else self._expected(roles, own, flow) ** 2
+            return math.sqrt(squares)
+        if roles.carries(node):
+            return self._expected(roles, node.inputs[0], flow)
+        return self.targets.get(node.name, 1.0)
+
+    def _calibrated(self, path: str, layer: nn.Module, mean: float, std: float) -> nn.Module:
+        """The activation at that law, calibrated where the depth asks for it."""
+        if not isinstance(layer, twins.Calibrated):
+            layer.mean, layer.std = mean, std
+            figures = rules.moments(self.plain[path], mean, std)
+            chi = (std * figures.bwd_std / figures.fwd_std) ** 2
+            if self.depth * math.log(chi) <= math.log(self.wishes.growth):
+                return layer
+        options = {"scaling": layer.scaling, "mean": mean, "std": std}
+        try:
+            return twins.Calibrated(
+                self.plain[path], depth=self.depth, growth=self.wishes.growth, **options
+            )
+        except (TypeError, ValueError) as problem:
+            self.notes[path] = f"is not calibrated for the depth: {problem}"
+        return layer
+
+    def _in_front(self, node: Node, roles: Roles) -> nn.Module | None:
+        """The activation that a layer stands right behind."""
+        front = roles.trace.producer.get(node.inputs[0])
+        while front is not None and front.inputs and roles.carries(front):
+            front = roles.trace.producer.get(front.inputs[0])
+        made = None if front is None or front.module is None else self.made.get(front.name)
+        return made if made is not None and self._is_curve(made) else None
+
+    def _scaled(self, node: Node, layer: nn.Module, law: Law, front, flow) -> None:
+        """The law by which what it gives has standard deviation 1, whatever is correlated."""
+        near = _SAME
+        if front is not None and getattr(layer, "after", None) is not None:
+            with contextlib.suppress(TypeError, ValueError):
+                layer.after = front
+                layer.mean, layer.std = front.mean, front.std
+                _ = layer.constants
+                near = _ALIKE
+        if near == _SAME:
+            if getattr(layer, "after", None) is not None:
+                layer.after = None
+            layer.mean, layer.std = _tidy(law)
+        flow.step(node, layer)
+        made = flow.law(node.outputs[0])
+        if made is None or not made.std > 0 or abs(made.std - 1.0) <= near:
+            return
+        if getattr(layer, "after", None) is not None:
+            layer.after = None
+            layer.mean, layer.std = law.mean, law.std
+            flow.step(node, layer)
+            made = flow.law(node.outputs[0])
+        # y = (f(x) - mean - c·std)/(d·std): another std moves what comes out by the difference.
+        shift = _shift(layer, node)
+        factor = made.std
+        layer.std = law.std * factor
+        if shift is not None:
+            offset, divisor = shift
+            layer.mean = law.mean + offset + made.mean * divisor - factor * offset
+        flow.step(node, layer)
+
+
+def _tidy(law: Law) -> tuple[float, float]:
+    """Mean and standard deviation, 0 and 1 where they are nearly so."""
+    mean = 0.0 if abs(law.mean) <= _SAME * law.std else law.mean
+    return mean, 1.0 if abs(law.std - 1.0) <= _SAME else law.std
+
+
+def _shift(layer: nn.Module, node: Node) -> tuple[float, float] | None:
+    """Of a layer's constants, what of the shift is not the mean of its input; and σ."""
+    shape = node.shapes[0]
+    try:
+        constants = layer.constants
+        if constants is None:
+            dims = getattr(layer, "_dims", None)
+            constants = layer.constants_of(shape[1:] if dims is None else (1, *shape[-dims:]))
+    except (TypeError, ValueError):
+        return None
+    return constants.shift - layer.mean, constants.forward
+
+
+def _sizes(found: Sum) -> dict[str, float]:
+    """By path, the standard deviation that a layer's part of a sum is to have."""
+    both = [sources for sources in found.sources if sources]
+    if len(both) == 2:
+        paths = [*both[0], *both[1]]
+        return dict.fromkeys(paths, math.sqrt(1.0 / len(paths)))
+    if not both:
+        return {}
+    size = math.sqrt(1.0 / max(found.place, found.of) / len(both[0]))
+    return dict.fromkeys(both[0], size)

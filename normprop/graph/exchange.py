@@ -1,0 +1,157 @@
+"""What is exchanged before a network is converted: classes from elsewhere, and normalisation."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from normprop import nn as twins
+from normprop.graph.anatomy import is_layer, joined, paths_of, torch_type
+from normprop.graph.example import Example
+from normprop.graph.rewrite import replace as put_in
+from normprop.graph.roles import family_of
+from normprop.nn.parametric import MapFromWeight
+
+Factory = Callable[[nn.Module], nn.Module]
+
+
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+def _squared(x: Tensor) -> Tensor:
+    return torch.relu(x).square()
+
+
+# By module and name of a class, which need not be imported, what computes the same.
+KNOWN: dict[tuple[str, str], Factory] = {
+    ("transformers.activations", "GELUActivation"): lambda _: nn.GELU(),
+    ("transformers.activations", "NewGELUActivation"): lambda _: nn.GELU("tanh"),
+    ("transformers.activations", "FastGELUActivation"): lambda _: nn.GELU("tanh"),
+    ("transformers.activations", "PytorchGELUTanh"): lambda _: nn.GELU("tanh"),
+    ("transformers.activations", "GELUTanh"): lambda _: nn.GELU("tanh"),
+    ("transformers.activations", "AccurateGELUActivation"): lambda _: nn.GELU("tanh"),
+    ("transformers.activations", "QuickGELUActivation"): lambda _: _elementwise(_quick_gelu),
+    ("transformers.activations", "SiLUActivation"): lambda _: nn.SiLU(),
+    ("transformers.activations", "LinearActivation"): lambda _: nn.Identity(),
+    ("transformers.activations", "ReLUSquaredActivation"): lambda _: _elementwise(_squared),
+}
+
+
+def _elementwise(function: Callable[[Tensor], Tensor]) -> nn.Module:
+    return twins.Elementwise(function, scaling="forward")
+
+
+def check_replace(replace: object) -> None:
+    """Refuse what is no table of classes and factories."""
+    fits = isinstance(replace, Mapping) and all(
+        isinstance(kind, type)
+        and issubclass(kind, nn.Module)
+        and callable(factory)
+        and not isinstance(factory, nn.Module)
+        for kind, factory in replace.items()
+    )
+    if replace is not None and not fits:
+        raise TypeError(
+            "replace must map classes of modules to functions that make another module of one; "
+            f"it was {replace!r}"
+        )
+
+
+def exchange(
+    model: nn.Module, replace: Mapping[type, Factory] | None
+) -> tuple[nn.Module, dict[str, str]]:
+    """Put layers that are known in the place of classes from elsewhere.
+
+    Args:
+        model: is changed.
+        replace: by class, what makes the other module out of one.
+
+    Returns:
+        The model, and by path what was exchanged for what.
+
+    Raises:
+        TypeError: a function makes no module.
+    """
+    found: dict[str, str] = {}
+    made: dict[int, nn.Module] = {}
+    for path, layer in list(paths_of(model)):
+        kind = type(layer)
+        factory = (replace or {}).get(kind) or KNOWN.get((kind.__module__, kind.__name__))
+        if factory is None:
+            continue
+        if id(layer) not in made:
+            new = made[id(layer)] = factory(layer)
+            if not isinstance(new, nn.Module):
+                raise TypeError(
+                    f"replace must make a module of every {kind.__name__}; of {path} it made "
+                    f"{new!r}"
+                )
+            model = put_in(model, path, layer, new)
+        found[path] = f"a {kind.__name__} became {made[id(layer)]}"
+    return model, found
+
+
+def drop_normalization(model: nn.Module, example: Example) -> tuple[nn.Module, dict[str, str]]:
+    """Exchange layers that normalise by statistics for the identity.
+
+    Their shift goes to the map in front, as a bias of 0, where that has none and nobody else reads
+    what it gives.
+
+    Args:
+        model: is changed.
+        example: says what stands in front.
+
+    Returns:
+        The model, and by path what became of a layer, with the keys of the ``state_dict`` that go.
+    """
+    found: dict[str, str] = {}
+    fronts = _fronts(example)
+    for path, layer in list(paths_of(model)):
+        if not (is_layer(layer) and torch_type(type(layer)) is type(layer)):
+            continue
+        if family_of(layer) != "statistics":
+            continue
+        keys = ", ".join(joined(path, key) for key in layer.state_dict())
+        found[path] = f"a {type(layer).__name__} is dropped" + (f": {keys} go" if keys else "")
+        front = fronts.get(path)
+        if front is not None and _give_bias(model.get_submodule(front), layer):
+            found[path] += f"; its shift is a bias of {front} now"
+        model = put_in(model, path, layer, nn.Identity())
+    return model, found
+
+
+def _fronts(example: Example) -> dict[str, str]:
+    """By path of a layer, that of the map whose output goes to it alone, in every call."""
+    found: dict[str, set[str | None]] = {}
+    for run in example.traces:
+        readers: dict[int, int] = {}
+        for node in run.nodes:
+            for value in node.inputs:
+                readers[value] = readers.get(value, 0) + 1
+        for node in run.nodes:
+            if node.module is None or not node.inputs:
+                continue
+            front = run.producer.get(node.inputs[0])
+            alone = front is not None and front.module is not None
+            alone = alone and readers[node.inputs[0]] == 1
+            found.setdefault(node.name, set()).add(front.name if alone else None)
+    return {
+        path: front
+        for path, fronts in found.items()
+        for front in fronts
+        if len(fronts) == 1 and front is not None
+    }
+
+
+def _give_bias(front: nn.Module, layer: nn.Module) -> bool:
+    twin = getattr(twins, type(front).__name__, None)
+    fits = getattr(front, "bias", 0) is None and getattr(layer, "bias", None) is not None
+    if not (fits and twin is not None and issubclass(twin, MapFromWeight)):
+        return False
+    outputs = getattr(front, "out_features", None) or front.out_channels
+    if layer.bias.numel() != outputs:
+        return False
+    zeros = torch.zeros(outputs, dtype=front.weight.dtype, device=front.weight.device)
+    front.bias = nn.Parameter(zeros, layer.bias.requires_grad)
+    return True

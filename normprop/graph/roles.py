@@ -1,0 +1,313 @@
+"""What the calls of a network are to one another: sums and their parts, gates, heads, the trunk."""
+
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import nn
+
+from normprop import rules
+from normprop.graph.example import moves
+from normprop.graph.passing import ADD, JOIN, SUB
+from normprop.graph.trace import Node, Trace
+
+RANGED = (
+    nn.Sigmoid, nn.Hardsigmoid, nn.Tanh, nn.Hardtanh, nn.Softplus, nn.LogSigmoid, nn.Softsign,
+)  # fmt: skip
+"""Activations whose range is what a gate or an output has them for."""
+
+_MULTIPLY = {"mul", "mul_", "multiply", "__mul__", "__rmul__", "__imul__", "matmul", "bmm",
+             "__matmul__", "einsum", "baddbmm"}  # fmt: skip
+_NUMBERS = {"neg", "negative", "__neg__", "rsub", "__rsub__", "div", "__truediv__", "div_", "clamp",
+            "exp", "log"} | ADD | SUB | _MULTIPLY  # fmt: skip
+_ATTENTION = {"scaled_dot_product_attention", "functional.scaled_dot_product_attention"}
+_DROPOUTS = {"dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d"}
+_GATES = {"softmax", "log_softmax", "sigmoid", "hardsigmoid", "logsigmoid", "tanh", "softplus"}
+
+
+@dataclass
+class Sum:
+    """Two values that are added.
+
+    Attributes:
+        node: the call.
+        sources: of each of the two, paths of the layers with a radius that can scale it, or none.
+        place: which of its kind on its trunk, from 1 on.
+        of: how many there are on it, where nothing between them brings it back to its scale.
+    """
+
+    node: Node
+    sources: tuple[tuple[str, ...], tuple[str, ...]]
+    place: int = 1
+    of: int = 1
+
+
+@dataclass
+class Roles:
+    """What is found in a trace.
+
+    Args:
+        trace: of the model.
+        made: by path, the twins that layers are exchanged for.
+    """
+
+    trace: Trace
+    made: dict[str, nn.Module]
+    users: dict[int, list[Node]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for node in self.trace.nodes:
+            for value in dict.fromkeys(node.inputs):
+                self.users.setdefault(value, []).append(node)
+        self.ends = set(self.trace.nodes[-1].inputs)
+        self.live = self._live()
+
+    def _live(self) -> set[int]:
+        """Values that depend on what the model is called with."""
+        live = set(self.trace.nodes[0].outputs)
+        for node in self.trace.nodes[1:]:
+            if live.intersection(node.inputs) or _is_tokens(node):
+                live.update(node.outputs)
+        return live
+
+    # Gates and heads
+
+    @cached_property
+    def gates(self) -> dict[str, str]:
+        """Paths of ranged activations that reach an output or a product, and which."""
+        found = {}
+        for node in self.trace.nodes:
+            if isinstance(node.module, RANGED) and node.outputs and node.name not in found:
+                end = self._end_of(node.outputs[0])
+                if end:
+                    found[node.name] = end
+        return found
+
+    @cached_property
+    def heads(self) -> dict[str, int]:
+        """Paths of maps that give logits or outputs, and the value that they give as one."""
+        found = {}
+        for node in self.trace.nodes:
+            if node.outputs and has_radius(self.made.get(node.name)):
+                for value in self._onwards(node.outputs[0]):
+                    if value in self.ends or self._is_logit(value):
+                        found.setdefault(node.name, value)
+        return found
+
+    def _is_logit(self, value: int) -> bool:
+        """Whether a gate makes an output of it."""
+        return any(
+            self.ends.intersection(self._onwards(node.outputs[0]))
+            for node in self.users.get(value, ())
+            if node.outputs and self.is_gate(node.outputs[0])
+        )
+
+    def _end_of(self, value: int) -> str:
+        for reached in self._onwards(value):
+            if reached in self.ends:
+                return "an output"
+            for node in self.users.get(reached, ()):
+                both = len([v for v in node.inputs if v in self.live]) > 1
+                if node.module is None and node.name in _MULTIPLY | _ATTENTION and both:
+                    return "a product"
+        return ""
+
+    def _onwards(self, value: int) -> Iterator[int]:
+        """Values that come of one without another layer with weights, activation or sum."""
+        waiting, seen = [value], set()
+        while waiting:
+            value = waiting.pop()
+            if value in seen:
+                continue
+            seen.add(value)
+            yield value
+            for node in self.users.get(value, ()):
+                alone = len([v for v in node.inputs if v in self.live]) == 1
+                if node.module is not None:
+                    onwards = self.carries(node) or family_of(node.module) == "pool"
+                else:
+                    onwards = self.carries(node) or node.name in JOIN | {"mean"}
+                    onwards |= node.name in _NUMBERS and alone
+                if onwards:
+                    waiting += node.outputs[:1]
+
+    # Sums
+
+    @cached_property
+    def sums(self) -> list[Sum]:
+        """In the order of the calls."""
+        found: list[Sum] = []
+        for node in self.trace.nodes:
+            two = node.module is None and node.name in ADD | SUB and len(node.inputs) == 2
+            if two and all(v in self.live for v in node.inputs):
+                found.append(Sum(node, self._sources_of(node)))
+        self._count(found)
+        return found
+
+    def _sources_of(self, node: Node):
+        sources = [self.sources(value) for value in node.inputs]
+        for i, other in enumerate(reversed(node.inputs)):
+            behind = self._behind(other)
+            # What the other comes from is no branch of its own.
+            if any(path in behind for path in sources[i]):
+                sources[i] = ()
+        return tuple(sources)
+
+    def sources(self, value: int) -> tuple[str, ...]:
+        """Paths of the layers that scale a value; none where a part of it cannot be scaled."""
+        node = self.trace.producer.get(value)
+        if node is None or not node.inputs or node.opaque or value != node.outputs[0]:
+            return ()
+        if node.module is not None:
+            if has_radius(self.made.get(node.name)):
+                return (node.name,)
+            return self.sources(node.inputs[0]) if self.carries(node) else ()
+        if self.carries(node):
+            return self.sources(node.inputs[0])
+        live = [v for v in node.inputs if v in self.live]
+        if node.name in _MULTIPLY and len(live) == 2 and len(node.inputs) == 2:
+            values = [v for v in live if not self.is_gate(v)]
+            return self.sources(values[0]) if len(values) == 1 else ()
+        if node.name in _MULTIPLY and len(node.inputs) == 1:
+            return self.sources(node.inputs[0])
+        if node.name in ADD | SUB and len(node.inputs) == 2 and len(live) == 2:
+            parts = self._sources_of(node)
+            return (*parts[0], *parts[1]) if all(parts) else ()
+        return ()
+
+    def carries(self, node: Node) -> bool:
+        """Whether a call gives its input on, at other places or without some of it."""
+        if node.module is not None:
+            return family_of(node.module) in ("moving", "dropout")
+        return moves(node) or node.name in _DROPOUTS
+
+    def is_gate(self, value: int) -> bool:
+        """Whether a value is a gate's, or a probability."""
+        node = self.trace.producer.get(value)
+        while node is not None and node.inputs and not node.opaque:
+            if node.module is not None and isinstance(node.module, RANGED):
+                return True
+            if node.module is not None and family_of(node.module) == "softmax":
+                return True
+            if node.module is None and node.name in _GATES:
+                return True
+            if not self.carries(node):
+                return False
+            node = self.trace.producer.get(node.inputs[0])
+        return False
+
+    def _behind(self, value: int) -> set[str]:
+        """Paths of the layers that a value comes from."""
+        waiting, seen, found = [value], set(), set()
+        while waiting:
+            value = waiting.pop()
+            node = self.trace.producer.get(value)
+            if node is None or id(node) in seen:
+                continue
+            seen.add(id(node))
+            if node.module is not None:
+                found.add(node.name)
+            waiting += node.inputs
+        return found
+
+    def _count(self, sums: list[Sum]) -> None:
+        """Number the sums along each trunk."""
+        by_value = {s.node.outputs[0]: s for s in sums}
+        segments: dict[int, list[Sum]] = {}
+        start: dict[int, int] = {}
+        for s in sums:
+            trunk = [v for v, source in zip(s.node.inputs, s.sources, strict=True) if not source]
+            previous, kind = self._previous(trunk[0], by_value) if len(trunk) == 1 else (None, "")
+            if previous is None or kind == "norm":
+                s.place = 1
+            else:
+                s.place = previous.place + 1
+            first = id(s)
+            if previous is not None and kind == "":
+                first = start[id(previous)]
+            start[id(s)] = first
+            segments.setdefault(first, []).append(s)
+        for group in segments.values():
+            for s in group:
+                s.of = len(group)
+
+    def _previous(self, value: int, sums: dict[int, Sum]) -> tuple[Sum | None, str]:
+        """The sum that a value comes from, and what brings it to its scale in between."""
+        kind = ""
+        while value not in sums:
+            node = self.trace.producer.get(value)
+            if node is None or not node.inputs or node.opaque:
+                return None, kind
+            if node.module is not None:
+                family = family_of(node.module)
+                if family == "activation":
+                    kind = kind or "activation"
+                elif family == "statistics":
+                    kind = "norm"
+                elif not self.carries(node):
+                    return None, kind
+            elif not self.carries(node):
+                return None, kind
+            value = node.inputs[0]
+        return sums[value], kind
+
+    # The whole
+
+    @cached_property
+    def trunk(self) -> set[int]:
+        """Values that every way from the inputs to the outputs goes through."""
+        prime = (1 << 61) - 1
+        into: dict[int, int] = {}
+        out: dict[int, int] = {}
+        for value in self.trace.nodes[0].outputs:
+            into[value] = 1
+        for node in self.trace.nodes[1:-1]:
+            ways = sum(into.get(v, 0) for v in node.inputs) % prime
+            for value in node.outputs[:1]:
+                into[value] = ways
+        for value in self.ends:
+            out[value] = 1
+        for node in reversed(self.trace.nodes[1:-1]):
+            ways = sum(out.get(v, 0) for v in node.outputs[:1])
+            for value in node.inputs:
+                out[value] = (out.get(value, 0) + ways) % prime
+        total = sum(into.get(v, 0) for v in self.ends) % prime
+        return {v for v in into if into[v] and into[v] * out.get(v, 0) % prime == total}
+
+    def longest(self, counted: Container[str]) -> int:
+        """How many of these layers the longest way has."""
+        found: dict[int, int] = {}
+        for node in self.trace.nodes:
+            longest = max((found.get(v, 0) for v in node.inputs), default=0)
+            longest += node.module is not None and node.name in counted
+            found.update(dict.fromkeys(node.outputs, longest))
+        return max(found.values(), default=0)
+
+    @cached_property
+    def beyond(self) -> set[int]:
+        """Values of heads, and of gates, whose scale is their own affair."""
+        found = set()
+        for node in self.trace.nodes:
+            if node.outputs and (node.name in self.heads or self.is_gate(node.outputs[0])):
+                found.update(self._onwards(node.outputs[0]))
+        return found
+
+
+def has_radius(layer: nn.Module | None) -> bool:
+    """Whether a twin has a gain: the radius of its ball."""
+    return layer is not None and "gain" in getattr(type(layer), "_settings", ())
+
+
+def is_attention(node: Node) -> bool:
+    """Whether it mixes values by probabilities."""
+    return isinstance(node.module, nn.MultiheadAttention) or node.name in _ATTENTION
+
+
+def family_of(layer: nn.Module) -> str | None:
+    """What a layer is to a network."""
+    entry = rules.entry_that_applies(type(layer))
+    return None if entry is None else entry.family
+
+
+def _is_tokens(node: Node) -> bool:
+    return isinstance(node.module, nn.Embedding)

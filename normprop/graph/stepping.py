@@ -1,0 +1,90 @@
+"""Laws of a trace whose calls are gone through one by one, layers as they will be."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from normprop.graph.kinds import is_twin
+from normprop.graph.prediction import Flow, given_law, go_through, traced
+from normprop.graph.trace import Node, Trace, Value
+from normprop.graph.wrappers import tensors_in
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Mean and standard deviation of a value."""
+
+    mean: float
+    std: float
+
+
+class Steps:
+    """Laws of the values of a trace, as far as it has been gone through.
+
+    Args:
+        run: of a model whose layers are leaves.
+        given: what it was called with.
+    """
+
+    def __init__(self, run: Trace, given: object) -> None:
+        self.flow = Flow(run, nn.Module())
+        self.tensors: dict[int, Tensor] = dict(run.constants)
+        for value, tensor in zip(run.nodes[0].outputs, tensors_in(given), strict=True):
+            given_law(self.flow, value, tensor)
+
+    def law(self, value: int) -> Figures | None:
+        """What is known of a value; None where it holds no real numbers."""
+        law = self.flow.laws.get(value)
+        if law is None or law.values is None:
+            return None
+        return Figures(law.mean, math.sqrt(law.variance))
+
+    def step(self, node: Node, layer: nn.Module | None) -> None:
+        """Go through a call.
+
+        Args:
+            node: the call.
+            layer: what is called there; None for what was called.
+        """
+        if not node.outputs:
+            return
+        layer = node.module if layer is None else layer
+        if layer is None or is_twin(layer):
+            go_through(self.flow, [node], self.tensors, lambda _: layer)
+        else:
+            self._inside(node, layer)
+
+    def _inside(self, node: Node, layer: nn.Module) -> None:
+        """By what a layer of torch calls."""
+        args, kwargs = tree_map(self._empty, node.call, is_leaf=_is_value)
+        run, own, _ = traced(layer, args, kwargs)
+        inner = Flow(run, layer)
+        leaves = tree_leaves(node.call, is_leaf=_is_value)
+        given = [leaf.number for leaf in leaves if _is_value(leaf)]
+        for value, mine in zip(run.nodes[0].outputs, given, strict=True):
+            if mine in self.flow.laws:
+                inner.laws[value] = self.flow.laws[mine]
+            else:
+                own[value] = self.tensors[mine]
+        go_through(inner, run.nodes[1:], own, layer.get_submodule)
+        for value, found in zip(node.outputs, run.nodes[-1].inputs, strict=False):
+            if found in inner.laws:
+                self.flow.laws[value] = inner.laws[found]
+            elif found in own:
+                self.tensors[value] = own[found]
+
+    def _empty(self, leaf):
+        if not _is_value(leaf):
+            return leaf
+        if leaf.number in self.tensors:
+            return torch.empty_like(self.tensors[leaf.number], device="meta")
+        node = self.flow.run.producer[leaf.number]
+        shape, dtype = node.made[node.outputs.index(leaf.number)]
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _is_value(leaf) -> bool:
+    return isinstance(leaf, Value)
