@@ -22,7 +22,7 @@ small layers do not pay for calls.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -75,9 +75,12 @@ class Part:
         """λ."""
         return self.absorbed.before.shift / self.absorbed.before.scale
 
-    def for_kernel(self, layer: type):
+    @cached_property
+    def asked(self):
         """What a kernel is asked for."""
-        return layer(
+        from normprop.kernels.weight import Layer
+
+        return Layer(
             over=self.over if self.normalize else None,
             size=self.gain * self.radius if self.normalize else self.gain,
             groups=self.geometry["groups"],
@@ -173,19 +176,20 @@ def _by_kernels(parts, weights, biases, made) -> list[int]:
     """Make what a GPU can, all layers of one type at once; returns the places of the others."""
     alike = {}
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        if not is_transformed(weight) and usable(weight) and _meet(weight, bias):
+        if _usable(weight) and _meet(weight, bias):
             alike.setdefault((weight.device, weight.dtype), []).append(i)
     for places in alike.values():
         from normprop.kernels import weight as kernel
 
-        layers = [parts[i].for_kernel(kernel.Layer) for i in places]
+        layers = [parts[i].asked for i in places]
         made_here, biases_here, norms = kernel.forward(
             layers, [weights[i] for i in places], [biases[i] for i in places]
         )
         for i, value, bias in zip(places, made_here, biases_here, strict=True):
             made.weights[i], made.biases[i] = value, bias
         made.kernels.append((places, layers, norms))
-    return [i for i in range(len(parts)) if not any(i in places for places in alike.values())]
+    done = {i for places in alike.values() for i in places}
+    return [i for i in range(len(parts)) if i not in done]
 
 
 class Placed(NamedTuple):
@@ -219,15 +223,15 @@ def place_(asked: Sequence[Placed]) -> list[int]:
     V and c are made in the same call.  Returns the places of those weights.
     """
     alike, end = {}, 0
+    able = [i for i, one in enumerate(asked) if _usable(one.weight)]
     # Weights that share memory are left for later: each would move what the other reads.
-    for i in sorted(range(len(asked)), key=lambda i: asked[i].weight.data_ptr()):
+    for i in sorted(able, key=lambda i: asked[i].weight.data_ptr()):
         weight, start = asked[i].weight, asked[i].weight.data_ptr()
-        if not is_transformed(weight) and usable(weight) and start >= end:
-            from normprop.kernels import weight as kernel
+        from normprop.kernels import weight as kernel
 
-            if kernel.serves(weight):
-                alike.setdefault((weight.device, weight.dtype), []).append(i)
-                end = start + weight.numel() * weight.element_size()
+        if start >= end and kernel.serves(weight):
+            alike.setdefault((weight.device, weight.dtype), []).append(i)
+            end = start + weight.numel() * weight.element_size()
     for places in alike.values():
         some = [asked[i] for i in places]
         layers = [_placed(one, kernel.Layer) for one in some]
@@ -244,9 +248,12 @@ def _placed(asked: Placed, layer: type):
     own = layer(asked.over, asked.radius, asked.groups)
     if asked.part is None:
         return own
-    return asked.part.for_kernel(layer)._replace(
-        over=asked.over, size=asked.radius, gain=asked.part.gain
-    )
+    return asked.part.asked._replace(over=asked.over, size=asked.radius, gain=asked.part.gain)
+
+
+def _usable(weight: Tensor) -> bool:
+    """Whether kernels can read a weight."""
+    return not is_transformed(weight) and usable(weight)
 
 
 def _meet(weight: Tensor, bias: Tensor | None) -> bool:

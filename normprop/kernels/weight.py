@@ -121,7 +121,7 @@ def forward(
     scaled = _where(layer.over is not None or layer.size != 1.0 for layer in layers)
     biased = _where(map(Layer.makes_bias, layers, biases))
     plan = _planned(layers, read, scaled, biased)
-    values, made = _memory(layers, read, scaled, biased)
+    values, made = _memory(plan, layers, read, scaled, biased)
     kept = plan.run(_FORWARD, read, biases, (None,) * len(read), values, made)
     values = [weights[i] if v is None else _returned(v, weights[i]) for i, v in enumerate(values)]
     return values, [b if c is None else c for b, c in zip(biases, made, strict=True)], kept
@@ -164,8 +164,8 @@ def backward(
             scaled.append(i)
         if of_bias is not None and layer.factors[1] != layer.scale:
             biased.append(i)
-    plan = _planned(layers, read, tuple(scaled), tuple(biased))
-    made, of_biases = _memory(layers, read, scaled, biased)
+    plan = _planned(layers, read, scaled, biased)
+    made, of_biases = _memory(plan, layers, read, scaled, biased)
     plan.run(_BACKWARD, read, bias_grads, grads, made, of_biases, kept)
     made = [
         g if m is None else _returned(m, w) for m, g, w in zip(made, grads, weights, strict=True)
@@ -241,12 +241,15 @@ class _Plan(NamedTuple):
         launches: for sums, scaling and biases, where their programs begin, and how many they are.
         sums: how many numbers the sums in parts are.
         kept: how many the norms are.
+        starts: where V of each layer that has one begins in one piece of memory, then c of each;
+            then the size of all.
     """
 
     table: Table
     launches: tuple[tuple[int, int], ...]
     sums: int
     kept: int
+    starts: tuple[int, ...]
 
     def run(self, mode, weights, biases, grads, values, made, kept=None) -> Tensor:
         """Start the kernels; returns the norms."""
@@ -280,27 +283,25 @@ class _Plan(NamedTuple):
         return kept
 
 
-def _memory(layers, weights, scaled, biased) -> tuple[list, list]:
+def _memory(plan, layers, weights, scaled, biased) -> tuple[list, list]:
     """Tensors for V and c of these layers, or for their gradients, in one piece of memory."""
     first, values, made = weights[0], [None] * len(layers), [None] * len(layers)
-    step = _ALIGNMENT // first.element_size()
-    numels = [weights[i].numel() for i in scaled] + [layers[i].outputs for i in biased]
-    starts = [0, *accumulate(step * triton.cdiv(numel, step) for numel in numels)]
-    whole = torch.empty(starts[-1], dtype=first.dtype, device=first.device)
-    for i, start in zip(scaled, starts, strict=False):
+    whole = torch.empty(plan.starts[-1], dtype=first.dtype, device=first.device)
+    for i, start in zip(scaled, plan.starts, strict=False):
         values[i] = whole.as_strided(weights[i].shape, weights[i].stride(), start)
-    for i, start in zip(biased, starts[len(scaled) :], strict=False):
-        made[i] = whole[start : start + layers[i].outputs]
+    for i, start in zip(biased, plan.starts[len(scaled) :], strict=False):
+        made[i] = whole.as_strided((layers[i].outputs,), (1,), start)
     return values, made
 
 
 def _planned(layers, weights, scaled, biased) -> _Plan:
     shapes = tuple((*w.shape[:2], math.prod(w.shape[2:]), not w.is_contiguous()) for w in weights)
-    return _plan(tuple(layers), shapes, scaled, biased, _SHORT, _LONG)
+    step = _ALIGNMENT // weights[0].element_size()
+    return _plan(tuple(layers), shapes, tuple(scaled), tuple(biased), _SHORT, _LONG, step)
 
 
 @lru_cache(maxsize=256)
-def _plan(layers, shapes, scaled, biased, short, long) -> _Plan:
+def _plan(layers, shapes, scaled, biased, short, long, step) -> _Plan:
     """Shares out what is asked of weights of these shapes."""
     lines, shares = [], []
     sums = kept = 0
@@ -320,7 +321,9 @@ def _plan(layers, shapes, scaled, biased, short, long) -> _Plan:
         own = [i << 32 | part for i in chosen for part in range(programs[i])]
         launches.append((len(numbers), len(own)))
         numbers += own
-    return _Plan(Table(tuple(numbers)), tuple(launches), sums, kept)
+    numels = [math.prod(shapes[i][:3]) for i in scaled] + [layers[i].outputs for i in biased]
+    starts = accumulate((step * triton.cdiv(numel, step) for numel in numels), initial=0)
+    return _Plan(Table(tuple(numbers)), tuple(launches), sums, kept, tuple(starts))
 
 
 def _line(layer, shape, short, long) -> tuple[list[int], int]:
