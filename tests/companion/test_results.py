@@ -1,15 +1,18 @@
 """The committed results lie in the package, and one that is missing is named."""
 
 import json
+import re
 
 import pytest
 
 from normprop.companion import results
+from normprop.companion.benchmarks import Results
 
 
 def test_every_file_is_found_and_read():
     names = {path.name for path in results.FOLDER.iterdir() if path.suffix == ".json"}
-    assert {"sweep_core.json", "sweep_variations.json", "wild.json", "bench_cpu.json"} <= names
+    assert {"sweep_core.json", "sweep_variations.json", "wild.json"} <= names
+    assert {"bench_cpu.json", "bench_h100.json"} <= names
     for name in names:
         assert json.loads(results.path(name).read_text("utf-8"))
 
@@ -21,3 +24,24 @@ def test_a_missing_file_is_named_with_its_place_and_its_neighbours(tmp_path, mon
     with pytest.raises(FileNotFoundError, match=r"'wild.json' is missing; there: none") as caught:
         results.path("wild.json")
     assert str(tmp_path) in str(caught.value)
+
+
+def test_the_readme_says_what_a_training_step_costs_on_a_gpu(root):
+    found = Results(results.path("bench_h100.json"))
+
+    def span(chosen):
+        seen = [
+            entry.ratio[1]
+            for entry in found
+            if entry.case.startswith("training/") and chosen(entry.implementation)
+        ]
+        return f"{min(seen):.1f} to {max(seen):.1f}"
+
+    text = " ".join((root / "README.md").read_text("utf-8").split())
+    said = re.search(
+        r"took (.*?) times the plain network's on an H100, with BatchNorm (.*?);", text
+    )
+    assert said.groups() == (
+        span(lambda name: name.startswith("normprop")),
+        span(lambda name: name == "batchnorm"),
+    )

@@ -8,6 +8,7 @@ from tests.book.expectations import Equals, Exact, Measured, PerRun, Within
 
 SMALL = {"images": 2, "rounds": 3}
 FOUND = json.loads(results.path("bench_cpu.json").read_text("utf-8"))
+GPU = json.loads(results.path("bench_h100.json").read_text("utf-8"))
 CASES = {case["name"]: case for case in FOUND["cases"]}
 ENTRIES = [entry for case in FOUND["cases"] for entry in case["implementations"]]
 NAMES = ("relu", "sigmoid", "tanh", "gelu", "silu")
@@ -123,11 +124,10 @@ EXPECTED = {
     "held_batchnorm": held("saved_bytes", "batchnorm"),
     "peak_fused": held("peak_bytes", "normprop fused"),
     "peak_batchnorm": held("peak_bytes", "batchnorm"),
-    "gpu": Equals(
-        "measured, in bench_cuda.json"
-        if (results.FOLDER / "bench_cuda.json").is_file()
-        else "no GPU was there: not measured"
-    ),
+    "gpu_command": Equals(GPU["command"]),
+    "gpu_commit": Equals(GPU["commit"][:10]),
+    "gpu_machine": Equals(f"{GPU['device_name']}, {GPU['cores']} cores"),
+    "gpu_versions": Equals(", ".join(" ".join(pair) for pair in GPU["versions"].items())),
     "exercise_batchnorm": Exact((3 + 4 + 1 + 3 + 2 + 4) / 7, 4.5e-16),
     "exercise_batch": Exact(3500 / 3, 4.6e-13),
 }
@@ -164,3 +164,25 @@ for _row in FOUND["goals"]:
         EXPECTED[f"worst_{_key}"] = shown(_row["measured"], _row["unit"])
         EXPECTED[f"median_{_key}"] = shown(_row["median"], _row["unit"])
         EXPECTED[f"verdict_{_key}"] = Equals(_row["verdict"])
+_on_gpu = {
+    (case["name"], entry["name"]): entry["ratio"][1]
+    for case in GPU["cases"]
+    for entry in case["implementations"]
+}
+_columns = {
+    "naive", "normprop", "normprop fused", "normprop projected", "normprop fused, projected",
+    "batchnorm", "layernorm",
+}  # fmt: skip
+for (_case, _method), _ratio in _on_gpu.items():
+    _group, _, _name = _case.partition("/")
+    _key = f"{_name}_{_method}".replace(",", "").replace(" ", "_").replace("-", "_")
+    if _group == "training" and _method in _columns:
+        EXPECTED[f"gpu_{_key}"] = Exact(_ratio, 0.0)
+for _method in ("normprop", "normprop folded"):
+    _found = [r for (c, m), r in _on_gpu.items() if m == _method and c.startswith("inference/")]
+    EXPECTED[f"gpu_least_{_method.replace(' ', '_')}"] = Exact(min(_found), 0.0)
+    EXPECTED[f"gpu_most_{_method.replace(' ', '_')}"] = Exact(max(_found), 0.0)
+for _size in (10**6, 10**8):
+    for _method in ("naive", "normprop"):
+        _ratio = _on_gpu[f"activation/relu/{_size}", _method]
+        EXPECTED[f"gpu_{_method}_{_size}"] = Exact(_ratio, 0.0)
