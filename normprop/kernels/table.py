@@ -5,10 +5,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-_SPARE_NUMBERS = 1 << 16
+_LEAST = 1 << 16
 _SPARE: list[Tensor] = []
 """Page-locked memory for captures, in which none may be asked for."""
-_CAPTURED: list[Tensor] = []
+_CAPTURED: dict[int, Tensor] = {}
 """What captured graphs read, as often as they are replayed."""
 
 
@@ -25,19 +25,21 @@ class Table:
     def on(self, device: torch.device) -> Tensor:
         """The numbers, in the memory of this device."""
         if device.type != "cuda":
-            key, capturing = device, False
-        else:
-            key = torch.cuda.current_stream(device)
-            capturing = torch.cuda.is_current_stream_capturing()
-        found = self.there.get(key)
-        if capturing:
-            near = (copy for copy in self.there.values() if copy.device == device)
-            found = next(near, None)
-            found = captured(self.numbers, device) if found is None else found
-            _CAPTURED.append(found)
-        elif found is None:
-            found = self.there[key] = copied(self.numbers, device)
+            return self._copied(device, None)
+        stream = torch.cuda.current_stream(device)
+        if not torch.cuda.is_current_stream_capturing():
+            _provide(len(self.numbers))
+            return self._copied(device, stream)
+        near = (copy for (where, _), copy in self.there.items() if where == device)
+        found = next(near, None)
+        found = captured(self.numbers, device) if found is None else found
+        _CAPTURED[found.data_ptr()] = found
         return found
+
+    def _copied(self, device, stream) -> Tensor:
+        if (device, stream) not in self.there:
+            self.there[device, stream] = copied(self.numbers, device)
+        return self.there[device, stream]
 
 
 @lru_cache(maxsize=256)
@@ -49,21 +51,23 @@ def table(numbers: tuple[int, ...]) -> Table:
 def copied(numbers: tuple[int, ...], device: torch.device) -> Tensor:
     """A copy on the device, which will be there for whatever its stream does next."""
     host = torch.tensor(numbers, dtype=torch.int64)
-    if device.type != "cuda":
-        return host
-    if not _SPARE:
-        _SPARE.append(torch.empty(_SPARE_NUMBERS, dtype=torch.int64, pin_memory=True))
-    return host.pin_memory().to(device, non_blocking=True)
+    return host if device.type != "cuda" else host.pin_memory().to(device, non_blocking=True)
 
 
 def captured(numbers: tuple[int, ...], device: torch.device) -> Tensor:
     """A copy that is made by a graph, from memory that nobody else will write."""
     if not _SPARE or len(_SPARE[0]) < len(numbers):
         raise RuntimeError(
-            "a CUDA graph needs addresses of weights in page-locked memory, which is set aside as "
-            f"weights are first made outside of a capture, for {_SPARE_NUMBERS} numbers in all "
-            f"graphs; {len(_SPARE[0]) if _SPARE else 0} were left, and {len(numbers)} wanted"
+            "weights must have been made outside of a capture before a CUDA graph makes them: "
+            "page-locked memory for their addresses is set aside then, and none is left for "
+            f"{len(numbers)} numbers"
         )
     place, _SPARE[0] = _SPARE[0].split([len(numbers), len(_SPARE[0]) - len(numbers)])
-    _CAPTURED.append(place.copy_(torch.tensor(numbers, dtype=torch.int64)))
+    _CAPTURED[place.data_ptr()] = place.copy_(torch.tensor(numbers, dtype=torch.int64))
     return place.to(device, non_blocking=True)
+
+
+def _provide(count: int) -> None:
+    """Set memory aside, for some captures of tables of that size."""
+    if not _SPARE or len(_SPARE[0]) < 4 * count:
+        _SPARE[:] = [torch.empty(max(_LEAST, 16 * count), dtype=torch.int64, pin_memory=True)]

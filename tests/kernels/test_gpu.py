@@ -3,11 +3,16 @@
 The other tests of this folder run on the GPU too where there is one.
 """
 
+import copy
+
 import pytest
 import torch
+from torch import nn
 
 pytest.importorskip("triton")
 
+import normprop
+import normprop.nn as nnp
 from normprop import functional, simulate
 from normprop.functional.fused import fused
 from normprop.functional.scale import Constants
@@ -227,6 +232,38 @@ def test_a_graph_of_a_weight(over):
     w.normal_()
     graph.replay()
     assert all(torch.equal(a, b) for a, b in zip(result, call(), strict=True))
+
+
+@pytest.mark.parametrize("method", ["normalize", "project"])
+def test_a_graph_of_a_step_of_a_fused_network(method):
+    torch.manual_seed(0)
+    layers = [
+        nnp.Conv2d(3, 8, 3, method=method),
+        nnp.ReLU(),
+        nnp.Conv2d(8, 8, 3, groups=2, method=method),
+        nnp.ReLU(),
+        nn.Flatten(),
+        nnp.Linear(128, 5, method=method),
+    ]
+    x = torch.randn(4, 3, 8, 8, device="cuda")
+    fused = normprop.fuse(nn.Sequential(*layers).cuda(), x)
+
+    def step(network):
+        for p in network.parameters():
+            p.grad = None
+        network(x).square().mean().backward()
+        with torch.no_grad():
+            for p in network.parameters():
+                p.sub_(p.grad, alpha=1e-2)
+        nnp.project_(network)
+
+    graph, _ = captured(lambda: step(fused))
+    plain = copy.deepcopy(fused)
+    for _ in range(3):
+        graph.replay()
+        step(plain)
+        for a, b in zip(fused.parameters(), plain.parameters(), strict=True):
+            assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 # Compiled

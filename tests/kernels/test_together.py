@@ -139,7 +139,7 @@ def test_many_tiles_blocks_and_strips(device, monkeypatch):
     # Sizes of which weights of millions of elements would have to be, made small.
     for name, size in (("_SHORT", 2), ("_LONG", 4), ("_SPAN", 1), ("_MOST_OF_ALL", 4)):
         monkeypatch.setattr(weight, name, size)
-    parts, weights, biases = given(torch.float64, device)
+    parts, weights, biases = (tensors[::5] for tensors in given(torch.float64, device))
     wanted, wanted_gradients = wanted_of(parts, weights, biases)
     pairs = together(parts, weights, biases, make(parts, weights, biases))
     assert_near(values(pairs), wanted, torch.float64)
@@ -147,7 +147,8 @@ def test_many_tiles_blocks_and_strips(device, monkeypatch):
 
 
 def test_types_have_launches_of_their_own(device, launches):
-    mixed = [given(dtype, device) for dtype in (torch.float32, torch.bfloat16)]
+    types = torch.float32, torch.bfloat16
+    mixed = [tuple(tensors[::5] for tensors in given(dtype, device)) for dtype in types]
     both = [a + b for a, b in zip(*mixed, strict=True)]
     pairs = together(*both, make(*both))
     # A bias of another type is left to PyTorch.
@@ -162,7 +163,7 @@ def test_types_have_launches_of_their_own(device, launches):
 
 
 def test_a_step_copies_no_table_that_is_there(device, copies):
-    parts, weights, biases = given(torch.float32, device)
+    parts, weights, biases = (tensors[::5] for tensors in given(torch.float32, device))
 
     def step():
         pairs = together(parts, weights, biases, make(parts, weights, biases))
@@ -305,7 +306,7 @@ def test_weights_that_share_memory_are_put_there_one_after_the_other(device):
 
 
 @pytest.mark.parametrize("method", ["normalize", "project"])
-@pytest.mark.parametrize("name", ["mlp", "padded", "residual, post"])
+@pytest.mark.parametrize("name", ["mlp", "padded"])
 def test_steps_of_a_fused_network(name, method, device, launches, monkeypatch):
     make_network, shape = NETWORKS[name]
     maps, acts = options("backward" if name == "padded" else "forward")
@@ -317,7 +318,7 @@ def test_steps_of_a_fused_network(name, method, device, launches, monkeypatch):
 
     def learn(network):
         optimiser = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9)
-        for _ in range(3):
+        for _ in range(2):
             optimiser.zero_grad()
             launches.clear()
             (network(x) - 1.0).square().mean().backward()
