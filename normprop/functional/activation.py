@@ -137,17 +137,12 @@ logsigmoid = _activation(
     r"""Normalised logarithm of the sigmoid, :math:`y = (-\log(1 + e^{-x}) - \mu)/\sigma`.""",
 )
 mish = _activation(
-    nn.Mish,
-    r"""Normalised Mish, :math:`y = (x\tanh(\log(1 + e^x)) - \mu)/\sigma`.""",
+    nn.Mish, r"""Normalised Mish, :math:`y = (x\tanh(\log(1 + e^x)) - \mu)/\sigma`."""
 )
 relu6 = _activation(
-    nn.ReLU6,
-    r"""Normalised ReLU6, :math:`y = (\min(\max(x, 0), 6) - \mu)/\sigma`.""",
+    nn.ReLU6, r"""Normalised ReLU6, :math:`y = (\min(\max(x, 0), 6) - \mu)/\sigma`."""
 )
-selu = _activation(
-    nn.SELU,
-    r"""Normalised SELU, :math:`y = (\mathrm{selu}(x) - \mu)/\sigma`.""",
-)
+selu = _activation(nn.SELU, r"""Normalised SELU, :math:`y = (\mathrm{selu}(x) - \mu)/\sigma`.""")
 sigmoid = _activation(
     nn.Sigmoid,
     r"""Normalised sigmoid, :math:`y = (1/(1 + e^{-x}) - \mu)/\sigma`.
@@ -183,8 +178,7 @@ softshrink = _activation(
     """,
 )
 softsign = _activation(
-    nn.Softsign,
-    r"""Normalised softsign, :math:`y = (x/(1 + |x|) - \mu)/\sigma`.""",
+    nn.Softsign, r"""Normalised softsign, :math:`y = (x/(1 + |x|) - \mu)/\sigma`."""
 )
 tanh = _activation(
     nn.Tanh,
@@ -194,8 +188,7 @@ tanh = _activation(
     """,
 )
 tanhshrink = _activation(
-    nn.Tanhshrink,
-    r"""Normalised tanh shrinkage, :math:`y = (x - \tanh x - \mu)/\sigma`.""",
+    nn.Tanhshrink, r"""Normalised tanh shrinkage, :math:`y = (x - \tanh x - \mu)/\sigma`."""
 )
 threshold = _activation(
     nn.Threshold,

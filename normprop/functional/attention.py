@@ -21,7 +21,6 @@ from normprop.functional.scale import (
     scale_gradient,
 )
 from normprop.functional.weight import Per
-from normprop.gaussian import Normal
 
 __all__ = ["multi_head_attention", "scaled_dot_product_attention"]
 
@@ -138,16 +137,7 @@ def attention_constants(
 
 
 @lru_cache(maxsize=256, typed=True)
-def _cached(
-    query: tuple[int, ...],
-    key: tuple[int, ...],
-    value: tuple[int, ...],
-    scaling: Scaling,
-    laws: tuple[Normal, Normal, Normal],
-    scale: float | None,
-    is_causal: bool,
-    dropout_p: float,
-) -> AttentionConstants:
+def _cached(query, key, value, scaling, laws, scale, is_causal, dropout_p) -> AttentionConstants:
     check_scaling(scaling)
     figures = rules.attention(query, key, value, laws, scale, is_causal, dropout_p)
     if scaling == "separate":

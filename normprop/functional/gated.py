@@ -25,11 +25,7 @@ Gate = str | Callable[[Tensor], Tensor]
 
 
 @takes(Law)
-def glu(
-    input: Tensor,
-    dim: int = -1,
-    **law: Unpack[Law],
-) -> Tensor:
+def glu(input: Tensor, dim: int = -1, **law: Unpack[Law]) -> Tensor:
     r"""Normalised gated linear unit.
 
     .. math:: y = \frac{a\,\mathrm{sigmoid}(b) - \mu}{\sigma}
@@ -51,12 +47,7 @@ def glu(
 
 
 @takes(Law)
-def gated_linear(
-    input: Tensor,
-    gate: Gate = "silu",
-    dim: int = -1,
-    **law: Unpack[Law],
-) -> Tensor:
+def gated_linear(input: Tensor, gate: Gate = "silu", dim: int = -1, **law: Unpack[Law]) -> Tensor:
     r"""Normalised unit a·g(b) with a gate of your choice, a and b the halves of the input.
 
     ``"relu"`` makes it ReGLU, ``"gelu"`` GEGLU, ``"silu"`` SwiGLU.

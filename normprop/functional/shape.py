@@ -17,11 +17,7 @@ _WINDOW = ("kernel_size", "dilation", "padding", "stride")
 
 
 @takes(Law)
-def pixel_shuffle(
-    input: Tensor,
-    upscale_factor: int,
-    **law: Unpack[Law],
-) -> Tensor:
+def pixel_shuffle(input: Tensor, upscale_factor: int, **law: Unpack[Law]) -> Tensor:
     r"""Normalised pixel shuffle: y = (x - mean)/σ in other places.
 
     σ_f = std and σ_b = 1, since nothing but the places change; at mean 0 and std 1 it is torch's
@@ -39,11 +35,7 @@ def pixel_shuffle(
 
 
 @takes(Law)
-def pixel_unshuffle(
-    input: Tensor,
-    downscale_factor: int,
-    **law: Unpack[Law],
-) -> Tensor:
+def pixel_unshuffle(input: Tensor, downscale_factor: int, **law: Unpack[Law]) -> Tensor:
     """Normalised inverse of :func:`pixel_shuffle`, from (…, C, H·r, W·r) to (…, C·r², H, W).
 
     ``downscale_factor`` is r; everything else is as there.
@@ -54,11 +46,7 @@ def pixel_unshuffle(
 
 
 @takes(Law)
-def channel_shuffle(
-    input: Tensor,
-    groups: int,
-    **law: Unpack[Law],
-) -> Tensor:
+def channel_shuffle(input: Tensor, groups: int, **law: Unpack[Law]) -> Tensor:
     """Normalised shuffle of channels, (N, C, …), between groups of them.
 
     Everything else is as in :func:`pixel_shuffle`.

@@ -12,17 +12,6 @@ from normprop.gaussian.named import FUNCTIONS
 from normprop.gaussian.order import maximum, maximum_of
 
 __all__ = [
-    "FUNCTIONS",
-    "Figures",
-    "Function",
-    "Image",
-    "Law",
-    "Normal",
-    "calibration",
-    "elementwise",
-    "families",
-    "maps",
-    "maximum",
-    "maximum_of",
-    "smooth",
-]
+    "FUNCTIONS", "Figures", "Function", "Image", "Law", "Normal", "calibration", "elementwise",
+    "families", "maps", "maximum", "maximum_of", "smooth",
+]  # fmt: skip

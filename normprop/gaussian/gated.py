@@ -41,10 +41,6 @@ class GatedFigures:
         """Root mean square of the gradient over both halves."""
         return math.sqrt(0.5) * math.hypot(self.value, self.gate)
 
-    def figures(self) -> Figures:
-        """The same with one slope for both halves."""
-        return Figures(self.mean, self.std, self.slope, self.error, self.method)
-
 
 def gated_linear(gate: Function, law: Normal) -> GatedFigures:
     """Figures of a·gate(b), a and b independent with this law.

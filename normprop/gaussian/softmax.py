@@ -348,9 +348,8 @@ def _transforms(s: float, low: int, high: int) -> _Transforms:
     first = math.floor(bottom / _STEP) - shift
     u = _STEP * (first + np.arange(count + shift + 2))
     parts = [_rows(u[i : i + _ROWS], s, z, weight, grow, rise) for i in range(0, len(u), _ROWS)]
-    gamma, q, spread, spread_error, tilt_one, tilt_two, rough, rough_q, ratio, ratio_error = (
-        np.concatenate(column, axis=-1) for column in zip(*parts, strict=True)
-    )
+    found = {name: np.concatenate([part[name] for part in parts], -1) for name in parts[0]}
+    gamma, q, rough, rough_q = (found[name] for name in ("gamma", "q", "rough", "rough_q"))
     shifted = np.maximum(np.arange(len(u)) - shift, 0)
     orders = np.exp(_STEP * shift * np.arange(3))[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -363,24 +362,18 @@ def _transforms(s: float, low: int, high: int) -> _Transforms:
     q_error = rough_q + 3.2 * inner + BEYOND / q
     log_error = np.where(half, q * q_error / (1.0 - np.minimum(q, 0.5)), rough + lost)
     log_error = log_error + EPS * np.abs(log_lambda)
-    keep = slice(shift, None)
-    return _Transforms(
-        u[keep],
-        gamma[:, keep],
-        q[keep],
-        log_lambda[keep],
-        log_error[keep],
-        spread[keep],
-        # The deviation w - w̄ grows by at most |e^{iy} - 1| in the strip.
-        (spread_error + 1e3 * np.exp(2.0 * _STEP * shift) * inner * (spread + s * s * gamma[2]))[
-            keep
-        ],
-        tilt_one[keep],
-        tilt_two[keep],
-        (rough + 1e3 * lost)[keep],
-        ratio[keep],
-        (ratio_error + 1e3 * inner * np.minimum(np.exp(u), 1.0) * s)[keep],
-    )
+    # The deviation w - w̄ grows by at most |e^{iy} - 1| in the strip.
+    strip = 1e3 * np.exp(2.0 * _STEP * shift) * inner * (found["spread"] + s * s * gamma[2])
+    found |= {
+        "u": u,
+        "log_lambda": log_lambda,
+        "log_lambda_error": log_error,
+        "spread_error": found["spread_error"] + strip,
+        "rough": rough + 1e3 * lost,
+        "log_ratio_error": found["log_ratio_error"] + 1e3 * inner * np.minimum(np.exp(u), 1.0) * s,
+    }
+    del found["rough_q"]
+    return _Transforms(**{name: values[..., shift:] for name, values in found.items()})
 
 
 def _rows(u, s, z, weight, grow, rise):
@@ -432,18 +425,18 @@ def _rows(u, s, z, weight, grow, rise):
         argument = scale * (2.0 * np.abs(rise) + grow * s * np.abs(z))
         ratio_error = (weight * (np.abs(change) * density + (1.0 + change) * argument)).sum(-1)
         ratio_error = EPS * (ratio_error / (1.0 + mean) + np.abs(ratio))
-    return (
-        gamma,
-        q,
-        spread,
-        EPS * (loose + square),
-        tilt_one,
-        tilt_two,
-        EPS * rough,
-        EPS * rough_q,
-        ratio,
-        ratio_error,
-    )
+    return {
+        "gamma": gamma,
+        "q": q,
+        "spread": spread,
+        "spread_error": EPS * (loose + square),
+        "tilt_one": tilt_one,
+        "tilt_two": tilt_two,
+        "rough": EPS * rough,
+        "rough_q": EPS * rough_q,
+        "log_ratio": ratio,
+        "log_ratio_error": ratio_error,
+    }
 
 
 def _tails(integrand: Array) -> float:

@@ -81,10 +81,7 @@ class MultiheadAttention(Settings, nn.MultiheadAttention):
             self.dropout if self.training else 0.0,
             causal,
             need_weights,
-            scaling=self.scaling,
-            per=self.per,
-            gain=self.gain,
-            std=self.std,
+            **self._chosen(),
         )
         if probabilities is not None and average_attn_weights:
             probabilities = probabilities.mean(1)

@@ -34,16 +34,7 @@ class Bilinear(Parametric, nn.Bilinear):
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
         """Apply the map."""
         self._check_place()
-        return functional.bilinear(
-            input1,
-            input2,
-            self.weight,
-            self.bias,
-            scaling=self.scaling,
-            per=self.per,
-            gain=self.gain,
-            method=self.method,
-        )
+        return functional.bilinear(input1, input2, self.weight, self.bias, **self._chosen())
 
 
 def _moments(layer: Bilinear, law) -> rules.Moments:

@@ -62,8 +62,7 @@ class Embedding(Parametric, nn.Embedding):
             self.padding_idx,
             scale_grad_by_freq=self.scale_grad_by_freq,
             sparse=self.sparse,
-            gain=self.gain,
-            method=self.method,
+            **self._chosen(),
         )
 
 

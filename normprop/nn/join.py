@@ -69,7 +69,7 @@ class Concat(Settings, nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         """Join the tensors and normalise."""
-        return functional.cat(tensors, self.dim, scaling=self.scaling, mean=self.mean, std=self.std)
+        return functional.cat(tensors, self.dim, **self._chosen())
 
     def extra_repr(self) -> str:
         """The arguments."""

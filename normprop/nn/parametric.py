@@ -168,8 +168,7 @@ class MapFromWeight(Parametric):
 
     def _options(self) -> dict:
         """What its function takes besides torch's arguments."""
-        own = {name: getattr(self, name) for name in Ball.__annotations__}
-        return {**own, "absorbed": self.absorbed}
+        return {**self._chosen(), "absorbed": self.absorbed}
 
     def _put_on_ball(self) -> None:
         # Without a copy of the weight.

@@ -84,6 +84,11 @@ class Settings:
         super().__setattr__(name, value)
         self._forget()
 
+    def _chosen(self) -> dict[str, object]:
+        """What its function takes by name alone."""
+        names = self._keywords.__annotations__
+        return {name: getattr(self, self._stored.get(name, name)) for name in names}
+
     def _checked(self, name: str, value):
         """The value as it is kept; an error where it can be none."""
         return checked(name, value)
@@ -94,8 +99,7 @@ class Settings:
     def extra_repr(self) -> str:
         """The arguments."""
         parts = [super().extra_repr()]
-        for name in self._keywords.__annotations__:
-            value = getattr(self, self._stored.get(name, name))
+        for name, value in self._chosen().items():
             # A backend, a gain or a layer before only where one was chosen.
             if name not in ("after", "backend", "gain") or value != DEFAULTS[name]:
                 parts.append(f"{name}={_shown(name, value)}")

@@ -13,8 +13,8 @@ class _Over(Twin):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply it and normalise."""
-        law = {"scaling": self.scaling, "mean": self.mean, "std": self.std}
-        return self._run(self._compute, input, over(self.torch_type, input, self._place(), law))
+        constants = over(self.torch_type, input, self._place(), self._chosen())
+        return self._run(self._compute, input, constants)
 
     def _place(self) -> int:
         """The dimension, which must not be ``None``."""

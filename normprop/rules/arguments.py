@@ -13,6 +13,10 @@ from normprop.gaussian import Image, Law, Normal
 __all__ = ["NeedsShapeError", "check_law", "check_number", "check_probability", "window_of"]
 
 
+Shape = tuple[int, ...] | None
+"""Of a sample, where it was given."""
+
+
 def check_probability(p: float) -> None:
     """Refuse a drop probability outside [0, 1]."""
     check_number("p", p)
@@ -56,7 +60,7 @@ class NeedsShapeError(ValueError):
     """The figures of a layer depend on the shape of its input, which was not given."""
 
 
-def need_shape(layer: nn.Module, shape: tuple[int, ...] | None, what: str) -> tuple[int, ...]:
+def need_shape(layer: nn.Module, shape: Shape, what: str) -> tuple[int, ...]:
     """The shape, which must have been given; ``what`` says what depends on it."""
     if shape is None:
         raise NeedsShapeError(

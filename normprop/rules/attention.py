@@ -9,7 +9,7 @@ from torch import nn
 from normprop.gaussian import Law, Normal
 from normprop.gaussian.attention import AttentionFigures
 from normprop.gaussian.attention import attention as ground
-from normprop.rules.arguments import array, need_normal, need_shape
+from normprop.rules.arguments import Shape, array, need_normal, need_shape
 from normprop.rules.registry import Moments, refuse, register
 
 __all__ = ["attention", "attention_slope", "projected_attention", "projections", "self_attention"]
@@ -70,9 +70,7 @@ def attention_slope(figures: AttentionFigures, sizes: Sequence[int]) -> float:
     return math.sqrt(total / sum(sizes))
 
 
-def multihead_attention(
-    layer: nn.MultiheadAttention, law: Law, shape: tuple[int, ...] | None
-) -> Moments:
+def multihead_attention(layer: nn.MultiheadAttention, law: Law, shape: Shape) -> Moments:
     r"""Moments of self-attention with these weights, as embed_dim E grows beside the length n.
 
     In that limit the projections of one input are independent normals, of the standard
@@ -86,9 +84,7 @@ def multihead_attention(
     return projected_attention(length, layer.head_dim, law.std, weights, shifts, dropout)
 
 
-def self_attention(
-    layer: nn.MultiheadAttention, law: Law, shape: tuple[int, ...] | None
-) -> tuple[int, Normal]:
+def self_attention(layer: nn.MultiheadAttention, law: Law, shape: Shape) -> tuple[int, Normal]:
     """Length and law of an input of self-attention.
 
     Raises:

@@ -4,13 +4,11 @@ from torch import nn
 
 from normprop.gaussian import Law
 from normprop.gaussian.distance import cosine, distance
-from normprop.rules.arguments import need_normal, need_shape
+from normprop.rules.arguments import Shape, need_normal, need_shape
 from normprop.rules.registry import Moments, moments_of, register
 
 
-def cosine_similarity(
-    layer: nn.CosineSimilarity, law: Law, shape: tuple[int, ...] | None
-) -> Moments:
+def cosine_similarity(layer: nn.CosineSimilarity, law: Law, shape: Shape) -> Moments:
     """Moments of the cosine; the mean of the inputs must be 0."""
     shape, law = need_shape(layer, shape, "how many entries a vector has"), need_normal(layer, law)
     if law.mean != 0:
@@ -28,9 +26,7 @@ def cosine_similarity(
     return moments_of(cosine(shape[place], law.std, float(layer.eps)))
 
 
-def pairwise_distance(
-    layer: nn.PairwiseDistance, law: Law, shape: tuple[int, ...] | None
-) -> Moments:
+def pairwise_distance(layer: nn.PairwiseDistance, law: Law, shape: Shape) -> Moments:
     """Moments of the distance by the norm 1 or 2, along the last dimension."""
     shape, law = need_shape(layer, shape, "how many entries a vector has"), need_normal(layer, law)
     if not shape:

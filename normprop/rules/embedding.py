@@ -12,7 +12,7 @@ from torch import nn
 from normprop.gaussian import Law, Normal
 from normprop.gaussian.law import std_error
 from normprop.gaussian.normal import EPS
-from normprop.rules.arguments import array, need_shape
+from normprop.rules.arguments import Shape, array, need_shape
 from normprop.rules.registry import CLOSED, Moments, register
 
 __all__ = ["check_no_law", "embedding", "rows_of"]
@@ -99,9 +99,7 @@ def embedding_rule(layer: nn.Embedding, law: Law) -> Moments:
     return embedding(rows_of(layer))
 
 
-def embedding_bag_rule(
-    layer: nn.EmbeddingBag, law: Law, shape: tuple[int, ...] | None = None
-) -> Moments:
+def embedding_bag_rule(layer: nn.EmbeddingBag, law: Law, shape: Shape = None) -> Moments:
     """Moments of an embedding of bags, all of ``shape[0]`` tokens, none of them padding."""
     check_no_law(layer, law)
     shape = need_shape(layer, shape, "how many tokens a bag has")

@@ -14,7 +14,7 @@ from torch import nn
 from normprop.gaussian import FUNCTIONS, Figures, Law, Normal, elementwise, families, losses
 from normprop.gaussian.normal import EPS
 from normprop.gaussian.softmax import cross_entropy as cross_entropy_figures
-from normprop.rules.arguments import need_normal, need_shape
+from normprop.rules.arguments import Shape, need_normal, need_shape
 from normprop.rules.registry import Moments, refuse, register
 
 
@@ -53,7 +53,7 @@ def negative_log_likelihood(classes: int, law: Normal) -> Figures:
     return Figures(-law.mean, law.std, 1.0 / math.sqrt(classes), error, "closed form")
 
 
-def class_count(layer: nn.Module, shape: tuple[int, ...] | None) -> tuple[int, int]:
+def class_count(layer: nn.Module, shape: Shape) -> tuple[int, int]:
     """How many classes an input of this shape has, and how many samples."""
     shape = need_shape(layer, shape, "how many classes and samples there are")
     if not shape:
@@ -62,7 +62,7 @@ def class_count(layer: nn.Module, shape: tuple[int, ...] | None) -> tuple[int, i
     return classes, math.prod(shape) // classes
 
 
-def _count(layer: nn.Module, shape: tuple[int, ...] | None) -> int:
+def _count(layer: nn.Module, shape: Shape) -> int:
     if layer.reduction == "none":
         return 1
     return math.prod(need_shape(layer, shape, "how many elements it reduces"))
@@ -78,7 +78,7 @@ def _refuse_weights(layer: nn.Module, *names: str) -> None:
 
 
 def _of_classes(figures: Callable[[nn.Module, int, Normal], Figures]):
-    def rule(layer: nn.Module, law: Law, shape: tuple[int, ...] | None) -> Moments:
+    def rule(layer: nn.Module, law: Law, shape: Shape) -> Moments:
         _refuse_weights(layer, "weight")
         classes, samples = class_count(layer, shape)
         if 0 <= layer.ignore_index < classes:
@@ -93,7 +93,7 @@ def _of_classes(figures: Callable[[nn.Module, int, Normal], Figures]):
 
 
 def _of_elements(figures: Callable[[nn.Module, Normal], Figures], *weights: str):
-    def rule(layer: nn.Module, law: Law, shape: tuple[int, ...] | None) -> Moments:
+    def rule(layer: nn.Module, law: Law, shape: Shape) -> Moments:
         _refuse_weights(layer, *weights)
         law = need_normal(layer, law)
         return reduced(figures(layer, law), layer.reduction, _count(layer, shape))
@@ -114,7 +114,7 @@ def _ranking(layer: nn.MarginRankingLoss, law: Normal) -> Figures:
     return elementwise(FUNCTIONS["relu"], difference)
 
 
-def _many_labels(layer: nn.Module, law: Law, shape: tuple[int, ...] | None) -> Moments:
+def _many_labels(layer: nn.Module, law: Law, shape: Shape) -> Moments:
     _refuse_weights(layer, "weight")
     classes, samples = class_count(layer, shape)
     one = losses.cross_entropy_of_two(need_normal(layer, law))

@@ -10,7 +10,7 @@ from normprop.gaussian import Law, Normal, maximum
 from normprop.gaussian.law import std_error
 from normprop.gaussian.normal import EPS
 from normprop.gaussian.normalization import local_response, normalization
-from normprop.rules.arguments import array, need_normal, need_shape
+from normprop.rules.arguments import Shape, array, need_normal, need_shape
 from normprop.rules.registry import CLOSED, Moments, refuse, register
 
 
@@ -124,7 +124,7 @@ def batch_norm(layer: nn.Module, law: Law) -> Moments:
     return Moments(*figures, math.inf, "asymptotic, O(1/n)")
 
 
-def instance_norm(layer: nn.Module, law: Law, shape: tuple[int, ...] | None) -> Moments:
+def instance_norm(layer: nn.Module, law: Law, shape: Shape) -> Moments:
     """Moments of instance normalisation, every channel a group of its own."""
     if not layer.training and layer.running_mean is not None:
         return _by_statistics(layer, law)
@@ -132,7 +132,7 @@ def instance_norm(layer: nn.Module, law: Law, shape: tuple[int, ...] | None) -> 
     return _by_groups(layer, law, shape, "num_features", layer.num_features)
 
 
-def group_norm(layer: nn.GroupNorm, law: Law, shape: tuple[int, ...] | None) -> Moments:
+def group_norm(layer: nn.GroupNorm, law: Law, shape: Shape) -> Moments:
     """Moments of group normalisation."""
     shape = need_shape(layer, shape, "how many elements a group has")
     return _by_groups(layer, law, shape, "num_channels", layer.num_groups)

@@ -7,6 +7,7 @@ from torch import nn
 from normprop.gaussian import Law, maximum
 from normprop.gaussian.law import std_error
 from normprop.gaussian.normal import EPS
+from normprop.rules.arguments import Shape
 from normprop.rules.axis import copied, copies, grid
 from normprop.rules.registry import Moments, register_each
 
@@ -70,9 +71,7 @@ def pad(
 
 
 def _rule(mode: str):
-    def rule(
-        dims: int, layer: nn.Module, law: Law, shape: tuple[int, ...] | None = None
-    ) -> Moments:
+    def rule(dims: int, layer: nn.Module, law: Law, shape: Shape = None) -> Moments:
         sizes = None
         if shape is not None:
             if len(shape) < dims:

@@ -17,7 +17,7 @@ from normprop.gaussian import Law, Normal, maximum
 from normprop.gaussian.law import std_error
 from normprop.gaussian.lengths import extreme_size, length
 from normprop.gaussian.normal import EPS
-from normprop.rules.arguments import check_number, count, need_shape, window_of
+from normprop.rules.arguments import Shape, check_number, count, need_shape, window_of
 from normprop.rules.axis import averages, grid, places
 from normprop.rules.registry import Moments, register_each
 
@@ -221,14 +221,14 @@ def spatial(layer: nn.Module, shape: Sizes, dims: int) -> Sizes:
 
 
 def _adaptive(figures: Callable[[Sizes, Sizes, Law], Moments]):
-    def rule(dims: int, layer: nn.Module, law: Law, shape: Sizes | None = None) -> Moments:
+    def rule(dims: int, layer: nn.Module, law: Law, shape: Shape = None) -> Moments:
         sizes = spatial(layer, need_shape(layer, shape, "how large its input is"), dims)
         return figures(sizes, adaptive_sizes(layer.output_size, sizes), law)
 
     return rule
 
 
-def _fractional(dims: int, layer: nn.Module, law: Law, shape: Sizes | None = None) -> Moments:
+def _fractional(dims: int, layer: nn.Module, law: Law, shape: Shape = None) -> Moments:
     if layer.output_ratio is None:
         shape = need_shape(layer, shape, "how large its input is")
     sizes = None if shape is None else spatial(layer, shape, dims)
@@ -279,7 +279,7 @@ def unpool_geometry(layer: nn.Module, dims: int) -> tuple[Sizes, ...]:
     )
 
 
-def _unpool(dims: int, layer: nn.Module, law: Law, shape: Sizes | None = None) -> Moments:
+def _unpool(dims: int, layer: nn.Module, law: Law, shape: Shape = None) -> Moments:
     sizes = None if shape is None else spatial(layer, shape, dims)
     return max_unpool(*unpool_geometry(layer, dims), law, sizes)
 

@@ -152,12 +152,7 @@ class Entry:
 _entries: dict[type, Entry] = {}
 
 
-def register(
-    module_type: type,
-    rule: Rule,
-    image: ImageRule | None = None,
-    **facts,
-) -> None:
+def register(module_type: type, rule: Rule, image: ImageRule | None = None, **facts) -> None:
     """Tell :func:`moments` how to measure a type of module.
 
     Args:
@@ -215,10 +210,7 @@ def entry_that_applies(module_type: type) -> Entry | None:
 
 
 def declared(
-    layer: nn.Module,
-    law: Law,
-    shape: Sequence[int] | None = None,
-    module_type: type | None = None,
+    layer: nn.Module, law: Law, shape: Sequence[int] | None = None, module_type: type | None = None
 ) -> Moments:
     """The figures that a layer's twin is normalised by.
 

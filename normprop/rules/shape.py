@@ -3,7 +3,7 @@
 from torch import nn
 
 from normprop.gaussian import Law
-from normprop.rules.arguments import window_of
+from normprop.rules.arguments import Shape, window_of
 from normprop.rules.axis import Axis, copied, copies, grid, places, sums
 from normprop.rules.registry import Moments, register
 
@@ -66,7 +66,7 @@ def _arguments(layer: nn.Fold | nn.Unfold) -> tuple[Window, Window]:
     return tuple(zip(*sides, strict=True))
 
 
-def unfold_rule(layer: nn.Unfold, law: Law, shape: tuple[int, ...] | None = None) -> Moments:
+def unfold_rule(layer: nn.Unfold, law: Law, shape: Shape = None) -> Moments:
     """Moments of ``nn.Unfold``."""
     if shape is not None and len(shape) != 3:
         raise ValueError(f"shape must be (C, H, W) for Unfold; it was {shape}")
@@ -74,7 +74,7 @@ def unfold_rule(layer: nn.Unfold, law: Law, shape: tuple[int, ...] | None = None
     return grid([unfold_axis(w, n) for w, n in zip(_arguments(layer), sizes, strict=True)], law)
 
 
-def fold_rule(layer: nn.Fold, law: Law, shape: tuple[int, ...] | None = None) -> Moments:
+def fold_rule(layer: nn.Fold, law: Law, shape: Shape = None) -> Moments:
     """Moments of ``nn.Fold``."""
     windows = _arguments(layer)
     if shape is None:

@@ -4,7 +4,7 @@ from torch import nn
 
 from normprop.gaussian import Law
 from normprop.gaussian import softmax as ground
-from normprop.rules.arguments import need_normal, need_shape
+from normprop.rules.arguments import Shape, need_normal, need_shape
 from normprop.rules.registry import Moments, moments_of, refuse, register
 
 __all__ = ["softmax"]
@@ -38,7 +38,7 @@ def softmax_classes(layer: nn.Module, shape: tuple[int, ...]) -> int:
 
 
 def _rule(figures):
-    def rule(layer: nn.Module, law: Law, shape: tuple[int, ...] | None) -> Moments:
+    def rule(layer: nn.Module, law: Law, shape: Shape) -> Moments:
         shape = need_shape(layer, shape, "how many elements its dimension has")
         return figures(softmax_classes(layer, shape), need_normal(layer, law))
 

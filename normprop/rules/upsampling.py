@@ -15,7 +15,7 @@ import numpy as np
 from torch import nn
 
 from normprop.gaussian import Law
-from normprop.rules.arguments import check_number, need_shape, window_of
+from normprop.rules.arguments import Shape, check_number, need_shape, window_of
 from normprop.rules.axis import Axis, averages, copies, grid
 from normprop.rules.pool import lengths
 from normprop.rules.registry import Moments, register
@@ -225,9 +225,7 @@ def _smoothed(mode, outputs, scale, size) -> tuple[np.ndarray, np.ndarray]:
     return places, raw / raw.sum(1, keepdims=True)
 
 
-def _rule(
-    layer: nn.Upsample, law: Law, shape: tuple[int, ...] | None = None, whole: bool = True
-) -> Moments:
+def _rule(layer: nn.Upsample, law: Law, shape: Shape = None, whole: bool = True) -> Moments:
     """Moments of a module over the whole of its input, or of the interior where there is one."""
     dims = _dims_of(layer) if shape is None else len(shape) - 1
     if dims is None:

@@ -56,3 +56,6 @@ relu = nnp.ReLU(scaling="forward", mean=0.5)
 linear: nn.Linear = nnp.Linear(8, 8, scaling="separate", per="layer")
 deep = nn.Sequential(linear, relu, nnp.Linear(8, 8, bias=False, method="project"))
 assert_type(normprop.functional.softmax(x, -1, scaling="forward", std=2.0), Tensor)
+assert_type(normprop.functional.avg_pool2d(x, 2, scaling="forward", mean=0.5), Tensor)
+normprop.functional.max_unpool1d(x, x, 2, scaling="sideways")  # type: ignore[arg-type]
+normprop.functional.conv_transpose3d(x, x, mean=0.5)  # type: ignore[call-arg]
