@@ -192,19 +192,19 @@ def _linear_backward(gradient, input, weight, wanted):
     )
 
 
-def _is_convolution(function) -> bool:
-    return isinstance(function, partial) and function.func.__name__.startswith("conv")
-
-
-def _is_transposed(function) -> bool:
-    return _is_convolution(function) and "transpose" in function.func.__name__
+# Whether it is transposed, of each of torch's convolutions.
+_CONVOLUTIONS = {
+    getattr(torch_functional, f"conv{kind}{dims}d"): bool(kind)
+    for kind in ("", "_transpose")
+    for dims in (1, 2, 3)
+}
 
 
 def _convolution_of(function, weight):
     """What ATen calls the arguments of a partial convolution; None where it has no words."""
-    if not _is_convolution(function) or function.args:
+    if not isinstance(function, partial) or function.args or function.func not in _CONVOLUTIONS:
         return None
-    transposed = _is_transposed(function)
+    transposed = _CONVOLUTIONS[function.func]
     window = weight.shape[2:]
     given = function.keywords
     stride, dilation, output_padding = (
@@ -223,7 +223,7 @@ def _convolution_of(function, weight):
 
 def _outputs(function, weight) -> int:
     """Number of output channels."""
-    if _is_transposed(function):
+    if isinstance(function, partial) and _CONVOLUTIONS.get(function.func, False):
         return weight.shape[1] * function.keywords.get("groups", 1)
     return weight.shape[0]
 
