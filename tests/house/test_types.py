@@ -21,7 +21,8 @@ def test_a_type_checker_accepts_a_users_script_and_the_lines_of_the_readme(root,
     blocks = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text("utf-8"), re.S)
     assert len(blocks) >= 3
     readme = tmp_path / "readme_lines.py"
-    readme.write_text("import torch\n\nx = torch.randn(8, 3, 32, 32)\n\n" + "".join(blocks))
+    given = ("import torch", "x = torch.randn(8, 3, 32, 32)", "model = torch.nn.Conv2d(3, 8, 3)")
+    readme.write_text("\n".join((*given, *blocks)))
     script = root / "tests" / "house" / "user_script.py"
     # What is wrong inside the package is not a user's to see.
     call = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent"]

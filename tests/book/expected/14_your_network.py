@@ -1,0 +1,80 @@
+"""Chapter 14: a network. What mean field says of any one, and what rounding leaves."""
+
+import math
+
+from tests.book.expectations import Equals, Exact, PerRun, Within
+
+SMALL = {"samples": 4, "blocks": 1}
+OWN = 3
+
+
+def counted(first: int, each: int) -> PerRun:
+    """Of three stages of ``blocks`` blocks, and what is there once."""
+    return PerRun(own=Exact(first + 3 * each * OWN, 0), small=Exact(first + 3 * each, 0))
+
+
+def around(value: float, why: str) -> PerRun:
+    """One network of 16 to 64 channels, and one that is smaller."""
+    own = Within(value / 1.5, 1.5 * value, why)
+    return PerRun(own=own, small=Within(value / 4, 4 * value, f"{why}, three blocks, four images"))
+
+
+SHARE = PerRun(
+    own=Within(0.2, 0.8, "about a half: the pool takes what places do not share"),
+    small=Within(0.1, 1.0, "of four images"),
+)
+DEVIATION = "one network beside the law of all; the page says how far"
+ROUNDING = Within(0.0, 1e-4, "float32, over thirty layers")
+
+EXPECTED = {
+    # Input, stem and its activation, two shortcuts, pool, flatten, head; five a block.
+    "tensors": counted(8, 5),
+    # Stem, activation, two shortcuts, pool, head; two maps and an activation a block.
+    "converted": counted(6, 3),
+    # Nine weights of variance 2/(9·16) an input channel, of which there are 3, and a bias.
+    "before_stem": around(math.sqrt(3 * 9 * 2 / (9 * 16)), "He's rule with the fan-out"),
+    "before_stem_predicted": around(math.sqrt(3 * 9 * 2 / (9 * 16)), "He's rule with the fan-out"),
+    "before_stem_share": Within(0.9, 1.0, "all but the bias, which is small"),
+    # The mean of ReLU is on the trunk, and the pool leaves it.
+    "before_last": Within(0.2, 12.0, "grows with the number of sums"),
+    "before_last_predicted": Within(0.2, 12.0, "grows with the number of sums"),
+    "before_last_share": PerRun(
+        own=Within(0.01, 0.15, "the page says that images look alike"),
+        small=Within(0.01, 0.6, "three blocks"),
+    ),
+    "before_logits": Within(0.1, 12.0, "of the size of what is in front of the head"),
+    "before_logits_predicted": Within(0.1, 12.0, "of the size of what is in front of the head"),
+    "before_logits_share": PerRun(
+        own=Within(0.01, 0.15, "the page says that they hardly depend on the image"),
+        small=Within(0.01, 0.6, "three blocks"),
+    ),
+    "before_largest": PerRun(
+        own=Within(3.0, 12.0, "the page says that the signal grows"),
+        small=Within(0.5, 12.0, "three blocks"),
+    ),
+    "before_worst": Within(1.0, 2.5, DEVIATION),
+    "before_gradient": Within(0.05, 2.0, "falls or not, as its initialisation has it"),
+    "before_loss": Within(1.0, 20.0, "above guessing by what the logits are too large"),
+    "after_low": Within(0.8, 1.1, "1 by prediction, behind every activation"),
+    "after_high": Within(0.95, 1.25, "1 by prediction, behind every activation"),
+    "after_last": around(1.0, "1 by prediction; few images and channels are left to average"),
+    "after_logits": around(1.0, "1 by prediction"),
+    "after_last_share": SHARE,
+    "after_logits_share": SHARE,
+    "after_worst": PerRun(
+        own=Within(1.0, 1.5, DEVIATION),
+        small=Within(1.0, 4.0, "four images"),
+    ),
+    # The pool passes a half of the norm, the trunk gives back √e at the most.
+    "after_gradient": Within(0.3, math.sqrt(math.e), "a half at the pool, and √e on the trunk"),
+    "after_loss": Within(1.5, 5.0, "near guessing: logits of std 1 cost ½ in the mean"),
+    "guessing": Exact(math.log(10), 1e-15),
+    "fused_off": ROUNDING,
+    "folded_off": ROUNDING,
+    "own_left": Exact(0, 0),
+    "first_wrong": PerRun(own=Equals(f"layers.{OWN}.conv2"), small=Equals("layers.1.conv2")),
+    "wrong_std": Within(2.0, 100.0, "√(9·32) times the root of the mean square of what comes in"),
+    "sound_std": Within(0.2, 5.0, "as before"),
+    "fault_direction": Equals("backward"),
+    "fault_path": Equals("layers.0.sqrt"),
+}
