@@ -14,14 +14,14 @@ What belongs together, ``over``, for a weight of shape (out, in/groups, k…): a
 the taps of one input channel in all the rows of its group, ``"fan-out"``; everything, ``"all"``;
 with ``None`` nothing is divided, and V = size·W.
 
-A call starts a kernel once for all layers of one type: for sums in parts, for what is scaled, and
-for biases.  A table in the device's memory has a line for each layer, and names for each program
-the layer that it works for and the part of it.  To a program a weight is a matrix of neurons and
-their elements, whatever belongs together: neuron n begins at ``n // within * group + n % within *
-run``, and its element k lies ``k // run * step + k % run`` behind.  Where each layer's tensors lie
-is a second table, of distances from the first layer's, so that one line needs no new one.  What is
-made lies in one piece of memory.  Tables are copied to the device when they are new, without
-waiting.
+A call starts a kernel once for all layers of one type: for sums in parts, where a sum is more than
+one program takes, for what is scaled, and for biases.  A table in the device's memory has a line
+for each layer, and names for each program the layer that it works for and the part of it.  To a
+program a weight is a matrix of neurons and their elements, whatever belongs together: neuron n
+begins at ``n // within * group + n % within * run``, and its element k lies ``k // run * step + k %
+run`` behind.  Where each layer's tensors lie is a second table, of distances from the first
+layer's, so that one line needs no new one.  What is made lies in one piece of memory.  Tables are
+copied to the device when they are new, without waiting.
 
 Sums are taken in float32, or float64 for float64, in a fixed order: no atomics, so the same
 weight gives the same bits.  The norms are kept, not recomputed, for the backward pass: two numbers
@@ -303,15 +303,17 @@ def _planned(layers, weights, scaled, biased) -> _Plan:
 @lru_cache(maxsize=256)
 def _plan(layers, shapes, scaled, biased, short, long, step) -> _Plan:
     """Shares out what is asked of weights of these shapes."""
-    lines, shares = [], []
+    lines, shares, summed = [], [], set()
     sums = kept = 0
-    for layer, shape in zip(layers, shapes, strict=True):
+    for i, (layer, shape) in enumerate(zip(layers, shapes, strict=True)):
         line, programs = _line(layer, shape, short, long)
         lines += [*line, sums, kept]
         shares.append(programs)
-        sums += 3 * line[_PARTS.value] * line[_STRIDE.value]
+        if line[_PARTS.value] > 1:
+            summed.add(i)
+            sums += 3 * line[_PARTS.value] * line[_STRIDE.value]
         kept += 2 * line[_NORMS.value]
-    summed = [i for i in scaled if layers[i].over is not None]
+    summed = [i for i in scaled if i in summed]
     by_rows = [triton.cdiv(layer.outputs, short) for layer in layers]
     numbers, launches = lines, []
     for chosen, programs in ((summed, shares), (scaled, shares), (biased, by_rows)):
@@ -349,7 +351,9 @@ def _line(layer, shape, short, long) -> tuple[list[int], int]:
     whole = layer.over == "all"
     parts, stride, norms = strips, neurons, neurons
     if whole:
-        blocks = min(blocks, _MOST_OF_ALL // max(1, strips))
+        alone = neurons * elements <= _SPAN * short * long
+        strip, strips = (elements, min(strips, 1)) if alone else (strip, strips)
+        blocks = 1 if alone else min(blocks, _MOST_OF_ALL // max(1, strips))
         parts, stride, norms = blocks * strips, block, 1
     elif layer.over is None:
         parts = norms = 0
@@ -482,54 +486,60 @@ def _strip(
         power = tl.load(norm + norms, mask=inside & (norms != 0), other=1.0)
     small = tl.zeros((SHORT, LONG), dtype=COMPUTE)
     middle, large = small, small
-    if STAGE == 1:
-        # The same order in every program.
-        own = sums + tl.where(whole, neurons, n) + elements * stride
-        for at in range(0, parts, EDGE):
-            mask, there = inside & (at + elements < parts), own + at * stride
-            middle += tl.load(there, mask=mask, other=0.0)
+    for PASS in tl.static_range(STAGE + 1):
+        end = count
+        if PASS == 1:
+            # The same order in every program.
+            own = sums + tl.where(whole, neurons, n) + elements * stride
+            for at in range(0, tl.where(parts == 1, 0, parts), EDGE):
+                mask, there = inside & (at + elements < parts), own + at * stride
+                middle += tl.load(there, mask=mask, other=0.0)
+                if MODE != 1:
+                    small += tl.load(there + plane, mask=mask, other=0.0)
+                    large += tl.load(there + 2 * plane, mask=mask, other=0.0)
+            middle = _total(middle, whole, AXIS)
             if MODE != 1:
-                small += tl.load(there + plane, mask=mask, other=0.0)
-                large += tl.load(there + 2 * plane, mask=mask, other=0.0)
-        middle = _total(middle, whole, AXIS)
-        if MODE != 1:
-            inverse, power = _norm(_total(small, whole, AXIS), middle, _total(large, whole, AXIS))
-        if MODE == 0:
-            once = (first == 0) & (norms != 0) & tl.where(whole, n == 0, inside)
-            tl.store(norm, inverse, mask=once)
-            tl.store(norm + norms, power, mask=once)
-        factor = inverse * number(tl.load(line + _SIZE), COMPUTE)
-        gain = number(tl.load(line + _FACTOR if MODE == 1 else line + _GAIN), COMPUTE)
-    for at_neuron in range(block, count, tl.load(line + _BLOCKS) * BLOCK):
-        m = at_neuron + neurons
-        for at in range(first, last, EDGE):
-            k = at + elements
-            mask = (m < count) & (k < last)
-            offsets = m // within * group + m % within * run + (k // run * step + k % run)
-            x = _load(w + offsets, mask)
-            if MODE == 1:
-                x = x * power * inverse
-                y = _load(g + offsets, mask & has_g)
-                row = b + (m // within * rows + k // per_row)
-                y += number(slope, COMPUTE) * _load(row, mask & has_b & (slope != 0))
-            if STAGE == 0 and MODE == 1:
-                middle += x * y
-            elif STAGE == 0:
-                more = _squares(x)
-                small, middle, large = small + more[0], middle + more[1], large + more[2]
-            else:
+                small, large = _total(small, whole, AXIS), _total(large, whole, AXIS)
+                inverse, power = _norm(small, middle, large)
+            if MODE == 0:
+                once = (first == 0) & (norms != 0) & tl.where(whole, n == 0, inside)
+                tl.store(norm, inverse, mask=once)
+                tl.store(norm + norms, power, mask=once)
+            factor = inverse * number(tl.load(line + _SIZE), COMPUTE)
+            gain = number(tl.load(line + _FACTOR if MODE == 1 else line + _GAIN), COMPUTE)
+        elif STAGE == 1:
+            # Who is alone with a sum takes it here.
+            end = tl.where(parts == 1, count, 0)
+        for at_neuron in range(block, end, tl.load(line + _BLOCKS) * BLOCK):
+            m = at_neuron + neurons
+            for at in range(first, last, EDGE):
+                k = at + elements
+                mask = (m < count) & (k < last)
+                offsets = m // within * group + m % within * run + (k // run * step + k % run)
+                x = _load(w + offsets, mask)
                 if MODE == 1:
-                    # The power of two comes last, as it may overflow.
-                    y = (y - middle * x) * (factor * gain) * power
-                    y = tl.where(y > full(y, LARGEST), full(y, LARGEST), y)
-                    y = tl.where(y < full(y, -LARGEST), full(y, -LARGEST), y)
+                    x = x * power * inverse
+                    y = _load(g + offsets, mask & has_g)
+                    row = b + (m // within * rows + k // per_row)
+                    y += number(slope, COMPUTE) * _load(row, mask & has_b & (slope != 0))
+                if PASS == 0 and MODE == 1:
+                    middle += x * y
+                elif PASS == 0:
+                    more = _squares(x)
+                    small, middle, large = small + more[0], middle + more[1], large + more[2]
                 else:
-                    y = x * power * factor
-                if MODE == 2:
-                    y = y.to(w.dtype.element_ty)
-                    tl.store(w + offsets, y, mask=mask)
-                    y = y.to(COMPUTE) * gain
-                tl.store(v + offsets, y.to(v.dtype.element_ty), mask=mask & has_v)
+                    if MODE == 1:
+                        # The power of two comes last, as it may overflow.
+                        y = (y - middle * x) * (factor * gain) * power
+                        y = tl.where(y > full(y, LARGEST), full(y, LARGEST), y)
+                        y = tl.where(y < full(y, -LARGEST), full(y, -LARGEST), y)
+                    else:
+                        y = x * power * factor
+                    if MODE == 2:
+                        y = y.to(w.dtype.element_ty)
+                        tl.store(w + offsets, y, mask=mask)
+                        y = y.to(COMPUTE) * gain
+                    tl.store(v + offsets, y.to(v.dtype.element_ty), mask=mask & has_v)
     if STAGE == 0:
         own = sums + tl.where(whole, part * BLOCK, part % strips * stride + block) + neurons
         tl.store(own, tl.sum(middle, axis=AXIS, keep_dims=True), mask=inside)

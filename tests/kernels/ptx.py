@@ -133,10 +133,18 @@ def preluses(dtype, line=LINE):
 
 
 def weights(dtype, size=1.4142135623730951):
-    w = torch.zeros(64, 24, 3, 3, dtype=dtype)
-    for over in ("fan-in", "fan-out", "all"):
-        yield lambda o=over: scaled(w, o, 2, size)
-        yield lambda o=over: projected(w, scaled(w, o, 2, 1.0)[1], w, o, 2, size)
+    # Norms that one program takes and such as need many, biases, and a layer alone.
+    layers = [
+        weight.Layer("fan-in", size, 2, slope=size, outputs=64),
+        weight.Layer("fan-out", size, shift=size, scale=size, outputs=2048, factors=(size, 1.0)),
+        weight.Layer(None, size, gain=size),
+    ]
+    w = [torch.zeros(shape, dtype=dtype) for shape in ((64, 24, 3, 3), (2048, 64), (64, 64))]
+    b = [torch.zeros(64, dtype=dtype), torch.zeros(2048, dtype=dtype), None]
+    yield lambda: weight.forward(layers, w, b)
+    yield lambda: weight.backward(layers, w, weight.forward(layers, w, b)[2], w, b)
+    yield lambda: weight.project_(layers[:2], w[:2], b[:2], w[:2], b[:2])
+    yield lambda: projected(w[0], scaled(w[0], "all", 2, 1.0)[1], w[0], "all", 2, size)
 
 
 def dropouts(dtype, p=0.3, line=LINE):
@@ -168,7 +176,7 @@ def shared():
     """Of calls that differ only in their constants, what each would compile."""
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         pairs = [(preluses(dtype), preluses(dtype, OTHER))]
-        pairs += [(weights(dtype), weights(dtype, 1.0))]
+        pairs += [(weights(dtype), weights(dtype, 2.0))]
         pairs += [(dropouts(dtype), dropouts(dtype, 0.0, OTHER))]
         pairs += [(activations(n, dtype), activations(n, dtype, OTHER, 1.0)) for n in CASES]
         for first, second in pairs:

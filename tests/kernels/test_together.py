@@ -12,7 +12,7 @@ import normprop
 import normprop.nn as nnp
 from normprop import kernels
 from normprop.functional import together as module
-from normprop.functional.together import make, together
+from normprop.functional.together import Placed, make, place_, together
 from normprop.kernels import table, weight
 from tests.functional.test_together import each_alone, gradients, network, values
 from tests.graph.networks import NETWORKS, options
@@ -97,11 +97,11 @@ def test_every_geometry_in_one_call(dtype, device, launches):
             w[0] = 0
     wanted, wanted_gradients = wanted_of(parts, weights, biases)
     pairs = together(parts, weights, biases, make(parts, weights, biases))
-    assert launches == [(0, 0), (1, 0), (2, 0)]
+    assert launches == [(1, 0), (2, 0)]
     assert_near(values(pairs), wanted, dtype)
     # The gradients that arrive are rounded to the type, which 64 of them add up in a bias.
     found = gradients(pairs, weights, biases)
-    assert launches[3:] == [(0, 1), (1, 1), (2, 1)]
+    assert launches[2:] == [(1, 1), (2, 1)]
     assert_near(found, wanted_gradients, dtype)
 
 
@@ -135,7 +135,7 @@ def test_norms_of_the_whole_range_among_others(size, device):
     assert all(g is None or g.isfinite().all() for g in gradients(pairs, weights, biases))
 
 
-def test_many_tiles_blocks_and_strips(device, monkeypatch):
+def test_many_tiles_blocks_and_strips(device, launches, monkeypatch):
     # Sizes of which weights of millions of elements would have to be, made small.
     for name, size in (("_SHORT", 2), ("_LONG", 4), ("_SPAN", 1), ("_MOST_OF_ALL", 4)):
         monkeypatch.setattr(weight, name, size)
@@ -144,6 +144,20 @@ def test_many_tiles_blocks_and_strips(device, monkeypatch):
     pairs = together(parts, weights, biases, make(parts, weights, biases))
     assert_near(values(pairs), wanted, torch.float64)
     assert_near(gradients(pairs, weights, biases), wanted_gradients, torch.float64)
+    assert launches == [(stage, mode) for mode in (0, 1) for stage in (0, 1, 2)]
+    launches.clear()
+    asked = [
+        Placed(w.detach(), p.over, p.radius, p.geometry["groups"])
+        for p, w in zip(parts, weights, strict=True)
+    ]
+    given_ = [one.weight.clone() for one in asked]
+    assert sorted(place_(asked)) == list(range(len(asked)))
+    assert launches == [(0, 2), (1, 2)]
+    for one, w, p in zip(asked, given_, parts, strict=True):
+        ((wanted,), _, _) = weight.forward(
+            [weight.Layer(p.over, p.radius, one.groups)], [w], [None]
+        )
+        assert torch.equal(one.weight, wanted)
 
 
 def test_types_have_launches_of_their_own(device, launches):
@@ -156,7 +170,7 @@ def test_types_have_launches_of_their_own(device, launches):
     launches.clear()
     made = make(*both)
     assert [len(places) for places, *_ in made.kernels] == [len(mixed[0][0]) - 1, len(mixed[1][0])]
-    assert launches == 2 * [(0, 0), (1, 0), (2, 0)]
+    assert launches == 2 * [(1, 0), (2, 0)]
     half = len(mixed[0][0])
     for (parts, weights, biases), own in zip(mixed, (pairs[:half], pairs[half:]), strict=True):
         assert_near(values(own), wanted_of(parts, weights, biases)[0], weights[0].dtype)
@@ -260,7 +274,7 @@ def project_layers(device):
     return nn.ModuleList(made)
 
 
-def test_all_layers_are_put_on_their_balls_in_two_launches_a_type(device, launches):
+def test_all_layers_are_put_on_their_balls_in_one_launch_a_type(device, launches):
     model = project_layers(device)
     with torch.no_grad():
         for p in model.parameters():
@@ -268,8 +282,8 @@ def test_all_layers_are_put_on_their_balls_in_two_launches_a_type(device, launch
         model[0].weight[1] = 0
     alone = copy.deepcopy(model).to("cpu", torch.float64)
     assert nnp.project_(model) == len(model) - 1
-    # Biases are as they were.
-    assert launches == 2 * [(0, 2), (1, 2)]
+    # One program takes a norm.  Biases are as they were.
+    assert launches == 2 * [(1, 2)]
     for layer, wide in zip(model, alone, strict=True):
         if layer.method == "project":
             assert layer._placed[1] == layer.weight._version
@@ -351,14 +365,14 @@ def test_what_hangs_on_projected_weights_is_made_where_it_was(device, launches):
             p.mul_(1.5)
     launches.clear()
     nnp.project_(fused)
-    assert launches == [(0, 2), (1, 2), (2, 2)]
+    assert launches == [(1, 2), (2, 2)]
     # Nothing is left to be made in the next pass, and a graph that was captured reads there.
     with torch.no_grad():
         fused(x)
     after = fused._normprop_together.made
     assert after is before
     assert [t.data_ptr() for t in (*after.weights, *after.biases) if t is not None] == places
-    assert len(launches) == 3
+    assert len(launches) == 2
     # Another weight in the place of one.
     fused[0].weight = nn.Parameter(torch.randn_like(fused[0].weight))
     nnp.project_(fused)
