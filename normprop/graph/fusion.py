@@ -152,7 +152,9 @@ def _staying(kind: Kind) -> Kind:
         return kind.staying("its constants follow from the shape of its input")
     if kind.plain is None:
         return kind.staying("torch has no such layer")
-    if (kind.name == "curve" and kind.draws) or hasattr(kind.constants, "center"):
+    # What alpha dropout puts in the place of what it drops does not scale with its input.
+    other = kind.name == "dropout" and rules.entry_of_type(kind.plain).algebra is None
+    if other or (kind.name == "curve" and kind.draws):
         return kind.staying("its constants are others in evaluation")
     if kind.name == "curve" and rules.entry_of_type(kind.plain).family != "activation":
         return kind.staying("it is no activation, and trains as it is")

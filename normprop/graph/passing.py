@@ -152,8 +152,8 @@ def line_of(kind: Kind, module: nn.Module, training: bool) -> Line:
         if training:
             return Line()
         constants = module.constants
-        shift, factor = getattr(constants, "center", constants.training.shift), constants.evaluation
-        return Line(factor, factor, -shift * factor)
+        factor = constants.evaluation
+        return Line(factor, factor, -constants.center * factor)
     shift, forward, backward = kind.constants
     scale, moved = kind.before
     slope = scale / forward

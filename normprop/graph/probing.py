@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from normprop.graph.anatomy import joined, single_layers
+from normprop.graph.prediction import predict
 from normprop.graph.rewrite import check_arguments, copied
 from normprop.graph.scales import Fault, Measured, Row, Scales
 from normprop.graph.trace import Node, Watcher, returned, watched
@@ -85,9 +86,6 @@ def probe(model: nn.Module, /, *inputs, **keywords) -> Scales:
         found = _measured(seen, inputs, keywords)
     scales = found.scales()
     try:
-        # Not above: what is not there yet.
-        from normprop.graph.prediction import predict
-
         predicted = predict(model, *inputs, **keywords)
     except Exception as problem:
         note = f"no prediction: {type(problem).__name__}: {problem}"

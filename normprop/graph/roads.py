@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from normprop.graph.trace import Trace, trace, version_of
+from normprop.graph.wrappers import other_dice_kept
 
 _MOST = 64
 """Roads; a check, or a question from which nothing follows, costs a run, and makes none."""
@@ -74,8 +75,7 @@ class _Search:
         tensors = [*self.model.parameters(), *self.model.buffers()]
         versions = [version_of(t) for t in tensors]
         dice, counts = _dice(self.model), _counts(self.model)
-        python_s, numpy_s = random.getstate(), np.random.get_state()  # noqa: NPY002
-        try:
+        with other_dice_kept():
             once = self._run()
             self._refuse_dice(dice)
             self._refuse_counts(counts, once)
@@ -84,9 +84,6 @@ class _Search:
             again = self._run()
             self._explore(again, 0)
             self._shift(again)
-        finally:
-            random.setstate(python_s)
-            np.random.set_state(numpy_s)  # noqa: NPY002
         return Roads(tuple(self.traces.values()), self._notes())
 
     def _run(self, answers=(), shifted=False, keep=True) -> Trace:

@@ -185,16 +185,18 @@ def trace(
     """
     keywords = dict(keywords or {})
     recorder = _Recorder(model, first, tuple(answers), changing, shifted)
-    with _old_objects_apart(), torch.set_grad_enabled(differentiable):
-        return _recorded(model, inputs, keywords, leaves, recorder, seed)
+    with _old_objects_apart():
+        return _recorded(model, inputs, keywords, leaves, recorder, differentiable, seed)
 
 
-def _recorded(model, inputs, keywords, leaves, recorder, seed) -> Trace:
+def _recorded(model, inputs, keywords, leaves, recorder, differentiable, seed) -> Trace:
     held = [*tensors_in((inputs, keywords)), *model.parameters(), *model.buffers()]
     devices = {tensor.device for tensor in held if tensor.is_cuda}
     with ExitStack() as stack:
         stack.enter_context(_hooks_of(model, recorder))
+        # Which sets the mode of gradients, too.
         stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.set_grad_enabled(differentiable))
         stack.enter_context(dice_of_its_own(held, seed))
         recorder.begin((inputs, keywords), devices)
         with watched(model, leaves, recorder, recorder.trace.ran):

@@ -284,3 +284,22 @@ def test_a_block_alone():
     maps, acts = options("separate")
     model, x = Block("pre", maps, acts).double(), torch.randn(2, WIDTH, 5, 5).double()
     assert_same(fuse(model, x), model, x)
+
+
+@pytest.mark.parametrize("name", ["Dropout", "Dropout1d", "Dropout2d", "Dropout3d"])
+@pytest.mark.parametrize("mean", [0.0, 0.3])
+def test_the_constants_of_a_dropout_move(name, mean):
+    shape = (2, 4, *[3] * int(name[-2])) if name.endswith("d") else (2, 4)
+    drop = getattr(nnp, name)(0.3, mean=mean)
+    model = nn.Sequential(drop, nn.Flatten(), nnp.Linear(torch.ones(shape)[0].numel(), 3)).double()
+    assert not normprop.report(fuse(model, torch.randn(shape).double())).kept
+
+
+@pytest.mark.parametrize("name", ["AlphaDropout", "FeatureAlphaDropout"])
+@pytest.mark.parametrize("mean", [0.0, 0.3])
+def test_those_of_an_alpha_dropout_stay(name, mean):
+    drop = getattr(nnp, name)(0.3, mean=mean)
+    model = nn.Sequential(nnp.Linear(4, 4), nnp.ReLU(), drop, nnp.Linear(4, 3)).double()
+    fused, x = fuse(model, torch.randn(6, 4).double()), torch.randn(6, 4).double()
+    assert normprop.report(fused).kept == {"2": "its constants are others in evaluation"}
+    assert_same(fused, model, x)

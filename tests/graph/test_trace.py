@@ -153,3 +153,21 @@ def test_a_function_is_where_the_module_is_whose_forward_called_it():
         (((4, 2), torch.float32),),
         (((4,), torch.int64),),
     ]
+
+
+@pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_gradients_are_there_where_they_are_asked_for(context):
+    seen = []
+
+    def look(x):
+        seen.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+        return x.sin()
+
+    model = Called(nn.Linear(3, 2), look, nn.Identity())
+    x = torch.randn(4, 3)
+    with context():
+        plain = trace(model, (x,), {"before"})
+        asked = trace(model, (x,), {"before"}, differentiable=True)
+    assert seen == [(False, False), (True, False)]
+    assert [node.tracked for node in plain.nodes[1:-1]] == [(False,), (False,)]
+    assert [node.tracked for node in asked.nodes[1:-1]] == [(True,), (True,)]
