@@ -6,8 +6,10 @@ from typing import Unpack
 from torch import Tensor
 
 from normprop import rules
+from normprop.functional.constants import constants_by
 from normprop.functional.keywords import Law, takes
-from normprop.functional.scale import Constants, constant_when_compiled, literal, normalized
+from normprop.functional.scale import literal, normalized
+from normprop.gaussian import Normal
 
 __all__ = ["elementwise"]
 
@@ -34,10 +36,9 @@ def elementwise(input: Tensor, function: Callable[[Tensor], Tensor], **law: Unpa
         ValueError: it is not elementwise, not finite or not differentiable, its integrals do
             not converge, or an argument is out of its range.
     """
-    constants = _constants(function, law["scaling"], literal(law["mean"]), literal(law["std"]))
-    return normalized(function, input, constants)
+    base = law["scaling"], literal(law["mean"]), literal(law["std"])
+    return normalized(function, input, constants_by(_figures, function, *base))
 
 
-@constant_when_compiled
-def _constants(function, scaling, mean, std) -> Constants:
-    return Constants.of(rules.moments(function, mean, std), scaling)
+def _figures(function: Callable[[Tensor], Tensor], law: Normal) -> rules.Moments:
+    return rules.moments(function, law.mean, law.std)

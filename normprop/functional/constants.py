@@ -67,6 +67,20 @@ def _found(layer_type, arguments, more, shape, scaling, mean, std, after) -> Con
 _remembered = lru_cache(maxsize=1024, typed=True)(_found)
 
 
+@constant_when_compiled
+def constants_by(figures, function, scaling, mean, std) -> Constants:
+    """Those of what ``figures(function, law)`` finds, remembered where the function has a name."""
+    found = _of_name if isinstance(function, str) else _of_function
+    return found(figures, function, scaling, mean, std)
+
+
+def _of_function(figures, function, scaling, mean, std) -> Constants:
+    return Constants.of(figures(function, rules.check_law(mean, std)), scaling)
+
+
+_of_name = lru_cache(maxsize=1024, typed=True)(_of_function)
+
+
 def law_of(mean: float, std: float, after: After) -> Law:
     """The law of the input: normal, or what an activation makes of it."""
     base = rules.check_law(mean, std)

@@ -454,7 +454,7 @@ def _leaky_relu_stepped(grad, saved, line, negative_slope):
     return grad * ((negative_slope + (1.0 - negative_slope) * step) * line.slope)
 
 
-def _exponential(grad, saved, line, alpha, scale, input_scale):
+def _exponential(grad, saved, line, alpha, scale=1.0, input_scale=1.0):
     if alpha < 0:
         slope = scale * line.slope
         return _aten.elu_backward(grad, alpha, slope, input_scale, False, saved)
@@ -469,18 +469,6 @@ def _exponential(grad, saved, line, alpha, scale, input_scale):
     if _recorded(grad):
         return _aten.elu_backward(grad, *factors, True, t)
     return _aten.elu_backward.grad_input(grad, *factors, True, t, grad_input=t)
-
-
-def _elu(grad, saved, line, alpha):
-    return _exponential(grad, saved, line, alpha, 1.0, 1.0)
-
-
-def _celu(grad, saved, line, alpha):
-    return _exponential(grad, saved, line, alpha, 1.0, 1.0 / alpha)
-
-
-def _selu(grad, saved, line):
-    return _exponential(grad, saved, line, SELU_ALPHA, SELU_SCALE, 1.0)
 
 
 def _parabola(grad, y, line, height, middle):
@@ -628,8 +616,12 @@ def _tanhshrink_forward(x, line):
 _fn = torch_functional
 
 MAPS = {
-    "celu": Map(_fn.celu, _celu, keeps=lambda alpha: "output" if alpha >= 0 else "input"),
-    "elu": Map(_fn.elu, _elu, keeps=lambda alpha: "output" if alpha >= 0 else "input"),
+    "celu": Map(
+        _fn.celu,
+        lambda grad, saved, line, alpha: _exponential(grad, saved, line, alpha, 1.0, 1.0 / alpha),
+        keeps=lambda alpha: "output" if alpha >= 0 else "input",
+    ),
+    "elu": Map(_fn.elu, _exponential, keeps=lambda alpha: "output" if alpha >= 0 else "input"),
     "gelu": Map(
         lambda x, approximate: _fn.gelu(x, approximate=approximate),
         lambda grad, x, line, approximate: _aten.gelu_backward(
@@ -683,7 +675,7 @@ MAPS = {
     "relu6": Map(
         _fn.relu6, _between_kinks, kinks=lambda: (0.0, 6.0), stepped=_between_kinks_stepped
     ),
-    "selu": Map(_fn.selu, _selu),
+    "selu": Map(_fn.selu, lambda *saved: _exponential(*saved, SELU_ALPHA, SELU_SCALE)),
     "sigmoid": Map(torch.sigmoid, lambda grad, y, line: _parabola(grad, y, line, 0.25, 0.5)),
     "silu": Map(_fn.silu, _silu, keeps=lambda: "input"),
     "softplus": Map(

@@ -1,22 +1,16 @@
 """Normalised gated linear units."""
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Unpack
 
 from torch import Tensor, nn
 from torch.nn import functional as torch_functional
 
 from normprop import rules
-from normprop.functional.constants import constants_of
+from normprop.functional.constants import constants_by, constants_of
 from normprop.functional.keywords import Law, takes
-from normprop.functional.scale import (
-    Constants,
-    Scaling,
-    constant_when_compiled,
-    literal,
-    normalized,
-)
+from normprop.functional.scale import constant_when_compiled, literal, normalized
+from normprop.gaussian import Normal
 from normprop.names import NAMED, canonical
 
 __all__ = ["gated_linear", "glu"]
@@ -64,7 +58,8 @@ def gated_linear(input: Tensor, gate: Gate = "silu", dim: int = -1, **law: Unpac
         TypeError: the gate is no elementwise function.
         ValueError: an argument is out of its range, or the size along ``dim`` is odd.
     """
-    constants = _constants(gate, law["scaling"], literal(law["mean"]), literal(law["std"]))
+    base = law["scaling"], literal(law["mean"]), literal(law["std"])
+    constants = constants_by(_figures, gate, *base)
     return normalized(lambda x: gated(x, gate, dim), input, constants)
 
 
@@ -90,15 +85,5 @@ def _name(gate: str) -> str:
     return canonical(gate, "gate")
 
 
-@constant_when_compiled
-def _constants(gate: Gate, scaling: Scaling, mean: float, std: float) -> Constants:
-    found = _remembered if isinstance(gate, str) else _found
-    return found(gate, scaling, mean, std)
-
-
-def _found(gate: Gate, scaling: Scaling, mean: float, std: float) -> Constants:
-    figures = rules.gated_linear(rules.function_of(gate), rules.check_law(mean, std))
-    return Constants.of(figures, scaling)
-
-
-_remembered = lru_cache(maxsize=1024, typed=True)(_found)
+def _figures(gate: Gate, law: Normal) -> rules.Moments:
+    return rules.gated_linear(rules.function_of(gate), law)

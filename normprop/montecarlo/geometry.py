@@ -5,12 +5,10 @@ import math
 from torch import nn
 
 _WINDOWS = {
-    1: (nn.MaxPool1d, nn.AvgPool1d, nn.Conv1d),
-    2: (nn.MaxPool2d, nn.AvgPool2d, nn.Conv2d),
-    3: (nn.MaxPool3d, nn.AvgPool3d, nn.Conv3d),
+    getattr(nn, f"{name}{dims}d"): dims
+    for name in ("MaxPool", "AvgPool", "Conv", "ConvTranspose")
+    for dims in (1, 2, 3)
 }
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _FEATURE_DROPOUT = {
     nn.Dropout1d: 1,
     nn.Dropout2d: 2,
@@ -27,21 +25,13 @@ def geometry_of(function, shape):
         return tuple(shape), (), (), False
     if isinstance(function, nn.Linear):
         return (function.in_features,), (), (), True
-    for dims, types in _WINDOWS.items():
-        if isinstance(function, types):
-            sides = [_side(function, axis, dims) for axis in range(dims)]
-            channels = function.in_channels if isinstance(function, _CONVOLUTIONS) else 1
-            return (
-                (channels, *(side[0] for side in sides)),
-                tuple(side[1] for side in sides),
-                tuple(side[2] for side in sides),
-                isinstance(function, _CONVOLUTIONS),
-            )
-    for dims, module_type in _TRANSPOSED.items():
+    for module_type, dims in _WINDOWS.items():
         if isinstance(function, module_type):
-            sides = [_transposed_side(function, axis, dims) for axis in range(dims)]
+            side = _transposed_side if getattr(function, "transposed", False) else _side
+            sides = [side(function, axis, dims) for axis in range(dims)]
             lengths, inside_x, inside_y = zip(*sides, strict=True)
-            return (function.in_channels, *lengths), inside_x, inside_y, True
+            channels = getattr(function, "in_channels", None)
+            return (channels or 1, *lengths), inside_x, inside_y, channels is not None
     for module_type, dims in _FEATURE_DROPOUT.items():
         if isinstance(function, module_type):
             return (8,) + (4,) * dims, (), (), False

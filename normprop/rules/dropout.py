@@ -83,10 +83,10 @@ for _type in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d):
     )
 
 
-def alpha_dropout_rule(layer: nn.Module, law: Law) -> Moments:
-    """Moments of an alpha dropout module of torch, in its mode."""
-    return alpha_dropout(layer.p if layer.training else 0.0, law)
-
-
 for _type in (nn.AlphaDropout, nn.FeatureAlphaDropout):
-    register(_type, alpha_dropout_rule, family="dropout", draws=attrgetter("training"))
+    register(
+        _type,
+        lambda layer, law: alpha_dropout(layer.p if layer.training else 0.0, law),
+        family="dropout",
+        draws=attrgetter("training"),
+    )
