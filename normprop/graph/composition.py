@@ -17,7 +17,7 @@ deviation 1, or the size that its place in a sum asks for.
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -107,7 +107,7 @@ class Composition:
 
     def said(self) -> tuple[str, ...]:
         """What the constants were chosen for."""
-        curves = [layer for layer in self.made.values() if self._is_curve(layer)]
+        curves = [layer for layer in self.made.values() if is_curve(layer)]
         calibrated = sum(isinstance(layer, twins.Calibrated) for layer in curves)
         heads = sorted({path for roles in self.roles for path in roles.heads})
         lines = [
@@ -122,18 +122,19 @@ class Composition:
             lines.append(f"{scaled} of {len(sums)} sums have branches of a size of their own")
         return tuple(lines)
 
+    def layers(self) -> Iterator[Node]:
+        """Calls of layers that have a twin, or had one."""
+        for roles in self.roles:
+            for node in roles.trace.nodes:
+                if node.module is not None and node.name in self.plain:
+                    yield node
+
     # Before any law
 
     def _depth(self) -> int:
         """Activations on the longest way."""
-        counted = {path for path, layer in self.made.items() if self._is_curve(layer)}
+        counted = {path for path, layer in self.made.items() if is_curve(layer)}
         return max(roles.longest(counted) for roles in self.roles)
-
-    def _is_curve(self, layer: nn.Module) -> bool:
-        """Whether it is an activation that can be calibrated."""
-        if isinstance(layer, twins.Calibrated):
-            return True
-        return isinstance(layer, Activation) and not any(True for _ in layer.parameters())
 
     def _targets(self) -> tuple[dict[str, float], dict[str, str]]:
         targets, branches = {}, {}
@@ -156,7 +157,7 @@ class Composition:
         for roles in self.roles:
             for node in roles.trace.nodes:
                 made = None if node.module is None else self.made.get(node.name)
-                if made is not None and self._is_curve(made):
+                if made is not None and is_curve(made):
                     calls.setdefault(node.name, []).append((roles, node.inputs[0]))
         shared, in_front = {}, {}
         for path, inputs in calls.items():
@@ -231,11 +232,15 @@ class Composition:
             if hasattr(layer, "std"):
                 layer.std = law.std
             self._radius(node, layer, flow)
-        elif self._is_curve(layer):
+        elif is_curve(layer):
             mean, std = _tidy(law)
             if node.name in self.shared:
                 std = self._declared(node.name, flow)
-            self.made[node.name] = self._calibrated(node.name, layer, mean, std)
+            self.made[node.name], note = calibrated(
+                layer, self.plain[node.name], mean, std, self.depth, self.wishes.growth
+            )
+            if note:
+                self.notes[node.name] = note
             flow.step(node, self.made[node.name])
         elif family_of(layer) != "dropout" and hasattr(layer, "mean"):
             self._scaled(node, layer, law, self._in_front(node, roles), flow)
@@ -286,30 +291,13 @@ class Composition:
             return self._expected(roles, node.inputs[0], flow)
         return self.targets.get(node.name, 1.0)
 
-    def _calibrated(self, path: str, layer: nn.Module, mean: float, std: float) -> nn.Module:
-        """The activation at that law, calibrated where the depth asks for it."""
-        if not isinstance(layer, twins.Calibrated):
-            layer.mean, layer.std = mean, std
-            figures = rules.moments(self.plain[path], mean, std)
-            chi = (std * figures.bwd_std / figures.fwd_std) ** 2
-            if self.depth * math.log(chi) <= math.log(self.wishes.growth):
-                return layer
-        options = {"scaling": layer.scaling, "mean": mean, "std": std}
-        try:
-            return twins.Calibrated(
-                self.plain[path], depth=self.depth, growth=self.wishes.growth, **options
-            )
-        except (TypeError, ValueError) as problem:
-            self.notes[path] = f"is not calibrated for the depth: {problem}"
-        return layer
-
     def _in_front(self, node: Node, roles: Roles) -> nn.Module | None:
         """The activation that a layer stands right behind."""
         front = roles.trace.producer.get(node.inputs[0])
         while front is not None and front.inputs and roles.carries(front):
             front = roles.trace.producer.get(front.inputs[0])
         made = None if front is None or front.module is None else self.made.get(front.name)
-        return made if made is not None and self._is_curve(made) else None
+        return made if made is not None and is_curve(made) else None
 
     def _scaled(self, node: Node, layer: nn.Module, law: Law, front, flow) -> None:
         """The law by which what it gives has standard deviation 1, whatever is correlated."""
@@ -341,6 +329,42 @@ class Composition:
             offset, divisor = shift
             layer.mean = law.mean + offset + made.mean * divisor - factor * offset
         flow.step(node, layer)
+
+
+def is_curve(layer: nn.Module) -> bool:
+    """Whether it is an activation that can be calibrated."""
+    if isinstance(layer, twins.Calibrated):
+        return True
+    return isinstance(layer, Activation) and next(layer.parameters(), None) is None
+
+
+def calibrated(
+    layer: nn.Module, plain: nn.Module, mean: float, std: float, depth: int, growth: float
+) -> tuple[nn.Module, str]:
+    """An activation at a law, calibrated where the depth asks for it.
+
+    Args:
+        layer: the twin, or what was calibrated before.
+        plain: the layer of torch.
+        mean: of what arrives.
+        std: of what arrives.
+        depth: activations in the stack.
+        growth: of the squared gradient.
+
+    Returns:
+        The layer, and why it is not calibrated where it cannot be.
+    """
+    if not isinstance(layer, twins.Calibrated):
+        layer.mean, layer.std = mean, std
+        figures = rules.moments(plain, mean, std)
+        chi = (std * figures.bwd_std / figures.fwd_std) ** 2
+        if depth * math.log(chi) <= math.log(growth):
+            return layer, ""
+    options = {"depth": depth, "growth": growth, "scaling": layer.scaling}
+    try:
+        return twins.Calibrated(plain, mean=mean, std=std, **options), ""
+    except (TypeError, ValueError) as problem:
+        return layer, f"is not calibrated for the depth: {problem}"
 
 
 def _tidy(law: Law) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from normprop.functional.parametric import check_method
 from normprop.functional.scale import Scaling, check_scaling
 from normprop.functional.weight import Method, Per
 from normprop.graph.anatomy import is_layer, joined, layers_of, paths_of, torch_type
-from normprop.graph.composition import Composition, Wishes
+from normprop.graph.composition import Composition, Wishes, calibrated, is_curve
 from normprop.graph.example import Example, functions_of, in_front
 from normprop.graph.exchange import Factory, check_replace, drop_normalization, exchange
 from normprop.graph.judging import outside, span
@@ -94,7 +94,8 @@ class Conversion:
             lines.append("functions outside layers: not looked for, as no example was given")
             lines.append("weights read past their layers: not looked for either")
             lines.append("writes in place: not looked for either; into outputs they may stay")
-            lines.append("plan: none; every layer has the constants of an input N(0, 1)")
+            lines.append("plan: none; every layer has the constants of an input N(0, 1), and all")
+            lines.append("activations count as one behind the other")
         else:
             lines += [f"function  {name:<32}  {note}" for name, note in self.functions.items()]
         lines += [f"seen      {note}" for note in self.runs]
@@ -141,8 +142,10 @@ def convert(
     On the trunk, what every way from input to output goes through, each value then has a
     standard deviation within 1.5 of 1, and the norm of its gradient is within 1.5 of the profile
     of the growth, but for what the report names.  Without an example, or under another scaling,
-    each layer has the constants of an input N(0, 1), as in the post; a pooling layer right behind
-    an activation has those of what that gives, where an example shows that it is there.
+    each layer has the constants of an input N(0, 1), as in the post; activations are calibrated
+    without one as if they all stood behind one another, and under another scaling not at all.  A
+    pooling layer right behind an activation has the constants of what that gives, where an example
+    shows that it is there.
 
     What stays is in :func:`normprop.report` with its reason: layers that normalise by
     statistics already, a softmax, whose outputs have to sum to 1, losses, layers with hooks,
@@ -326,8 +329,9 @@ class _Converter:
                 self.held.setdefault(id(plain[path]), self.kept[path])
         if self.orthogonal:
             _draw_orthogonal(twins_of.values())
-        if self.example is not None and self.options["scaling"] == "forward":
-            self._compose(plain, twins_of)
+        if self.options["scaling"] == "forward":
+            compose = self._calibrate if self.example is None else self._compose
+            compose(plain, twins_of)
         for path, layer in plain.items():
             if path in twins_of:
                 self.converted[path] = torch_type(type(layer)).__name__
@@ -352,8 +356,27 @@ class _Converter:
         """Give the twins the constants of the laws that arrive."""
         found = Composition(self.example.traces, twins_of, plain, self.wishes, self.example.steps)
         self.composition = found
-        self.kept |= found.kept
         self.notes |= found.notes
+        # A layer at several paths has been seen at one of them.
+        kept = {id(plain[path]): reason for path, reason in found.kept.items()}
+        chosen = {id(plain[node.name]): twins_of.get(node.name) for node in found.layers()}
+        for path, layer in plain.items():
+            if id(layer) in kept:
+                self.kept[path] = kept[id(layer)]
+                twins_of.pop(path, None)
+            elif path in twins_of and id(layer) in chosen:
+                twins_of[path] = chosen[id(layer)]
+
+    def _calibrate(self, plain, twins_of) -> None:
+        """Without an example: as if all activations stood behind one another."""
+        curves = {path: made for path, made in twins_of.items() if is_curve(made)}
+        known: dict[int, nn.Module] = {}
+        for path, made in curves.items():
+            if id(made) not in known:
+                growth = self.wishes.growth
+                known[id(made)], note = calibrated(made, plain[path], 0.0, 1.0, len(curves), growth)
+                self.notes |= {path: note} if note else {}
+            twins_of[path] = known[id(made)]
 
     def _hold(self, path: str, layer: nn.Module, reason: str) -> None:
         self.held.setdefault(id(layer), reason)
@@ -427,8 +450,8 @@ class _Converter:
         written = {}
         if self.example is None:
             for made in layers.values():
-                # Without an example nothing is calibrated.
-                if made.keeps_output and not isinstance(made, _KEEP_THEIR_OUTPUT):
+                own = made.plain if isinstance(made, twins.Calibrated) else made
+                if made.keeps_output and not isinstance(own, _KEEP_THEIR_OUTPUT):
                     made.overwritten = "output"
         elif layers:
             written = self.example.overwritten(layers, self.converted)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from normprop import rules
 from normprop.functional.activation import NAMES
-from normprop.functional.fused import Overwritten, Params, affine, fused
+from normprop.functional.fused import MAPS, Overwritten, Params, affine, fused
 from normprop.functional.keywords import LawOnBackend, checked
 from normprop.functional.scale import (
     check_real,
@@ -198,6 +198,12 @@ class Calibrated(Twin, nn.Module):
         if type(plain) not in NAMES:
             return None
         return NAMES[type(plain)], tuple(getattr(plain, own) for own in arguments_of(type(plain)))
+
+    @property
+    def keeps_output(self) -> bool:
+        """Whether the layer keeps its output for its gradient, unless it is overwritten."""
+        row = self._row()
+        return row is not None and MAPS[row[0]].keeps(*row[1]) == "output"
 
     def extra_repr(self) -> str:
         """The arguments, and what was found."""
