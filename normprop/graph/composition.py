@@ -199,6 +199,7 @@ class Composition:
                 flow.step(node, None)
                 continue
             if node.name in self.done:
+                self._compare(node, made, flow.law(node.inputs[0]))
                 flow.step(node, made)
             else:
                 self.done.add(node.name)
@@ -208,6 +209,15 @@ class Composition:
             if made is not None and made.std > 0:
                 corrections[path] = self._wanted(path, roles, value) / made.std
         return corrections
+
+    def _compare(self, node: Node, layer: nn.Module, law: Law | None) -> None:
+        """Say where a call brings another law than the one that an activation is made for."""
+        if law is None or not is_curve(layer) or not law.std > 0:
+            return
+        if not 1 / NEAR <= law.std / layer.std <= NEAR:
+            self.notes[node.name] = (
+                f"is made for an input of std {layer.std:.3g}; in another call it is {law.std:.3g}"
+            )
 
     def _wanted(self, path: str, roles: Roles, value: int) -> float:
         shared = [s for s in roles.sums if value in s.node.inputs]

@@ -46,6 +46,12 @@ _OPTIONS = {
 _KEEP_THEIR_OUTPUT = (nn.ReLU, nn.Sigmoid, nn.Tanh)
 """Activations of torch that no network writes behind, as their gradients need what they gave."""
 
+_UNFORESEEN = (
+    ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
+"""What a prediction may raise of a call that nobody thought of."""
+
 _TWINS_OWN = {"absorbed", "backend", "constants", "gain", "method", "overwritten", "per", "scaling"}
 
 
@@ -232,7 +238,7 @@ def convert(
     found = Conversion(made.converted, made.kept, notes=made.notes, exchanged=exchanged)
     if example is not None:
         functions = functions_of(example.traces)
-        found = dataclasses.replace(found, functions=functions, runs=example.runs)
+        found = dataclasses.replace(found, functions=functions, runs=example.runs, plan=made.plan)
         if made.composition is not None:
             given = example_inputs, example_keywords
             found = _with_prediction(found, inner, converted, made.composition, given)
@@ -245,8 +251,8 @@ def _with_prediction(found, model, network, composition, given) -> Conversion:
     plan = composition.said()
     try:
         before, after = (predict(m, *inputs, **keywords) for m in (model, network))
-    except ValueError as problem:
-        plan = (*plan, f"nothing is predicted of the whole: {problem}")
+    except _UNFORESEEN as problem:
+        plan = (*plan, f"nothing is predicted of the whole: {type(problem).__name__}: {problem}")
         return dataclasses.replace(found, plan=plan)
     sizes = [span(composition, scales) for scales in (before, after)]
     if None not in sizes:
@@ -299,6 +305,7 @@ class _Converter:
         self.model, self.options, self.wishes = model, options, wishes
         self.orthogonal = orthogonal
         self.composition: Composition | None = None
+        self.plan: tuple[str, ...] = ()
         self.example: Example | None = example
         self.converted: dict[str, str] = {}
         self.kept: dict[str, str] = {}
@@ -354,7 +361,16 @@ class _Converter:
 
     def _compose(self, plain, twins_of) -> None:
         """Give the twins the constants of the laws that arrive."""
-        found = Composition(self.example.traces, twins_of, plain, self.wishes, self.example.steps)
+        example = self.example
+        try:
+            found = Composition(example.traces, twins_of, plain, self.wishes, example.steps)
+        except _UNFORESEEN as problem:
+            # Whatever was chosen up to there goes.
+            self.made.clear()
+            for path in list(twins_of):
+                twins_of[path] = self._twin(path, plain[path], twins_of)
+            self.plan = (f"none, as the laws were lost: {type(problem).__name__}: {problem}",)
+            return
         self.composition = found
         self.notes |= found.notes
         # A layer at several paths has been seen at one of them.
