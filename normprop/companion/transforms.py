@@ -177,7 +177,7 @@ def leaky_tat(shares: tuple[float, ...], floor: float = FLOOR) -> Transform:
 
 
 def leaky_correlation(correlation: float, slope: float) -> float:
-    r"""C(c) of a leaky ReLU whose second moment is 1 (equation 8 of Zhang et al. 2022).
+    r"""C(c) of a leaky ReLU whose second moment is 1 (Zhang et al. 2022).
 
     .. math:: C(c) = c + \frac{(1 - a)^2}{\pi (1 + a^2)}
         \left(\sqrt{1 - c^2} - c \arccos c\right)
