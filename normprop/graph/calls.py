@@ -1,7 +1,7 @@
 """What a call does to the laws of tensors, and to the gradients at them."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,10 +61,11 @@ class Call:
         tensors: dict[int, Tensor],
         function: Callable | None = None,
         real: Sequence[bool] = (),
+        looked: Container[int] = (),
     ):
         self.name, self.args, self.kwargs, self.shapes = name, args, kwargs, shapes
         self.laws, self.tensors, self.function, self.real = laws, tensors, function, real
-        self.notes: list[str] = []
+        self.looked, self.notes = looked, []
 
     def get(self, place: int, name: str, default=None):
         """An argument."""
@@ -78,7 +79,7 @@ class Call:
             return Law.constant((), float(argument))
         value = argument.number
         if value not in self.laws:
-            self.laws[value] = measured(self.tensors[value])
+            self.laws[value] = measured(self.tensors[value], value in self.looked)
         return self.laws[value]
 
     def tensor(self, argument) -> Tensor | None:
@@ -89,10 +90,6 @@ class Call:
         """The tensors among the arguments."""
         leaves = tree_leaves((self.args, self.kwargs), is_leaf=is_value)
         return [leaf for leaf in leaves if isinstance(leaf, Value)]
-
-    def within(self, name: str, *args, shape, **kwargs) -> "Call":
-        """A call inside of this one."""
-        return Call(name, args, kwargs, [tuple(shape)], self.laws, self.tensors)
 
 
 def is_value(leaf) -> bool:
@@ -169,7 +166,7 @@ class Tape:
         own = self.call
         shapes = [tuple(shape) for shape in shapes]
         real = [True] * len(shapes)
-        inner = Call(name, args, kwargs, shapes, own.laws, own.tensors, function, real)
+        inner = Call(name, args, kwargs, shapes, own.laws, own.tensors, function, real, own.looked)
         step = step_of(inner)
         own.notes += inner.notes
         return self._ran(step)

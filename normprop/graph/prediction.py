@@ -4,14 +4,14 @@ import copy
 import linecache
 import math
 import traceback
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MethodType
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 import normprop.graph.maps
 import normprop.graph.mixes
@@ -20,6 +20,7 @@ import normprop.graph.products  # noqa: F401
 from normprop.graph.anatomy import single_layers
 from normprop.graph.calls import Call, Step, step_of
 from normprop.graph.kinds import is_twin
+from normprop.graph.known import UNFILLED, Known
 from normprop.graph.laws import (
     Gradient,
     Law,
@@ -43,9 +44,6 @@ from normprop.graph.wrappers import (
 from normprop.nn.together import Together
 
 __all__ = ["predict"]
-
-# Constants that are made of constants are computed up to this many numbers.
-_LARGEST = 2**26
 
 
 def predict(model: nn.Module, /, *inputs: object, **keywords: object) -> Scales:
@@ -78,45 +76,34 @@ def predict(model: nn.Module, /, *inputs: object, **keywords: object) -> Scales:
     """
     check_arguments(model, inputs, keywords)
     model = unwrapped(model)
-    run, tensors, drawn = traced(model, inputs, keywords)
-    return propagate(model, run, tensors, (inputs, keywords), drawn).scales()
+    run, known = traced(model, inputs, keywords)
+    return propagate(model, run, known, (inputs, keywords)).scales()
 
 
-def traced(
-    model: nn.Module, inputs: tuple, keywords: Mapping[str, object]
-) -> tuple[Trace, dict[int, Tensor], set[int]]:
-    """A run of a copy without numbers, on the meta device.
-
-    Returns:
-        The trace; by value the model's own tensors, with their numbers; and those of them that
-        have none, for which they were drawn.
+def traced(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -> tuple[Trace, Known]:
+    """A run of a copy without numbers, on the meta device, and the numbers that are known.
 
     Raises:
-        ValueError: the model asks for a number.
+        ValueError: the model asks for a number that is not known.
     """
-    known, numbers = {}, {}
+    empties, numbers = {}, {}
     for module in model.modules():
         own = [v for k, v in vars(module).items() if k != "_modules"]
         for tensor in tensors_in(own):
-            if id(tensor) not in known:
-                empty = known[id(tensor)] = _without_numbers(tensor)
+            if id(tensor) not in empties:
+                empty = empties[id(tensor)] = _without_numbers(tensor)
                 numbers[id(empty)] = tensor
-    seen = copy.deepcopy(model, known)
+    seen = copy.deepcopy(model, empties)
+    known = Known(numbers, tensors_in((inputs, keywords)), _drawn(model))
     made = {id(t): _tracked(t) for t in tensors_in((inputs, keywords))}
     args, kwargs = copy.deepcopy((inputs, dict(keywords)), made)
     leaves = _leaves(seen)
     with other_dice_kept(), no_reentrant_checkpoints(), torch.device("meta"):
         try:
-            run = trace(seen, args, leaves, keywords=kwargs, differentiable=True)
+            run = trace(seen, args, leaves, keywords=kwargs, differentiable=True, known=known.told)
         except (RuntimeError, NotImplementedError) as problem:
             raise _explained(problem) from problem
-    own = {v: numbers[id(t)] for v, t in run.constants.items() if id(t) in numbers}
-    drawn = {v for v, tensor in own.items() if tensor.is_meta}
-    if drawn:
-        found = _drawn(model)
-        own = {v: found.get(id(t), t) for v, t in own.items()}
-        own = {v: torch.randn_like(t, device="cpu") if t.is_meta else t for v, t in own.items()}
-    return run, own, drawn
+    return run, known
 
 
 def _drawn(model: nn.Module) -> dict[int, Tensor]:
@@ -216,11 +203,21 @@ class Flow:
 
     run: Trace
     model: nn.Module
+    known: Known
     laws: dict[int, Law] = field(default_factory=dict)
     gradients: dict[int, Gradient] = field(default_factory=dict)
     notes: dict[int, list[str]] = field(default_factory=dict)
     steps: list[tuple[Node, Step]] = field(default_factory=list)
     unfilled: set[int] = field(default_factory=set)
+
+    @cached_property
+    def shapes(self) -> dict[int, tuple[int, ...]]:
+        """By value."""
+        return {
+            value: shape
+            for node in self.run.nodes
+            for value, (shape, _) in zip(node.outputs, node.made, strict=False)
+        }
 
     def std_of_gradient(self, value: int) -> float | None:
         """Standard deviation of the gradient at a value; None where there is none."""
@@ -231,33 +228,34 @@ class Flow:
     def scales(self) -> Scales:
         """The table."""
         rows, leaves = [], single_layers(self.model)
-        layers = {v: path for path, values in self.run.returned if path in leaves for v in values}
+        returned: dict[int, list[tuple[str, tuple[int, ...]]]] = {}
+        for path, values, place in self.run.returned:
+            if path in leaves and not any(p in leaves for p in _above(path.rpartition(".")[0])):
+                returned.setdefault(place, []).append((path, values))
         for place, node in enumerate(self.run.nodes):
-            for i, value in enumerate(node.outputs):
-                if value not in self.laws or value in self.unfilled:
-                    continue
-                shape = node.made[i][0]
-                if place == 0:
-                    path = "input" if i == 0 else f"input {i}"
-                    op = "input"
-                elif value in layers:
-                    path = layers[value]
-                    op = type(self.model.get_submodule(path)).__name__
-                elif node.module is not None:
-                    path, op = node.path, node.op
-                elif any(p in leaves for p in _above(node.within)):
-                    continue
-                else:
-                    path, op = node.path, node.op
-                rows.append(self._row(value, path, op, shape))
+            for path, values in returned.get(place, ()):
+                op = type(self.model.get_submodule(path)).__name__
+                rows += [self._row(value, path, op) for value in values]
+            within = node.name if node.module is not None else node.within
+            if place == 0:
+                paths = ["input", *(f"input {i}" for i in range(1, len(node.outputs)))]
+                rows += [self._row(v, p, "input") for p, v in zip(paths, node.outputs, strict=True)]
+            elif not any(p in leaves for p in _above(within)):
+                rows += [self._row(value, node.path, node.op) for value in node.outputs]
+        rows = [row for row in rows if row is not None]
         said = sum(len(row.assumed) > 0 for row in rows)
         notes = (f"rows with an assumption of their own: {said}",) if said else ()
         return Scales(tuple(rows), notes=notes)
 
-    def _row(self, value, path, op, shape) -> Row:
-        law = self.laws[value]
+    def _row(self, value: int, path: str, op: str) -> Row | None:
+        """The row of a value; none for what is the same whatever is put in."""
+        if value in self.unfilled or not (value in self.laws or value in self.known.looked):
+            return None
+        law, shape = self.laws.get(value), self.shapes[value]
+        if law is None:
+            return Row(path, op, shape, None, None, None, None)
         notes = tuple(dict.fromkeys(self.notes.get(value, ())))
-        if law.values is None:
+        if law.values is None or not math.prod(shape):
             return Row(path, op, shape, None, None, None, None, notes)
         std = self.std_of_gradient(value)
         return Row(path, op, shape, law.mean, math.sqrt(law.variance), law.sample_std, std, notes)
@@ -274,50 +272,43 @@ def _above(path: str) -> Iterator[str]:
 def propagate(
     model: nn.Module,
     run: Trace,
-    tensors: Mapping[int, Tensor],
+    known: Known,
     given: object,
-    drawn: Container[int] = (),
 ) -> Flow:
     """Laws and gradients of all values of a trace.
 
     Args:
         model: with its numbers.
         run: of :func:`traced`.
-        tensors: the model's own, by value.
+        known: of :func:`traced`.
         given: what it was called with.
-        drawn: of the tensors, those whose numbers are not the model's.
     """
     # Whatever the default is, laws are computed here.
     with torch.device("cpu"):
-        return _propagated(Flow(run, model), dict(tensors), given, drawn)
+        return _propagated(Flow(run, model, known), given)
 
 
-def _propagated(flow: Flow, tensors, given, drawn) -> Flow:
+def _propagated(flow: Flow, given: object) -> Flow:
     run, model = flow.run, flow.model
     source = run.nodes[0]
     for value, tensor in zip(source.outputs, tensors_in(given), strict=True):
         given_law(flow, value, tensor)
-    go_through(flow, run.nodes[1:], tensors, model.get_submodule, drawn)
+    go_through(flow, run.nodes[1:], model.get_submodule)
     _backward(flow)
     return flow
 
 
 def go_through(
-    flow: Flow,
-    nodes: Sequence[Node],
-    tensors: dict[int, Tensor],
-    layer_at: Callable[[str], nn.Module],
-    drawn: Container[int] = (),
+    flow: Flow, nodes: Sequence[Node], layer_at: Callable[[str], nn.Module]
 ) -> None:
     """Go through calls, and add the laws of what they give.
 
     Args:
         flow: has the laws of what comes in.
         nodes: the calls, in their order.
-        tensors: those at hand, by value; what is made of them alone is added.
         layer_at: from the path of a normalised layer to it, with its numbers.
-        drawn: as in :func:`propagate`.
     """
+    run, known = flow.run, flow.known
     for node in nodes:
         if not node.outputs:
             continue
@@ -326,16 +317,18 @@ def go_through(
             *node.call,
             [shape for shape, _ in node.made],
             flow.laws,
-            tensors,
+            known.tensors,
             node.function,
             [dtype.is_floating_point for _, dtype in node.made],
+            known.looked,
         )
-        if node.name in _EMPTY:
+        if node.name in UNFILLED:
             for value, (shape, _) in zip(node.outputs, node.made, strict=True):
                 flow.laws[value] = Law.constant(dims_of(shape), 0.0)
                 flow.unfilled.add(value)
             continue
-        if _at_hand(node, tensors):
+        found = [known.find(run, value) for value in (*node.inputs, *node.outputs)]
+        if all(tensor is not None for tensor in found[len(node.inputs) :]):
             continue
         if node.module is not None:
             layer = layer_at(node.name)
@@ -344,7 +337,7 @@ def go_through(
             step = step_of_layer(call, with_numbers(layer), node)
         else:
             step = step_of(call)
-        if any(v in drawn for v in node.inputs):
+        if any(v in known.drawn for v in node.inputs):
             call.notes.append(_DRAWN)
         flow.laws.update(zip(node.outputs, step.laws, strict=True))
         flow.steps.append((node, step))
@@ -371,32 +364,6 @@ def given_law(flow: Flow, value: int, tensor: Tensor) -> None:
         flow.notes[value] = ["it has no numbers; taken for tokens that all differ"]
 
 
-def _at_hand(node: Node, tensors: dict[int, Tensor]) -> bool:
-    """Compute what is made of constants alone."""
-    if node.function is None or node.opaque or not all(v in tensors for v in node.inputs):
-        return False
-    sizes = [math.prod(shape) for shape in (*node.shapes, *(shape for shape, _ in node.made))]
-    if sum(sizes) > _LARGEST:
-        return False
-    # A function may write into what it gets.
-    copies = {v: tensors[v].detach().clone() for v in set(node.inputs)}
-    args, kwargs = tree_map(
-        lambda leaf: copies[leaf.number] if isinstance(leaf, Value) else leaf,
-        node.call,
-        is_leaf=lambda leaf: isinstance(leaf, Value),
-    )
-    kwargs = {k: v for k, v in kwargs.items() if k != "device"}
-    try:
-        with torch.no_grad(), torch.random.fork_rng(()):
-            results = tensors_in(node.function(*args, **kwargs))
-    except (RuntimeError, TypeError, ValueError, NotImplementedError):
-        return False
-    if [tuple(r.shape) for r in results] != [shape for shape, _ in node.made]:
-        return False
-    tensors.update(zip(node.outputs, results, strict=True))
-    return True
-
-
 def _name_of(node: Node) -> str:
     name = node.name
     if name == "__get__":
@@ -408,9 +375,6 @@ def _name_of(node: Node) -> str:
     return {"truediv": "div", "true_divide": "div", "divide": "div", "multiply": "mul",
             "subtract": "sub"}.get(name, name)  # fmt: skip
 
-
-_EMPTY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
-"""What they give is whatever is there."""
 
 _OPERATORS = {"add", "sub", "mul", "truediv", "pow", "matmul", "div"}
 

@@ -136,7 +136,8 @@ class Trace:
         numbers: those that it was told.
         ran: paths of the modules that were called.
         constants: the model's own tensors, by value.
-        returned: of each call of a module that ended, its path and the values that it gave.
+        returned: of each call of a module that ended, its path, the values that it gave, and how
+            many nodes there were.
         next: the first number that no value has.
     """
 
@@ -149,7 +150,7 @@ class Trace:
     numbers: set[float] = field(default_factory=set)
     ran: set[str] = field(default_factory=set)
     constants: dict[int, Tensor] = field(default_factory=dict)
-    returned: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+    returned: list[tuple[str, tuple[int, ...], int]] = field(default_factory=list)
     next: int = 0
 
 
@@ -165,6 +166,7 @@ def trace(
     shifted: bool = False,
     seed: int = 0,
     differentiable: bool = False,
+    known: Callable[[Trace, Node, tuple], object] | None = None,
 ) -> Trace:
     """Run the model and record it.
 
@@ -179,12 +181,15 @@ def trace(
         shifted: whether the numbers that it learns are others than those of the tensors.
         seed: of torch's dice, whose state stays what it was.
         differentiable: whether it runs with gradients, so that it shows which tensors have one.
+        known: asked for the result of a call that raised, by the trace so far, the call and its
+            arguments, in which a :class:`Value` stands for every tensor; None where nobody knows.
 
     Raises:
         TypeError: the model returns no tensor.
     """
     keywords = dict(keywords or {})
     recorder = _Recorder(model, first, tuple(answers), changing, shifted)
+    recorder.known = known
     with _old_objects_apart():
         return _recorded(model, inputs, keywords, leaves, recorder, differentiable, seed)
 
@@ -439,7 +444,8 @@ class _Recorder(Watcher):
     def gave(self, path, result):
         """Note what a module gave that is seen."""
         known = (self.values.get(id(t)) for t in tensors_in(result))
-        self.trace.returned.append((path, tuple(v for v in known if v is not None)))
+        values = tuple(v for v in known if v is not None)
+        self.trace.returned.append((path, values, len(self.trace.nodes)))
 
     def outlived(self):
         """Values that are still there go to whoever holds them."""
@@ -482,7 +488,19 @@ class _Recorder(Watcher):
             version = version_of(tensor)
             if self.versions.get(id(tensor), version) != version:
                 self._written_unseen(tensor)
-        return super()._call(node, function, args, kwargs)
+        try:
+            return super()._call(node, function, args, kwargs)
+        except (RuntimeError, NotImplementedError):
+            if self.known is None or node.module is not None:
+                raise
+            for tensor in tensors_in((args, kwargs)):
+                self._value(tensor)
+            call = tree_map(self._argument, (tuple(args), dict(kwargs)))
+            result = self.known(self.trace, node, call)
+            if result is None:
+                raise
+        self._ended(node, args, kwargs, result, ())
+        return result
 
     def called(self, node, args, kwargs, result, changed):
         tensors = tensors_in((args, kwargs))

@@ -1,0 +1,134 @@
+"""Numbers that are known before a model runs: its own, tokens, masks, what is made of them."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from normprop.graph.trace import Node, Trace, Value
+from normprop.graph.wrappers import tensors_in
+
+# Of what is made of others, up to this many are computed.
+_LARGEST = 2**26
+
+UNFILLED = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
+"""What these give is whatever is there."""
+
+
+class Known:
+    """Numbers by value of a trace.
+
+    Attributes:
+        tensors: all that are known.
+        looked: values of those that follow from the inputs: tokens, masks, and what no parameter
+            has a part in.
+        weights: values of parameters, and of what is made of them.
+        drawn: values of the model's own that have no numbers, for which some were drawn.
+    """
+
+    def __init__(
+        self, own: Mapping[int, Tensor], inputs: Sequence[Tensor], drawn: Mapping[int, Tensor]
+    ):
+        self.tensors: dict[int, Tensor] = {}
+        self.looked: set[int] = set()
+        self.drawn: set[int] = set()
+        self.weights: set[int] = set()
+        self._unknown: set[int] = set()
+        self._own, self._inputs, self._drawn = own, inputs, drawn
+
+    def told(self, run: Trace, node: Node, call: tuple) -> object:
+        """The result of a call, in which tensors have no numbers; None where it is not known."""
+        values = tensor_values(call)
+        if not values or any(self.find(run, value) is None for value in values):
+            return None
+        try:
+            result = self._run(node.function, call)
+        except (RuntimeError, TypeError, ValueError, NotImplementedError):
+            return None
+        return tree_map(
+            lambda leaf: torch.empty_like(leaf, device="meta") if _is_tensor(leaf) else leaf, result
+        )
+
+    def find(self, run: Trace, value: int) -> Tensor | None:
+        """The numbers of a value."""
+        if value in self.tensors:
+            return self.tensors[value]
+        if value in self._unknown:
+            return None
+        node = run.producer.get(value)
+        if node is None:
+            self._keep_own(run, value)
+        elif node is run.nodes[0]:
+            tensor = self._inputs[node.outputs.index(value)]
+            if not (tensor.is_meta or tensor.is_floating_point() or tensor.is_complex()):
+                self.tensors[value] = tensor
+                self.looked.add(value)
+        else:
+            self._compute(run, node)
+        if value not in self.tensors:
+            self._unknown.add(value)
+        return self.tensors.get(value)
+
+    def _keep_own(self, run: Trace, value: int) -> None:
+        tensor = self._own.get(id(run.constants.get(value)))
+        if isinstance(tensor, nn.Parameter):
+            self.weights.add(value)
+        if tensor is not None and tensor.is_meta:
+            self.drawn.add(value)
+            tensor = self._drawn.get(id(tensor))
+            if tensor is None:
+                tensor = torch.randn(run.constants[value].shape, device="cpu")
+        if tensor is not None:
+            self.tensors[value] = tensor
+
+    def _compute(self, run: Trace, node: Node) -> None:
+        """What a function makes of what is known, unless it puts parameters to work on inputs."""
+        if node.function is None or node.opaque or node.name in UNFILLED:
+            return
+        if any(self.find(run, value) is None for value in node.inputs):
+            return
+        looked = [v in self.looked for v in node.inputs]
+        at_work = any(v in self.weights for v in node.inputs)
+        sizes = [math.prod(shape) for shape in (*node.shapes, *(shape for shape, _ in node.made))]
+        if (any(looked) and at_work) or sum(sizes) > _LARGEST:
+            return
+        try:
+            results = tensors_in(self._run(node.function, node.call))
+        except (RuntimeError, TypeError, ValueError, NotImplementedError):
+            return
+        if [tuple(r.shape) for r in results] == [shape for shape, _ in node.made]:
+            self.tensors.update(zip(node.outputs, results, strict=True))
+            if any(looked):
+                self.looked.update(node.outputs)
+            for kind in (self.drawn, self.weights):
+                if any(v in kind for v in node.inputs):
+                    kind.update(node.outputs)
+
+    def _run(self, function, call: tuple):
+        # A function may write into what it gets.
+        copies = {v: self.tensors[v].detach().cpu().clone() for v in tensor_values(call)}
+        args, kwargs = tree_map(
+            lambda leaf: copies[leaf.number] if isinstance(leaf, Value) else leaf,
+            call,
+            is_leaf=lambda leaf: isinstance(leaf, Value),
+        )
+        kwargs = {k: v for k, v in kwargs.items() if k != "device"}
+        with torch.device("cpu"), torch.no_grad(), torch.random.fork_rng(()):
+            return function(*args, **kwargs)
+
+
+def tensor_values(call: tuple) -> list[int]:
+    """Values of the tensors in a call."""
+    found = []
+    tree_map(
+        lambda leaf: found.append(leaf.number) if isinstance(leaf, Value) else None,
+        call,
+        is_leaf=lambda leaf: isinstance(leaf, Value),
+    )
+    return found
+
+
+def _is_tensor(leaf) -> bool:
+    return isinstance(leaf, Tensor)
