@@ -225,7 +225,8 @@ def plus(array: Array, number: float) -> Array:
 # Laws.
 
 Dims = tuple[tuple[Axis, ...], ...]
-_fresh = itertools.count()
+fresh = itertools.count()
+"""Numbers of sources and noises."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,13 +257,13 @@ class Law:
         if not variance > 0:
             return cls.constant(dims, mean)
         values = mean + math.sqrt(variance) * GRID
-        return cls(dims, covariance / variance, values, next(_fresh), roots)
+        return cls(dims, covariance / variance, values, next(fresh), roots)
 
     @classmethod
     def constant(cls, dims: Dims, number: float) -> "Law":
         """The same number everywhere."""
         axes = sum(map(len, dims))
-        return cls(dims, np.ones([1] * axes), np.full(_POINTS, float(number)), next(_fresh))
+        return cls(dims, np.ones([1] * axes), np.full(_POINTS, float(number)), next(fresh))
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -331,7 +332,7 @@ class Law:
     def with_covariance(self, values: Array, covariance: Array, roots=None, dims=None) -> "Law":
         """Another tensor, of increasing values, with this array of covariances."""
         roots, dims = self.roots if roots is None else roots, self.dims if dims is None else dims
-        made = Law(dims, covariance, values, next(_fresh), roots)
+        made = Law(dims, covariance, values, next(fresh), roots)
         if not made.variance > 0:
             return Law.constant(dims, made.mean)
         places = np.linspace(-1.0, 1.0, 1025)
@@ -375,7 +376,7 @@ def measured(tensor: Tensor, samples: bool = False, roots=frozenset()) -> Law:
     if not tensor.is_floating_point():
         tensor = tensor.detach().cpu()
         if tensor.dtype != torch.bool:
-            return Law(dims, _matches(tensor.squeeze()), None, next(_fresh))
+            return Law(dims, _matches(tensor.squeeze()), None, next(fresh))
     numbers = tensor.detach().to("cpu", torch.float64).reshape([a.size for a in axes]).numpy()
     mean, variance = float(numbers.mean()), float(numbers.var())
     if not variance > 0:
@@ -507,7 +508,7 @@ def gradient_of(covariance: Array) -> Gradient:
     variance = at_zero(covariance)
     if not variance > 0:
         return {}
-    return {next(_fresh): Part(math.sqrt(variance), covariance / variance)}
+    return {next(fresh): Part(math.sqrt(variance), covariance / variance)}
 
 
 def total(gradient: Gradient, law: Law) -> Array:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from normprop.graph.calls import Call, Step, Tape, rule, unknown
 from normprop.graph.laws import (
+    GRID,
     Array,
     Axis,
     Dims,
@@ -56,7 +57,10 @@ def _averaged(call: Call) -> Step:
         () if d in over else dim for d, dim in enumerate(law.dims) if kept or d not in over
     )
     covariance = reduce(law.covariance) * scale**2
-    made = blended(law, law.mean * scale, covariance, dims, law.variance * scale**2)
+    free = math.prod(law.axes[k].size for d in over for k in law.along(d) if law.rho.shape[k] == 1)
+    # An average of many places has next to nothing in common with each of them.
+    own = replace(law, roots=frozenset()) if free >= _MANY else law
+    made = blended(own, law.mean * scale, covariance, dims, law.variance * scale**2)
 
     def widen(array: Array) -> Array:
         for d in over:
@@ -73,8 +77,16 @@ def _averaged(call: Call) -> Step:
 def blended(law: Law, mean: float, covariance: Array, dims: Dims, before: float) -> Law:
     """A weighted average of several elements: nearly normal, where it is one of many."""
     if at_zero(covariance) < 0.5 * before:
+        if mean > 0 and law.values.min() >= 0 and at_zero(covariance) > 0:
+            # What is positive stays so.
+            spread = math.log1p(at_zero(covariance) / mean**2)
+            values = mean * np.exp(math.sqrt(spread) * GRID - 0.5 * spread)
+            return law.with_covariance(values, covariance, law.roots, dims)
         return Law.normal(dims, mean, covariance, law.roots)
     return law.rescaled(mean, covariance, dims=dims)
+
+
+_MANY = 64
 
 
 class Along:

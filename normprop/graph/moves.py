@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-from normprop.graph.calls import Call, Spread, Step, is_value, rule, unknown
+from normprop.graph.calls import Call, Spread, Step, Tape, is_value, rule, unknown
 from normprop.graph.laws import (
     WEIGHTS,
     Array,
@@ -17,12 +17,16 @@ from normprop.graph.laws import (
     Law,
     agreeing,
     at,
+    at_zero,
     average,
     dims_of,
+    fresh,
+    gradient_of,
     plus,
     quantiles,
     regrouped,
     shifted,
+    total,
 )
 
 
@@ -96,26 +100,117 @@ def _viewed(call: Call) -> Step:
     # The strides of a tensor that lies in order are those that tell its dimensions apart.
     probe = torch.empty(law.shape, device="meta")
     args, kwargs = tree_map(
-        lambda leaf: (probe if leaf == value else None) if is_value(leaf) else leaf,
+        lambda leaf: _shaped(call, leaf, value, probe) if is_value(leaf) else leaf,
         (call.args, call.kwargs),
         is_leaf=is_value,
     )
     try:
         views = tree_leaves(call.function(*args, **kwargs))
     except (RuntimeError, TypeError, IndexError, ValueError):
-        return unknown(call)
-    if [tuple(v.shape) for v in views] != list(call.shapes):
-        return unknown(call)
+        return _picked(call)
+    if [tuple(v.shape) for v in views] != list(call.shapes) or len(call.values()) > 1 + _like(call):
+        return _picked(call)
     try:
         pieces = [_View(law, view.stride(), view.shape, view.storage_offset()) for view in views]
     except ValueError:
         return unknown(call)
+    if len(pieces) == 1 and pieces[0].apart:
+        call.notes.append("a gradient that comes to some places alone is taken to reach all alike")
 
     def back(gradients):
         for piece, gradient in zip(pieces, gradients, strict=True):
-            yield value, shifted(gradient, piece.back)
+            # The noise at other places is another noise.
+            own = {(noise, *piece.taken): part for noise, part in gradient.items()}
+            yield value, shifted(own if piece.taken else gradient, piece.back)
 
     return Step([piece.law for piece in pieces], back)
+
+
+def _like(call: Call) -> bool:
+    return call.name.endswith("_as")
+
+
+def _shaped(call: Call, leaf, value, probe):
+    if leaf == value:
+        return probe
+    return torch.empty(call.law(leaf).shape, device="meta") if _like(call) else None
+
+
+@rule("gather", "index_select", "take_along_dim", "masked_select", "sort", "take")
+def _picked(call: Call) -> Step:
+    """Numbers of a tensor, from places that other tensors say."""
+    value = call.values()[0]
+    law = call.law(value)
+    if law.values is None or not any(call.real):
+        return unknown(call)
+    call.notes.append(f"the places that {call.name} takes are taken to be independent")
+    dims = dims_of(call.shapes[0])
+    ones = np.ones([1] * sum(map(len, dims)))
+    share = math.prod(call.shapes[0]) / math.prod(law.shape)
+    laws = [Law(dims, ones, law.values, next(fresh), law.roots)]
+    laws += [Law(dims_of(s), np.ones([1] * len(s)), None, next(fresh)) for s in call.shapes[1:]]
+
+    def back(gradients):
+        array = np.full([1] * len(law.axes), share * at_zero(total(gradients[0], laws[0])))
+        yield value, gradient_of(array)
+
+    return Step(laws, back)
+
+
+@rule("repeat", "tile", "repeat_interleave")
+def _repeated(call: Call) -> Step:
+    """Copies, behind or beside what they are copies of."""
+    value = call.values()[0]
+    law, shape = call.law(value), call.shapes[0]
+    if len(call.values()) > 1:
+        return _picked(call)
+    own = ((),) * (len(shape) - len(law.dims)) + law.dims
+    inside = call.name == "repeat_interleave"
+    dims, steps, k = [], [], 0
+    for size, dim in zip(shape, own, strict=True):
+        count = size // math.prod(axis.size for axis in dim)
+        copies = (Axis(count),) if count > 1 else ()
+        if copies:
+            steps.append((k + len(dim) if inside else k, count))
+        dims.append((*dim, *copies) if inside else (*copies, *dim))
+        k += len(dims[-1])
+
+    def forward(array: Array) -> Array:
+        for k, _ in steps:
+            array = np.stack([array, array], axis=k)
+        return array
+
+    def back(gradients):
+        def summed(array: Array) -> Array:
+            for k, count in reversed(steps):
+                array = average(array, k, count) * count**2
+            return array
+
+        yield value, shifted(gradients[0], summed)
+
+    return Step([law.moved(tuple(dims), forward)], back)
+
+
+@rule("pixel_shuffle", "pixel_unshuffle", "channel_shuffle")
+def _shuffled(call: Call) -> Step:
+    """Channels to places, places to channels, or channels among themselves."""
+    value = call.values()[0]
+    law, factor, shape = call.law(value), call.args[1], call.shapes[0]
+    *batch, channels, height, width = law.shape if len(law.shape) > 2 else (*law.shape, 1, 1)[:3]
+    n, tape = len(batch), Tape(call)
+    if call.name == "channel_shuffle":
+        split = (*law.shape[:1], factor, law.shape[1] // factor, *law.shape[2:])
+        order = (0, 2, 1, *range(3, len(split)))
+    elif call.name == "pixel_shuffle":
+        split = (*batch, channels // factor**2, factor, factor, height, width)
+        order = (*range(n + 1), n + 3, n + 1, n + 4, n + 2)
+    else:
+        split = (*batch, channels, height // factor, factor, width // factor, factor)
+        order = (*range(n + 1), n + 2, n + 4, n + 1, n + 3)
+    parts = tape("reshape", value, shape=split)
+    moved = tuple(split[i] for i in order)
+    parts = tape("permute", parts, shape=moved, function=lambda x: x.permute(order))
+    return tape.end(tape("reshape", parts, shape=shape))
 
 
 class _View:
@@ -149,9 +244,12 @@ class _View:
         taken = [(d, start, shape[p]) for p, (d, _) in self._taken() if shape[p] < law.shape[d]]
         kept = {come[0] for come in self.comes if come}
         taken += [(d, start, 1) for d, n in enumerate(law.shape) if n > 1 and d not in kept]
+        # A gradient comes back to these places alone.
+        self.apart, self.taken = bool(taken), tuple(taken)
         if taken:
             # Other places are another tensor, where they are independent with nothing in common.
             apart = all(law.rho.shape[k] == 1 for d, *_ in taken for k in law.along(d))
+            self.apart = not apart
             roots = frozenset((r, *taken) for r in law.roots) if apart else law.roots
             self.law = replace(self.law, source=(law.source, *taken), roots=roots)
 
@@ -219,6 +317,22 @@ def _thinned(array: Array, k: int, part: int, whole: int) -> Array:
     return np.stack([same, (whole * other - same / 1.0) / (whole - 1)], axis=k)
 
 
+_ALIKE = 0.05
+
+
+def _alike(law: Law, dim: int) -> float:
+    """Correlation of two places of a dimension, on average."""
+    array, axes = law.covariance, list(law.along(dim))
+    for k in reversed(range(array.ndim)):
+        if k not in axes:
+            array = at(array, k)
+    mean = array
+    for k in reversed(range(len(axes))):
+        mean = average(mean, k, law.axes[axes[k]].size)
+    n = math.prod(law.axes[k].size for k in axes)
+    return abs(n * float(mean) / law.variance - 1.0) / (n - 1) if law.variance and n > 1 else 0.0
+
+
 @rule("cat", "concat", "concatenate", "stack")
 def _joined(call: Call) -> Step:
     """Concatenation, and stacking: a mixture."""
@@ -238,7 +352,7 @@ def _joined(call: Call) -> Step:
     for law in laws:
         own = replace(law, dims=(*law.dims[:dim], (), *law.dims[dim + 1 :]))
         array, k = law.second, sum(map(len, law.dims[:dim]))
-        entries = max((array.shape[k + i] for i in range(len(law.dims[dim]))), default=1)
+        entries = _alike(law, dim)
         for _ in law.dims[dim]:
             array = at(array, k)
         spread = Spread(replace(own, rho=array), tuple(kept))
@@ -249,7 +363,7 @@ def _joined(call: Call) -> Step:
     seconds = agreeing(seconds, axes)
     second = sum(r * s for r, s in zip(shares, seconds, strict=True))
     covariance = np.expand_dims(plus(second, -(mean**2)), sum(map(len, kept[:dim])))
-    if any(e > 1 for _, e, _ in spreads):
+    if any(e > _ALIKE for _, e, _ in spreads):
         call.notes.append(f"along the dimension of {call.name} places are taken for independent")
     kept[dim] = (Axis(sum(sizes)),)
     values = quantiles(
@@ -263,13 +377,13 @@ def _joined(call: Call) -> Step:
     place = sum(map(len, kept[:dim]))
 
     def back(gradients):
-        for part, law, (spread, _, k) in zip(parts, laws, spreads, strict=True):
+        for i, (part, law, (spread, _, k)) in enumerate(zip(parts, laws, spreads, strict=True)):
             found = {}
             for noise, p in gradients[0].items():
                 amplitude = p.amplitude
                 if np.ndim(amplitude):
                     amplitude = np.interp(law.values, made.values, amplitude)
-                found[noise] = replace(p, amplitude=amplitude)
+                found[(noise, "part", i)] = replace(p, amplitude=amplitude)
 
             def narrow(array, law=law, spread=spread, k=k):
                 array = spread.back(at(array, place))

@@ -206,7 +206,7 @@ def by_pairs(call: Call, left, right, weight: Tensor, bias, root) -> Step:
 
 # Softmax.
 
-_HIDDEN = -1e4
+_HIDDEN = -30.0
 """Logits below count as hidden."""
 
 
