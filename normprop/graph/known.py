@@ -29,14 +29,17 @@ class Known:
     """
 
     def __init__(
-        self, own: Mapping[int, Tensor], inputs: Sequence[Tensor], drawn: Mapping[int, Tensor]
+        self,
+        own: Mapping[int, Tensor],
+        inputs: Sequence[Tensor],
+        drawn: Mapping[int, Tensor] | None = None,
     ):
         self.tensors: dict[int, Tensor] = {}
         self.looked: set[int] = set()
         self.drawn: set[int] = set()
         self.weights: set[int] = set()
         self._unknown: set[int] = set()
-        self._own, self._inputs, self._drawn = own, inputs, drawn
+        self._own, self._inputs, self._drawn = own, inputs, drawn or {}
 
     def told(self, run: Trace, node: Node, call: tuple) -> object:
         """The result of a call, in which tensors have no numbers; None where it is not known."""

@@ -298,9 +298,7 @@ def _propagated(flow: Flow, given: object) -> Flow:
     return flow
 
 
-def go_through(
-    flow: Flow, nodes: Sequence[Node], layer_at: Callable[[str], nn.Module]
-) -> None:
+def go_through(flow: Flow, nodes: Sequence[Node], layer_at: Callable[[str], nn.Module]) -> None:
     """Go through calls, and add the laws of what they give.
 
     Args:

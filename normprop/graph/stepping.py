@@ -4,10 +4,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from normprop.graph.kinds import is_twin
+from normprop.graph.known import Known
 from normprop.graph.prediction import Flow, given_law, go_through, traced
 from normprop.graph.trace import Node, Trace, Value
 from normprop.graph.wrappers import tensors_in
@@ -30,8 +31,8 @@ class Steps:
     """
 
     def __init__(self, run: Trace, given: object) -> None:
-        self.flow = Flow(run, nn.Module())
-        self.tensors: dict[int, Tensor] = dict(run.constants)
+        own = {id(tensor): tensor for tensor in run.constants.values()}
+        self.flow = Flow(run, nn.Module(), Known(own, tensors_in(given)))
         for value, tensor in zip(run.nodes[0].outputs, tensors_in(given), strict=True):
             given_law(self.flow, value, tensor)
 
@@ -53,34 +54,35 @@ class Steps:
             return
         layer = node.module if layer is None else layer
         if layer is None or is_twin(layer):
-            go_through(self.flow, [node], self.tensors, lambda _: layer)
+            go_through(self.flow, [node], lambda _: layer)
         else:
             self._inside(node, layer)
 
     def _inside(self, node: Node, layer: nn.Module) -> None:
         """By what a layer of torch calls."""
         args, kwargs = tree_map(self._empty, node.call, is_leaf=_is_value)
-        run, own, _ = traced(layer, args, kwargs)
-        inner = Flow(run, layer)
+        run, known = traced(layer, args, kwargs)
+        inner, own = Flow(run, layer, known), self.flow.known
         leaves = tree_leaves(node.call, is_leaf=_is_value)
         given = [leaf.number for leaf in leaves if _is_value(leaf)]
         for value, mine in zip(run.nodes[0].outputs, given, strict=True):
             if mine in self.flow.laws:
                 inner.laws[value] = self.flow.laws[mine]
             else:
-                own[value] = self.tensors[mine]
-        go_through(inner, run.nodes[1:], own, layer.get_submodule)
+                known.tensors[value] = own.find(self.flow.run, mine)
+        go_through(inner, run.nodes[1:], layer.get_submodule)
         for value, found in zip(node.outputs, run.nodes[-1].inputs, strict=False):
             if found in inner.laws:
                 self.flow.laws[value] = inner.laws[found]
-            elif found in own:
-                self.tensors[value] = own[found]
+            elif found in known.tensors:
+                own.tensors[value] = known.tensors[found]
 
     def _empty(self, leaf):
         if not _is_value(leaf):
             return leaf
-        if leaf.number in self.tensors:
-            return torch.empty_like(self.tensors[leaf.number], device="meta")
+        tensor = self.flow.known.find(self.flow.run, leaf.number)
+        if tensor is not None:
+            return torch.empty_like(tensor, device="meta")
         node = self.flow.run.producer[leaf.number]
         shape, dtype = node.made[node.outputs.index(leaf.number)]
         return torch.empty(shape, dtype=dtype, device="meta")
