@@ -437,12 +437,11 @@ class _Together(torch.autograd.Function):
             {i: g for i, g in of_weights.items() if g is not None},
             {i: g for i, g in of_biases.items() if g is not None},
         )  # fmt: skip
-        if torch.is_grad_enabled():
-            found = _differentiable(*given)
-        elif ctx.made.kernels and any(is_transformed(g) for g in gradients if g is not None):
-            # Many gradients at once, which a kernel does not do.
+        again = torch.is_grad_enabled()
+        # Many gradients at once are for neither kernels nor operators on lists.
+        if again or any(is_transformed(g) for g in gradients if g is not None):
             with torch.enable_grad():
-                found = [g if g is None else g.detach() for g in _differentiable(*given)]
+                found = _differentiable(*given, again)
         else:
             found = _backward(*given)
         asked = zip(found, ctx.needs_input_grad[2:], strict=True)
@@ -519,8 +518,8 @@ def _project(parts, made, weights, gradients):
             gradients[i].flatten(1).addcmul_(matrix.rows, other, value=-matrix.radius)
 
 
-def _differentiable(parts, made, weights, biases, of_weights, of_biases):
-    """The same, for somebody who differentiates it again."""
+def _differentiable(parts, made, weights, biases, of_weights, of_biases, again):
+    """The same by autograd, for somebody who differentiates it again, or many times at once."""
     outputs, arriving = [], []
     for i, (part, weight, bias) in enumerate(zip(parts, weights, biases, strict=True)):
         used = part.weight(weight)
@@ -532,7 +531,7 @@ def _differentiable(parts, made, weights, biases, of_weights, of_biases):
                 outputs.append(tensor)
                 arriving.append(gradient)
     inputs = [p for p in (*weights, *biases) if p is not None and p.requires_grad]
-    found = torch.autograd.grad(outputs, inputs, arriving, create_graph=True, allow_unused=True)
+    found = torch.autograd.grad(outputs, inputs, arriving, create_graph=again, allow_unused=True)
     gradients = {id(p): g for p, g in zip(inputs, found, strict=True)}
     factors = [p.factors[0] for p in parts] + [p.factors[1] for p in parts]
     result = []

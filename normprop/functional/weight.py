@@ -133,7 +133,7 @@ def normalize_weight_(
     in_place = weight.device.type == "cpu" and upcast(weight) is weight and weight.is_contiguous()
     if in_place and weight.numel():
         near, _, inverse = _norms(weight, over, groups)
-        torch.mul(near.flatten(1), _row(radius * inverse, weight), out=weight.flatten(1))
+        torch.mul(_rows(near), _row(radius * inverse, weight), out=_rows(weight))
         return weight
     return weight.copy_(normalize_weight(weight, ball, per, groups=groups, **geometry))
 
@@ -274,8 +274,8 @@ def _across(unit, scale, inverse, gradient, over, groups, size):
 def _tangent(weight, inverse, gradient, over, groups, size):
     factor = size * inverse
     along = factor * inverse.square() * _sums(weight, gradient, over, groups)
-    rows, factor, along = weight.flatten(1), _row(factor, weight), _row(along, weight)
-    return torch.mul(gradient.flatten(1), factor).addcmul_(rows, along, value=-1).view_as(weight)
+    rows, factor, along = _rows(weight), _row(factor, weight), _row(along, weight)
+    return torch.mul(_rows(gradient), factor).addcmul_(rows, along, value=-1).view_as(weight)
 
 
 def _saturated(gradient: Tensor, dtype: torch.dtype) -> Tensor:
@@ -351,7 +351,7 @@ def _tangent_in_one_pass(weight, inverse, gradient, over, size):
     norms = inverse.reciprocal().view(shape)
     factors = rows.new_full(shape, size)
     result, along = _aten._weight_norm_interface_backward(
-        gradient.flatten(1), rows, factors, norms, dim
+        _rows(gradient), rows, factors, norms, dim
     )
     if taps > 1:
         # Each column has lost its own share ⟨W, G⟩/n of the channel's; now the others' shares.
@@ -363,7 +363,7 @@ def _tangent_in_one_pass(weight, inverse, gradient, over, size):
 
 def _for_kernel(weight: Tensor, over: str) -> tuple[Tensor, int, tuple[int, int], int]:
     """A matrix, the dimension that the kernel keeps, the shape of norms, columns to a channel."""
-    rows = weight.flatten(1)
+    rows = _rows(weight)
     if over == "fan-in":
         return rows, 0, (rows.shape[0], 1), 1
     return rows, 1, (1, rows.shape[1]), _taps(weight)
@@ -423,10 +423,10 @@ def _sums(left: Tensor, right: Tensor, over: str, groups: int) -> Tensor:
     ones = [1] * (left.ndim - 2)
     outputs, inputs, taps = left.shape[0] // groups, left.shape[1], _taps(left)
     if over == "fan-out" and groups > 1:
-        rows = (left * right).unflatten(0, (groups, outputs)).sum(1)
-        sums = rows.reshape(groups, inputs, taps).sum(2).reshape(groups, inputs, *ones)
-        return sums.repeat_interleave(outputs, 0)
-    left, right = left.flatten(1), right.flatten(1)
+        rows = (left * right).reshape(groups, outputs, inputs, taps).sum(1)
+        sums = rows.sum(2).reshape(groups, 1, inputs, *ones)
+        return sums.expand(groups, outputs, inputs, *ones).reshape(-1, inputs, *ones)
+    left, right = _rows(left), _rows(right)
     # Products that stay in the cache: in memory they would cost more than all the rest.
     blocks = [(left, right)]
     if left.numel() > _BLOCK and left.device.type == "cpu" and not torch.compiler.is_compiling():
@@ -443,10 +443,15 @@ def _sums(left: Tensor, right: Tensor, over: str, groups: int) -> Tensor:
 _BLOCK = 2**20
 
 
+def _rows(weight: Tensor) -> Tensor:
+    """A matrix; :meth:`Tensor.flatten` has no rule for batches of gradients."""
+    return weight.reshape(weight.shape[0], -1)
+
+
 def _row(factor: Tensor, weight: Tensor) -> Tensor:
     """What :func:`_sums` gives, in a shape that broadcasts against rows of the weight."""
     taps = _taps(weight)
-    factor = factor.flatten(1)
+    factor = _rows(factor)
     return factor if factor.shape[1] == 1 else _each_tap(factor, taps)
 
 
@@ -454,14 +459,15 @@ def _each_tap(channels: Tensor, taps: int) -> Tensor:
     """Every number of the last dimension as often as there are taps, in their order."""
     if taps == 1:
         return channels
-    return channels.unsqueeze(-1).expand(*channels.shape, taps).flatten(-2)
+    each = channels.unsqueeze(-1).expand(*channels.shape, taps)
+    return each.reshape(*channels.shape[:-1], -1)
 
 
 def _times(weight: Tensor, factor: Tensor) -> Tensor:
     """The product with what :func:`_sums` gives, in long rows where memory has them."""
     if weight.ndim == 2 or factor.shape[1] == 1 or not weight.is_contiguous():
         return weight * factor
-    return (weight.flatten(1) * _row(factor, weight)).view_as(weight)
+    return (_rows(weight) * _row(factor, weight)).view_as(weight)
 
 
 def stride_period(stride: int | tuple[int, ...], dims: int) -> int:

@@ -42,7 +42,7 @@ class Table:
         return self.there[device, stream]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def table(numbers: tuple[int, ...]) -> Table:
     """A table of these numbers, the same while it is used."""
     return Table(numbers)

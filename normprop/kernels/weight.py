@@ -155,7 +155,6 @@ def backward(
             )
     read = _read(layers, weights)
     grads = [g if g is None else like(g, w) for g, w in zip(grads, read, strict=True)]
-    bias_grads = [g if g is None else g.contiguous() for g in bias_grads]
     scaled, biased = [], []
     for i, (layer, grad, of_bias) in enumerate(zip(layers, grads, bias_grads, strict=True)):
         share = of_bias is not None and layer.slope != 0.0
@@ -264,6 +263,9 @@ class _Plan(NamedTuple):
                 f"kept must be the {self.kept} numbers that the forward pass gave; it has the "
                 f"shape {tuple(kept.shape)}"
             )
+        if not any(programs for _, programs in self.launches):
+            return kept
+        biases = [b if b is None else b.contiguous() for b in biases]
         columns = (weights, biases, grads, values, made)
         bases = [next((t for t in column if t is not None), first) for column in columns]
         starts = [base.data_ptr() for base in bases]

@@ -148,6 +148,25 @@ def test_the_gradient_can_be_differentiated_again():
     assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
 
 
+@pytest.mark.parametrize("road", ["batched", "vmap"])
+def test_many_gradients_at_once(road):
+    parts, weights, biases = (tensors[::5] for tensors in network())
+    pairs = together(parts, weights, biases, make(parts, weights, biases))
+    outputs = [t for pair in pairs for t in pair if t is not None and t.requires_grad]
+    inputs = [t for t in (*weights, *biases) if t is not None]
+    several = [torch.randn(3, *t.shape, dtype=t.dtype) for t in outputs]
+
+    def run(*arriving, **options):
+        return torch.autograd.grad(outputs, inputs, arriving, retain_graph=True, **options)
+
+    at_once = (
+        run(*several, is_grads_batched=True) if road == "batched" else torch.vmap(run)(*several)
+    )
+    for i in range(3):
+        alone = run(*[g[i] for g in several])
+        assert_close([g[i] for g in at_once], alone, torch.float64)
+
+
 def test_what_is_frozen_gets_no_gradient_and_costs_none():
     parts, weights, biases = network()
     for i, weight in enumerate(weights):

@@ -151,3 +151,20 @@ def test_a_single_entry_of_a_stride_is_for_every_dimension():
 def test_refusals(arguments, message):
     with pytest.raises(ValueError, match=message):
         normalize_weight(weight_of((6, 4)), **arguments)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-25])
+@pytest.mark.parametrize("per", ["neuron", "layer"])
+@pytest.mark.parametrize("ball", ["forward", "backward"])
+@pytest.mark.parametrize(("shape", "groups"), [((6, 4), 1), ((6, 4, 3), 1), ((6, 2, 3, 3), 3)])
+def test_many_gradients_at_once(shape, groups, ball, per, size):
+    weight = (size * torch.randn(shape)).requires_grad_()
+    scaled = normalize_weight(weight, ball, per, groups=groups)
+    several = torch.randn(3, *shape)
+    options = {"retain_graph": True}
+    (batch,) = torch.autograd.grad(scaled, weight, several, is_grads_batched=True, **options)
+    for together, arriving in zip(batch, several, strict=True):
+        (alone,) = torch.autograd.grad(scaled, weight, arriving, **options)
+        assert (together - alone).abs().max() <= 64 * torch.finfo(
+            torch.float32
+        ).eps * alone.abs().max()

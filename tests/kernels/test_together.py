@@ -193,6 +193,19 @@ def test_a_step_copies_no_table_that_is_there(device, copies):
     assert all(a is None or torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+def test_nothing_to_do_starts_nothing_and_copies_nothing(device, launches, copies):
+    w = torch.randn(4, 3, device=device)
+    layer = weight.Layer(None, 1.0, outputs=4)
+    made, biases, kept = weight.forward([layer] * 2, [w, w[:, :0]], [w[:, 0], None])
+    assert made[0] is w
+    assert biases[1] is None
+    found, of_biases = weight.backward([layer] * 2, [w, w[:, :0]], kept, [w, None], biases)
+    assert found[0] is w
+    assert found[1] is None
+    assert of_biases[0] is biases[0]
+    assert launches == copies == []
+
+
 def test_factors_and_gradients_that_do_not_arrive(device):
     parts, weights, biases = given(torch.float64, device, factors=(3.0, 0.5))
     made = make(parts, weights, biases)
@@ -245,6 +258,21 @@ def test_empty_and_strided_weights(device):
     for wide in (full[:, ::2], full.T[:4], full[:, :0]):
         made, biases, kept = weight.forward(layers, [wide] * 4, [None] * 4)
         dense, of_dense, _ = weight.forward(layers, [wide.contiguous()] * 4, [None] * 4)
+        # A bias of every other number of a vector, and the gradient of one.
+        apart = full.flatten()[:8:2]
+        alike = [layer._replace(scale=2.0) for layer in layers]
+        for strided, whole in zip(
+            (
+                *weight.forward(alike, [wide] * 4, [apart] * 4)[1],
+                *weight.backward(alike, [wide] * 4, kept, [None] * 4, [apart] * 4)[1],
+            ),
+            (
+                *weight.forward(alike, [wide] * 4, [apart.contiguous()] * 4)[1],
+                *[apart / 2.0] * 4,
+            ),
+            strict=True,
+        ):
+            assert torch.equal(strided, whole)
         for a, b in ((made, dense), (biases, of_dense)):
             assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
         found, _ = weight.backward(layers, [wide] * 4, kept, [wide] * 4, biases)
