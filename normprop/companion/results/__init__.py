@@ -2,7 +2,8 @@
 
 They are a part of the package, so that a chapter finds them wherever it is opened, and the commands
 that make them write here: :mod:`normprop.companion.sweep`, :mod:`normprop.companion.thousand`,
-:mod:`normprop.companion.compare`, ``make bench`` and ``scripts/collect_wild.py``.
+:mod:`normprop.companion.compare`, ``make bench``, ``scripts/collect_wild.py``
+and ``scripts/real_networks.py``.
 """
 
 from pathlib import Path

@@ -1,8 +1,20 @@
 """Chapter 14: a network. What mean field says of any one, and what rounding leaves."""
 
+import json
 import math
 
+from normprop.companion import results
 from tests.book.expectations import Equals, Exact, PerRun, Within
+
+NETWORKS = json.loads(results.path("networks.json").read_text("utf-8"))
+ENDS = {
+    when: {one["name"]: one[when]["measured"]["fwd_std"][1] for one in NETWORKS["networks"]}
+    for when in ("before", "after")
+}
+OUTSIDE = {
+    when: [name for name, std in ends.items() if std < 0.5 or std > 2.0]
+    for when, ends in ENDS.items()
+}
 
 SMALL = {"samples": 4, "blocks": 1}
 OWN = 3
@@ -78,3 +90,14 @@ EXPECTED = {
     "fault_direction": Equals("backward"),
     "fault_path": Equals("layers.0.sqrt"),
 }
+
+EXPECTED |= {
+    "networks": Equals(len(ENDS["before"])),
+    "network_samples": Equals(NETWORKS["samples"]),
+}
+for _when, _names in OUTSIDE.items():
+    EXPECTED |= {
+        f"outside_{_when}": Equals(len(_names)),
+        f"outside_{_when}_names": Equals(", ".join(_names) or "none"),
+        f"smallest_{_when}": Exact(min(ENDS[_when].values()), 0.0),
+    }
