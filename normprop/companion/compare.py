@@ -42,11 +42,13 @@ WIDTHS = {"vgg": 16, "resnet": 8}
 CONTENDERS = (
     ("plain", "relu", math.e),
     ("he", "relu", math.e),
+    ("calibrated", "relu", math.e),
     ("he", "leaky_relu", math.e),
     ("batchnorm", "relu", math.e),
-    ("calibrated", "relu", math.e),
 )
 """Methods, activations and the growth that normalised networks are calibrated for."""
+STRONGEST = CONTENDERS[3:]
+"""Those that stay for small batches and for many steps."""
 NORMALISED = ("calibrated",)
 """Methods whose networks are fused before they train, which changes nothing but the time."""
 
@@ -60,12 +62,16 @@ class Grid:
         steps: of the optimiser.
         rates: learning rates to try.
         contenders: methods with activations and growths.
+        tuning_steps: of the trials, where they are not ``steps``.
+        seeds: how many runs at the best rate.
     """
 
     batches: tuple[int, ...]
     steps: int
     rates: tuple[float, ...]
     contenders: tuple[tuple[str, str, float], ...] = CONTENDERS
+    tuning_steps: int | None = None
+    seeds: int = 5
 
     def cells(self, kinds: tuple[str, ...], width: int | None = None, **common) -> list[SweepCell]:
         """The cells, network by network; without a width each has that of ``WIDTHS``."""
@@ -101,11 +107,11 @@ def _rates(first: int, last: int) -> tuple[float, ...]:
 
 
 GRIDS = {
-    "few": Grid((64,), 250, _rates(-6, -2)),
-    "small": Grid((4, 2), 800, _rates(-8, -4), contenders=CONTENDERS[1:]),
-    "long": Grid((64,), 1500, _rates(-6, -2), contenders=CONTENDERS[1:]),
+    "few": Grid((64,), 250, _rates(-6, -1)),
+    "small": Grid((4, 2), 600, _rates(-8, -3), contenders=STRONGEST),
+    "long": Grid((64,), 1500, _rates(-6, -1), contenders=STRONGEST, tuning_steps=250, seeds=3),
 }
-TIMED = Grid((64, 2), 1, (), contenders=(CONTENDERS[0], *CONTENDERS[3:]))
+TIMED = Grid((64, 2), 1, (), contenders=tuple(c for c in CONTENDERS if c[0] != "he"))
 """What is timed; the first is what the others are compared with."""
 TURNS = Turns()
 
@@ -133,12 +139,14 @@ def main(argv: list[str] | None = None) -> None:
         print(f"results are in {path}")
         return
 
-    grid = GRIDS[options.grid]
-    if options.steps:
-        grid = replace(grid, steps=options.steps)
+    changed = {name: getattr(options, name) for name in ("steps", "rates", "seeds")}
+    grid = replace(GRIDS[options.grid], **{k: v for k, v in changed.items() if v is not None})
     cells = _chosen(grid.cells(options.kinds, **common), options.methods)
-    rates = tuple(options.rates or grid.rates)
-    plan = Plan({"sgd": rates}, seeds=tuple(range(1, options.seeds + 1)))
+    plan = Plan(
+        {"sgd": tuple(grid.rates)},
+        seeds=tuple(range(1, grid.seeds + 1)),
+        tuning_steps=grid.tuning_steps,
+    )
     name = f"images_{options.grid}"
     experiment(name, cells, plan, source, options.journal, options.results, options.processes)
 
@@ -207,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--width", type=int, help=f"channels of the first stage; without it {WIDTHS}")
     add("--side", type=int, help=f"pixels to which images are brought; without it {SIDES}")
     add("--seen", type=int, default=5000, help="images that the choice of a rate looks at")
-    add("--seeds", type=int, default=5, help="runs at the best learning rate")
+    add("--seeds", type=int, help="runs at the best learning rate; without it the grid's")
     add_places(parser)
     # Not the same for all: where it is not given, it is what is installed.
     parser.set_defaults(data=None)

@@ -28,7 +28,7 @@ def test_both_networks_train_at_the_same_budget(finished):
     _, document = finished
     cells = document["cells"]
     assert [(cell["kind"], cell["method"]) for cell in cells] == [
-        (kind, method) for kind in LAYERS for method in ("batchnorm", "calibrated")
+        (kind, method) for kind in LAYERS for method in ("calibrated", "batchnorm")
     ]
     for cell in cells:
         assert [trial["lr"] for trial in cell["trials"]] == [0.01, 0.1, 0.3]
@@ -107,12 +107,25 @@ def test_steps_are_timed_side_by_side(tmp_path, monkeypatch):
     document = json.loads((tmp_path / "images_time.json").read_text())
     assert document["plan"] == {"rounds": 3, "least": 1e-6}
     found = [(cell["batch_size"], cell["method"], cell["fused"]) for cell in document["cells"]]
-    methods = [("plain", False), ("batchnorm", False), ("calibrated", True), ("calibrated", False)]
+    methods = [("plain", False), ("calibrated", True), ("batchnorm", False), ("calibrated", False)]
     assert found == [(batch, *method) for batch in (64, 2) for method in methods]
     for cell in document["cells"]:
         low, median, high = cell["seconds"]
         assert 0 < low <= median <= high
         assert cell["method"] != "plain" or cell["ratio"] == [1, 1, 1]
+
+
+def test_long_runs_are_tuned_by_short_ones(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(compare, "experiment", lambda *given: seen.append(given))
+    places = ["--data", "digits", "--journal", str(tmp_path)]
+    for given in (["--grid", "few"], ["--grid", "long"], ["--grid", "long", "--seeds", "2"]):
+        compare.main([*given, *places])
+    (few, long, fewer) = [(cells, plan) for _, cells, plan, *_ in seen]
+    trials = {run.key for cell in few[0] for run in runs.trials(cell, few[1])}
+    assert {run.key for cell in long[0] for run in runs.trials(cell, long[1])} < trials
+    assert {cell.steps for cell in long[0]} == {1500}
+    assert [len(plan.seeds) for _, plan in (few, long, fewer)] == [5, 3, 2]
 
 
 def test_a_residual_chain_is_refused():
