@@ -45,11 +45,14 @@ CONTENDERS = (
     ("calibrated", "relu", math.e),
     ("he", "leaky_relu", math.e),
     ("batchnorm", "relu", math.e),
+    ("converted", "relu", math.e),
 )
 """Methods, activations and the growth that normalised networks are calibrated for."""
+VARIANTS = (("converted", "relu", math.exp(3)), ("dropped", "relu", math.e))
+"""Another growth, and BatchNorm taken out of a network that was written with it."""
 STRONGEST = CONTENDERS[3:]
 """Those that stay for small batches and for many steps."""
-NORMALISED = ("calibrated",)
+NORMALISED = ("calibrated", "converted", "dropped")
 """Methods whose networks are fused before they train, which changes nothing but the time."""
 
 
@@ -107,7 +110,7 @@ def _rates(first: int, last: int) -> tuple[float, ...]:
 
 
 GRIDS = {
-    "few": Grid((64,), 250, _rates(-6, -1)),
+    "few": Grid((64,), 250, _rates(-6, -1), contenders=CONTENDERS + VARIANTS),
     "small": Grid((4, 2), 600, _rates(-8, -3), contenders=STRONGEST),
     "long": Grid((64,), 1500, _rates(-6, -1), contenders=STRONGEST, tuning_steps=250, seeds=3),
 }

@@ -23,7 +23,7 @@ ACTIVATIONS_BELOW = {"vgg": 21, "resnet": 25}
 STAGES = 3
 SLOPE = 0.8
 """Of the leaky ReLU, for negative inputs."""
-METHODS = ("plain", "he", "batchnorm", "calibrated")
+METHODS = ("plain", "he", "batchnorm", "calibrated", "converted", "dropped")
 ACTIVATIONS = {
     "relu": partial(nn.ReLU, inplace=True),
     "leaky_relu": partial(nn.LeakyReLU, SLOPE, inplace=True),
@@ -155,6 +155,8 @@ def build(
     - ``"calibrated"``: written with ``normprop.nn``: forward scaling,
       :class:`normprop.nn.Calibrated` for as many activations as the longest path has, and
       :func:`normprop.functional.residual` for the sums.
+    - ``"converted"``: what :func:`normprop.convert` makes of ``"plain"``.
+    - ``"dropped"``: what it makes of the network of ``"batchnorm"`` without its BatchNorm.
 
     Args:
         method: one of ``METHODS``.
@@ -163,7 +165,7 @@ def build(
         example: images of shape (N, 1, side, side).
         classes: number of outputs.
         width: channels of the first stage.
-        growth: of the squared gradient over the whole depth, for ``"calibrated"``.
+        growth: of the squared gradient over the whole depth, for the last three methods.
         orthogonal: whether the weights of convolutions begin as orthogonal matrices, from all that
             an output sees to the outputs, at the scale that they would have.
         ball: how weights of ``normprop.nn`` stay on their ball: ``"normalize"`` or
@@ -178,12 +180,15 @@ def build(
     if method == "calibrated":
         model = network(_calibrated(activation, kind, growth, ball))
     else:
-        normalization = nn.BatchNorm2d if method == "batchnorm" else None
+        normalization = nn.BatchNorm2d if method in ("batchnorm", "dropped") else None
         model = network(Parts(activation=ACTIVATIONS[activation], normalization=normalization))
-    if method in ("he", "batchnorm"):
+    if method in ("he", "batchnorm", "dropped"):
         _take_hes_weights(model, activation)
     if orthogonal:
         _make_orthogonal(model)
+    if method in ("converted", "dropped"):
+        options = {"normalization": "drop"} if method == "dropped" else {}
+        model = normprop.convert(model, example, growth=growth, method=ball, **options)
     return model
 
 
