@@ -12,7 +12,15 @@ from normprop.companion import images
 from normprop.companion.images import ACTIVATIONS, LAYERS, METHODS, build
 
 EXAMPLE = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-PAIRS = [(m, a) for m in METHODS for a in ACTIVATIONS if (m, a) != ("calibrated", "leaky_relu")]
+CONVERTED = ("converted", "dropped")
+PAIRS = [
+    (method, activation)
+    for method in METHODS
+    for activation in ACTIVATIONS
+    # A conversion takes seconds, whatever the activation.
+    if activation == "relu" or method not in ("calibrated", *CONVERTED)
+]
+PAIRS += [("calibrated", "gelu"), ("calibrated", "tanh"), ("converted", "leaky_relu")]
 
 
 def maps(model, size=(3, 3)):
@@ -27,9 +35,13 @@ def test_every_network_builds_and_has_gradients(method, activation, kind):
     assert output.shape == (3, 7)
     nn.functional.cross_entropy(output, torch.arange(3)).backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    has = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert has == (method == "batchnorm")
+    if method in CONVERTED:
+        assert normprop.report(model).converted
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["plain", "batchnorm", "calibrated"])
 def test_layers_are_as_many_as_the_names_say(method):
     chain = build(method, "relu", "vgg", EXAMPLE, 10, 4)
     assert len(maps(chain)) == LAYERS["vgg"] == 21
@@ -82,7 +94,7 @@ def test_the_sum_by_hand_keeps_its_variance():
     torch.testing.assert_close(output, math.sqrt(2) * EXAMPLE)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["plain", "he", "batchnorm", "calibrated"])
 def test_orthogonal_weights_are_orthogonal_at_the_same_scale(method):
     drawn, rows = (
         maps(build(method, "relu", "vgg", EXAMPLE, 10, 8, orthogonal=orthogonal))[8].weight
@@ -94,6 +106,17 @@ def test_orthogonal_weights_are_orthogonal_at_the_same_scale(method):
     assert (gram - torch.eye(len(rows))).abs().max() < 1e-5
     # The mean square of so many random numbers, at five standard errors.
     assert rows.square().mean().item() == pytest.approx(scale, rel=5 * (2 / drawn.numel()) ** 0.5)
+
+
+def test_a_converted_network_has_the_weights_of_the_plain_one():
+    models = []
+    for method in ("plain", "converted"):
+        torch.manual_seed(3)
+        models.append(build(method, "relu", "vgg", EXAMPLE, 10, 4))
+    for one, other in zip(*map(maps, models), strict=True):
+        ratio = one.weight / other.weight
+        # Their norms are the converted layer's own, a row at a time.
+        assert (ratio / ratio.flatten(1)[:, :1, None, None] - 1).abs().max() < 1e-5
 
 
 def test_the_ball_is_as_asked_for():
