@@ -107,7 +107,7 @@ def test_steps_are_timed_side_by_side(tmp_path, monkeypatch):
     document = json.loads((tmp_path / "images_time.json").read_text())
     assert document["plan"] == {"rounds": 3, "least": 1e-6}
     found = [(cell["batch_size"], cell["method"], cell["fused"]) for cell in document["cells"]]
-    methods = [("plain", False), ("calibrated", True), ("batchnorm", False), ("calibrated", False)]
+    methods = [("plain", False), ("batchnorm", False), ("converted", True), ("converted", False)]
     assert found == [(batch, *method) for batch in (64, 2) for method in methods]
     for cell in document["cells"]:
         low, median, high = cell["seconds"]
