@@ -234,7 +234,7 @@ def elementwise(call: Call) -> Step | None:
     values = call.values()
     if not values or any(call.law(v).values is None for v in values):
         return None
-    dims = _common(call, values)
+    dims = common_dims(call, values)
     if dims is None:
         return None
     spreads = {v: Spread(call.law(v), dims) for v in values}
@@ -292,7 +292,7 @@ def _run(call: Call, leaves: Sequence[Tensor]):
     return call.function(*args, **kwargs)
 
 
-def _common(call: Call, values: Sequence[Value]) -> Dims | None:
+def common_dims(call: Call, values: Sequence[Value]) -> Dims | None:
     """The dimensions of what comes out: those of the inputs, of each the one with most to say."""
     shape, found = call.shapes[0], []
     if any(len(call.law(v).dims) > len(shape) for v in values):

@@ -39,7 +39,17 @@ class Known:
         self.drawn: set[int] = set()
         self.weights: set[int] = set()
         self._unknown: set[int] = set()
-        self._own, self._inputs, self._drawn = own, inputs, drawn or {}
+        self._stand_ins: dict[int, Tensor] = {}
+        self._own, self._inputs, self._drawn = dict(own), inputs, drawn or {}
+
+    def stand_in(self, tensor: Tensor) -> Tensor:
+        """A tensor without numbers for one with, the same each time."""
+        for place, held in self._own.items():
+            if held is tensor and place in self._stand_ins:
+                return self._stand_ins[place]
+        empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+        self._own[id(empty)], self._stand_ins[id(empty)] = tensor, empty
+        return empty
 
     def told(self, run: Trace, node: Node, call: tuple) -> object:
         """The result of a call, in which tensors have no numbers; None where it is not known."""

@@ -57,7 +57,13 @@ def step_of_layer(call: Call, layer: nn.Module, node: Node) -> Step:
             return step
         if plain is nn.Module:
             return unknown(call)
-    return _divided(step_of(_within(call, layer)), constants_at(layer, node))
+    inner = _within(call, layer)
+    if inner is None:
+        value = call.args[0]
+        step = Step([call.law(value)], lambda gradients: [(value, gradients[0])])
+    else:
+        step = step_of(inner)
+    return _divided(step, constants_at(layer, node))
 
 
 def _root(layer: nn.Module) -> frozenset:
@@ -75,8 +81,8 @@ class _First(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _within(call: Call, layer: nn.Module) -> Call:
-    """The function of torch that the plain layer calls."""
+def _within(call: Call, layer: nn.Module) -> Call | None:
+    """The function of torch that the plain layer calls; None where it gives back its input."""
     tensors = {v: torch.empty(call.law(v).shape, device="meta") for v in call.values()}
     args, kwargs = tree_map(
         lambda leaf: tensors[leaf] if is_value(leaf) else leaf,
@@ -85,6 +91,8 @@ def _within(call: Call, layer: nn.Module) -> Call:
     )
     with _First() as first:
         layer.torch_type.forward(layer, *args, **kwargs)
+    if first.found is None:
+        return None
     function, args, kwargs = first.found
     values = {id(t): v for v, t in tensors.items()}
     args, kwargs = tree_map(lambda leaf: values.get(id(leaf), leaf), (args, kwargs))

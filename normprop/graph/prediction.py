@@ -58,7 +58,8 @@ def predict(model: nn.Module, /, *inputs: object, **keywords: object) -> Scales:
     This is mean field: layers are wide and their weights independent of what arrives, so that it
     holds at initialisation, up to fluctuations of the order of the depth over the width.  The
     first dimension of an input counts samples.  What is assumed beyond that is said in the row
-    where it is.
+    where it is.  Places along an axis are taken to be alike, on average over borders and phases of
+    strides.
 
     Args:
         model: any module; it stays what it is.
@@ -100,7 +101,7 @@ def traced(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -> t
     leaves = _leaves(seen)
     with other_dice_kept(), no_reentrant_checkpoints(), torch.device("meta"):
         try:
-            run = trace(seen, args, leaves, keywords=kwargs, differentiable=True, known=known.told)
+            run = trace(seen, args, leaves, keywords=kwargs, differentiable=True, known=known)
         except (RuntimeError, NotImplementedError) as problem:
             raise _explained(problem) from problem
     return run, known

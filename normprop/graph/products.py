@@ -10,12 +10,24 @@ from torch import Tensor
 
 from normprop import rules
 from normprop.gaussian import Normal
-from normprop.graph.calls import Call, Spread, Step, Tape, elementwise, is_value, rule, unknown
+from normprop.graph.calls import (
+    Call,
+    Spread,
+    Step,
+    Tape,
+    common_dims,
+    elementwise,
+    is_value,
+    rule,
+    unknown,
+)
 from normprop.graph.laws import (
     WEIGHTS,
     Array,
     Axis,
     Law,
+    Part,
+    agreeing,
     at,
     at_zero,
     average,
@@ -24,6 +36,7 @@ from normprop.graph.laws import (
     every,
     gradient_of,
     plus,
+    quantiles,
     regrouped,
     shifted,
     times,
@@ -32,6 +45,7 @@ from normprop.graph.laws import (
 )
 from normprop.graph.maps import Weight, root_of, through_weights
 from normprop.graph.trace import Value
+from normprop.rules.dropout import ALPHA
 
 # Sums over products.
 
@@ -243,16 +257,45 @@ def _where(call: Call, chosen: Tensor | None, mask, yes, no) -> Step:
     fill = call.tensor(no) if is_value(no) else torch.tensor(float(no))
     if fill is not None and bool((fill < _HIDDEN).all()):
         return _hiding(call, yes, ~chosen)
-    tape, shape = Tape(call), call.shapes[0]
-    parts = []
-    for value, share in ((yes, chosen), (no, ~chosen)):
-        if not is_value(value) and not value:
-            continue
-        share = tape.constant(share.double())
-        parts.append(tape("mul", value, share, shape=shape, function=torch.mul))
-    if len(parts) == 2:
-        parts = [tape("add", *parts, shape=shape, function=torch.add)]
-    return tape.end(*parts)
+    return _mixed(call, chosen, yes, no)
+
+
+def _mixed(call: Call, chosen: Tensor, yes, no) -> Step:
+    """A mixture: with m for the mask, E mm' x₁x₁' + E (1-m)(1-m') x₂x₂', and what is across."""
+    tape = Tape(call)
+    mask = tape.constant(chosen.double())
+    parts, wanted = (yes, no), [v for v in (yes, no, mask) if is_value(v)]
+    dims = common_dims(call, wanted)
+    if dims is None:
+        return unknown(call)
+    spreads = [Spread(call.law(v), dims) for v in (*parts, mask)]
+    axes = spreads[0].law.axes
+    first, second, both = agreeing([s.law.second for s in spreads], axes)
+    laws, share = [s.law for s in spreads[:2]], float(chosen.double().mean())
+    across = 2.0 * (share - both) * laws[0].mean * laws[1].mean
+    mean = share * laws[0].mean + (1.0 - share) * laws[1].mean
+    neither = 1.0 - 2.0 * share + both
+    covariance = both * first + neither * second + across - mean**2
+    chances = np.concatenate([share * WEIGHTS, (1.0 - share) * WEIGHTS])
+    values = quantiles(np.concatenate([law.values for law in laws]), chances)
+    roots = laws[0].roots | laws[1].roots
+    made = laws[0].with_covariance(values, covariance, roots, dims)
+
+    def back(gradients):
+        for i, (value, kept) in enumerate(zip(parts, (both, neither), strict=True)):
+            found = {}
+            for noise, part in gradients[0].items():
+                amplitude = part.amplitude
+                if np.ndim(amplitude):
+                    amplitude = np.interp(laws[i].values, made.values, amplitude)
+                rho, own = agreeing([part.rho, kept], axes)
+                size = at_zero(own)
+                if size > 0:
+                    found[(noise, "part", i)] = Part(amplitude * math.sqrt(size), rho * own / size)
+            if is_value(value):
+                yield value, shifted(found, spreads[i].back)
+
+    return Step([made], back)
 
 
 def _hiding(call: Call, value, hidden: Tensor) -> Step:
@@ -537,7 +580,7 @@ def _dropout(call: Call) -> Step:
 def dropped(call: Call, value, p: float, channels: bool, alpha: bool) -> Step:
     """A mask of elements, or of channels, times what is kept."""
     law, keep = call.law(value), 1.0 - p
-    gain, put = (rules.alpha_gain(p), -rules.ALPHA) if alpha else (1.0 / keep, 0.0)
+    gain, put = (rules.alpha_gain(p), -ALPHA) if alpha else (1.0 / keep, 0.0)
     shared = {k for d in range(2, len(law.dims)) for k in law.along(d)} if channels else set()
 
     def masked(array: Array, same: float, other: float) -> Array:

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,16 @@ _MAY_GIVE_BACK = (nn.modules.dropout._DropoutNd, nn.Identity, nn.Flatten, nn.Unf
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
 _GLOBAL = "_global{}"
+
+
+class Numbers(Protocol):
+    """Who knows numbers of tensors that are there without."""
+
+    def told(self, run: "Trace", node: "Node", call: tuple) -> object:
+        """The result of a call that raised; None where it is not known."""
+
+    def stand_in(self, tensor: Tensor) -> Tensor:
+        """A tensor without numbers for one with."""
 
 
 class Value(NamedTuple):
@@ -166,7 +176,7 @@ def trace(
     shifted: bool = False,
     seed: int = 0,
     differentiable: bool = False,
-    known: Callable[[Trace, Node, tuple], object] | None = None,
+    known: Numbers | None = None,
 ) -> Trace:
     """Run the model and record it.
 
@@ -181,8 +191,7 @@ def trace(
         shifted: whether the numbers that it learns are others than those of the tensors.
         seed: of torch's dice, whose state stays what it was.
         differentiable: whether it runs with gradients, so that it shows which tensors have one.
-        known: asked for the result of a call that raised, by the trace so far, the call and its
-            arguments, in which a :class:`Value` stands for every tensor; None where nobody knows.
+        known: of a model without numbers, who knows some.
 
     Raises:
         TypeError: the model returns no tensor.
@@ -484,6 +493,8 @@ class _Recorder(Watcher):
         return result if silent else self._told(result, by, name)
 
     def _call(self, node, function, args, kwargs):
+        if self.known is not None:
+            args, kwargs = tree_map(self._stand_in, (args, kwargs))
         for tensor in tensors_in((args, kwargs)):
             version = version_of(tensor)
             if self.versions.get(id(tensor), version) != version:
@@ -496,7 +507,7 @@ class _Recorder(Watcher):
             for tensor in tensors_in((args, kwargs)):
                 self._value(tensor)
             call = tree_map(self._argument, (tuple(args), dict(kwargs)))
-            result = self.known(self.trace, node, call)
+            result = self.known.told(self.trace, node, call)
             if result is None:
                 raise
         self._ended(node, args, kwargs, result, ())
@@ -589,6 +600,14 @@ class _Recorder(Watcher):
         return "" if same else "chance"
 
     # Values
+
+    def _stand_in(self, leaf):
+        """For a tensor with numbers, which the model holds somewhere else, one without."""
+        if not isinstance(leaf, Tensor) or leaf.is_meta:
+            return leaf
+        empty = self.known.stand_in(leaf)
+        self.constants.add(id(empty))
+        return empty
 
     def _argument(self, leaf):
         if isinstance(leaf, Tensor):
