@@ -42,6 +42,22 @@ def _elementwise(function: Callable[[Tensor], Tensor]) -> nn.Module:
     return twins.Elementwise(function, scaling="forward")
 
 
+def _root_mean_square(layer: nn.Module) -> nn.Module:
+    """Torch's layer, with the weight of one that transformers has for a model."""
+    made = nn.RMSNorm(layer.weight.shape, layer.variance_epsilon, device="meta")
+    made.weight = layer.weight
+    return made
+
+
+def _known(layer: nn.Module) -> Factory | None:
+    home, name = type(layer).__module__, type(layer).__name__
+    if (home, name) in KNOWN:
+        return KNOWN[home, name]
+    own = [key for key, value in vars(layer).items() if isinstance(value, float)]
+    plain = name.endswith("RMSNorm") and own == ["variance_epsilon"] and [*layer._parameters]
+    return _root_mean_square if home.startswith("transformers.models.") and plain else None
+
+
 def check_replace(replace: object) -> None:
     """Refuse what is no table of classes and factories."""
     fits = isinstance(replace, Mapping) and all(
@@ -77,7 +93,7 @@ def exchange(
     made: dict[int, nn.Module] = {}
     for path, layer in list(paths_of(model)):
         kind = type(layer)
-        factory = (replace or {}).get(kind) or KNOWN.get((kind.__module__, kind.__name__))
+        factory = (replace or {}).get(kind) or _known(layer)
         if factory is None:
             continue
         if id(layer) not in made:

@@ -14,8 +14,9 @@ from normprop.graph.scales import Row, Scales
 from normprop.graph.trace import Node
 
 
-def trunk_of(roles: Roles, scales: Scales) -> Iterator[tuple[Node, int, Row]]:
-    """Calls whose results are on the trunk, these, and their rows."""
+def trunk_of(composition: Composition, scales: Scales) -> Iterator[tuple[Node, int, Row]]:
+    """Calls whose results are on the trunk, these, and their rows; parts of a sum are not."""
+    roles, branches = composition.roles[0], composition.branches
     rows: dict[str, list[Row]] = {}
     for row in scales:
         rows.setdefault(row.path, []).append(row)
@@ -24,7 +25,8 @@ def trunk_of(roles: Roles, scales: Scales) -> Iterator[tuple[Node, int, Row]]:
         if node.outputs and len(own) >= len(node.outputs):
             row = own.pop(0)
             del own[: len(node.outputs) - 1]
-            if node.outputs[0] in roles.trunk - roles.beyond and row.fwd_std is not None:
+            trunk = node.outputs[0] in roles.trunk - roles.beyond
+            if trunk and row.fwd_std is not None and node.name not in branches:
                 yield node, node.outputs[0], row
 
 
@@ -40,7 +42,7 @@ def outside(composition: Composition, scales: Scales) -> dict[str, str]:
     whole = _size_of_outputs(roles, scales)
     found: dict[str, list[str]] = {}
     behind, passed, average = 1.0, 1.0, None
-    for node, value, row in reversed(list(trunk_of(roles, scales))):
+    for node, value, row in reversed(list(trunk_of(composition, scales))):
         said = []
         if not 1 / NEAR <= row.fwd_std <= NEAR:
             said.append(f"std {row.fwd_std:.3g}{_why(node)}")
@@ -128,7 +130,7 @@ def _why(node: Node) -> str:
 
 def span(composition: Composition, scales: Scales) -> tuple[float, float] | None:
     """The smallest and the largest standard deviation on the trunk."""
-    sizes = [row.fwd_std for _, _, row in trunk_of(composition.roles[0], scales)]
+    sizes = [row.fwd_std for _, _, row in trunk_of(composition, scales)]
     return (min(sizes), max(sizes)) if sizes else None
 
 

@@ -435,6 +435,21 @@ def test_what_transformers_has_is_what_is_known():
             torch.testing.assert_close(plain(x), layer(x), atol=1e-6, rtol=1e-6)
 
 
+def test_layers_of_transformers_by_the_root_mean_square_become_torchs():
+    llama = pytest.importorskip("transformers.models.llama.modeling_llama")
+    layer = llama.LlamaRMSNorm(8, eps=1e-5)
+    layer.weight.data.normal_()
+    model, x = nn.Sequential(nn.Linear(8, 8), layer, nn.Linear(8, 8)), torch.randn(4, 8)
+    net = convert(model, x)
+    assert type(net[1]) is nn.RMSNorm
+    assert list(net.state_dict()) == list(model.state_dict())
+    torch.testing.assert_close(net[1](x), layer(x))
+    gemma = pytest.importorskip("transformers.models.gemma.modeling_gemma")
+    # Its weight is another.
+    other = convert(nn.Sequential(nn.Linear(8, 8), gemma.GemmaRMSNorm(8)), x)
+    assert type(other[1]) is gemma.GemmaRMSNorm
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
