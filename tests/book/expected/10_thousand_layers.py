@@ -211,6 +211,14 @@ EXPECTED = {
     ),
     "lost_best": Exact(max(a or 0.0 for m in LOST for a in ACCURACIES[m, True]), 0.0),
     "over_critical": _difference(("calibrated", True), ("critical", True)),
+    "over_tat": _difference(("calibrated", True), ("tat", True)),
+    "over_dks": _difference(("calibrated", True), ("dks", True)),
+    "over_leaky": _difference(("calibrated", True), ("leaky", True)),
+    # E f'² = (1 + a²)/2 and (E f)² = (1 - a)²/2π; the power of a number known to 1e-15.
+    "leaky_growth": Exact(
+        _leaky := float((mpf("0.82") / (mpf("0.82") - mpf("0.02") / mp.pi)) ** OWN_DEPTH),
+        1e-11 * _leaky,
+    ),
     "critical_over_forward": _difference(("critical", True), ("forward", True)),
     "exercise_approximate": Exact(math.sqrt(math.sqrt(0.75 / 10_000)), 1e-15),
     "exercise_scale": Exact(float(_scale(10_000)), _scale_error(10_000)),
@@ -236,6 +244,11 @@ EXPECTED |= {
     "critical_learns": Equals(True),
     "critical_normal_at_chance": Equals(True),
     "lost_at_chance": Equals(True),
+    # No best rate of a peer that trains is at an end of its grid.
+    "peers_interior": Equals(True),
     "over_critical_holds": Equals(True),
+    "over_tat_holds": Equals(True),
+    "over_dks_holds": Equals(True),
+    "over_leaky_holds": Equals(True),
     "critical_over_forward_holds": Equals(True),
 }
