@@ -42,14 +42,23 @@ normprop.part("maps", ["quadrature"], ({ figures }) => {
 
   // The law at which depth layers with forward scaling multiply the squared gradient by e. The std
   // falls until f is straight enough; but a corner at 0 looks the same at every std, so that there
-  // the mean moves away from it. A stack too shallow to reach e stays at N(0, 1).
+  // the mean moves away from it. Where |f'|^(3/2) is not concave the signal does not stay, however
+  // small the std: a mean is taken where it is, as much as anywhere. A stack too shallow to reach e
+  // stays at N(0, 1).
   function calibrated(f, depth) {
     const target = Math.exp(1 / depth);
     const corner = Math.abs(f.slope(1e-9) - f.slope(-1e-9)) > 1e-3;
-    const law = (v) => (corner ? { mean: v, std: 1 } : { mean: 0, std: Math.exp(v) });
+    const steep = (x) => Math.abs(f.slope(x)) ** 1.5;
+    const bend = (x) => (steep(x + 0.05) + steep(x - 0.05)) / steep(x) - 2;
+    let centre = 0;
+    if (bend(0) > 0) {
+      for (let x = 0.25; x <= 4; x += 0.25) if (bend(x) < bend(centre)) centre = x;
+    }
+    const law = (v) => (corner ? { mean: v, std: 1 } : { mean: centre, std: Math.exp(v) });
     // χ is below the target at the first end, and not at the second.
-    let [straight, bent] = corner ? [8, 0] : [Math.log(1e-3), 0];
-    if (figures(f, 0, 1).chi <= target) return law(bent);
+    let [straight, bent] = corner ? [8, 0] : [Math.log(1e-3), centre > 0 ? Math.log(4) : 0];
+    const most = law(bent);
+    if (figures(f, most.mean, most.std).chi <= target) return { mean: 0, std: 1 };
     for (let round = 0; round < 60; round++) {
       const middle = 0.5 * (straight + bent);
       const { mean, std } = law(middle);
