@@ -355,7 +355,7 @@ def _line(layer, shape, short, long) -> tuple[list[int], int]:
     if whole:
         alone = neurons * elements <= _SPAN * short * long
         strip, strips = (elements, min(strips, 1)) if alone else (strip, strips)
-        blocks = 1 if alone else min(blocks, _MOST_OF_ALL // max(1, strips))
+        blocks = 1 if alone else min(blocks, max(1, _MOST_OF_ALL // max(1, strips)))
         parts, stride, norms = blocks * strips, block, 1
     elif layer.over is None:
         parts = norms = 0

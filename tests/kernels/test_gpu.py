@@ -160,6 +160,29 @@ def test_another_device():
     assert torch.allclose(y, wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["relu", "gelu", "softplus"])
+def test_what_was_compiled_is_started_without_a_look_up(name, monkeypatch):
+    x = torch.randn(1_023, device="cuda")
+    seed, w = dropout.draw_seed(x.device), torch.randn(96, 24, 3, 3, device="cuda")
+
+    def everything(shift, forward):
+        y = activation.forward(name, (), x, shift, forward)
+        dx = activation.backward(name, (), x, y, shift, forward, BACKWARD, from_output=False)
+        v, inverse = scaled(w, "fan-out", 1, forward)
+        dropped = dropout.forward(x, 0.3, shift, forward, seed=seed)[0]
+        return y, dx, v, projected(w, inverse, v.flip(0), "fan-out", 1, forward), dropped
+
+    def look_up(*arguments, **options):
+        raise AssertionError("Triton was asked for a kernel that was there")
+
+    wanted = [everything(*line) for line in ((SHIFT, FORWARD), (0.5, 2.0))]
+    monkeypatch.setattr(type(activation._forward_kernel), "run", look_up)
+    for line, results in zip(((SHIFT, FORWARD), (0.5, 2.0)), wanted, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(everything(*line), results, strict=True))
+    plain = getattr(torch.nn.functional, name)
+    assert torch.allclose(everything(0.5, 2.0)[0], (plain(x) - 0.5) / 2.0, rtol=1e-5, atol=1e-6)
+
+
 # Graphs
 
 
