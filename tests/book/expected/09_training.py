@@ -265,6 +265,10 @@ _separated = [
     for method, peer in product(("separate-layer", "separate-neuron"), ("forward", "backward"))
     for depth, setting in product((10, 40), SETTINGS)
 ]
+_separated += [
+    _difference(FIVE["separate-layer", orthogonal, name], FIVE[peer, orthogonal, name])
+    for peer, orthogonal, name in product(("forward", "backward"), (False, True), ("relu", "tanh"))
+]
 _ten = [_difference(*(_first(m, 10, *s) for m in ("backward", "forward"))) for s in SETTINGS]
 _ends = [cell for cell in PEERS["cells"] if not cell["interior"]]
 EXPECTED |= {_place(*which): Equals(_mean_text(cell)) for which, cell in FIVE.items()}
