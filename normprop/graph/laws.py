@@ -241,6 +241,8 @@ class Law:
         source: which z it is: laws with the same one are functions of one another.
         roots: which results of layers with weights it was made of without such a layer.
         seen: of logits, how many of each row are not hidden, where some are.
+        uneven: of what a layer with weights gives, for each channel its variance, and how much of
+            its gradient goes on, both over their mean.
     """
 
     dims: Dims
@@ -249,6 +251,7 @@ class Law:
     source: int
     roots: frozenset = frozenset()
     seen: Array | None = None
+    uneven: Array | None = None
 
     @classmethod
     def normal(cls, dims: Dims, mean: float, covariance: Array, roots=frozenset()) -> "Law":
@@ -327,7 +330,7 @@ class Law:
 
     def image(self, values: Array) -> "Law":
         """A function of it."""
-        return replace(self, values=values, seen=None)
+        return replace(self, values=values, seen=None, uneven=None)
 
     def with_covariance(self, values: Array, covariance: Array, roots=None, dims=None) -> "Law":
         """Another tensor, of increasing values, with this array of covariances."""
@@ -359,7 +362,7 @@ class Law:
 
     def moved(self, dims: Dims, array: Callable[[Array], Array]) -> "Law":
         """The same numbers in other places, and what that does to an array over distances."""
-        return replace(self, dims=dims, rho=array(self.rho), seen=None)
+        return replace(self, dims=dims, rho=array(self.rho), seen=None, uneven=None)
 
 
 def measured(tensor: Tensor, samples: bool = False, roots=frozenset()) -> Law:

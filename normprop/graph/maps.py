@@ -241,7 +241,9 @@ class Weight:
         weight = weight.double() if weight.numel() < 2**22 else weight.float()
         self.outputs, width, self.taps = weight.shape
         self.inputs = width * groups
-        self.squares = float((weight * weight).sum()) / self.outputs
+        each = (weight * weight).sum((1, 2))
+        self.squares = float(each.mean())
+        self.each = each.double().cpu().numpy()
         backward = (
             self.squares if back is None else float((back.double() ** 2).sum()) / self.outputs
         )
@@ -262,15 +264,19 @@ class Weight:
         together = np.abs(share - np.diag(share.diagonal())).max()
         return share if together > noise else None
 
-    def of_constant(self, mean: float, steps: Sequence["Steps"], up: bool) -> tuple[float, Array]:
-        """Mean of what a constant input gives, and covariances by distances of two kinds an axis.
+    def of_constant(
+        self, mean: float, steps: Sequence["Steps"], up: bool
+    ) -> tuple[float, Array, Array]:
+        """Mean of what a constant input gives, its covariances, and the variance in each channel.
 
-        At a border some taps are outside, so that places differ.
+        Covariances are by distances of two kinds an axis.  At a border some taps are outside, so
+        that places differ.
         """
         inputs = np.append(np.full(self.taps, mean), 1.0)
         products = self.sums.T @ self.sums / self.outputs * np.outer(inputs, inputs)
         taps = list(product(*(range(axis.taps) for axis in steps)))
         average, tables = 1.0, np.ones((1, *products.shape))
+        within, all_pairs = 1.0, 1.0
         for d, axis in enumerate(steps):
             places = np.pad(
                 axis.hits(up)[:, [t[d] for t in taps]], ((0, 0), (0, 1)), constant_values=1
@@ -279,12 +285,16 @@ class Weight:
             same = places.T @ places
             other = (np.outer(summed, summed) - same) / max(n * (n - 1), 1)
             average = average * summed / n
+            within = within * same / n
+            all_pairs = all_pairs * np.outer(summed, summed) / n**2
             kinds = [same / n, other] if n > 1 else [same / n]
             tables = np.stack([row * kind for row in tables for kind in kinds])
         found = (tables * products).sum((1, 2))
         centre = float((self.sums.mean(0) * inputs * average).sum())
         sizes = [2 for axis in steps if (axis.inputs if up else axis.outputs) > 1]
-        return centre, found.reshape(sizes) - centre**2
+        own = self.sums * inputs
+        spread = ((own @ (within - all_pairs)) * own).sum(1) if steps else np.zeros(self.outputs)
+        return centre, found.reshape(sizes) - centre**2, spread
 
 
 class Steps:
@@ -395,12 +405,19 @@ def through_weights(call, value, weight, root, channel, steps=(), transposed=Fal
             array = regrouped(array, [a.size for a in own], [ins[d]], place)
         place += ins[d] > 1
     array = _along(steps, weight, array, k, transposed) * weight.squares * inside
-    mean, constant = weight.of_constant(law.mean, steps, transposed)
+    mean, constant, spread = weight.of_constant(law.mean, steps, transposed)
+    within = array
+    for axis in reversed([a for d in (*dims[:channel], *dims[channel + 1 :]) for a in d]):
+        within = average(within, within.ndim - 1, axis.size)
+    uneven = (at_zero(array) - float(within)) * weight.each / (weight.squares or 1.0) + spread
     if np.abs(constant).max() > _ROUNDING * (at_zero(array) + mean**2):
         array = _plus_array(array, constant, k)
     if weight.outputs > 1:
         array = np.expand_dims(array, k)
     made = Law.normal(tuple(dims), mean, array, frozenset({("result", id(array)), *root}))
+    if uneven.mean() > 0:
+        share = weight.each / (weight.squares or 1.0)
+        made = replace(made, uneven=np.stack([np.maximum(uneven / uneven.mean(), 0.0), share]))
 
     def back(gradients):
         array = total(gradients[0], made)

@@ -168,8 +168,19 @@ def _in_window(array: Array, k: int, axis: Steps) -> Array:
 # Layers that measure what they normalise.
 
 
-def normalised(call: Call, value, over, eps, weight=None, bias=None, centred=True) -> Step:
-    """Subtract the mean over axes, and divide by the standard deviation over them."""
+def normalised(call, value, over, eps, weight=None, bias=None, centred=True, apart=False) -> Step:
+    """Subtract the mean over axes, and divide by the standard deviation over them.
+
+    Args:
+        call: of it, for notes and weights.
+        value: its input.
+        over: places of the axes.
+        eps: added to the variance.
+        weight: what each place is multiplied by afterwards.
+        bias: what is added.
+        centred: whether the mean is subtracted; else the mean square is divided by.
+        apart: whether each channel has a variance of its own.
+    """
     law = call.law(value)
     size = math.prod(law.axes[k].size for k in over)
 
@@ -190,7 +201,11 @@ def normalised(call: Call, value, over, eps, weight=None, bias=None, centred=Tru
     gain, spread, offset, lift = _gain_and_shift(call, weight, bias)
     if not square > 0:
         call.notes.append("its input does not vary within what it normalises")
-    array = plus(array * (gain / max(square + eps, 1e-300)), 0.0)
+    # Of channels that are normalised one by one, each has its own variance.
+    each, share = np.ones((2, 1)) if law.uneven is None or not apart else law.uneven
+    below = np.maximum(square * each + eps, 1e-300)
+    inverse, steep = float((each / below).mean()), math.sqrt(float((share / below).mean()))
+    array = array * (gain * inverse)
     centre = mean / root
     array = plus(array, lift + centre**2 * spread)
     made = law.rescaled(centre * offset[0] + offset[1], array)
@@ -202,7 +217,7 @@ def normalised(call: Call, value, over, eps, weight=None, bias=None, centred=Tru
         def project(noise: Array) -> Array:
             return (noise - mean_of(noise) if centred else noise) * left
 
-        yield value, shifted(times(gradients[0], math.sqrt(gain) / root), project)
+        yield value, shifted(times(gradients[0], math.sqrt(gain) * steep), project)
 
     return Step([made], back)
 
@@ -233,7 +248,7 @@ def _batch_norm(call: Call) -> Step:
     )
     training, eps = call.get(5, "training", False), call.get(7, "eps", 1e-5)
     if training or call.tensor(mean) is None:
-        return normalised(call, value, _but(law, 1), eps, weight, bias)
+        return normalised(call, value, _but(law, 1), eps, weight, bias, apart=True)
     return _by_statistics(call, value, mean, variance, weight, bias, eps)
 
 

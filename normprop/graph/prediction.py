@@ -12,6 +12,7 @@ from types import MethodType
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 import normprop.graph.maps
 import normprop.graph.mixes
@@ -73,7 +74,7 @@ def predict(model: nn.Module, /, *inputs: object, **keywords: object) -> Scales:
     Raises:
         TypeError: ``model`` is no module, cannot be looked into or copied, or returns no tensor.
         ValueError: the model asks for numbers in a tensor, as control flow that depends on data
-            does; the line is named.
+            does, and the line is named; or a lazy layer has no shape yet.
     """
     check_arguments(model, inputs, keywords)
     model = unwrapped(model)
@@ -87,6 +88,10 @@ def traced(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -> t
     Raises:
         ValueError: the model asks for a number that is not known.
     """
+    if any(is_lazy(p) for p in model.parameters()):
+        raise ValueError(
+            "layers must have their shapes; a lazy one has none before the model has run once"
+        )
     empties, numbers = {}, {}
     for module in model.modules():
         own = [v for k, v in vars(module).items() if k != "_modules"]

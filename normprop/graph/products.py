@@ -44,6 +44,7 @@ from normprop.graph.laws import (
     two,
 )
 from normprop.graph.maps import Weight, root_of, through_weights
+from normprop.graph.mixes import normalised
 from normprop.graph.trace import Value
 from normprop.rules.dropout import ALPHA
 
@@ -690,3 +691,39 @@ def _prelu(call: Call) -> Step:
     made = law.image(np.where(law.values > 0, law.values, slope * law.values))
     factor = np.where(law.values > 0, 1.0, slope)
     return Step([made], lambda gradients: [(value, times(gradients[0], factor))])
+
+
+# Tensors that are made.
+
+
+@rule("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+def _filled_like(call: Call) -> Step:
+    number = {"zeros": 0.0, "ones": 1.0}.get(call.name.replace("new_", "").replace("_like", ""))
+    if number is None:
+        number = call.get(1, "fill_value", call.get(2, "fill_value", 0.0))
+        number = call.get(2, "fill_value") if call.name == "new_full" else number
+    if not isinstance(number, int | float):
+        return unknown(call)
+    return Step([Law.constant(dims_of(call.shapes[0]), float(number))], lambda gradients: ())
+
+
+@rule("randn", "randn_like", "rand", "rand_like")
+def _thrown(call: Call) -> Step:
+    dims = dims_of(call.shapes[0])
+    ones = np.ones([1] * sum(map(len, dims)))
+    made = Law.normal(dims, 0.0, ones)
+    if not call.name.startswith("randn"):
+        made = made.image(np.cumsum(WEIGHTS) - 0.5 * WEIGHTS)
+    return Step([made], lambda gradients: ())
+
+
+@rule("normalize")
+def _unit_length(call: Call) -> Step:
+    """Division by the length along a dimension, of which every entry has its share."""
+    value, dim = call.args[0], call.get(2, "dim", 1)
+    law = call.law(value)
+    if call.get(1, "p", 2.0) != 2.0 or law.values is None:
+        return unknown(call)
+    over, tape = list(law.along(dim % len(law.dims))), Tape(call)
+    made = tape.run(lambda c: normalised(c, value, over, 0.0, centred=False))
+    return tape.end(tape.scaled(made, law.shape[dim] ** -0.5))

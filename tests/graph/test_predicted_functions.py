@@ -36,7 +36,7 @@ def simulated(model, shapes):
     for seed in range(RUNS):
         generator = torch.Generator().manual_seed(seed)
         inputs = [torch.randn(s, generator=generator, requires_grad=True) for s in shapes]
-        torch.manual_seed(seed)
+        torch.manual_seed(1000 + seed)
         output = model(*inputs)
         output = output if isinstance(output, torch.Tensor) else output[0]
         output.backward(torch.randn(output.shape, generator=generator))
@@ -105,6 +105,8 @@ OF_VECTORS = {
     "stack": lambda x: torch.stack([x, -x], 1),
     "filled": lambda x: x.masked_fill(torch.arange(256) < 64, 0.0),
     "where": lambda x: torch.where(torch.arange(256) < 64, x, 2.0 * x),
+    "normalize": lambda x: F.normalize(x, dim=-1),
+    "noise": lambda x: x + torch.randn_like(x) + torch.rand_like(x) + torch.zeros_like(x),
     "outer": lambda x: torch.einsum("ni,nj->nij", x[:, :16], x[:, 16:32]),
 }  # fmt: skip
 

@@ -167,3 +167,107 @@ def test_what_is_not_known_is_marked():
 
     (_, row) = predict(Unknown(), torch.randn(3, 4))
     assert "cumsum" in row.assumed[0]
+
+
+class UNet(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.down, self.inner = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, width, 3, 2, 1)
+        self.up = nn.ConvTranspose2d(width, width, 2, 2)
+        self.end = nn.Conv2d(2 * width, width, 3, padding=1)
+
+    def forward(self, x):
+        around = F.relu(self.down(x))
+        return self.end(torch.cat([around, self.up(F.relu(self.inner(around)))], 1))
+
+
+class Gated(nn.Module):
+    """Squeeze and excitation."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.before, self.after = nn.Conv2d(3, width, 3), nn.Conv2d(width, width, 3)
+        self.squeeze, self.excite = nn.Conv2d(width, width, 1), nn.Conv2d(width, width, 1)
+
+    def forward(self, x):
+        x = F.silu(self.before(x))
+        gate = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
+        return self.after(x * gate)
+
+
+@pytest.mark.parametrize("network", [UNet, Gated])
+def test_joins_and_gates(network):
+    agrees(network(128), vectors(8, 3, 16, 16), depth=4, width=128)
+
+
+class Language(nn.Module):
+    def __init__(self, width=128):
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(100, width), nn.Embedding(64, width)
+        self.norm, self.qkv = nn.LayerNorm(width), nn.Linear(width, 3 * width)
+        self.out, self.head = nn.Linear(width, width), nn.Linear(width, 100)
+
+    def forward(self, tokens):
+        x = self.tokens(tokens) + self.places(torch.arange(tokens.shape[1], device=tokens.device))
+        heads = (*x.shape[:2], 4, -1)
+        q, k, v = (part.view(heads).transpose(1, 2) for part in self.qkv(self.norm(x)).chunk(3, -1))
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.head(x + self.out(mixed.transpose(1, 2).reshape(x.shape)))
+
+
+def test_tokens():
+    tokens = torch.randint(100, (32, 64), generator=torch.Generator().manual_seed(2))
+    agrees(Language(), tokens, depth=4, width=128)
+
+
+def test_what_is_asked_of_tokens_and_masks_is_answered():
+    class Masked(nn.Module):
+        def forward(self, x, mask):
+            if mask.all():
+                return x
+            return x.masked_fill(~mask, 0.0)[:, : int(mask.sum(-1).max())]
+
+    mask = torch.arange(8) < torch.tensor([[3], [5]])
+    assert predict(Masked(), torch.randn(2, 8), mask).rows[-1].shape == (2, 5)
+    paths = [row.path for row in predict(Masked(), torch.randn(2, 8), mask | True)]
+    assert "masked_fill" not in paths
+
+
+def test_the_same_layer_twice_and_two_outputs():
+    layer = nn.Linear(WIDE, WIDE)
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            x = torch.tanh(self.layer(x))
+            return x, self.layer(x), x.argmax(-1)
+
+    rows = predict(Twice(), vectors(8, WIDE))
+    assert rows["layer", 1].bwd_std == 1.0
+    # Its own gradient, and what comes back through the second call.
+    assert rows["tanh"].bwd_std == pytest.approx(math.sqrt(1.0 + 1.0 / 3.0), rel=0.02)
+
+
+def test_no_gradient_where_there_is_none():
+    class Detached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            with torch.no_grad():
+                y = self.one(x)
+            return self.two(y) + self.two(x.detach())
+
+    rows = predict(Detached(), torch.randn(4, 8))
+    assert rows["one"].bwd_std is None
+    assert rows["input"].bwd_std is None
+    assert rows["two", 0].bwd_std == 1.0
+
+
+def test_lazy_layers_must_have_run():
+    with pytest.raises(ValueError, match="lazy"):
+        predict(nn.Sequential(nn.LazyLinear(3)), torch.randn(4, 8))
