@@ -739,6 +739,33 @@ def test_what_cannot_be_measured_is_refused(model, inputs, error, message):
 # Beside what was predicted.
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_same_calls_are_predicted_and_measured(name):
+    model, x = build(name)
+    scales = probe(model, x)
+    keys = [(row.path, row.op, row.shape) for row in scales]
+    assert [(row.path, row.op, row.shape) for row in scales.predicted] == keys
+
+
+def test_a_layer_that_gives_back_its_input_has_a_row_as_has_what_made_it():
+    conv = nn.Linear(6, 6)
+    model = nn.Sequential(conv, nn.Identity(), nn.Dropout(0.5), nn.Identity()).eval()
+    scales = probe(model, torch.randn(4, 6))
+    assert [row.path for row in scales.predicted] == ["input", "0", "1", "2", "3"]
+    assert [row.op for row in scales.predicted][1:3] == ["Linear", "Identity"]
+    assert len({row.predicted.fwd_std for row in scales.rows[1:]}) == 1
+
+
+def test_a_prediction_that_cannot_be_made_says_why():
+    def branch(x):
+        return x * 2.0 if x.mean() > 0 else x * 3.0
+
+    scales = probe(applied(branch), torch.randn(4, 6))
+    assert scales.predicted is None
+    assert scales.notes[-1].startswith("no prediction: ValueError: model must not ask for")
+    assert scales["mul"].fwd_std > 0.0
+
+
 def test_predicted_rows_stand_beside_those_of_the_same_calls():
     model = nn.Sequential(nn.Linear(6, 6), nn.ReLU())
     measured = probe(model, torch.randn(4, 6))
