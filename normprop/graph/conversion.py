@@ -28,6 +28,7 @@ from normprop.graph.report import kept_with_models, remember
 from normprop.graph.rewrite import check_arguments, check_model, copied, remade
 from normprop.graph.rewrite import replace as put_in
 from normprop.graph.scales import Scales
+from normprop.graph.stepping import varied
 from normprop.graph.wrappers import unwrapped
 from normprop.nn.parametric import MapFromWeight
 
@@ -131,7 +132,7 @@ def convert(
     the code of the model stay.  It is another function than the model's: convert before training.
 
     With an example and forward scaling, constants are planned for the whole network, by the laws
-    that :func:`predict` finds:
+    that :func:`normprop.predict` finds:
 
     - what a map gives has standard deviation 1, by its ``gain``, and mean 0;
     - activations are :class:`normprop.nn.Calibrated`, at the law that arrives, for the number of
@@ -176,7 +177,8 @@ def convert(
             wrap what is returned again.
         example_inputs: what it is called with.  It is watched on copies of them, for the
             functions that it calls, the weights that it reads, the tensors that it writes into and
-            for what stands in front of pooling.  Without any, nothing of this is looked for.
+            for what stands in front of pooling; their law is that of the plan, N(0, 1) where all
+            numbers are one.  Without any, nothing of this is looked for.
         scaling: which standard deviation divides in which pass, for all layers.
         per: of weights, one factor a neuron or one for the layer, which is what a bilinear map
             always has.
@@ -247,8 +249,10 @@ def convert(
 
 def _with_prediction(found, model, network, composition, given) -> Conversion:
     """The report, with what is predicted of the model and of the network."""
-    inputs, keywords = given
+    (inputs, keywords), constant = varied(given)
     plan = composition.said()
+    if constant:
+        plan = (*plan, "an input of the example is constant, and taken for N(0, 1)")
     try:
         before, after = (predict(m, *inputs, **keywords) for m in (model, network))
     except _UNFORESEEN as problem:

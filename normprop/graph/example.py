@@ -14,7 +14,7 @@ from normprop.graph.anatomy import layers_of, leaves_of, paths_of
 from normprop.graph.passing import ADD, JOIN, SUB
 from normprop.graph.rewrite import copied
 from normprop.graph.roads import roads_of
-from normprop.graph.stepping import Steps
+from normprop.graph.stepping import Steps, varied
 from normprop.graph.trace import Node, Trace, trace
 from normprop.graph.wrappers import dice_of_its_own, run_as_written, tensors_in
 
@@ -110,7 +110,7 @@ class Example:
 
     def steps(self, run: Trace) -> Steps:
         """Laws of the values of a run, call by call."""
-        return Steps(run, (self.inputs, dict(self.keywords)))
+        return Steps(run, varied((self.inputs, dict(self.keywords)))[0])
 
     @cached_property
     def shown(self) -> set[str]:

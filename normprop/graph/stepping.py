@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from normprop.graph.kinds import is_twin
@@ -20,6 +20,26 @@ class Figures:
 
     mean: float
     std: float
+
+
+def varied(given: object) -> tuple[object, bool]:
+    """What a model is called with, tensors of one number throughout without it.
+
+    An example of zeros shows what a model does, and says nothing of a law: it counts as N(0, 1).
+
+    Returns:
+        The same, and whether there was such a tensor.
+    """
+    found = []
+
+    def emptied(leaf):
+        real = isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel() > 1
+        if not real or leaf.is_meta or (leaf != leaf.flatten()[0]).any():
+            return leaf
+        found.append(leaf)
+        return torch.empty_like(leaf, device="meta")
+
+    return tree_map(emptied, given), bool(found)
 
 
 class Steps:

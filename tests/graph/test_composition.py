@@ -328,6 +328,21 @@ def test_without_an_example_there_is_no_plan_and_the_report_says_so():
     assert all(m.gain == 1.0 for m in net.modules() if isinstance(m, nnp.Conv2d))
 
 
+@pytest.mark.parametrize("number", [0.0, 1.0])
+def test_an_example_of_one_number_counts_as_a_normal_one(number):
+    model, x = _given("ResNet")
+    net = convert(model, torch.full((2, 3, 8, 8), number))
+    found = report(net)
+    assert "is constant, and taken for N(0, 1)" in str(found)
+    assert not any("std" in text for text in found.outside.values())
+    with torch.no_grad():
+        assert 0.5 < net(x).std() < 2.0
+    # One sample that varies is enough.
+    alone = report(convert(model, x[:1]))
+    assert "constant" not in str(alone)
+    assert not any("std" in text for text in alone.outside.values())
+
+
 def test_what_the_report_says(made):
     net, _ = made("ResNet")
     text = str(report(net))
