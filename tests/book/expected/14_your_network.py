@@ -4,6 +4,7 @@ import json
 import math
 
 from normprop.companion import results
+from normprop.companion.verdicts import difference
 from tests.book.expectations import Equals, Exact, PerRun, Within
 
 NETWORKS = json.loads(results.path("networks.json").read_text("utf-8"))
@@ -101,3 +102,41 @@ for _when, _names in OUTSIDE.items():
         f"outside_{_when}_names": Equals(", ".join(_names) or "none"),
         f"smallest_{_when}": Exact(min(ENDS[_when].values()), 0.0),
     }
+
+
+def _trained():
+    """Document and, by network, batch and steps, the accuracies of converted and BatchNorm."""
+    found, documents = {}, []
+    for name in ("few", "long", "small"):
+        file = results.FOLDER / f"images_{name}.json"
+        if not file.is_file():
+            continue
+        documents.append(json.loads(file.read_text("utf-8")))
+        for cell in documents[-1]["cells"]:
+            if cell["activation"] == "relu" and abs(cell["growth"] - math.e) < 1e-6:
+                key = cell["kind"], cell["batch_size"], cell["steps"]
+                accuracies = [run["test"] or 0.0 for run in cell["runs"]]
+                found.setdefault(key, {})[cell["method"]] = accuracies
+    return documents, found
+
+
+DOCUMENTS, TRAINED = _trained()
+_FIRST = DOCUMENTS[0] if DOCUMENTS else {}
+EXPECTED |= {
+    "train_data": Equals(_FIRST["cells"][0]["data"] if DOCUMENTS else "not measured"),
+    "train_device": Equals(_FIRST.get("device", "not measured")),
+    "train_date": Equals(_FIRST.get("date", "not measured")[:10]),
+}
+_claims = []
+for _kind in ("vgg", "resnet"):
+    for _batch, _steps in ((64, 250), (64, 1500), (4, 600), (2, 600)):
+        _all = TRAINED.get((_kind, _batch, _steps), {})
+        _ways = {name: values for name, values in _all.items() if len(values) >= 3}
+        _shown = ("not measured", "–")
+        if {"converted", "batchnorm"} <= set(_ways):
+            _off = difference(_ways["converted"], _ways["batchnorm"])
+            _shown = str(_off), _off.claim
+            _claims.append(_off.claim)
+        _name = f"{_kind}_{_batch}_{_steps}"
+        EXPECTED |= {f"{_name}_gain": Equals(_shown[0]), f"{_name}_claim": Equals(_shown[1])}
+EXPECTED |= {f"claims_{c}": Equals(_claims.count(c)) for c in ("above", "level", "below")}
