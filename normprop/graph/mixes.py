@@ -82,7 +82,7 @@ def of_windows(call: Call, value, first: int, steps: Sequence[Steps]) -> Step:
         if axis.inputs > 1:
             window, same = _in_window(window, k, axis), at(same, k)
     uneven = _uneven(rho, k, steps)
-    if uneven or np.any(np.diff(law.values) < -1e-9 * math.sqrt(law.variance or 1.0)):
+    if uneven or not _monotone(law):
         call.notes.append("the places of a window are taken to be correlated alike")
     common = (size * window - same) / max(size - 1, 1)
     c = min(max(at_zero(common), 0.0), 1.0)
@@ -105,7 +105,7 @@ def of_windows(call: Call, value, first: int, steps: Sequence[Steps]) -> Step:
     order = np.argsort(law.values, kind="stable")
     values = np.interp(made, GRID, quantiles(law.values, WEIGHTS))
     if law.is_normal:
-        values = np.interp(made, GRID, law.values)
+        values = np.interp(made, GRID, np.sort(law.values))
     result = law.with_covariance(values, array * 0.0 + 1.0, dims=tuple(dims))
     result = replace(result, rho=np.clip(array / at_zero(array), -1.0, 1.0))
     # An element gets what arrives where it is the largest.
@@ -131,6 +131,11 @@ def of_windows(call: Call, value, first: int, steps: Sequence[Steps]) -> Step:
     for extra in call.shapes[1:]:
         laws.append(Law(dims_of(extra), np.ones([1] * len(_axes(dims_of(extra)))), None, -1))
     return Step(laws, back)
+
+
+def _monotone(law: Law) -> bool:
+    steps, least = np.diff(law.values), 1e-9 * math.sqrt(law.variance or 1.0)
+    return bool((steps >= -least).all() or (steps <= least).all())
 
 
 def _axes(dims: Dims) -> list[Axis]:

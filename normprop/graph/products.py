@@ -43,8 +43,8 @@ from normprop.graph.laws import (
     total,
     two,
 )
-from normprop.graph.maps import Weight, root_of, through_weights
-from normprop.graph.mixes import normalised
+from normprop.graph.maps import Steps, Weight, dimensions, root_of, through_weights
+from normprop.graph.mixes import normalised, of_windows
 from normprop.graph.trace import Value
 from normprop.rules.dropout import ALPHA
 
@@ -727,3 +727,29 @@ def _unit_length(call: Call) -> Step:
     over, tape = list(law.along(dim % len(law.dims))), Tape(call)
     made = tape.run(lambda c: normalised(c, value, over, 0.0, centred=False))
     return tape.end(tape.scaled(made, law.shape[dim] ** -0.5))
+
+
+@rule("amax", "amin", "max", "min")
+def _extreme(call: Call) -> Step:
+    """The largest, or smallest, over dimensions: a window of all their places."""
+    value, named = call.args[0], call.get(1, "dim")
+    if is_value(named) or call.law(value).values is None:
+        return unknown(call)
+    law, tape = call.law(value), Tape(call)
+    over = dimensions(named, len(law.dims))
+    order = [*(d for d in range(len(law.dims)) if d not in over), *over]
+    sign = -1.0 if call.name.endswith("min") else 1.0
+    shape = tuple(law.shape[d] for d in order)
+    moved = tape("permute", tape.scaled(value, sign), shape=shape,
+                 function=lambda x: x.permute(order))  # fmt: skip
+    first = len(order) - len(over)
+    kept = (*shape[:first], *[1] * len(over))
+    inner = Call(call.name, (moved,), {}, [kept], call.laws, call.tensors)
+    steps = [Steps(n, 1, n, n, 0, 1) for n in shape[first:]]
+    made = tape.run(lambda _: of_windows(inner, moved, first, steps))
+    call.notes += inner.notes
+    step = tape.end(tape.scaled(tape("reshape", made, shape=call.shapes[0]), sign))
+    places = [
+        Law(dims_of(s), np.ones([1] * sum(n > 1 for n in s)), None, -1) for s in call.shapes[1:]
+    ]
+    return Step([*step.laws, *places], lambda gradients: step.back(gradients[:1]))
