@@ -29,6 +29,7 @@ from normprop.graph.rewrite import check_arguments, check_model, copied, remade
 from normprop.graph.rewrite import replace as put_in
 from normprop.graph.scales import Scales
 from normprop.graph.stepping import varied
+from normprop.graph.stored import lengthen_
 from normprop.graph.wrappers import unwrapped
 from normprop.nn.parametric import MapFromWeight
 
@@ -128,8 +129,9 @@ def convert(
     r"""A normalised copy of a plain network, whose scales hold from its input to its output.
 
     Every layer of torch that has a twin becomes it: activations, linear maps, convolutions,
-    pooling, dropout, embeddings, attention and resizing; parameters, keys of the ``state_dict`` and
-    the code of the model stay.  It is another function than the model's: convert before training.
+    pooling, dropout, embeddings, attention and resizing; biases, keys of the ``state_dict`` and the
+    code of the model stay, and weights but for their norms.  It is another function than the
+    model's: convert before training.
 
     With an example and forward scaling, constants are planned for the whole network, by the laws
     that :func:`normprop.predict` finds:
@@ -144,7 +146,10 @@ def convert(
       maps, as where the skip path has a convolution, the sum has standard deviation 1;
     - pooling gives standard deviation 1, whatever its places have in common;
     - maps in front of outputs give logits of standard deviation ``logits``;
-    - sigmoid, tanh, softplus and the like that reach an output or a product stay as they are.
+    - sigmoid, tanh, softplus and the like that reach an output or a product stay as they are;
+    - a map that divides its weight by its norm stores it with a norm r, which no output sees and
+      by which a learning rate is divided twice: r² is what a step of all maps moves an output
+      by, over what the last one moves it by, so that a rate means the same at any depth.
 
     On the trunk, what every way from input to output goes through, each value then has a
     standard deviation within 1.5 of 1, and the norm of its gradient is within 1.5 of the profile
@@ -244,6 +249,7 @@ def convert(
         if made.composition is not None:
             given = example_inputs, example_keywords
             found = _with_prediction(found, inner, converted, made.composition, given)
+            found = _with_lengths(found, converted)
     return remember(converted, found)
 
 
@@ -268,6 +274,19 @@ def _with_prediction(found, model, network, composition, given) -> Conversion:
         )
     beyond = outside(composition, after)
     return dataclasses.replace(found, before=before, after=after, outside=beyond, plan=plan)
+
+
+def _with_lengths(found: Conversion, network: nn.Module) -> Conversion:
+    """The report, with the norm at which weights are stored from now on."""
+    length = None
+    if found.after is not None:
+        length = lengthen_(network, found.converted, found.after)
+    if length is None:
+        return found
+    said = (
+        f"weights are stored with norm {length:.3g}, as a step moves what {length**2:.3g} maps do"
+    )
+    return dataclasses.replace(found, plan=(*found.plan, said))
 
 
 def _check_examples(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -> None:
