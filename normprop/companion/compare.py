@@ -110,8 +110,9 @@ def _rates(first: int, last: int) -> tuple[float, ...]:
 
 
 GRIDS = {
-    "few": Grid((64,), 250, _rates(-6, -1), contenders=CONTENDERS + VARIANTS),
+    "few": Grid((64,), 250, _rates(-6, -1), contenders=CONTENDERS),
     "small": Grid((4, 2), 600, _rates(-8, -2), contenders=STRONGEST),
+    "variants": Grid((64,), 250, _rates(-6, -1), contenders=VARIANTS),
     "long": Grid((64,), 1500, _rates(-6, -1), contenders=STRONGEST, tuning_steps=250, seeds=3),
 }
 TIMED = Grid((64, 2), 1, (), contenders=(CONTENDERS[0], *CONTENDERS[4:]))
