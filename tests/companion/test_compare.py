@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from normprop.companion import compare, data, runs
+from normprop.companion import compare, data, results, runs
 from normprop.companion.images import LAYERS, METHODS
 
 TINY = ["--steps", "2", "--rates", "0.01", "0.1", "0.3", "--seeds", "1", "--width", "2"]
@@ -143,3 +143,41 @@ def test_no_command_names_a_place_of_one_machine():
     parsed = compare._parser().parse_args([])
     assert parsed.data is None
     assert parsed.journal == Path("build/companion")
+
+
+COMMITTED = sorted(path.name for path in results.FOLDER.glob("images_*.json"))
+
+
+@pytest.mark.parametrize("name", [name for name in COMMITTED if name != "images_time.json"])
+def test_committed_results_have_one_budget_and_their_best_rates_inside(name):
+    document = json.loads(results.path(name).read_text("utf-8"))
+    rates, seeds = document["plan"]["rates"]["sgd"], document["plan"]["seeds"]
+    assert document["cells"]
+    for cell in document["cells"]:
+        assert [trial["lr"] for trial in cell["trials"]] == rates
+        assert [run["seed"] for run in cell["runs"]] == seeds
+        best = max(trial["validation"] or 0.0 for trial in cell["trials"])
+        assert cell["interior"] == (rates[0] < cell["lr"] < rates[-1])
+        # What learns nothing at any rate has no best one.
+        assert cell["interior"] or best < 0.2
+        assert cell["depth"] == LAYERS[cell["kind"]]
+    contenders = {}
+    for cell in document["cells"]:
+        group = contenders.setdefault((cell["kind"], cell["batch_size"], cell["steps"]), [])
+        group.append((cell["method"], cell["activation"], cell["growth"]))
+    first, *others = contenders.values()
+    assert len(set(first)) == len(first)
+    assert all(group == first for group in others)
+
+
+def test_committed_times_are_of_one_machine_side_by_side():
+    assert COMMITTED
+    document = json.loads(results.path("images_time.json").read_text("utf-8"))
+    found = {(c["kind"], c["batch_size"], c["method"], c["fused"]) for c in document["cells"]}
+    for kind, batch in {(c["kind"], c["batch_size"]) for c in document["cells"]}:
+        assert {method for k, b, method, _ in found if (k, b) == (kind, batch)} == {
+            "plain",
+            "batchnorm",
+            "converted",
+        }
+        assert (kind, batch, "converted", True) in found
