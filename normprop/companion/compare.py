@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"results are in {path}")
         return
 
-    changed = {name: getattr(options, name) for name in ("steps", "rates", "seeds")}
+    changed = {name: getattr(options, name) for name in ("batches", "steps", "rates", "seeds")}
     grid = replace(GRIDS[options.grid], **{k: v for k, v in changed.items() if v is not None})
     cells = _chosen(grid.cells(options.kinds, **common), options.methods)
     plan = Plan(
@@ -214,6 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--grid", choices=(*GRIDS, "time"), default="few", help="which cells")
     add("--kinds", nargs="+", choices=LAYERS, default=tuple(LAYERS), help="which networks")
     add("--methods", nargs="+", choices=METHODS, help="only these methods")
+    add("--batches", type=int, nargs="+", help="samples in a step; without it the grid's")
     add("--steps", type=int, help="steps of the optimiser; without it the grid's")
     add("--rates", type=float, nargs="+", help="learning rates to try; without it the grid's")
     add("--width", type=int, help=f"channels of the first stage; without it {WIDTHS}")

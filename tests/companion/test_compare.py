@@ -119,12 +119,14 @@ def test_long_runs_are_tuned_by_short_ones(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(compare, "experiment", lambda *given: seen.append(given))
     places = ["--data", "digits", "--journal", str(tmp_path)]
-    for given in (["--grid", "few"], ["--grid", "long"], ["--grid", "long", "--seeds", "2"]):
+    changed = ["--grid", "long", "--seeds", "2", "--batches", "8", "16"]
+    for given in (["--grid", "few"], ["--grid", "long"], changed):
         compare.main([*given, *places])
     (few, long, fewer) = [(cells, plan) for _, cells, plan, *_ in seen]
     trials = {run.key for cell in few[0] for run in runs.trials(cell, few[1])}
     assert {run.key for cell in long[0] for run in runs.trials(cell, long[1])} < trials
     assert {cell.steps for cell in long[0]} == {1500}
+    assert {cell.batch_size for cell in fewer[0]} == {8, 16}
     assert [len(plan.seeds) for _, plan in (few, long, fewer)] == [5, 3, 2]
 
 
