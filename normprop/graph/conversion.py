@@ -198,7 +198,8 @@ def convert(
             front, where that has none and gives to nobody else.
         replace: by class of the model's own, what makes of each such layer the one to be
             converted: ``{Swish: lambda layer: nn.SiLU()}``.  Activations of Hugging Face's
-            transformers are known, and their layers that divide by the root mean square.
+            transformers are known, their layers that divide by the root mean square, and their
+            ``Conv1D``, a linear map with its weight the other way round.
         example_keywords: what else it is called with.  Of an argument of the model that has the
             name of an option here, the option is meant: give it by position.
 

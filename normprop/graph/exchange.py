@@ -23,6 +23,15 @@ def _squared(x: Tensor) -> Tensor:
     return torch.relu(x).square()
 
 
+def _transposed(layer: nn.Module) -> nn.Module:
+    """Torch's linear map, with the weight of transformers' the other way round."""
+    inputs, outputs = layer.weight.shape
+    made = nn.Linear(inputs, outputs, device="meta")
+    made.weight = nn.Parameter(layer.weight.detach().T.contiguous(), layer.weight.requires_grad)
+    made.bias = layer.bias
+    return made
+
+
 # By module and name of a class, which need not be imported, what computes the same.
 KNOWN: dict[tuple[str, str], Factory] = {
     ("transformers.activations", "GELUActivation"): lambda _: nn.GELU(),
@@ -35,6 +44,7 @@ KNOWN: dict[tuple[str, str], Factory] = {
     ("transformers.activations", "SiLUActivation"): lambda _: nn.SiLU(),
     ("transformers.activations", "LinearActivation"): lambda _: nn.Identity(),
     ("transformers.activations", "ReLUSquaredActivation"): lambda _: _elementwise(_squared),
+    ("transformers.pytorch_utils", "Conv1D"): _transposed,
 }
 
 
@@ -105,6 +115,8 @@ def exchange(
                 )
             model = put_in(model, path, layer, new)
         found[path] = f"a {kind.__name__} became {made[id(layer)]}"
+        if factory is _transposed:
+            found[path] += f"; {joined(path, 'weight')} is the other way round in the state_dict"
     return model, found
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 import normprop
 import normprop.nn as nnp
 from normprop import convert, report
+from normprop.graph.exchange import exchange
 from tests.graph import planned
 from tests.graph.planned import CLASSES, NETWORKS
 
@@ -449,6 +450,20 @@ def test_what_transformers_has_is_what_is_known():
             made = factory(layer)
             plain = getattr(made, "function", made)
             torch.testing.assert_close(plain(x), layer(x), atol=1e-6, rtol=1e-6)
+
+
+def test_transformers_transposed_maps_become_torchs():
+    utils = pytest.importorskip("transformers.pytorch_utils")
+    torch.manual_seed(0)
+    layer = utils.Conv1D(12, 8)
+    nn.init.normal_(layer.bias)
+    x = torch.randn(4, 8)
+    plain, found = exchange(nn.Sequential(layer), None)
+    torch.testing.assert_close(plain(x), layer(x))
+    assert "0.weight is the other way round" in found["0"]
+    net = convert(nn.Sequential(layer, nn.Tanh(), nn.Linear(12, 4)), x)
+    assert type(net[0]) is nnp.Linear
+    assert set(report(net).exchanged) == {"0"}
 
 
 def test_layers_of_transformers_by_the_root_mean_square_become_torchs():
