@@ -11,10 +11,9 @@ from normprop.graph.example import moves
 from normprop.graph.passing import ADD, JOIN, SUB
 from normprop.graph.trace import Node, Trace
 
-RANGED = (
-    nn.Sigmoid, nn.Hardsigmoid, nn.Tanh, nn.Hardtanh, nn.Softplus, nn.LogSigmoid, nn.Softsign,
-)  # fmt: skip
-"""Activations whose range is what a gate or an output has them for."""
+_ONE_SIDED = (nn.Softplus, nn.LogSigmoid)
+# Of outputs within the unit interval, or as far from 0 on both sides.
+_UNIT_SPAN = 2.0
 
 _MULTIPLY = {"mul", "mul_", "multiply", "__mul__", "__rmul__", "__imul__", "matmul", "bmm",
              "__matmul__", "einsum", "baddbmm"}  # fmt: skip
@@ -23,6 +22,19 @@ _NUMBERS = {"neg", "negative", "__neg__", "rsub", "__rsub__", "div", "__truediv_
 _ATTENTION = {"scaled_dot_product_attention", "functional.scaled_dot_product_attention"}
 _DROPOUTS = {"dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d"}
 _GATES = {"softmax", "log_softmax", "sigmoid", "hardsigmoid", "logsigmoid", "tanh", "softplus"}
+
+
+def is_ranged(layer: nn.Module | None) -> bool:
+    """Whether it is an activation whose range is what a gate or an output has it for."""
+    if isinstance(layer, _ONE_SIDED):
+        return True
+    if layer is None or family_of(layer) != "activation":
+        return False
+    try:
+        return rules.function_of(layer).span <= _UNIT_SPAN
+    except (TypeError, ValueError):
+        # It is no function of its input alone.
+        return False
 
 
 @dataclass
@@ -77,7 +89,7 @@ class Roles:
         """Paths of ranged activations that reach an output or a product, and which."""
         found = {}
         for node in self.trace.nodes:
-            if isinstance(node.module, RANGED) and node.outputs and node.name not in found:
+            if node.outputs and is_ranged(node.module) and node.name not in found:
                 end = self._end_of(node.outputs[0])
                 if end:
                     found[node.name] = end
@@ -185,7 +197,7 @@ class Roles:
         """Whether a value is a gate's, or a probability."""
         node = self.trace.producer.get(value)
         while node is not None and node.inputs and not node.opaque:
-            if node.module is not None and isinstance(node.module, RANGED):
+            if is_ranged(node.module):
                 return True
             if node.module is not None and family_of(node.module) == "softmax":
                 return True

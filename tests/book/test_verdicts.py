@@ -18,6 +18,7 @@ from tests.book.notebooks import ROOT
 
 NINE = "book/chapters/09_training.ipynb"
 TEN = "book/chapters/10_thousand_layers.ipynb"
+FOURTEEN = "book/chapters/14_your_network.ipynb"
 COMPARES = re.compile(
     r"\b(better|best|worse|worst|wins?|beats?|ahead|behind|outperforms?|keeps? up|catch up|"
     r"(?:is|are|be) level|do(?:es)? not help|no help)\b"
@@ -46,7 +47,7 @@ NO_RESULT = {
 }
 """Beginnings of sentences with such a word that compare no results."""
 
-COUNTS = {"c5_ten_level": Equals(4), "c17_above": Equals(0)}
+COUNTS = {"c5_ten_level": Equals(4), "c17_above": Equals(0), "claims_above": Equals(6)}
 """Records of how many comparisons came out in a way, and what the pages say of that."""
 
 ELSEWHERE = [
@@ -61,6 +62,13 @@ ELSEWHERE = [
         TEN,
         "calibrated_learns",
     ),
+    (
+        "README.md",
+        "were ahead of the same networks with BatchNorm in all six",
+        FOURTEEN,
+        "claims_above",
+    ),
+    ("README.md", "is level with them on one of the two", FOURTEEN, "vgg_leaky_level"),
     ("CHANGELOG.md", "Plain tanh at its critical point trains a", TEN, "critical_learns"),
 ]
 """File, words of a sentence that compares, the page of its record, and the record."""

@@ -101,5 +101,6 @@ def test_constants_are_named_in_the_order_of_the_kernels(monkeypatch, device):
     dropout.forward(x, 0.3, 0.1, 0.9)
     dropout.forward(x, 0.3, 0.1, 0.9, leading=2)
     montecarlo.figures("relu", (), 0.0, 1.0, 1, range(2), 8, torch.float32, x.device)
-    weight.forward([weight.Layer("all", 1.0)], [x], [None])
+    many = torch.zeros(400, 128, device=device)
+    weight.forward([weight.Layer("all", 1.0)], [many], [None])
     assert len(seen) == 9

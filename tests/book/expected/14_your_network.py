@@ -140,3 +140,43 @@ for _kind in ("vgg", "resnet"):
         _name = f"{_kind}_{_batch}_{_steps}"
         EXPECTED |= {f"{_name}_gain": Equals(_shown[0]), f"{_name}_claim": Equals(_shown[1])}
 EXPECTED |= {f"claims_{c}": Equals(_claims.count(c)) for c in ("above", "level", "below")}
+
+
+def _few(kind, method, activation="relu"):
+    (cell,) = (
+        cell
+        for cell in _FIRST["cells"]
+        if (cell["kind"], cell["method"], cell["activation"]) == (kind, method, activation)
+        and abs(cell["growth"] - math.e) < 1e-6
+        and not cell["orthogonal"]
+    )
+    return cell
+
+
+# What the page says of the rival that needs no package.
+EXPECTED |= {"vgg_leaky_level": Equals(True), "resnet_leaky_level": Equals(False)}
+_TIMES = json.loads(results.path("images_time.json").read_text("utf-8"))["cells"]
+for _kind in ("vgg", "resnet"):
+    _pair = [
+        [run["test"] or 0.0 for run in _few(_kind, *way)["runs"]]
+        for way in (("converted",), ("he", "leaky_relu"))
+    ]
+    EXPECTED[f"{_kind}_leaky"] = Equals(str(difference(*_pair)))
+    _mine, _other = (
+        {trial["lr"]: trial["validation"] or 0.0 for trial in _few(_kind, method)["trials"]}
+        for method in ("converted", "batchnorm")
+    )
+    _both = [rate for rate in _mine if rate in _other]
+    EXPECTED |= {
+        f"{_kind}_rates": Equals(len(_both)),
+        f"{_kind}_rates_ahead": Equals(len([r for r in _both if _mine[r] > _other[r]])),
+        f"{_kind}_bears_mine": Exact(max(r for r in _both if _mine[r] > 0.5), 0.0),
+        f"{_kind}_bears_other": Exact(max(r for r in _both if _other[r] > 0.5), 0.0),
+    }
+    for _cell in _TIMES:
+        _method, _fused = _cell["method"], _cell["fused"]
+        if _cell["kind"] == _kind and (_fused or _method == "batchnorm"):
+            _name = f"{_kind}_cost_{_method}_{_cell['batch_size']}"
+            EXPECTED[_name] = Exact(_cell["ratio"][1], 0.0)
+# The residual network bears a larger rate with BatchNorm, as the page says.
+assert EXPECTED["resnet_bears_other"].reference > EXPECTED["resnet_bears_mine"].reference
