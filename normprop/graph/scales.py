@@ -60,7 +60,7 @@ class Measured(Row):
 
     @property
     def deviation(self) -> dict[str, float]:
-        """Measured over predicted, by name: fwd_std, sample_std, bwd_std, where both are there."""
+        """What was measured over what was predicted, by name, where both are there."""
         found = {}
         for name in ("fwd_std", "sample_std", "bwd_std"):
             measured, predicted = getattr(self, name), getattr(self.predicted, name, None)
