@@ -28,7 +28,7 @@ from normprop.graph.laws import (
     times,
     total,
 )
-from normprop.graph.trace import Value
+from normprop.graph.trace import Value, is_value
 
 Back = Callable[[list[Gradient]], Iterable[tuple[object, Gradient]]]
 """From the gradients of what came out to those of arguments."""
@@ -89,12 +89,7 @@ class Call:
     def values(self) -> list[Value]:
         """The tensors among the arguments."""
         leaves = tree_leaves((self.args, self.kwargs), is_leaf=is_value)
-        return [leaf for leaf in leaves if isinstance(leaf, Value)]
-
-
-def is_value(leaf) -> bool:
-    """Whether it stands for a tensor."""
-    return isinstance(leaf, Value)
+        return [leaf for leaf in leaves if is_value(leaf)]
 
 
 TABLE: dict[str, Callable[[Call], Step]] = {}

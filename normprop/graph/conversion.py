@@ -27,6 +27,7 @@ from normprop.graph.prediction import predict
 from normprop.graph.report import kept_with_models, remember
 from normprop.graph.rewrite import check_arguments, check_model, copied, remade
 from normprop.graph.rewrite import replace as put_in
+from normprop.graph.roles import family_of
 from normprop.graph.scales import Scales
 from normprop.graph.stepping import varied
 from normprop.graph.stored import lengthen_
@@ -347,7 +348,9 @@ class _Converter:
                 self.kept[path] = reason
                 self._hold(path, layer, reason)
         # What stands in front of a pooling layer has to be there before it.
-        order = sorted((p for p in plain if p not in self.kept), key=lambda p: _is_pool(plain[p]))
+        order = sorted(
+            (p for p in plain if p not in self.kept), key=lambda p: family_of(plain[p]) == "pool"
+        )
         twins_of: dict[str, nn.Module] = {}
         for path in order:
             try:
@@ -456,7 +459,7 @@ class _Converter:
         activations = [
             layer
             for layer in layers.values()
-            if layer is not None and rules.entry_that_applies(type(layer)).family == "activation"
+            if layer is not None and family_of(layer) == "activation"
         ]
         if not activations:
             return {}
@@ -520,11 +523,6 @@ def _draw_orthogonal(layers: Iterable[nn.Module]) -> None:
         if not weight.is_meta and weight.numel():
             wide = weight.new_empty(weight.shape, dtype=torch.float32)
             weight.copy_(nn.init.orthogonal_(wide))
-
-
-def _is_pool(layer: nn.Module) -> bool:
-    entry = rules.entry_that_applies(type(layer))
-    return entry is not None and entry.family == "pool"
 
 
 def _refuse_hooks(layer: nn.Module) -> None:

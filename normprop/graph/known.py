@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
-from normprop.graph.trace import Node, Trace, Value
+from normprop.graph.trace import Node, Trace, is_value
 from normprop.graph.wrappers import tensors_in
 
 # Of what is made of others, up to this many are computed.
@@ -123,9 +123,7 @@ class Known:
         # A function may write into what it gets.
         copies = {v: self.tensors[v].detach().cpu().clone() for v in tensor_values(call)}
         args, kwargs = tree_map(
-            lambda leaf: copies[leaf.number] if isinstance(leaf, Value) else leaf,
-            call,
-            is_leaf=lambda leaf: isinstance(leaf, Value),
+            lambda leaf: copies[leaf.number] if is_value(leaf) else leaf, call, is_leaf=is_value
         )
         kwargs = {k: v for k, v in kwargs.items() if k != "device"}
         with torch.device("cpu"), torch.no_grad(), torch.random.fork_rng(()):
@@ -134,13 +132,7 @@ class Known:
 
 def tensor_values(call: tuple) -> list[int]:
     """Values of the tensors in a call."""
-    found = []
-    tree_map(
-        lambda leaf: found.append(leaf.number) if isinstance(leaf, Value) else None,
-        call,
-        is_leaf=lambda leaf: isinstance(leaf, Value),
-    )
-    return found
+    return [leaf.number for leaf in tree_leaves(call, is_leaf=is_value) if is_value(leaf)]
 
 
 def _is_tensor(leaf) -> bool:

@@ -247,24 +247,28 @@ def _but(law: Law, *dims: int) -> list[int]:
 @rule("batch_norm")
 def _batch_norm(call: Call) -> Step:
     value = call.args[0]
-    law = call.law(value)
-    mean, variance, weight, bias = (
-        call.get(1 + i, n) for i, n in enumerate(("running_mean", "running_var", "weight", "bias"))
-    )
-    training, eps = call.get(5, "training", False), call.get(7, "eps", 1e-5)
-    if training or call.tensor(mean) is None:
-        return normalised(call, value, _but(law, 1), eps, weight, bias, apart=True)
-    return _by_statistics(call, value, mean, variance, weight, bias, eps)
+    mean, _, weight, bias = _parameters(call)
+    if call.get(5, "training", False) or call.tensor(mean) is None:
+        over = _but(call.law(value), 1)
+        return normalised(call, value, over, call.get(7, "eps", 1e-5), weight, bias, apart=True)
+    return _by_statistics(call)
 
 
-def _by_statistics(call: Call, value, mean, variance, weight, bias, eps) -> Step:
+def _parameters(call: Call) -> tuple:
+    """Running mean and variance, weight and bias."""
+    names = "running_mean", "running_var", "weight", "bias"
+    return tuple(call.get(place, name) for place, name in enumerate(names, start=1))
+
+
+def _by_statistics(call: Call) -> Step:
     """Normalise by statistics that are at hand."""
+    value = call.args[0]
     law = call.law(value)
     m, v, w, b = (
         None if call.tensor(t) is None else call.tensor(t).detach().double().cpu()
-        for t in (mean, variance, weight, bias)
+        for t in _parameters(call)
     )
-    gain = torch.rsqrt(v + eps) * (1.0 if w is None else w)
+    gain = torch.rsqrt(v + call.get(7, "eps", 1e-5)) * (1.0 if w is None else w)
     squares = float((gain**2).mean())
     if bool((m == 0).all()):
         array = law.covariance * squares
@@ -288,15 +292,12 @@ def _by_statistics(call: Call, value, mean, variance, weight, bias, eps) -> Step
 
 @rule("instance_norm")
 def _instance_norm(call: Call) -> Step:
-    value = call.args[0]
-    law = call.law(value)
-    mean, variance, weight, bias = (
-        call.get(1 + i, n) for i, n in enumerate(("running_mean", "running_var", "weight", "bias"))
-    )
-    eps = call.get(7, "eps", 1e-5)
     if not call.get(5, "use_input_stats", True):
-        return _by_statistics(call, value, mean, variance, weight, bias, eps)
-    return normalised(call, value, _but(law, 0, 1), eps, weight, bias)
+        return _by_statistics(call)
+    value = call.args[0]
+    *_, weight, bias = _parameters(call)
+    eps = call.get(7, "eps", 1e-5)
+    return normalised(call, value, _but(call.law(value), 0, 1), eps, weight, bias)
 
 
 @rule("layer_norm", "rms_norm")

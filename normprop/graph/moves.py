@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-from normprop.graph.calls import Call, Spread, Step, Tape, is_value, rule, unknown
+from normprop.graph.calls import Call, Spread, Step, Tape, rule, unknown
 from normprop.graph.laws import (
     WEIGHTS,
     Array,
@@ -28,6 +28,7 @@ from normprop.graph.laws import (
     shifted,
     total,
 )
+from normprop.graph.trace import is_value
 
 
 @rule(

@@ -16,12 +16,12 @@ from normprop.functional.join import constants_of_parts
 from normprop.functional.parametric import Absorbed, absorbing_bias
 from normprop.functional.scale import Constants
 from normprop.functional.weight import normalize_weight
-from normprop.graph.calls import Call, Step, Tape, elementwise, is_value, rule, step_of, unknown
+from normprop.graph.calls import Call, Step, Tape, elementwise, rule, step_of, unknown
 from normprop.graph.kinds import constants_at
 from normprop.graph.laws import times
 from normprop.graph.maps import Weight, convolved, through_weights
 from normprop.graph.products import by_pairs, dropped, gates, heads, looked_up
-from normprop.graph.trace import Node
+from normprop.graph.trace import Node, is_value
 from normprop.nn.parametric import weights_that_run
 
 

@@ -78,8 +78,10 @@ def predict(model: nn.Module, /, *inputs: object, **keywords: object) -> Scales:
     """
     check_arguments(model, inputs, keywords)
     model = unwrapped(model)
-    run, known = traced(model, inputs, keywords)
-    return propagate(model, run, known, (inputs, keywords)).scales()
+    # What is predicted is the model's, whatever mode the caller is in.
+    with torch.inference_mode(False), torch.enable_grad():
+        run, known = traced(model, inputs, keywords)
+        return propagate(model, run, known, (inputs, keywords)).scales()
 
 
 def traced(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -> tuple[Trace, Known]:

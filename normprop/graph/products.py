@@ -17,7 +17,6 @@ from normprop.graph.calls import (
     Tape,
     common_dims,
     elementwise,
-    is_value,
     rule,
     unknown,
 )
@@ -45,7 +44,7 @@ from normprop.graph.laws import (
 )
 from normprop.graph.maps import Steps, Weight, dimensions, root_of, through_weights
 from normprop.graph.mixes import normalised, of_windows
-from normprop.graph.trace import Value
+from normprop.graph.trace import Value, is_value
 from normprop.rules.dropout import ALPHA
 
 # Sums over products.

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from normprop.graph.kinds import is_twin
-from normprop.graph.known import Known
+from normprop.graph.known import Known, tensor_values
 from normprop.graph.prediction import Flow, given_law, go_through, traced
-from normprop.graph.trace import Node, Trace, Value
+from normprop.graph.trace import Node, Trace, is_value
 from normprop.graph.wrappers import tensors_in
 
 
@@ -80,12 +80,10 @@ class Steps:
 
     def _inside(self, node: Node, layer: nn.Module) -> None:
         """By what a layer of torch calls."""
-        args, kwargs = tree_map(self._empty, node.call, is_leaf=_is_value)
+        args, kwargs = tree_map(self._empty, node.call, is_leaf=is_value)
         run, known = traced(layer, args, kwargs)
         inner, own = Flow(run, layer, known), self.flow.known
-        leaves = tree_leaves(node.call, is_leaf=_is_value)
-        given = [leaf.number for leaf in leaves if _is_value(leaf)]
-        for value, mine in zip(run.nodes[0].outputs, given, strict=True):
+        for value, mine in zip(run.nodes[0].outputs, tensor_values(node.call), strict=True):
             if mine in self.flow.laws:
                 inner.laws[value] = self.flow.laws[mine]
             else:
@@ -98,7 +96,7 @@ class Steps:
                 own.tensors[value] = known.tensors[found]
 
     def _empty(self, leaf):
-        if not _is_value(leaf):
+        if not is_value(leaf):
             return leaf
         tensor = self.flow.known.find(self.flow.run, leaf.number)
         if tensor is not None:
@@ -106,7 +104,3 @@ class Steps:
         node = self.flow.run.producer[leaf.number]
         shape, dtype = node.made[node.outputs.index(leaf.number)]
         return torch.empty(shape, dtype=dtype, device="meta")
-
-
-def _is_value(leaf) -> bool:
-    return isinstance(leaf, Value)

@@ -64,6 +64,11 @@ class Value(NamedTuple):
     number: int
 
 
+def is_value(leaf) -> bool:
+    """Whether it stands for a tensor."""
+    return isinstance(leaf, Value)
+
+
 @dataclass(eq=False)
 class Node:
     """A call, or something else that values go to.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import normprop.nn as nnp
-from normprop import predict
+from normprop import convert, predict, report
 
 WIDE = 256
 
@@ -249,6 +249,27 @@ def test_the_same_layer_twice_and_two_outputs():
     assert rows["layer", 1].bwd_std == 1.0
     # Its own gradient, and what comes back through the second call.
     assert rows["tanh"].bwd_std == pytest.approx(math.sqrt(1.0 + 1.0 / 3.0), rel=0.02)
+
+
+MODES = [torch.enable_grad, torch.no_grad, torch.inference_mode]
+
+
+@pytest.mark.parametrize("made", MODES, ids=lambda mode: f"made in {mode.__name__}")
+@pytest.mark.parametrize("asked", MODES, ids=lambda mode: f"asked in {mode.__name__}")
+def test_the_mode_of_the_caller_is_not_the_models(made, asked):
+    torch.manual_seed(0)
+    with made():
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)
+        )
+        x = torch.randn(16, 3, 6, 6)
+    wanted = {row.path: row.bwd_std for row in predict(model, x)}
+    assert None not in wanted.values()
+    with asked():
+        assert {row.path: row.bwd_std for row in predict(model, x)} == wanted
+        found = report(convert(model, x))
+    assert found.before is not None
+    assert any("weights are stored" in text for text in found.plan)
 
 
 def test_no_gradient_where_there_is_none():

@@ -668,16 +668,6 @@ def test_a_model_without_parameters_and_inputs_of_any_kind():
 # What stands around it.
 
 
-@pytest.fixture(scope="module")
-def alone():
-    """A group of one process."""
-    torch.distributed.init_process_group(
-        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
-    )
-    yield
-    torch.distributed.destroy_process_group()
-
-
 def compiled(model):
     return torch.compile(model, backend="eager")
 

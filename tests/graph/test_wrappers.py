@@ -13,16 +13,6 @@ import normprop
 from normprop.graph.wrappers import dice_of_its_own, run_as_written, tensors_in, unwrapped
 
 
-@pytest.fixture(scope="module")
-def alone():
-    """A group of one process."""
-    torch.distributed.init_process_group(
-        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
-    )
-    yield
-    torch.distributed.destroy_process_group()
-
-
 def compiled(model):
     return torch.compile(model, backend="eager")
 
