@@ -7,13 +7,13 @@ output, to first order in proportion to
 .. math:: c_l = E\|y_l\|^2 \, E\|dy_l\|^2
 
 with :math:`y_l` what map l gives and :math:`dy_l` its gradient: on a chain, each moves the
-output as much as the last one, so that a rate which suits that one is too large for all of them
+output as much as any other, so that a rate which suits one alone is too large for all of them
 together by their number.  With
 
-.. math:: r^2 = \sum_l c_l / c_{last}
+.. math:: r^2 = \sum_l c_l / \max_l c_l
 
-a step of the whole network moves an output as much as one of its last map alone would: a rate
-means the same whatever the depth.
+a step of the whole network moves an output as much as one of the map that moves it most would
+alone: r² is the number of maps that count, and a rate means the same whatever the depth.
 """
 
 import math
@@ -49,8 +49,7 @@ def lengthen_(network: nn.Module, paths: Iterable[str], scales: Scales) -> float
     moves = [_moves(row) for row in scales.rows if row.path in maps]
     if not any(moves):
         return None
-    last = next(move for move in reversed(moves) if move)
-    length = math.sqrt(sum(moves) / last)
+    length = math.sqrt(sum(moves) / max(moves))
     holders = [p for module in network.modules() for p in module._parameters.values()]
     for layer in {id(layer): layer for layer in maps.values()}.values():
         if layer.method == "normalize" and sum(layer.weight is p for p in holders) == 1:
