@@ -50,6 +50,17 @@ def standard_error(spread, samples=1_000_000) -> Within:
     return Within(top / 100, 2 * top * math.sqrt(20), f"spread {spread} over √samples, both runs")
 
 
+def of_masks(name, mean, std) -> dict[str, Expectation]:
+    """Mean and std of 100 000 masked normals, whose fourth moment is 3/2."""
+    bounds = Within(1e-3, 4e-3, "0.58 to 0.79 over √100 000")
+    return {
+        f"{name}_mean": Estimate(mean, f"{name}_mean_se"),
+        f"{name}_std": Estimate(std, f"{name}_std_se"),
+        f"{name}_mean_se": bounds,
+        f"{name}_std_se": bounds,
+    }
+
+
 def chi(name, m, s) -> Exact:
     _, fwd_std, bwd_std = reference.elementwise(name, m, s)
     with mp.workdps(60):
@@ -98,6 +109,11 @@ EXPECTED: dict[str, Expectation] = {
     **estimated("relu_sim", RELU, 0.8),
     "relu_sim_bwd_mean": Estimate(0.0, "relu_sim_bwd_mean_se"),
     "relu_sim_bwd_mean_se": standard_error(0.8),
+    # The mask by the sign, and by a coin: 100 000 samples in both runs.
+    **of_masks("sign_signal", 1 / math.sqrt(2 * math.pi), math.sqrt(0.5 - 0.5 / math.pi)),
+    **of_masks("coin_signal", 0.0, math.sqrt(0.5)),
+    **of_masks("sign_gradient", 0.0, math.sqrt(0.5)),
+    **of_masks("coin_gradient", 0.0, math.sqrt(0.5)),
     # ReLU with the constants of N(0, 1) and of N(−1, 1), a tenth of the samples.
     **estimated("naive_left", affine((0, 1), (-1, 1)), 4.0, FIGURES[1:]),
     **estimated("naive_right", affine((0, 1), (1, 1)), 4.0, FIGURES[1:]),

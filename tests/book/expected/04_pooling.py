@@ -1,6 +1,7 @@
 """Chapter 4: pooling. References come from definitions (60 digits), enumeration or closed forms."""
 
 import math
+from fractions import Fraction
 
 from mpmath import mp
 
@@ -56,6 +57,15 @@ def power(name, value, spread=60.0) -> dict[str, Expectation]:
     }
 
 
+def script(name, std, draws=100_000) -> dict[str, Expectation]:
+    """The std of so many normals, each handed to entries in parts whose squares sum to 1/K."""
+    error = float(std) / math.sqrt(2 * draws)
+    return {
+        f"{name}_script": Estimate(float(std), f"{name}_script_se"),
+        f"{name}_script_se": Exact(error, 1e-12),
+    }
+
+
 def ratio(name, value) -> dict[str, Expectation]:
     """True over naive standard error, from 4000 or 200 tensors."""
     why = f"{value:.3g}/√(2·tensors), 4000 and 200 of them, up to the excess of a fourth moment"
@@ -103,7 +113,9 @@ MIXTURE = mixture()
 PADDED_AVERAGE = (0.0, math.sqrt(23**2 / 64) / 9, math.sqrt(23**2 / 256) / 9)
 
 EXPECTED: dict[str, Expectation] = {
-    # The post's four layers, C10 to C13.
+    # The post's four layers, C10 to C13, and its scripts at their own size.
+    **{key: item for name, f in SQUARES.items() for key, item in script(name, f[2]).items()},
+    **script("nine", Fraction(1, 9), 900_000),
     **{key: item for name, f in SQUARES.items() for key, item in exact(name, f).items()},
     **{
         key: item
