@@ -377,38 +377,38 @@ def _data(name: str, images: bool, device: str, side: int | None) -> data.Split:
 
 
 def _built(cell: SweepCell, split: data.Split) -> nn.Module:
-    if cell.kind in images.LAYERS:
-        if cell.residual:
-            raise ValueError(f"residual must be False for kind {cell.kind!r}; it was True")
-        example = split.train[0][: cell.batch_size].cpu()
+    example = split.train[0][: cell.batch_size]
+    if cell.kind not in images.LAYERS:
+        model = build(
+            cell.method,
+            cell.activation,
+            cell.depth,
+            cell.width,
+            split.classes,
+            split.pixels,
+            cell.kind,
+            cell.residual,
+            growth=cell.growth,
+            orthogonal=cell.orthogonal,
+            ball=cell.ball,
+        ).to(cell.device)
+        if cell.method == "lsuv":
+            lsuv_(model, example)
+    elif cell.residual:
+        raise ValueError(f"residual must be False for kind {cell.kind!r}; it was True")
+    else:
         model = images.build(
             cell.method,
             cell.activation,
             cell.kind,
-            example,
+            example.cpu(),
             split.classes,
             cell.width,
             growth=cell.growth,
             orthogonal=cell.orthogonal,
             ball=cell.ball,
-        )
-        return normprop.fuse(model, example) if cell.fused else model
-    model = build(
-        cell.method,
-        cell.activation,
-        cell.depth,
-        cell.width,
-        split.classes,
-        split.pixels,
-        cell.kind,
-        cell.residual,
-        growth=cell.growth,
-        orthogonal=cell.orthogonal,
-        ball=cell.ball,
-    ).to(cell.device)
-    if cell.method == "lsuv":
-        lsuv_(model, split.train[0][: cell.batch_size])
-    return model
+        ).to(cell.device)
+    return normprop.fuse(model, example) if cell.fused else model
 
 
 def _unit(cell: SweepCell, pixels: int) -> float:

@@ -2,7 +2,8 @@
 
 Each grid is one file of results: ``dense-10``, ``dense-40`` and ``dense-100`` are chains of that
 many layers with ReLU and tanh under SGD, with normal and with orthogonal weights; the other grids
-change one thing from there.  For every cell of a grid the learning rate is chosen among the same
+change one thing from there.  Data other than the digits have their name in the file's.  For every
+cell of a grid the learning rate is chosen among the same
 ones on the validation part, and other seeds are then run with it, which look at the test part once
 each.  A sweep that was killed continues when its command is given again.
 
@@ -10,7 +11,7 @@ each.  A sweep that was killed continues when its command is given again.
 """
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from normprop.companion.runs import Plan, SweepCell, experiment, origin
 LADDER = tuple(round(10 ** (k / 2), 8) for k in range(-10, 1))
 """Learning rates, a factor √10 apart, from 1e-5 to 1."""
 CONV_WIDTH = 16
+NORMALISED = tuple(m for m in METHODS if m.startswith("separate"))
+NORMALISED += ("forward", "backward", "calibrated")
+"""Methods whose networks are fused before they train, which changes nothing but the time."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,10 @@ class Grid:
         optimizer: of all cells.
         kind: of layers.
         residual: whether there are skips.
+        methods: that are compared.
+        batches: samples in a step.
+        steps: of the optimiser.
+        tuning_steps: of the trials, where they are not ``steps``.
     """
 
     depth: int
@@ -46,20 +54,35 @@ class Grid:
     optimizer: str = "sgd"
     kind: str = "dense"
     residual: bool = False
+    methods: tuple[str, ...] = tuple(METHODS)
+    batches: tuple[int, ...] = (128,)
+    steps: int = 150
+    tuning_steps: int | None = None
 
     def plan(self, seeds: int) -> Plan:
         """The rates to try, and the seeds of the final runs."""
         rates = LADDER[self.first : self.first + self.rates]
-        return Plan({self.optimizer: rates}, seeds=tuple(range(1, seeds + 1)))
+        seeds = tuple(range(1, seeds + 1))
+        return Plan({self.optimizer: rates}, seeds=seeds, tuning_steps=self.tuning_steps)
 
     def cells(self, **common) -> list[SweepCell]:
         """Every method that has a solution here, each network once."""
-        common = {**common, "kind": self.kind, "residual": self.residual}
+        common = {**common, "kind": self.kind, "residual": self.residual, "steps": self.steps}
         if self.kind == "conv":
             common["width"] = CONV_WIDTH
+        choices = product(self.methods, self.weights, self.activations, self.batches)
         return [
-            SweepCell(method, name, self.depth, self.optimizer, orthogonal=orthogonal, **common)
-            for method, orthogonal, name in product(METHODS, self.weights, self.activations)
+            SweepCell(
+                method,
+                name,
+                self.depth,
+                self.optimizer,
+                orthogonal=orthogonal,
+                batch_size=batch,
+                fused=method in NORMALISED,
+                **common,
+            )
+            for method, orthogonal, name, batch in choices
             if self._new(method, orthogonal, name)
         ]
 
@@ -81,13 +104,29 @@ class Grid:
 
 
 GRIDS = {
-    "dense-10": Grid(10, first=3),
-    "dense-40": Grid(40, first=2),
-    "dense-100": Grid(100, first=1),
+    "dense-10": Grid(10, first=2, rates=9),
+    "dense-40": Grid(40, first=0, rates=10),
+    "dense-100": Grid(100, first=0, rates=9),
     "skips-40": Grid(40, first=3, weights=(False,), residual=True),
     "adam-40": Grid(40, first=0, optimizer="adam"),
     "conv-10": Grid(10, first=3, kind="conv"),
     "activations-10": Grid(10, first=3, activations=("sigmoid", "gelu"), weights=(False,)),
+    "batches-40": Grid(
+        40,
+        first=1,
+        rates=10,
+        weights=(True,),
+        methods=("critical", "batchnorm", "layernorm", "dks", "tat", "calibrated"),
+        batches=(2, 8, 32, 512),
+    ),
+    "steps-40": Grid(
+        40,
+        first=2,
+        weights=(True,),
+        methods=("critical", "batchnorm", "leaky", "dks", "tat", "calibrated"),
+        steps=3000,
+        tuning_steps=300,
+    ),
 }
 
 
@@ -95,16 +134,17 @@ def main(argv: list[str] | None = None) -> None:
     """The command line."""
     options = _parser().parse_args(argv)
     source = origin("normprop.companion.sweep", argv, options.device)
-    common = {
-        name: getattr(options, name) for name in ("width", "batch_size", "steps", "data", "device")
-    }
-    grid = GRIDS[options.grid]
+    common = {name: getattr(options, name) for name in ("width", "data", "device")}
+    changed = {name: getattr(options, name) for name in ("methods", "batches", "steps")}
+    grid = replace(GRIDS[options.grid], **{k: v for k, v in changed.items() if v is not None})
     cells = grid.cells(**common)
-    if options.methods:
-        cells = [cell for cell in cells if cell.method in options.methods]
     if not cells:
         raise SystemExit("no cell is left: --methods must leave some")
-    plan, name = grid.plan(options.seeds), f"sweep_{options.grid.replace('-', '_')}"
+    name = f"sweep_{options.grid}"
+    if options.data != "digits":
+        # A folder of files has the name of its last part.
+        name += f"_{Path(options.data).name}"
+    plan, name = grid.plan(options.seeds), name.replace("-", "_")
     experiment(name, cells, plan, source, options.journal, options.results, options.processes)
 
 
@@ -117,9 +157,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--grid", choices=GRIDS, default="dense-40", help="which cells")
     add("--methods", nargs="+", choices=METHODS, help="only these methods")
-    add("--steps", type=int, default=150, help="steps of the optimiser")
+    add("--steps", type=int, help="steps of the optimiser; without it the grid's")
     add("--width", type=int, default=64, help="neurons of a fully connected layer")
-    add("--batch-size", type=int, default=128, help="samples in a step")
+    add("--batches", type=int, nargs="+", help="samples in a step; without it the grid's")
     add("--seeds", type=int, default=5, help="runs at the best learning rate")
     add_places(parser)
     return parser

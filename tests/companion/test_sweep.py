@@ -18,8 +18,8 @@ from normprop.companion.training import Result
 
 TINY = ["--grid", "dense-10", "--methods", "he", "forward", "--steps", "4"]
 TINY += ["--seeds", "1", "--width", "8"]
-# Two methods, two activations, two kinds of weights; eight rates and a final run.
-RUNS = 8 * 9
+# Two methods, two activations, two kinds of weights; nine rates and a final run.
+RUNS = 8 * 10
 
 
 def command(folder, *more):
@@ -39,6 +39,21 @@ def cells(path):
 def lines(folder):
     path = folder / "sweep_dense_10.jsonl"
     return path.read_text().splitlines() if path.exists() else []
+
+
+def test_other_data_have_a_file_of_their_own(tmp_path, monkeypatch):
+    names = []
+    monkeypatch.setattr(sweep, "experiment", lambda name, *rest: names.append(name))
+    for data in ("digits", "fashion-mnist", str(tmp_path / "mine")):
+        sweep.main(["--grid", "dense-10", "--data", data])
+    assert names == ["sweep_dense_10", "sweep_dense_10_fashion_mnist", "sweep_dense_10_mine"]
+
+
+@pytest.mark.parametrize("name", sweep.GRIDS)
+def test_every_cell_of_a_grid_is_another_network(name):
+    found = sweep.GRIDS[name].cells(width=64, data="digits", device="cpu")
+    assert len(set(found)) == len(found)
+    assert {cell.batch_size for cell in found} == set(sweep.GRIDS[name].batches)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +122,7 @@ def test_the_file_says_where_it_comes_from(unkilled):
     assert document["command"].startswith("python -m normprop.companion.sweep --grid dense-10")
     assert {"commit", "source", "device", "date", "plan"} <= set(document)
     assert {"python", "torch", "numpy", "normprop"} == set(document["versions"])
-    assert document["plan"]["rates"]["sgd"] == list(sweep.LADDER[3:])
+    assert document["plan"]["rates"]["sgd"] == list(sweep.LADDER[2:])
 
 
 def test_the_test_part_is_touched_by_final_runs_alone(unkilled):
@@ -193,7 +208,7 @@ def test_a_run_is_known_by_all_its_settings():
 
 
 def grid(name):
-    cells = sweep.GRIDS[name].cells(width=4, batch_size=8, steps=3)
+    cells = sweep.GRIDS[name].cells(width=4)
     assert len(cells) == len(set(cells))
     return cells
 
@@ -247,7 +262,7 @@ def test_deeper_grids_try_lower_rates():
     tops = [sweep.GRIDS[f"dense-{depth}"].plan(1).rates["sgd"][-1] for depth in (10, 40, 100)]
     assert tops == sorted(tops, reverse=True)
     counts = {len(*grid.plan(1).rates.values()) for grid in sweep.GRIDS.values()}
-    assert counts == {8}
+    assert min(counts) >= 8
 
 
 def test_a_filter_that_leaves_nothing_is_refused(tmp_path):
