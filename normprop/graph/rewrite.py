@@ -203,7 +203,7 @@ def refuse_unreached(network: nn.Module, seen: nn.Module, plan: Plan) -> None:
     """
     if not any(choice.mode == "moved" and _moves(plan, p) for p, choice in plan.choices.items()):
         return
-    ran = set().union(*(trace.ran for trace in plan.traces))
+    ran = {path for trace in plan.traces for path, *_ in trace.returned}
     composed = tuple(
         f"{path}."
         for path, module in seen.named_modules()

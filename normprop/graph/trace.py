@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -25,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from normprop.functional.observed import observers
-from normprop.graph.wrappers import dice_of_its_own, run_as_written, tensors_in
+from normprop.graph.wrappers import dice_of_its_own, held_by, put, run_as_written, tensors_in
 
 _SAYS_NO_VALUE = {
     "__get__", "size", "dim", "ndimension", "numel", "nelement", "stride", "is_floating_point",
@@ -45,7 +46,7 @@ _MAY_GIVE_BACK = (nn.modules.dropout._DropoutNd, nn.Identity, nn.Flatten, nn.Unf
 # The hooks of a module, and those of all modules.
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
-_GLOBAL = "_global{}"
+_NO_TENSOR = (bool, int, float, complex, str, slice, type(...), torch.dtype, torch.memory_format)
 
 
 class Numbers(Protocol):
@@ -78,31 +79,37 @@ class Node:
         module: the leaf that was called; None for a function, and for the ends of the model.
         function: the function that was called.
         inputs: values of the tensors among the arguments, in order.
-        outputs: values of the tensors that came out.
-        arguments: positional and keyword arguments, None in the place of tensors and of whatever
-            else is not plain.
-        shapes: of the tensors among the arguments.
-        made: shapes and types of the tensors that came out.
-        tracked: of these, whether a gradient would reach them.
         opaque: whether more is read or written than inputs and outputs say.
+        outputs: values of the tensors that came out.
+        made: their shapes and types.
+        tracked: whether a gradient would reach them.
+        call: positional and keyword arguments, a :class:`Value` in the place of every tensor.
+        shapes: of the tensors among them.
         where: file and line that called.
         within: path of the module whose forward called.
-        call: positional and keyword arguments, a :class:`Value` in the place of every tensor.
     """
 
     name: str
     module: nn.Module | None = None
     function: Callable | None = None
     inputs: list[int] = field(default_factory=list)
+    opaque: bool = False
     outputs: list[int] = field(default_factory=list)
-    arguments: tuple = ((), {})
-    shapes: tuple[tuple[int, ...], ...] = ()
     made: tuple[tuple[tuple[int, ...], torch.dtype], ...] = ()
     tracked: tuple[bool, ...] = ()
-    opaque: bool = False
+    call: tuple = ((), {})
+    shapes: tuple[tuple[int, ...], ...] = ()
     where: str = ""
     within: str = ""
-    call: tuple = ((), {})
+
+    @cached_property
+    def arguments(self) -> tuple:
+        """Those of the call, None in the place of whatever is no number, truth or text."""
+
+        def plain(leaf):
+            return leaf if isinstance(leaf, bool | int | float | str) else None
+
+        return tree_map(plain, self.call, is_leaf=is_value)
 
     @property
     def path(self) -> str:
@@ -143,14 +150,13 @@ class Trace:
     Attributes:
         nodes: the calls; the model's outputs are the inputs of the last one.
         producer: by value, the call that it came out of; constants have none.
+        constants: the model's own tensors, by value.
         read: identities of the parameters and buffers that functions outside leaves read.
         written: paths of layers whose input or output is written in place, and whose plain
             twin would give back its input itself.
         decisions: truths that Python learnt from tensors that are no constants, in order.
         told: file and line of each place where it learnt a number.
         numbers: those that it was told.
-        ran: paths of the modules that were called.
-        constants: the model's own tensors, by value.
         returned: of each call of a module that ended, its path, the values that it gave, and how
             many nodes there were.
         next: the first number that no value has.
@@ -158,13 +164,12 @@ class Trace:
 
     nodes: list[Node] = field(default_factory=list)
     producer: dict[int, Node] = field(default_factory=dict)
+    constants: dict[int, Tensor] = field(default_factory=dict)
     read: set[int] = field(default_factory=set)
     written: set[str] = field(default_factory=set)
     decisions: list[Decision] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     numbers: set[float] = field(default_factory=set)
-    ran: set[str] = field(default_factory=set)
-    constants: dict[int, Tensor] = field(default_factory=dict)
     returned: list[tuple[str, tuple[int, ...], int]] = field(default_factory=list)
     next: int = 0
 
@@ -202,137 +207,98 @@ def trace(
         TypeError: the model returns no tensor.
     """
     keywords = dict(keywords or {})
-    recorder = _Recorder(model, first, tuple(answers), changing, shifted)
-    recorder.known = known
+    recorder = _Recorder(model, Trace(next=first), tuple(answers), changing, shifted, known)
     with _old_objects_apart():
-        return _recorded(model, inputs, keywords, leaves, recorder, differentiable, seed)
-
-
-def _recorded(model, inputs, keywords, leaves, recorder, differentiable, seed) -> Trace:
-    held = [*tensors_in((inputs, keywords)), *model.parameters(), *model.buffers()]
-    devices = {tensor.device for tensor in held if tensor.is_cuda}
-    with ExitStack() as stack:
-        stack.enter_context(_hooks_of(model, recorder))
-        # Which sets the mode of gradients, too.
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.set_grad_enabled(differentiable))
-        stack.enter_context(dice_of_its_own(held, seed))
-        recorder.begin((inputs, keywords), devices)
-        with watched(model, leaves, recorder, recorder.trace.ran):
-            result = model(*inputs, **keywords)
-        recorder.end(result)
-        del result
-    recorder.outlived()
-    recorder.trace.next = recorder.next
+        _record(recorder, model, inputs, keywords, leaves, differentiable, seed)
+        recorder.outlived()
     return recorder.trace
 
 
+def _record(recorder, model, inputs, keywords, leaves, differentiable, seed) -> None:
+    """Run the model; of what it makes, nothing is held here afterwards."""
+    held = held_by(model, inputs, keywords)
+    with (
+        _hooks_watched(model, recorder),
+        # Which sets the mode of gradients, too.
+        torch.inference_mode(False),
+        torch.set_grad_enabled(differentiable),
+        dice_of_its_own(held, seed),
+    ):
+        recorder.begin((inputs, keywords), {tensor.device for tensor in held if tensor.is_cuda})
+        with watched(model, leaves, recorder):
+            result = model(*inputs, **keywords)
+        recorder.goes_to("outputs", returned(result))
+
+
 @contextmanager
-def watched(model, leaves, watcher, ran=None):
+def _old_objects_apart():
+    """A collection of garbage looks at what the run has made alone, which is quick."""
+    already = gc.get_freeze_count()
+    if not already:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if not already:
+            gc.unfreeze()
+
+
+@contextmanager
+def watched(model, leaves, watcher):
     """Show the calls of a model to a :class:`Watcher`, and run it as it is written.
 
     Args:
         model: what is run in this context.
         leaves: paths of the modules that are leaves.
         watcher: is shown every call.
-        ran: gets the paths of the modules that are called.
     """
-    with ExitStack() as stack:
-        stack.enter_context(_leaves_of(model, leaves, watcher))
-        stack.enter_context(_calls_of(model, set() if ran is None else ran, watcher))
-        stack.enter_context(run_as_written())
-        observers.append(watcher.observe)
-        stack.callback(observers.remove, watcher.observe)
-        stack.enter_context(watcher)
-        watcher.paused = False
-        try:
-            yield
-        finally:
-            watcher.paused = True
-
-
-@contextmanager
-def _old_objects_apart():
-    """A collection of garbage looks at what the run has made alone, which is quick."""
-    if gc.get_freeze_count():
-        yield
-        return
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-@contextmanager
-def _leaves_of(model, leaves, recorder):
-    wrapped = []
-    for path, module in model.named_modules():
-        if path in leaves:
-            own = vars(module).get("forward")
-            module.__dict__["forward"] = recorder.leaf(path, module, module.forward)
-            wrapped.append((module, own))
-    try:
-        yield
-    finally:
-        for module, own in wrapped:
-            del module.__dict__["forward"]
-            if own is not None:
-                module.__dict__["forward"] = own
-
-
-@contextmanager
-def _calls_of(model, ran, watcher):
-    """Note the paths of the modules that are called, of those at work, and what they give."""
     paths = {id(module): path for path, module in model.named_modules()}
 
     def begin(module, inputs):
         if id(module) in paths:
-            ran.add(paths[id(module)])
             watcher.within.append(paths[id(module)])
 
     def end(module, inputs, result):
         if id(module) in paths:
             watcher.gave(watcher.within.pop(), result)
 
-    handles = [
-        torch_module.register_module_forward_pre_hook(begin),
-        torch_module.register_module_forward_hook(end, always_call=True),
-    ]
-    try:
+    with ExitStack() as stack:
+        for path, module in model.named_modules():
+            if path in leaves:
+                leaf = watcher.seen_as(partial(Node, path, module), module.forward)
+                put(stack, vars(module), "forward", leaf)
+        stack.enter_context(torch_module.register_module_forward_pre_hook(begin))
+        stack.enter_context(torch_module.register_module_forward_hook(end, always_call=True))
+        stack.enter_context(run_as_written())
+        observers.append(watcher.observe)
+        stack.callback(observers.remove, watcher.observe)
+        stack.enter_context(watcher)
+        watcher.paused = False
+        stack.callback(setattr, watcher, "paused", True)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
-def _hooks_of(model, recorder):
+def _hooks_watched(model, recorder):
     """What a hook is called with goes to it; gradients say what a value is to a backward hook."""
-    saved, handles = [], []
+    modules = [(path or "the model", module) for path, module in model.named_modules()]
+    places = [(getattr(torch_module, f"_global{name}"), "all modules") for name in _HOOKS]
+    places += [(getattr(module, name), path) for path, module in modules for name in _HOOKS]
+    backward = any(getattr(torch_module, f"_global{name}") for name in _BACKWARD_HOOKS)
 
-    def watch(hooks, path):
-        saved.append((hooks, dict(hooks)))
-        for key, hook in hooks.items():
-            hooks[key] = recorder.hook(hook, path)
+    def restore(hooks, before):
+        hooks.update({key: hook for key, hook in before.items() if key in hooks})
 
-    everywhere = any(getattr(torch_module, _GLOBAL.format(name)) for name in _BACKWARD_HOOKS)
-    for name in _HOOKS:
-        watch(getattr(torch_module, _GLOBAL.format(name)), "all modules")
-    for path, module in model.named_modules():
-        for name in _HOOKS:
-            watch(getattr(module, name), path or "the model")
-        if everywhere or any(getattr(module, name) for name in _BACKWARD_HOOKS):
-            see = recorder.hook(lambda *_: None, path or "the model")
-            handles.append(module.register_forward_pre_hook(see, with_kwargs=True))
-            handles.append(module.register_forward_hook(see, with_kwargs=True))
-    try:
+    with ExitStack() as stack:
+        for hooks, path in places:
+            stack.callback(restore, hooks, dict(hooks))
+            hooks.update({key: recorder.hook(hook, path) for key, hook in hooks.items()})
+        for path, module in modules:
+            if backward or any(getattr(module, name) for name in _BACKWARD_HOOKS):
+                see = recorder.hook(lambda *_: None, path)
+                stack.enter_context(module.register_forward_pre_hook(see, with_kwargs=True))
+                stack.enter_context(module.register_forward_hook(see, with_kwargs=True))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for hooks, before in saved:
-            hooks.update({key: hook for key, hook in before.items() if key in hooks})
 
 
 class Watcher(TorchFunctionMode):
@@ -367,16 +333,9 @@ class Watcher(TorchFunctionMode):
         """What to tell Python where it asks for the result of a function."""
         return result
 
-    def leaf(self, path, module, forward):
-        """A forward that is seen as one call."""
-        return self._unseen_inside(forward, lambda: Node(path, module))
+    def seen_as(self, node: Callable[[], Node], function):
+        """A function that is seen as one call, and whose inside is not."""
 
-    def observe(self, function, args, kwargs):
-        """See a function of this package as one call."""
-        node = Node(f"functional.{function.__name__}", function=function)
-        return self._unseen_inside(function, lambda: node)(*args, **kwargs)
-
-    def _unseen_inside(self, function, node):
         def call(*args, **kwargs):
             if self.paused:
                 return function(*args, **kwargs)
@@ -388,23 +347,27 @@ class Watcher(TorchFunctionMode):
 
         return call
 
+    def observe(self, function, args, kwargs):
+        """See a function of this package as one call."""
+        node = partial(Node, f"functional.{function.__name__}", function=function)
+        return self.seen_as(node, function)(*args, **kwargs)
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", str(func))
         if self.paused:
             return func(*args, **kwargs)
-        if name in _SAYS_NO_VALUE:
-            result = func(*args, **kwargs)
-            if not isinstance(result, Tensor):
-                return result
+        name = getattr(func, "__name__", str(func))
+        if name == "__iter__":
+            return iter(self._call(Node("unbind", function=func), Tensor.unbind, args, kwargs))
+        if name not in _SAYS_NO_VALUE:
+            result = self._call(Node(name, function=func), func, args, kwargs)
+            return self.said(result, name, args, kwargs)
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor):
             # A property that is a tensor, such as x.T.
             name = getattr(getattr(func, "__self__", None), "__name__", name)
             self._ended(Node(name, function=func, opaque=True), args, kwargs, result, ())
-            return result
-        if name == "__iter__":
-            return iter(self._call(Node("unbind", function=func), Tensor.unbind, args, kwargs))
-        result = self._call(Node(name, function=func), func, args, kwargs)
-        return self.said(result, name, args, kwargs)
+        return result
 
     def _call(self, node, function, args, kwargs):
         tensors = tensors_in((args, kwargs))
@@ -421,20 +384,21 @@ class Watcher(TorchFunctionMode):
 
 
 class _Recorder(Watcher):
-    def __init__(self, model, first, answers, changing, shifted):
+    def __init__(self, model, run, answers, changing, shifted, known):
         super().__init__()
-        self.trace = Trace()
-        self.next = first
+        self.trace, self.known = run, known
         self.answers, self.changing, self.shifted = answers, changing, shifted
+        # By identity of a tensor; those that have a value stay alive while the model runs.
         self.values: dict[int, int] = {}
         self.versions: dict[int, int] = {}
         self.alive: list[Tensor] = []
+        # By memory, who shares it, and paths of the layers that have given back their input.
         self.shared: dict[int, set[int]] = {}
         self.quiet: dict[int, set[str]] = {}
         # By value, what it depends on that may be otherwise in another run.
         self.by: dict[int, str] = {}
-        self.owned = {id(t) for t in (*model.parameters(), *model.buffers())}
         self.parameters = {id(t) for t in model.parameters()}
+        self.owned = self.parameters | {id(t) for t in model.buffers()}
         self.constants = set(self.owned)
         for module in model.modules():
             own = [v for k, v in vars(module).items() if k not in ("_modules", "_parameters")]
@@ -445,15 +409,11 @@ class _Recorder(Watcher):
     def begin(self, inputs, devices):
         self.devices = devices
         self.dice = self._dice()
-        node = Node("inputs")
-        tensors = tensors_in(inputs)
-        node.outputs = [self._fresh(t) for t in tensors]
-        _note_results(node, tensors)
-        self.by.update(dict.fromkeys(node.outputs, "input"))
-        self._add(node)
+        self._add(Node("inputs"), tensors_in(inputs), "input")
 
-    def end(self, result):
-        self._goes_to("outputs", returned(result))
+    def goes_to(self, name, tensors):
+        self._read(tensors)
+        self._add(Node(name, inputs=[self._value(t) for t in tensors], opaque=True))
 
     def gave(self, path, result):
         """Note what a module gave that is seen."""
@@ -463,30 +423,22 @@ class _Recorder(Watcher):
 
     def outlived(self):
         """Values that are still there go to whoever holds them."""
-        kept = {id(t): t for t in self.alive}
-        watched = [
-            (weakref.ref(tensor), self.values[key])
-            for key, tensor in kept.items()
-            if self._made(self.values[key])
-        ]
+        source, producer = self.trace.nodes[0], self.trace.producer
+        kept = {self.values[id(t)]: weakref.ref(t) for t in self.alive}
+        kept = {v: ref for v, ref in kept.items() if producer.get(v, source) is not source}
         self.alive.clear()
-        kept.clear()
-        if any(reference() is not None for reference, _ in watched):
+        if any(reference() is not None for reference in kept.values()):
             gc.collect()
-        left = [value for reference, value in watched if reference() is not None]
+        left = [value for value, reference in kept.items() if reference() is not None]
         if left:
             node = Node("what outlives the run", inputs=left, opaque=True)
             self.trace.nodes.insert(-1, node)
-
-    def _made(self, value) -> bool:
-        node = self.trace.producer.get(value)
-        return node is not None and node is not self.trace.nodes[0]
 
     def hook(self, hook, path):
         def call(module, *arguments):
             if not self.paused:
                 self.paused = True
-                self._goes_to(f"a hook of {path}", tensors_in(arguments))
+                self.goes_to(f"a hook of {path}", tensors_in(arguments))
                 self.paused = False
             return hook(module, *arguments)
 
@@ -501,8 +453,7 @@ class _Recorder(Watcher):
         if self.known is not None:
             args, kwargs = tree_map(self._stand_in, (args, kwargs))
         for tensor in tensors_in((args, kwargs)):
-            version = version_of(tensor)
-            if self.versions.get(id(tensor), version) != version:
+            if version_of(tensor) != self.versions.get(id(tensor), version_of(tensor)):
                 self._written_unseen(tensor)
         try:
             return super()._call(node, function, args, kwargs)
@@ -511,22 +462,19 @@ class _Recorder(Watcher):
                 raise
             for tensor in tensors_in((args, kwargs)):
                 self._value(tensor)
-            call = tree_map(self._argument, (tuple(args), dict(kwargs)))
-            result = self.known.told(self.trace, node, call)
+            result = self.known.told(self.trace, node, self._arguments(args, kwargs))
             if result is None:
                 raise
         self._ended(node, args, kwargs, result, ())
         return result
 
     def called(self, node, args, kwargs, result, changed):
-        tensors = tensors_in((args, kwargs))
+        tensors, results = tensors_in((args, kwargs)), tensors_in(result)
         node.inputs = [self._value(t) for t in tensors]
-        node.arguments = tree_map(_plain, (args, kwargs))
-        node.call = tree_map(self._argument, (tuple(args), dict(kwargs)))
+        node.call = self._arguments(args, kwargs)
         node.shapes = tuple(tuple(t.shape) for t in tensors)
         if node.module is None:
             self._read(tensors)
-        results = tensors_in(result)
         for tensor in changed:
             others = self._others(tensor)
             self.versions.update(dict.fromkeys(others, version_of(tensor)))
@@ -537,30 +485,36 @@ class _Recorder(Watcher):
             if not any(tensor is r for r in results):
                 results.append(tensor)
                 node.opaque = node.opaque or node.module is None
-        if not results:
-            node.opaque = True
+        node.opaque = node.opaque or not results
         by = self._depends(node.inputs) or self._thrown()
-        if by == "input" and self._learnt(node, tensors):
+        weights = any(id(t) in self.parameters for t in tensors)
+        if by == "input" and (weights or node.module is not None):
             by = "value"
-        node.outputs = [self._fresh(t) for t in results]
-        _note_results(node, results)
-        if by:
-            self.by.update(dict.fromkeys(node.outputs, by))
+        self._add(node, results, by)
         if isinstance(node.module, _MAY_GIVE_BACK) and tensors and results:
             self._share(tensors[0], results[0], node.name)
-        self._add(node)
 
-    def _goes_to(self, name, tensors):
-        self._read(tensors)
-        self._add(Node(name, inputs=[self._value(t) for t in tensors], opaque=True))
+    def _add(self, node, results=(), by=""):
+        """Note a call, and that these tensors came out of it."""
+        node.outputs = [self._fresh(t) for t in results]
+        node.made = tuple((tuple(t.shape), t.dtype) for t in results)
+        node.tracked = tuple(t.requires_grad for t in results)
+        self.trace.nodes.append(node)
+        self.trace.producer.update(dict.fromkeys(node.outputs, node))
+        if by:
+            self.by.update(dict.fromkeys(node.outputs, by))
 
     def _read(self, tensors):
-        self.trace.read |= {id(t) for t in tensors if id(t) in self.owned}
+        self.trace.read |= {id(t) for t in tensors} & self.owned
 
-    def _add(self, node):
-        self.trace.nodes.append(node)
-        for value in node.outputs:
-            self.trace.producer[value] = node
+    def _arguments(self, args, kwargs):
+        def kept(leaf):
+            if isinstance(leaf, Tensor):
+                return Value(self.values[id(leaf)])
+            # Whatever held a tensor would keep it beyond the run.
+            return leaf if isinstance(leaf, _NO_TENSOR) and not isinstance(leaf, _Told) else None
+
+        return tree_map(kept, (tuple(args), dict(kwargs)))
 
     # What Python learns
 
@@ -591,10 +545,6 @@ class _Recorder(Watcher):
         found = {self.by.get(v) for v in values}
         return next((by for by in ("value", "input", "chance", "state") if by in found), "")
 
-    def _learnt(self, node, tensors) -> bool:
-        """Whether a layer, or a function with its weights, was at work."""
-        return node.module is not None or any(id(t) in self.parameters for t in tensors)
-
     def _dice(self):
         cpu = [torch.default_generator.get_state()]
         return cpu + [torch.cuda.get_rng_state(d) for d in self.devices]
@@ -614,46 +564,36 @@ class _Recorder(Watcher):
         self.constants.add(id(empty))
         return empty
 
-    def _argument(self, leaf):
-        if isinstance(leaf, Tensor):
-            return Value(self.values[id(leaf)])
-        return leaf if isinstance(leaf, _NO_TENSOR) and not isinstance(leaf, _Told) else None
-
     def _fresh(self, tensor) -> int:
-        value = self.next
-        self.next += 1
+        value = self.trace.next
+        self.trace.next += 1
         self.values[id(tensor)], self.versions[id(tensor)] = value, version_of(tensor)
         self.alive.append(tensor)
         self.shared.setdefault(_memory(tensor), set()).add(id(tensor))
         return value
 
     def _value(self, tensor) -> int:
-        if id(tensor) in self.values:
-            return self.values[id(tensor)]
-        if id(tensor) not in self.constants:
-            sources = [self.values[i] for i in self._others(tensor)]
-            return self._from_unseen(tensor, sources or list(self.trace.producer))
-        value = self._fresh(tensor)
-        self.trace.constants[value] = tensor
-        if id(tensor) in self.changing:
-            self.by[value] = "state"
-        return value
+        if id(tensor) not in self.values:
+            if id(tensor) not in self.constants:
+                self._from_unseen(tensor, [self.values[i] for i in self._others(tensor)])
+                return self.values[id(tensor)]
+            value = self._fresh(tensor)
+            self.trace.constants[value] = tensor
+            if id(tensor) in self.changing:
+                self.by[value] = "state"
+        return self.values[id(tensor)]
 
-    def _from_unseen(self, tensor, sources) -> int:
-        """It came from where nothing is seen, out of anything that was there before."""
-        unseen = Node("something that is not seen", inputs=sources, opaque=True)
-        unseen.outputs = [self._fresh(tensor)]
-        by = self._depends(sources)
-        if by:
-            self.by.update(dict.fromkeys(unseen.outputs, by))
-        self._add(unseen)
-        return unseen.outputs[0]
+    def _from_unseen(self, tensor, sources=()):
+        """It came from where nothing is seen, by default out of anything that was there before."""
+        sources = list(sources or self.trace.producer)
+        node = Node("something that is not seen", inputs=sources, opaque=True)
+        self._add(node, [tensor], self._depends(sources))
 
     def _written_unseen(self, tensor):
         """What shares its memory was written, too."""
         for other in [t for t in self.alive if _memory(t) == _memory(tensor)]:
             if self.versions[id(other)] != version_of(other):
-                self._from_unseen(other, list(self.trace.producer))
+                self._from_unseen(other)
 
     def _others(self, tensor) -> list[int]:
         return [i for i in self.shared.get(_memory(tensor), ()) if i != id(tensor)]
@@ -691,20 +631,6 @@ def _memory(tensor) -> int:
     return storage.data_ptr() or (storage._cdata if tensor.is_meta else id(tensor))
 
 
-def _note_results(node, tensors) -> None:
-    node.made = tuple((tuple(t.shape), t.dtype) for t in tensors)
-    node.tracked = tuple(t.requires_grad for t in tensors)
-
-
-_NO_TENSOR = (bool, int, float, complex, str, slice, type(...), torch.dtype, torch.memory_format)
-
-
-def _plain(argument):
-    """What may be kept of an argument: no tensor would outlive the run otherwise, but for it."""
-    kept = isinstance(argument, bool | int | float | str) and not isinstance(argument, _Told)
-    return argument if kept else None
-
-
 def _user_line() -> str:
     """File and line of the code that called, past torch and what watches it."""
     frame = sys._getframe(1)
@@ -730,31 +656,21 @@ class _Told:
         return self.plain(self)
 
 
-def _asking(plain, name):
-    def call(self, *others):
-        answer = getattr(plain, name)(self, *others)
-        if answer is NotImplemented or not observers:
-            return answer
-        return observers[-1].__self__.decide(bool(answer), self.depends_on)
-
-    return call
-
-
-def _computing(plain, name):
-    def call(self, *others):
-        result = getattr(plain, name)(self, *others)
-        return _Told.of(result, self.depends_on) if isinstance(result, int | float) else result
-
-    return call
-
-
 def _told_of(plain: type) -> type:
     """Numbers of Python's that note comparisons, and whose sums and products do."""
-    asking = ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__", "__bool__")
-    computing = [f"__{name}__" for name in ("neg", "abs", "pos", "add", "sub", "mul", "truediv")]
-    computing += [f"__r{name}__" for name in ("add", "sub", "mul", "truediv")]
-    body = {name: _asking(plain, name) for name in asking}
-    body |= {name: _computing(plain, name) for name in computing}
+
+    def method(name):
+        def call(self, *others):
+            result = getattr(plain, name)(self, *others)
+            if isinstance(result, bool) and observers:
+                return observers[-1].__self__.decide(result, self.depends_on)
+            number = isinstance(result, int | float) and not isinstance(result, bool)
+            return _Told.of(result, self.depends_on) if number else result
+
+        return call
+
+    names = "lt le gt ge eq ne bool neg abs pos add sub mul truediv radd rsub rmul rtruediv"
+    body = {f"__{name}__": method(f"__{name}__") for name in names.split()}
     body |= {"plain": plain, "__hash__": plain.__hash__}
     return type(f"Told{plain.__name__}", (_Told, plain), body)
 

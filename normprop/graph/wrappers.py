@@ -3,7 +3,7 @@
 import random
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from itertools import count
 from types import ModuleType
@@ -95,6 +95,20 @@ def dice_of_its_own(tensors: Iterable[Tensor], seed: int) -> Iterator[None]:
         yield
 
 
+def held_by(model: nn.Module, *given: object) -> list[Tensor]:
+    """The tensors that a model is called with, and its parameters and buffers."""
+    return [*tensors_in(given), *model.parameters(), *model.buffers()]
+
+
+def put(stack: ExitStack, place: dict, key: str, value: object) -> None:
+    """Have something in a place until the stack is left."""
+    if key in place:
+        stack.callback(place.__setitem__, key, place[key])
+    else:
+        stack.callback(place.pop, key)
+    place[key] = value
+
+
 def tensors_in(result: object) -> list[Tensor]:
     """The tensors that a result holds, in their order, wherever they are in it.
 
@@ -146,7 +160,6 @@ def other_dice_kept():
 @contextmanager
 def no_reentrant_checkpoints():
     """A reentrant checkpoint has no graph, and its tensors no gradients, until it runs again."""
-    kept = checkpoint.CheckpointFunction
 
     class AsTheOther:
         @staticmethod
@@ -155,8 +168,6 @@ def no_reentrant_checkpoints():
                 function, *args, use_reentrant=False, preserve_rng_state=preserve
             )
 
-    checkpoint.CheckpointFunction = AsTheOther
-    try:
+    with ExitStack() as stack:
+        put(stack, vars(checkpoint), "CheckpointFunction", AsTheOther)
         yield
-    finally:
-        checkpoint.CheckpointFunction = kept

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from normprop.graph import predict
 from normprop.graph.trace import trace
 from tests.graph.networks import Called
 
@@ -97,6 +98,21 @@ def test_what_came_from_nowhere_may_come_from_anything():
     assert unseen.opaque
     assert node(run, "before").outputs[0] in unseen.inputs
     assert node(run, "after").inputs == unseen.outputs
+
+
+@pytest.mark.parametrize("unseen", [lambda x: x * 2, lambda x: x.mul_(2), lambda x: (x + 1, x)[0]])
+def test_what_came_from_nowhere_has_a_shape_and_a_row_that_says_so(unseen):
+    def function(x):
+        with torch._C.DisableTorchFunction():
+            x = unseen(x)
+        return torch.relu(x)
+
+    model = Called(nn.Linear(4, 4), function, nn.Linear(4, 2))
+    found = node(trace(model, (torch.randn(3, 4),), {"before"}), "something that is not seen")
+    assert found.made == (((3, 4), torch.float32),)
+    row = next(r for r in predict(model, torch.randn(3, 4)) if r.path == found.name)
+    assert row.shape == (3, 4)
+    assert "is not known" in row.assumed[0]
 
 
 def test_constants_of_a_module_come_from_nowhere_else():
