@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 from torch.utils._pytree import tree_leaves, tree_map
 
 from normprop.graph.laws import (
@@ -21,6 +22,7 @@ from normprop.graph.laws import (
     at_zero,
     average,
     dims_of,
+    fresh,
     gradient_of,
     measured,
     regrouped,
@@ -29,6 +31,7 @@ from normprop.graph.laws import (
     total,
 )
 from normprop.graph.trace import Value, is_value
+from normprop.graph.wrappers import tensors_in
 
 Back = Callable[[list[Gradient]], Iterable[tuple[object, Gradient]]]
 """From the gradients of what came out to those of arguments."""
@@ -42,30 +45,36 @@ class Step:
     back: Back
 
 
+@dataclass
 class Call:
     """A call, with the laws of what goes in.
 
     Attributes:
         name: of the function, without what marks it as working in place.
+        args: positional arguments, a :class:`Value` in the place of every tensor.
+        kwargs: the others.
         shapes: of what comes out.
+        laws: by value, and likewise the next three.
+        tensors: those that are at hand: parameters, buffers, and what was made of such.
+        weights: of what a layer runs with, what all of its results have in common, and the weight
+            of the backward pass where that is another.
+        looked: those that follow from the inputs.
+        function: what was called.
+        real: which of what comes out is real numbers.
         notes: what had to be assumed, in short sentences.
     """
 
-    def __init__(
-        self,
-        name: str,
-        args: tuple,
-        kwargs: dict,
-        shapes: Sequence[tuple[int, ...]],
-        laws: dict[int, Law],
-        tensors: dict[int, Tensor],
-        function: Callable | None = None,
-        real: Sequence[bool] = (),
-        looked: Container[int] = (),
-    ):
-        self.name, self.args, self.kwargs, self.shapes = name, args, kwargs, shapes
-        self.laws, self.tensors, self.function, self.real = laws, tensors, function, real
-        self.looked, self.notes = looked, []
+    name: str
+    args: tuple
+    kwargs: dict
+    shapes: Sequence[tuple[int, ...]]
+    laws: dict[int, Law]
+    tensors: dict[int, Tensor]
+    weights: dict[int, tuple[frozenset, Tensor | None]]
+    looked: Container[int] = ()
+    function: Callable | None = None
+    real: Sequence[bool] = ()
+    notes: list[str] = field(default_factory=list)
 
     def get(self, place: int, name: str, default=None):
         """An argument."""
@@ -83,8 +92,12 @@ class Call:
         return self.laws[value]
 
     def tensor(self, argument) -> Tensor | None:
-        """A tensor that is at hand: a parameter, a buffer, or what was made of such."""
+        """A tensor that is at hand."""
         return self.tensors.get(argument.number) if isinstance(argument, Value) else None
+
+    def weight(self, argument: Value) -> tuple[frozenset, Tensor | None]:
+        """What all results of a weight have in common, and the weight of the backward pass."""
+        return self.weights.get(argument.number, (frozenset({("weight", argument.number)}), None))
 
     def values(self) -> list[Value]:
         """The tensors among the arguments."""
@@ -108,7 +121,7 @@ def rule(*names: str):
 
 def step_of(call: Call) -> Step:
     """What a call does; where nothing is known of it, what is assumed."""
-    does = TABLE.get(call.name)
+    does = getattr(call.function, "rule", None) or TABLE.get(call.name)
     if does is not None:
         return does(call)
     step = elementwise(call) if call.function is not None and any(call.real[:1]) else None
@@ -142,66 +155,95 @@ def unknown(call: Call, why: str = "") -> Step:
     return Step(laws, back)
 
 
-class Tape:
-    """Calls inside of a call, one after the other, and the way back through all of them."""
+def name_of(name: str, function: Callable | None) -> str:
+    """The name of a function, without what marks operators and what works in place."""
+    if name == "__get__":
+        return getattr(function.__self__, "__name__", name)
+    plain = name.strip("_")
+    if name.startswith(("__i", "__r")) and plain[1:] in _OPERATORS:
+        plain = plain[1:]
+    return {"truediv": "div", "true_divide": "div", "divide": "div", "multiply": "mul",
+            "subtract": "sub"}.get(plain, plain)  # fmt: skip
+
+
+_OPERATORS = {"add", "sub", "mul", "truediv", "pow", "matmul", "div"}
+
+
+class _Inside(TorchFunctionMode):
+    """Functions of torch that a rule is made of, one after the other, and the way back.
+
+    Tensors that are at hand are what they are, and others are on the meta device.
+    """
 
     def __init__(self, call: Call):
+        super().__init__()
         self.call, self.steps = call, []
+        self.held: dict[int, tuple[Tensor, Value]] = {}
 
-    def law(self, value: Value) -> Law:
-        """Of something in between."""
-        return self.call.law(value)
-
-    def __call__(self, name: str, *args, shape, function=None, **kwargs) -> Value:
-        """Call a function."""
-        return self.several(name, *args, shapes=[shape], function=function, **kwargs)[0]
-
-    def several(self, name: str, *args, shapes, function=None, **kwargs) -> list[Value]:
-        """Call a function that gives several tensors."""
-        own = self.call
-        shapes = [tuple(shape) for shape in shapes]
-        real = [True] * len(shapes)
-        inner = Call(name, args, kwargs, shapes, own.laws, own.tensors, function, real, own.looked)
-        step = step_of(inner)
-        own.notes += inner.notes
-        return self._ran(step)
-
-    def run(self, does: Callable[[Call], Step]) -> Value:
-        """Run a rule on the call itself."""
-        return self._ran(does(self.call))[0]
-
-    def scaled(self, value, factor: float):
-        """Times a number."""
-        if factor == 1 or not isinstance(value, Value):
-            return value * factor if not isinstance(value, Value) else value
-        shape = self.law(value).shape
-        return self("mul", value, factor, shape=shape, function=torch.mul)
-
-    def with_gradient(self, value: Value, factor: float) -> Value:
-        """The same, whose gradient is multiplied by a factor."""
-        if factor == 1:
-            return value
-        step = Step([self.law(value)], lambda g: [(value, times(g[0], factor))])
-        return self._ran(step)[0]
-
-    def constant(self, tensor: Tensor) -> Value:
-        """A tensor that is at hand."""
-        value = Value(("tape", id(self), len(self.steps), id(tensor)))
-        self.call.tensors[value.number] = tensor
+    def hold(self, tensor: Tensor, value: Value | None = None) -> Value:
+        """Note what a tensor stands for; without a value it is one that is at hand."""
+        if value is None:
+            value = Value(("inside", next(fresh)))
+            self.call.tensors[value.number] = tensor
+        self.held[id(tensor)] = tensor, value
         return value
 
-    def _ran(self, step: Step) -> list[Value]:
-        values = [Value(("tape", id(self), len(self.steps), i)) for i in range(len(step.laws))]
-        self.call.laws.update(zip((v.number for v in values), step.laws, strict=True))
-        self.steps.append((values, step))
-        return values
+    def stand_in(self, leaf):
+        """The tensor in the place of a value, another in each place."""
+        if not is_value(leaf):
+            return leaf
+        tensor = self.call.tensor(leaf)
+        if tensor is None:
+            law = self.call.law(leaf)
+            kind = torch.int64 if law.values is None else torch.float32
+            tensor = torch.empty(law.shape, dtype=kind, device="meta")
+        self.hold(tensor, leaf)
+        return tensor
 
-    def end(self, *values: Value) -> Step:
-        """What the whole does, which gives these values."""
+    def value_of(self, leaf):
+        """The value that a tensor stands for."""
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return self.held[id(leaf)][1] if id(leaf) in self.held else self.hold(leaf)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        call, given = self.call, (args, kwargs or {})
+        tensors = tensors_in(given)
+        known = [self.held[id(tensor)][1] for tensor in tensors if id(tensor) in self.held]
+        # What weights make of the input is for its law to say.
+        worked = any(v.number in call.weights for v in known)
+        worked = worked and any(v.number in call.looked for v in known)
+        if not worked and not any(tensor.is_meta for tensor in tensors):
+            made = func(*given[0], **given[1])
+            if isinstance(made, Tensor) and known:
+                call.weights[self.hold(made).number] = call.weight(known[0])[0], None
+            return made
+        args, kwargs = tree_map(_empty, given)
+        made = func(*args, **kwargs)
+        results = tensors_in(made)
+        if results:
+            args, kwargs = tree_map(self.value_of, given)
+            shapes = [tuple(tensor.shape) for tensor in results]
+            real = [tensor.is_floating_point() for tensor in results]
+            name = name_of(getattr(func, "__name__", str(func)), func)
+            inner = replace(
+                call, name=name, args=args, kwargs=kwargs, shapes=shapes, function=func, real=real
+            )
+            step = step_of(inner)
+            values = [Value(("inside", next(fresh))) for _ in results]
+            for tensor, value, law in zip(results, values, step.laws, strict=True):
+                call.laws[value.number] = law
+                self.hold(tensor, value)
+            self.steps.append((values, step))
+        return made
+
+    def end(self, results: Sequence[Tensor]) -> Step:
+        """What the whole does, which gives these tensors."""
+        values = [self.value_of(tensor) for tensor in results]
 
         def back(gradients):
             found: dict = {}
-            for value, gradient in zip(values, gradients, strict=True):
+            for value, gradient in zip(values, gradients, strict=False):
                 _add(found, value, gradient, self.call)
             for made, step in reversed(self.steps):
                 arriving = [found.pop(value, {}) for value in made]
@@ -212,6 +254,54 @@ class Tape:
             yield from found.items()
 
         return Step([self.call.law(v) for v in values], back)
+
+
+def _empty(leaf):
+    if not isinstance(leaf, Tensor) or leaf.is_meta:
+        return leaf
+    kind = torch.float32 if leaf.is_floating_point() else leaf.dtype
+    return torch.empty(leaf.shape, dtype=kind, device="meta")
+
+
+def inside(call: Call, does: Callable, *args, weights: Sequence = (), **kwargs) -> Step:
+    """What code of torch does that is called with these arguments.
+
+    Args:
+        call: of the whole, for what is known and for notes.
+        does: gives tensors.
+        args: a value in the place of every tensor.
+        weights: tensors that the code brings along, each with what :meth:`Call.weight` says of it.
+        kwargs: likewise.
+    """
+    run = _Inside(call)
+    for tensor, own in weights:
+        call.weights[run.hold(tensor).number] = own
+    args, kwargs = tree_map(run.stand_in, (args, kwargs), is_leaf=is_value)
+    with torch.no_grad(), run:
+        results = does(*args, **kwargs)
+    return run.end(tensors_in(results))
+
+
+def by_torch(*names: str):
+    """Enter code of torch as what functions of these names do."""
+
+    def enter(does: Callable) -> Callable:
+        rule(*names)(lambda call: inside(call, does, *call.args, **call.kwargs))
+        return does
+
+    return enter
+
+
+def custom(does: Callable[[Call], Step]) -> Callable[..., Tensor]:
+    """A rule as a function for code that runs inside; the shape is kept, or given."""
+
+    def function(*args, shape=None, **kwargs):
+        if has_torch_function(args[:1]):
+            return handle_torch_function(function, args[:1], *args, shape=shape, **kwargs)
+        return args[0].new_empty(args[0].shape if shape is None else shape)
+
+    function.rule = does
+    return function
 
 
 def _add(found: dict, value: Value, gradient: Gradient, call: Call) -> None:

@@ -7,9 +7,9 @@ from itertools import product
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from normprop.graph.calls import Call, Step, Tape, rule, unknown
+from normprop.graph.calls import Call, Step, inside, rule, unknown
 from normprop.graph.laws import (
     GRID,
     Array,
@@ -20,13 +20,13 @@ from normprop.graph.laws import (
     at_zero,
     average,
     every,
+    fresh,
     gradient_of,
     plus,
     regrouped,
     total,
     two,
 )
-from normprop.graph.trace import Value
 
 
 def dimensions(argument, ndim: int) -> list[int]:
@@ -380,10 +380,10 @@ def _along(steps: Sequence[Steps], weight: Weight, array: Array, first: int, up:
     return sum(share * once(array, distance) for distance, share in apart.items())
 
 
-def through_weights(call, value, weight, root, channel, steps=(), transposed=False, shape=None):
+def through_weights(call, value, weight, root, channel, steps=(), transposed=False):
     """A map with weights over a dimension of channels and the dimensions of places behind it."""
     law = call.law(value)
-    shape = shape or call.shapes[0]
+    shape = call.shapes[0]
     count = len(steps)
     dims = [*law.dims[:channel], (Axis(weight.outputs),) if weight.outputs > 1 else ()]
     for d in range(count):
@@ -414,7 +414,7 @@ def through_weights(call, value, weight, root, channel, steps=(), transposed=Fal
         array = _plus_array(array, constant, k)
     if weight.outputs > 1:
         array = np.expand_dims(array, k)
-    made = Law.normal(tuple(dims), mean, array, frozenset({("result", id(array)), *root}))
+    made = Law.normal(tuple(dims), mean, array, frozenset({("result", next(fresh)), *root}))
     if uneven.mean() > 0:
         share = weight.each / (weight.squares or 1.0)
         made = replace(made, uneven=np.stack([np.maximum(uneven / uneven.mean(), 0.0), share]))
@@ -449,90 +449,69 @@ def _plus_array(array: Array, last: Array, first: int) -> Array:
     return array + last
 
 
-def root_of(weight) -> frozenset:
-    """Results of one layer have a source in common."""
-    return frozenset({("weight", weight.number)}) if isinstance(weight, Value) else frozenset()
-
-
 @rule("linear")
 def _linear(call: Call) -> Step:
-    value, own = call.get(0, "input"), call.get(1, "weight")
-    weight, bias = call.tensor(own), call.get(2, "bias")
+    value, own, bias = (call.get(i, n) for i, n in enumerate(("input", "weight", "bias")))
+    weight = call.tensor(own)
     if weight is None or (bias is not None and call.tensor(bias) is None):
         return unknown(call, "its weight is made of what the model is given")
-    used = Weight(weight.reshape(-1, weight.shape[-1], 1), call.tensor(bias))
-    return through_weights(call, value, used, root_of(own), len(call.law(value).dims) - 1)
+    return linear(call, value, own, weight, call.tensor(bias))
+
+
+def linear(call: Call, value, own, weight: Tensor, bias: Tensor | None) -> Step:
+    """A linear map over the last dimension, by a weight of shape (outputs, inputs)."""
+    root, back = call.weight(own)
+    back = None if back is None else back.unsqueeze(-1)
+    used = Weight(weight.reshape(-1, weight.shape[-1], 1), bias, 1, back)
+    return through_weights(call, value, used, root, len(call.law(value).dims) - 1)
 
 
 @rule(*(f"conv{kind}{d}d" for kind in ("", "_transpose") for d in (1, 2, 3)))
 def _convolution(call: Call) -> Step:
     transposed = "transpose" in call.name
-    value, own = call.get(0, "input"), call.get(1, "weight")
-    weight, bias = call.tensor(own), call.get(2, "bias")
+    value, own, bias = (call.get(i, n) for i, n in enumerate(("input", "weight", "bias")))
+    weight = call.tensor(own)
     if weight is None or (bias is not None and call.tensor(bias) is None):
         return unknown(call, "its weight is made of what the model is given")
-    names = ["stride", "padding", "output_padding", "groups", "dilation"]
-    names = names if transposed else ["stride", "padding", "dilation", "groups"]
+    names = ["stride", "padding", "dilation", "groups"]
+    if transposed:
+        names = ["stride", "padding", "output_padding", "groups", "dilation"]
     given = {n: call.get(3 + i, n, 0 if "padding" in n else 1) for i, n in enumerate(names)}
-    groups = given["groups"]
-    return convolved(
-        call, value, weight, call.tensor(bias), root_of(own), transposed, groups, given
-    )
-
-
-def convolved(call, value, weight, bias, root, transposed, groups, given, back=None) -> Step:
-    """A convolution.
-
-    Args:
-        call: of it, for notes.
-        value: its input.
-        weight: as torch stores it.
-        bias: or None.
-        root: what all results of these weights have in common.
-        transposed: whether it is a transposed one.
-        groups: of channels.
-        given: stride, padding and dilation.
-        back: the weight of the backward pass, where it is another.
-    """
     count = weight.ndim - 2
     law = call.law(value)
     channel = len(law.dims) - count - 1
     if transposed:
-        weight = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
-    shape = call.shapes[0]
+        weight = weight.unflatten(0, (given["groups"], -1)).transpose(1, 2).flatten(0, 1)
     window = weight.shape[2:]
     stride, dilation = entries_of(given["stride"], count), entries_of(given["dilation"], count)
     padding = given["padding"]
     if padding == "same":
         padding = [d * (k - 1) // 2 for d, k in zip(dilation, window, strict=True)]
     padding = entries_of(0 if padding == "valid" else padding, count)
-    inputs, outputs = law.shape[channel + 1 :], shape[channel + 1 :]
+    inputs, outputs = law.shape[channel + 1 :], call.shapes[0][channel + 1 :]
     if transposed:
         inputs, outputs = outputs, inputs
     steps = [
         Steps(*numbers)
         for numbers in zip(inputs, outputs, window, stride, padding, dilation, strict=True)
     ]
-    used = Weight(weight.flatten(2), bias, groups, back)
+    root, back = call.weight(own)
+    used = Weight(weight.flatten(2), call.tensor(bias), given["groups"], back)
     return through_weights(call, value, used, root, channel, steps, transposed)
 
 
 @rule("pad")
 def _padded(call: Call) -> Step:
-    value, pads = call.args[0], list(call.get(1, "pad"))
-    mode, fill = call.get(2, "mode", "constant"), call.get(3, "value") or 0.0
-    law, matrices = call.law(value), []
+    pads, mode = list(call.get(1, "pad")), call.get(2, "mode", "constant")
+    fill = call.get(3, "value")
+    if fill:
+        # What is left of it there is padded with zeros.
+        return inside(call, lambda x: nn.functional.pad(x - fill, pads, mode) + fill, call.args[0])
+    law, matrices = call.law(call.args[0]), []
     count = len(pads) // 2
     for d in range(count):
         n = law.shape[len(law.dims) - count + d]
         ends = pads[2 * (count - 1 - d) : 2 * (count - d)]
         units = torch.eye(n, dtype=torch.float64)[None]
-        matrices.append(torch.nn.functional.pad(units, ends, mode)[0].T.numpy())
-    first = len(law.dims) - count
-    if not fill:
-        return mapped(call, value, first, matrices)
-    # What is left of it there is padded with zeros.
-    tape = Tape(call)
-    low = tape("sub", value, fill, shape=law.shape, function=torch.sub)
-    low = tape.run(lambda c: mapped(c, low, first, matrices))
-    return tape.end(tape("add", low, fill, shape=call.shapes[0], function=torch.add))
+        matrices.append(nn.functional.pad(units, ends, mode)[0].T.numpy())
+    return mapped(call, call.args[0], len(law.dims) - count, matrices)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from normprop.graph.calls import Call, Step, Tape, rule
+from normprop.graph.calls import Call, Step, custom, inside, rule
 from normprop.graph.laws import (
     GRID,
     WEIGHTS,
@@ -321,11 +321,15 @@ def _group_norm(call: Call) -> Step:
     weight, bias, eps = call.get(2, "weight"), call.get(3, "bias"), call.get(4, "eps", 1e-5)
     if groups == channels:
         return normalised(call, value, _but(law, 0, 1), eps, weight, bias)
-    if groups > 1:
-        wide = (law.shape[0], groups, channels // groups, *law.shape[2:])
-        tape = Tape(call)
-        split = tape("reshape", value, shape=wide)
-        inner = tape.law(split)
-        made = tape.run(lambda c: normalised(c, split, _but(inner, 0, 1), eps, weight, bias))
-        return tape.end(tape("reshape", made, shape=law.shape))
-    return normalised(call, value, _but(law, 0), eps, weight, bias)
+    over = _but(law, 0)
+    if groups == 1:
+        return normalised(call, value, over, eps, weight, bias)
+
+    def rule(inner: Call) -> Step:
+        split, *rest = inner.args
+        return normalised(inner, split, _but(inner.law(split), 0, 1), eps, *rest)
+
+    def apply(x, *rest):
+        return custom(rule)(x.unflatten(1, (groups, -1)), *rest).flatten(1, 2)
+
+    return inside(call, apply, value, weight, bias)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-from normprop.graph.calls import Call, Spread, Step, Tape, rule, unknown
+from normprop.graph.calls import Call, Spread, Step, by_torch, rule, unknown
 from normprop.graph.laws import (
     WEIGHTS,
     Array,
@@ -192,26 +192,22 @@ def _repeated(call: Call) -> Step:
     return Step([law.moved(tuple(dims), forward)], back)
 
 
-@rule("pixel_shuffle", "pixel_unshuffle", "channel_shuffle")
-def _shuffled(call: Call) -> Step:
-    """Channels to places, places to channels, or channels among themselves."""
-    value = call.values()[0]
-    law, factor, shape = call.law(value), call.args[1], call.shapes[0]
-    *batch, channels, height, width = law.shape if len(law.shape) > 2 else (*law.shape, 1, 1)[:3]
-    n, tape = len(batch), Tape(call)
-    if call.name == "channel_shuffle":
-        split = (*law.shape[:1], factor, law.shape[1] // factor, *law.shape[2:])
-        order = (0, 2, 1, *range(3, len(split)))
-    elif call.name == "pixel_shuffle":
-        split = (*batch, channels // factor**2, factor, factor, height, width)
-        order = (*range(n + 1), n + 3, n + 1, n + 4, n + 2)
-    else:
-        split = (*batch, channels, height // factor, factor, width // factor, factor)
-        order = (*range(n + 1), n + 2, n + 4, n + 1, n + 3)
-    parts = tape("reshape", value, shape=split)
-    moved = tuple(split[i] for i in order)
-    parts = tape("permute", parts, shape=moved, function=lambda x: x.permute(order))
-    return tape.end(tape("reshape", parts, shape=shape))
+@by_torch("pixel_shuffle")
+def _pixel_shuffle(input, factor):
+    """Channels to places."""
+    parts = input.unflatten(-3, (-1, factor, factor))
+    return parts.movedim((-4, -3), (-3, -1)).flatten(-4, -3).flatten(-2)
+
+
+@by_torch("pixel_unshuffle")
+def _pixel_unshuffle(input, factor):
+    parts = input.unflatten(-1, (-1, factor)).unflatten(-3, (-1, factor))
+    return parts.movedim((-3, -1), (-4, -3)).flatten(-5, -3)
+
+
+@by_torch("channel_shuffle")
+def _channel_shuffle(input, groups):
+    return input.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
 class _View:

@@ -19,7 +19,7 @@ import normprop.graph.mixes
 import normprop.graph.moves
 import normprop.graph.products  # noqa: F401
 from normprop.graph.anatomy import single_layers
-from normprop.graph.calls import Call, Step, step_of
+from normprop.graph.calls import Call, Step, name_of, step_of
 from normprop.graph.kinds import is_twin
 from normprop.graph.known import UNFILLED, Known
 from normprop.graph.laws import (
@@ -216,6 +216,7 @@ class Flow:
     gradients: dict[int, Gradient] = field(default_factory=dict)
     notes: dict[int, list[str]] = field(default_factory=dict)
     steps: list[tuple[Node, Step]] = field(default_factory=list)
+    weights: dict = field(default_factory=dict)
     unfilled: set[int] = field(default_factory=set)
 
     @cached_property
@@ -318,16 +319,13 @@ def go_through(flow: Flow, nodes: Sequence[Node], layer_at: Callable[[str], nn.M
     for node in nodes:
         if not node.outputs:
             continue
+        shapes = [shape for shape, _ in node.made]
+        name = name_of(node.name, node.function)
+        real = [dtype.is_floating_point for _, dtype in node.made]
         call = Call(
-            _name_of(node),
-            *node.call,
-            [shape for shape, _ in node.made],
-            flow.laws,
-            known.tensors,
-            node.function,
-            [dtype.is_floating_point for _, dtype in node.made],
-            known.looked,
-        )
+            name, *node.call, shapes, flow.laws, known.tensors, flow.weights, known.looked,
+            node.function, real,
+        )  # fmt: skip
         if node.name in UNFILLED:
             for value, (shape, _) in zip(node.outputs, node.made, strict=True):
                 flow.laws[value] = Law.constant(dims_of(shape), 0.0)
@@ -368,21 +366,6 @@ def given_law(flow: Flow, value: int, tensor: Tensor) -> None:
     else:
         flow.laws[value] = Law(dims, axes, None, -1)
         flow.notes[value] = ["it has no numbers; taken for tokens that all differ"]
-
-
-def _name_of(node: Node) -> str:
-    name = node.name
-    if name == "__get__":
-        return getattr(node.function.__self__, "__name__", name)
-    name = name.strip("_")
-    for prefix in ("i", "r"):
-        if node.name.startswith(f"__{prefix}") and name[1:] in _OPERATORS:
-            name = name[1:]
-    return {"truediv": "div", "true_divide": "div", "divide": "div", "multiply": "mul",
-            "subtract": "sub"}.get(name, name)  # fmt: skip
-
-
-_OPERATORS = {"add", "sub", "mul", "truediv", "pow", "matmul", "div"}
 
 
 def _backward(flow: Flow) -> None:

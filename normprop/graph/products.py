@@ -1,12 +1,13 @@
 """Products of tensors, softmax and attention, dropout, embeddings."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import FunctionType
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from normprop import rules
 from normprop.gaussian import Normal
@@ -14,9 +15,11 @@ from normprop.graph.calls import (
     Call,
     Spread,
     Step,
-    Tape,
+    by_torch,
     common_dims,
+    custom,
     elementwise,
+    inside,
     rule,
     unknown,
 )
@@ -33,6 +36,7 @@ from normprop.graph.laws import (
     compact,
     dims_of,
     every,
+    fresh,
     gradient_of,
     plus,
     quantiles,
@@ -42,7 +46,7 @@ from normprop.graph.laws import (
     total,
     two,
 )
-from normprop.graph.maps import Steps, Weight, dimensions, root_of, through_weights
+from normprop.graph.maps import Steps, dimensions, linear
 from normprop.graph.mixes import normalised, of_windows
 from normprop.graph.trace import Value, is_value
 from normprop.rules.dropout import ALPHA
@@ -151,8 +155,7 @@ def _matmul(call: Call) -> Step:
     left, right = call.args[0], call.get(1, "other", call.get(1, "mat2"))
     weight, tensor = call.tensor(right), call.law(left)
     if weight is not None and weight.ndim == 2 and call.tensor(left) is None:
-        used = Weight(weight.T.unsqueeze(2), None)
-        return through_weights(call, left, used, root_of(right), len(tensor.dims) - 1)
+        return linear(call, left, right, weight.T, None)
     return contracted(call, left, right, *_letters(tensor.shape, call.law(right).shape))
 
 
@@ -186,36 +189,27 @@ def _added_product(call: Call) -> Step:
     weight = call.tensor(right)
     scaled = {"alpha", "beta"} & set(call.kwargs)
     if weight is not None and weight.ndim == 2 and call.tensor(bias) is not None and not scaled:
-        used = Weight(weight.T.unsqueeze(2), call.tensor(bias).expand(weight.shape[1]))
-        return through_weights(call, left, used, root_of(right), 1)
-    tape = Tape(call)
-    product = tape("matmul", left, right, shape=call.shapes[0])
-    product = tape.scaled(product, call.kwargs.get("alpha", 1))
-    bias = tape.scaled(bias, call.kwargs.get("beta", 1))
-    return tape.end(tape("add", product, bias, shape=call.shapes[0], function=torch.add))
+        return linear(call, left, right, weight.T, call.tensor(bias).expand(weight.shape[1]))
+    alpha, beta = (_times(call.kwargs.get(name, 1)) for name in ("alpha", "beta"))
+    return inside(call, lambda b, x, y: beta(b) + alpha(x @ y), bias, left, right)
+
+
+def _times(factor: float) -> Callable[[Tensor], Tensor]:
+    return lambda x: x if factor == 1 else x * factor
 
 
 @rule("bilinear")
 def _bilinear(call: Call) -> Step:
-    left, right, own, bias = (
-        call.get(i, n) for i, n in enumerate(("input1", "input2", "weight", "bias"))
-    )
-    weight = call.tensor(own)
-    if weight is None:
-        return unknown(call, "its weight is made of what the model is given")
-    return by_pairs(call, left, right, weight, call.tensor(bias), root_of(own))
-
-
-def by_pairs(call: Call, left, right, weight: Tensor, bias, root) -> Step:
     """A map with weights of all products of an entry of the one and one of the other."""
-    shape = call.law(left).shape
-    rest = "abcdefg"[: len(shape) - 1]
-    wide = (*shape[:-1], shape[-1] * call.law(right).shape[-1])
-    tape = Tape(call)
-    pairs = tape.run(lambda c: contracted(c, left, right, rest + "i", rest + "j", rest + "ij"))
-    flat = tape("reshape", pairs, shape=wide)
-    used = Weight(weight.flatten(1).unsqueeze(2), bias)
-    return tape.end(tape.run(lambda c: through_weights(c, flat, used, root, len(shape) - 1)))
+    if call.tensor(call.get(2, "weight")) is None:
+        return unknown(call, "its weight is made of what the model is given")
+
+    def apply(input1, input2, weight, bias=None):
+        rest = "abcdefg"[: input1.ndim - 1]
+        pairs = torch.einsum(f"{rest}i,{rest}j->{rest}ij", input1, input2)
+        return nn.functional.linear(pairs.flatten(-2), weight.flatten(1), bias)
+
+    return inside(call, apply, *call.args, **call.kwargs)
 
 
 # Softmax.
@@ -262,8 +256,8 @@ def _where(call: Call, chosen: Tensor | None, mask, yes, no) -> Step:
 
 def _mixed(call: Call, chosen: Tensor, yes, no) -> Step:
     """A mixture: with m for the mask, E mm' x₁x₁' + E (1-m)(1-m') x₂x₂', and what is across."""
-    tape = Tape(call)
-    mask = tape.constant(chosen.double())
+    mask = Value(("mask", next(fresh)))
+    call.tensors[mask.number] = chosen.double()
     parts, wanted = (yes, no), [v for v in (yes, no, mask) if is_value(v)]
     dims = common_dims(call, wanted)
     if dims is None:
@@ -423,140 +417,36 @@ def _log_softmax(call: Call, value, dim: int) -> Step:
 
 @rule("scaled_dot_product_attention")
 def _attention(call: Call) -> Step:
-    query, key, value = call.args[:3]
-    mask, drop = call.get(3, "attn_mask"), call.get(4, "dropout_p", 0.0)
-    causal, scale = call.get(5, "is_causal", False), call.get(6, "scale")
-    groups = call.get(7, "enable_gqa", False)
-    tape = Tape(call)
-    made, _ = attention(tape, query, key, value, mask, drop, causal, scale, groups)
-    return tape.end(made)
+    """Softmax(κ q kᵀ) v."""
 
-
-def attention(tape, query, key, value, mask=None, drop=0.0, causal=False, scale=None, groups=False):
-    """Softmax(κ q kᵀ) v, and the probabilities."""
-    call = tape.call
-    laws = [tape.law(x) for x in (query, key, value)]
-    shapes = [law.shape for law in laws]
-    if groups and shapes[0][-3] != shapes[1][-3]:
-        count = shapes[0][-3] // shapes[1][-3]
-        key, value = (
-            tape("repeat_interleave", x, count, dim=-3, shape=(*s[:-3], shapes[0][-3], *s[-2:]))
-            for x, s in ((key, shapes[1]), (value, shapes[2]))
-        )
-    scale = shapes[0][-1] ** -0.5 if scale is None else scale
-    square = (*shapes[0][:-1], shapes[1][-2])
-    swapped = _swapped(tape, key)
-    logits = tape.scaled(tape("matmul", query, swapped, shape=square), scale)
-    hidden = None
-    if causal:
-        hidden = torch.ones(square[-2:], dtype=torch.bool).triu(1)
-    elif mask is not None:
-        tensor = call.tensor(mask)
-        if tensor is None:
+    def attend(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None,
+               enable_gqa=False):  # fmt: skip
+        if enable_gqa and query.shape[-3] != key.shape[-3]:
+            count = query.shape[-3] // key.shape[-3]
+            key, value = (x.repeat_interleave(count, -3) for x in (key, value))
+        logits = (query @ key.mT) * (query.shape[-1] ** -0.5 if scale is None else scale)
+        if is_causal:
+            hidden = torch.ones(logits.shape[-2:], dtype=torch.bool).triu(1)
+            logits = logits.masked_fill(hidden, -math.inf)
+        elif attn_mask is not None and attn_mask.is_meta:
             call.notes.append("what its mask hides is not known before it runs; taken for nothing")
-        else:
-            hidden = ~tensor if tensor.dtype == torch.bool else tensor < _HIDDEN
-    if hidden is not None:
-        logits = tape.run(lambda c: _hiding(c, logits, hidden))
-    chances = tape.run(lambda c: _probabilities(c, logits, len(square) - 1))
-    if drop:
-        chances = tape("dropout", chances, p=drop, training=True, shape=square)
-    made = tape("matmul", chances, value, shape=(*square[:-1], shapes[2][-1]))
-    return made, chances
+        elif attn_mask is not None:
+            hidden = ~attn_mask if attn_mask.dtype == torch.bool else attn_mask < _HIDDEN
+            logits = logits.masked_fill(hidden, -math.inf)
+        return nn.functional.dropout(torch.softmax(logits, -1), dropout_p) @ value
+
+    return inside(call, attend, *call.args, **call.kwargs)
 
 
-def _swapped(tape: Tape, value) -> Value:
-    shape = tape.law(value).shape
-    return tape("mT", value, shape=(*shape[:-2], shape[-1], shape[-2]), function=lambda x: x.mT)
-
-
-_MHA = (
-    "query", "key", "value", "embed_dim_to_check", "num_heads", "in_proj_weight", "in_proj_bias",
-    "bias_k", "bias_v", "add_zero_attn", "dropout_p", "out_proj_weight", "out_proj_bias",
-    "training", "key_padding_mask", "need_weights", "attn_mask", "use_separate_proj_weight",
-    "q_proj_weight", "k_proj_weight", "v_proj_weight", "static_k", "static_v",
-    "average_attn_weights", "is_causal",
-)  # fmt: skip
-
-
-@rule("multi_head_attention_forward")
-def _multi_head(call: Call) -> Step:
-    given = {n: call.get(i, n) for i, n in enumerate(_MHA)}
-    weights = _projections(call, given)
-    if weights is None or given["bias_k"] is not None or given["add_zero_attn"]:
-        return unknown(call, "keys of its own are not known")
-    out = call.tensor(given["out_proj_weight"]), call.tensor(given["out_proj_bias"])
-    drop = given["dropout_p"] if given["training"] in (None, True) else 0.0
-    if given["key_padding_mask"] is not None:
-        call.notes.append("what its padding hides is not known; taken for nothing")
-    inputs = [given[n] for n in ("query", "key", "value")]
-    return heads(
-        call, inputs, weights, out, given["num_heads"], drop, given["attn_mask"], first="length"
+_heads = nn.functional.multi_head_attention_forward
+# The code of torch, which would else be told to be what its callers override.
+by_torch("multi_head_attention_forward")(
+    FunctionType(
+        _heads.__code__,
+        {**_heads.__globals__, "has_torch_function": lambda _: False},
+        argdefs=_heads.__defaults__,
     )
-
-
-def _projections(call: Call, given):
-    bias = call.tensor(given["in_proj_bias"])
-    biases = (None,) * 3 if bias is None else bias.chunk(3)
-    if given["use_separate_proj_weight"]:
-        own = [call.tensor(given[f"{n}_proj_weight"]) for n in "qkv"]
-    else:
-        whole = call.tensor(given["in_proj_weight"])
-        own = [None] if whole is None else whole.chunk(3)
-    return None if any(w is None for w in own) else list(zip(own, biases, strict=True))
-
-
-def heads(call, inputs, weights, out, count, drop=0.0, mask=None, first="batch", factors=(1,) * 3):
-    """Multi-head attention between projections, and the probabilities.
-
-    Args:
-        call: of the layer.
-        inputs: queries, keys and values.
-        weights: of the three projections, their biases, and those of the backward pass if others.
-        out: of the last one.
-        count: of heads.
-        drop: probability of dropping a probability.
-        mask: added to the logits.
-        first: dimension in front, "batch" or "length".
-        factors: of the gradients of queries, keys and values.
-    """
-    tape = Tape(call)
-    split = []
-    for value, (weight, bias, *back) in zip(inputs, weights, strict=True):
-        law = tape.law(value)
-        used = Weight(weight.unsqueeze(2), bias, 1, *(b.unsqueeze(2) for b in back))
-        shape = (*law.shape[:-1], weight.shape[0])
-        own = value, used, frozenset(), len(shape) - 1
-        made = tape.run(lambda c, own=own, s=shape: through_weights(c, *own, shape=s))
-        wide = (*shape[:-1], count, shape[-1] // count)
-        made = tape("reshape", made, shape=wide)
-        # (length, batch, heads, width) or (batch, length, heads, width).
-        order = (1, 2, 0, 3) if first == "length" else (0, 2, 1, 3)
-        order = order if len(wide) == 4 else (1, 0, 2)
-        moved = tuple(wide[i] for i in order)
-        made = tape("permute", made, shape=moved, function=lambda x, o=order: x.permute(o))
-        split.append(tape.with_gradient(made, factors[len(split)]))
-    mixed, chances = attention(tape, *split, mask, drop)
-    shape = tape.law(mixed).shape
-    order = (2, 0, 1, 3) if first == "length" else (0, 2, 1, 3)
-    order = order if len(shape) == 4 else (1, 0, 2)
-    moved = tuple(shape[i] for i in order)
-    mixed = tape("permute", mixed, shape=moved, function=lambda x: x.permute(order))
-    flat = (*moved[:-2], moved[-2] * moved[-1])
-    mixed = tape("reshape", mixed, shape=flat)
-    weight, bias, *back = out
-    used = Weight(weight.unsqueeze(2), bias, 1, *(b.unsqueeze(2) for b in back))
-    made = tape.run(lambda c: through_weights(
-        c, mixed, used, frozenset(), len(flat) - 1, shape=(*flat[:-1], len(weight))))  # fmt: skip
-    results = [made]
-    if len(call.shapes) > 1:
-        wanted = call.shapes[1]
-        law = tape.law(chances)
-        if len(wanted) < len(law.shape):
-            axis = len(law.shape) - 3
-            chances = tape("mean", chances, axis, shape=wanted)
-        results.append(chances)
-    return tape.end(*results)
+)
 
 
 # Dropout and embeddings.
@@ -566,20 +456,16 @@ _ALPHA = ("alpha_dropout", "feature_alpha_dropout")
 
 @rule("dropout", "dropout1d", "dropout2d", "dropout3d", *_ALPHA)
 def _dropout(call: Call) -> Step:
+    """A mask of elements, or of channels, times what is kept."""
     value, p = call.args[0], call.get(1, "p", call.get(1, "train", 0.5))
-    training = call.get(2, "training", call.get(2, "train", call.name not in _ALPHA))
-    law = call.law(value)
+    alpha = call.name in _ALPHA
+    training = call.get(2, "training", call.get(2, "train", not alpha))
+    law, keep = call.law(value), 1.0 - p
     if not training or not p:
         return Step([law], lambda gradients: [(value, gradients[0])])
     if p == 1:
         return Step([Law.constant(law.dims, 0.0)], lambda gradients: ())
     channels = call.name[-1] == "d" or call.name.startswith("feature")
-    return dropped(call, value, p, channels, call.name in _ALPHA)
-
-
-def dropped(call: Call, value, p: float, channels: bool, alpha: bool) -> Step:
-    """A mask of elements, or of channels, times what is kept."""
-    law, keep = call.law(value), 1.0 - p
     gain, put = (rules.alpha_gain(p), -ALPHA) if alpha else (1.0 / keep, 0.0)
     shared = {k for d in range(2, len(law.dims)) for k in law.along(d)} if channels else set()
 
@@ -610,16 +496,13 @@ def dropped(call: Call, value, p: float, channels: bool, alpha: bool) -> Step:
 
 @rule("embedding")
 def _embedding(call: Call) -> Step:
+    """Rows that tokens look up, any of them alike; the same token has the same row."""
     tokens, own = call.args[0], call.get(1, "weight")
     rows = call.tensor(own)
     if rows is None:
         return unknown(call, "its weight is made of what the model is given")
     blank = call.get(2, "padding_idx")
-    return looked_up(call, tokens, rows.detach().double().cpu(), blank, root_of(own))
-
-
-def looked_up(call: Call, tokens, rows: Tensor, blank: int | None, root) -> Step:
-    """Rows that tokens look up, any of them alike; the same token has the same row."""
+    rows = rows.detach().double().cpu()
     if blank is not None and blank >= 0 and len(rows) > 1:
         rows = torch.cat([rows[:blank], rows[blank + 1 :]])
     law = call.law(tokens)
@@ -637,23 +520,16 @@ def looked_up(call: Call, tokens, rows: Tensor, blank: int | None, root) -> Step
         array = matches * variance
     array = np.expand_dims(array, array.ndim) if width > 1 else array
     dims = (*law.dims, *dims_of((width,)))
-    return Step([Law.normal(dims, mean, array, root)], lambda gradients: ())
+    return Step([Law.normal(dims, mean, array, call.weight(own)[0])], lambda gradients: ())
 
 
 # Gates, and activations that are more than a function.
 
 
-@rule("glu")
-def _glu(call: Call) -> Step:
-    return gates(call, call.args[0], call.get(1, "dim", -1), torch.sigmoid)
-
-
-def gates(call: Call, value, dim: int, gate) -> Step:
-    """One half of a dimension times a function of the other."""
-    tape, shape = Tape(call), call.shapes[0]
-    halves = tape.several("chunk", value, 2, dim, shapes=[shape, shape], function=torch.chunk)
-    passing = tape("gate", halves[1], shape=shape, function=gate)
-    return tape.end(tape("mul", halves[0], passing, shape=shape, function=torch.mul))
+@by_torch("glu")
+def _glu(input, dim=-1):
+    passing, gate = input.chunk(2, dim)
+    return passing * torch.sigmoid(gate)
 
 
 @rule("rrelu")
@@ -723,9 +599,9 @@ def _unit_length(call: Call) -> Step:
     law = call.law(value)
     if call.get(1, "p", 2.0) != 2.0 or law.values is None:
         return unknown(call)
-    over, tape = list(law.along(dim % len(law.dims))), Tape(call)
-    made = tape.run(lambda c: normalised(c, value, over, 0.0, centred=False))
-    return tape.end(tape.scaled(made, law.shape[dim] ** -0.5))
+    over = list(law.along(dim % len(law.dims)))
+    unit = custom(lambda c: normalised(c, c.args[0], over, 0.0, centred=False))
+    return inside(call, lambda x: unit(x) * law.shape[dim] ** -0.5, value)
 
 
 @rule("amax", "amin", "max", "min")
@@ -734,20 +610,20 @@ def _extreme(call: Call) -> Step:
     value, named = call.args[0], call.get(1, "dim")
     if is_value(named) or call.law(value).values is None:
         return unknown(call)
-    law, tape = call.law(value), Tape(call)
+    law = call.law(value)
     over = dimensions(named, len(law.dims))
     order = [*(d for d in range(len(law.dims)) if d not in over), *over]
-    sign = -1.0 if call.name.endswith("min") else 1.0
-    shape = tuple(law.shape[d] for d in order)
-    moved = tape("permute", tape.scaled(value, sign), shape=shape,
-                 function=lambda x: x.permute(order))  # fmt: skip
-    first = len(order) - len(over)
-    kept = (*shape[:first], *[1] * len(over))
-    inner = Call(call.name, (moved,), {}, [kept], call.laws, call.tensors)
-    steps = [Steps(n, 1, n, n, 0, 1) for n in shape[first:]]
-    made = tape.run(lambda _: of_windows(inner, moved, first, steps))
-    call.notes += inner.notes
-    step = tape.end(tape.scaled(tape("reshape", made, shape=call.shapes[0]), sign))
+    first, sign = len(order) - len(over), -1.0 if call.name.endswith("min") else 1.0
+    steps = [Steps(law.shape[d], 1, law.shape[d], law.shape[d], 0, 1) for d in over]
+    largest = custom(lambda c: of_windows(c, c.args[0], first, steps))
+
+    def extreme(x):
+        moved = (x * sign if sign < 0 else x).permute(order)
+        made = largest(moved, shape=(*moved.shape[:first], *[1] * len(over)))
+        made = made.reshape(call.shapes[0])
+        return made * sign if sign < 0 else made
+
+    step = inside(call, extreme, value)
     places = [
         Law(dims_of(s), np.ones([1] * sum(n > 1 for n in s)), None, -1) for s in call.shapes[1:]
     ]

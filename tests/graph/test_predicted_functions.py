@@ -209,3 +209,16 @@ def test_every_layer_has_a_row(row, kind):
     assert end.path == "0"
     assert end.fwd_std is not None
     assert scales["input"].bwd_std is not None
+
+
+WITHOUT_WEIGHTS = [row for row in ROWS if row.name in dir(nnp) and not [*row.layer().parameters()]]
+
+
+@pytest.mark.parametrize("row", WITHOUT_WEIGHTS, ids=lambda row: f"{row.name}-{len(row.shape)}")
+def test_a_twin_without_weights_is_the_plain_layer_over_a_constant(row):
+    # With the default scaling both passes are divided by the same one; the slope of hardsigmoid is
+    # a sixth of float32 in torch.
+    plain, twin = (predict(nn.Sequential(m), row.input()) for m in (row.plain(), row.layer()))
+    divided = plain.rows[-1].fwd_std / twin.rows[-1].fwd_std
+    assert plain["input"].bwd_std / twin["input"].bwd_std == pytest.approx(divided, rel=2.0**-24)
+    assert plain.rows[-1].assumed == twin.rows[-1].assumed
