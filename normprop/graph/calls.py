@@ -13,19 +13,20 @@ from torch.utils._pytree import tree_leaves, tree_map
 from normprop.graph.laws import (
     GRID,
     Array,
+    Chain,
     Dims,
     Gradient,
     Law,
+    Map,
     Pair,
     added,
     agreeing,
     at_zero,
-    average,
     dims_of,
     fresh,
     gradient_of,
     measured,
-    regrouped,
+    ones,
     shifted,
     times,
     total,
@@ -42,7 +43,24 @@ class Step:
     """What a call does: the laws of what comes out, and the way back."""
 
     laws: list[Law]
-    back: Back
+    back: Back = lambda gradients: ()
+
+    @classmethod
+    def curve(
+        cls, value, made: Law, slope: Array | float = 1.0, array: Map | None = None
+    ) -> "Step":
+        """A function, place by place, and what places do to the noise of the gradient."""
+
+        def back(gradients):
+            gradient = times(gradients[0], slope)
+            yield value, gradient if array is None else shifted(gradient, array)
+
+        return cls([made], back)
+
+    @classmethod
+    def linear(cls, value, made: Law, array: Map):
+        """A map that mixes places, by what it makes of the array of the gradient."""
+        return cls([made], lambda g: [(value, gradient_of(array(total(g[0], made))))])
 
 
 @dataclass
@@ -141,7 +159,7 @@ def unknown(call: Call, why: str = "") -> Step:
             laws.append(own.with_covariance(np.sort(own.values), own.covariance))
         else:
             dims = dims_of(shape)
-            laws.append(Law.normal(dims, 0.0, np.ones([1] * sum(map(len, dims)))))
+            laws.append(Law.normal(dims, 0.0, ones(dims)))
     given = "the law of its input" if alike else "N(0, 1)"
     call.notes.append(f"{reason}; its output is taken for {given}, its gradient for what arrives")
 
@@ -401,36 +419,28 @@ class Spread:
     """A tensor, broadcast to dimensions, and the way back: sums over what it was spread over."""
 
     def __init__(self, law: Law, dims: Dims):
-        self.own = ((),) * (len(dims) - len(law.dims)) + law.dims
-        self.dims = dims
-        self.trivial = True
-        array, k = law.rho, 0
-        for own, wanted in zip(self.own, dims, strict=True):
-            sizes = [axis.size for axis in own], [axis.size for axis in wanted]
-            if sizes[0] != sizes[1]:
-                self.trivial = False
-                if own:
-                    array = regrouped(array, *sizes, k)
-                else:
-                    for at in range(k, k + len(wanted)):
-                        array = np.stack([array, array], axis=at)
+        chain, k = Chain(), 0
+        for own, wanted in zip(((),) * (len(dims) - len(law.dims)) + law.dims, dims, strict=True):
+            if own:
+                chain.regroup(own, wanted, k)
+            else:
+                for place, axis in enumerate(wanted, start=k):
+                    chain.copy(axis.size, place)
             k += len(wanted)
-        self.law = law if self.trivial else replace(law, rho=array)
-        self.law = replace(self.law, dims=dims)
+        self.trivial = not chain.maps
+        self.law = replace(law, rho=chain(law.rho), dims=dims)
+        self.back = chain.back
 
-    def back(self, array: Array) -> Array:
-        """From an array of noise over the wide dimensions to one over those that were."""
-        k = 0
-        for own, wanted in zip(self.own, self.dims, strict=True):
-            sizes = [axis.size for axis in own], [axis.size for axis in wanted]
-            if sizes[0] != sizes[1]:
-                if own:
-                    array = regrouped(array, sizes[1], sizes[0], k)
-                else:
-                    for size in sizes[1]:
-                        array = average(array, k, size) * size**2
-            k += len(own)
-        return array
+
+def portion(gradient: Gradient, law: Law, made: Law, which: int) -> Gradient:
+    """Of the gradient at a mixture what comes to one of what it was mixed of."""
+    found = {}
+    for noise, part in gradient.items():
+        amplitude = part.amplitude
+        if np.ndim(amplitude):
+            amplitude = np.interp(law.values, made.values, amplitude)
+        found[(noise, "part", which)] = replace(part, amplitude=amplitude)
+    return found
 
 
 _SUMS = {"add": 1.0, "sub": -1.0, "rsub": -1.0}

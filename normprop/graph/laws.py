@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 Array = np.ndarray
+Map = Callable[[Array], Array]
 
 _REACH, _POINTS, _TERMS = 8.5, 4096, 40
 GRID = ((np.arange(_POINTS) + 0.5) / _POINTS * 2.0 - 1.0) * _REACH
@@ -93,35 +94,38 @@ class Axis(NamedTuple):
     samples: bool = False
 
 
+def middle(shape: Sequence[int]) -> tuple[int, ...]:
+    """Where the entry of no distance is."""
+    return tuple(n // 2 if n > 2 else 0 for n in shape)
+
+
 def at_zero(array: Array) -> float:
     """The entry of no distance."""
-    return float(array[tuple(n // 2 if n > 2 else 0 for n in array.shape)])
+    return float(array[middle(array.shape)])
 
 
-def _put(array: Array, k: int, parts: Sequence[Array]) -> Array:
-    return np.concatenate(parts, axis=k)
-
-
-def _zero(array: Array, k: int) -> Array:
-    """At no distance along an axis, which stays with one entry."""
-    n = array.shape[k]
-    return array.take([n // 2 if n > 2 else 0], axis=k)
+def at(array: Array, k: int) -> Array:
+    """At no distance along an axis, without that axis."""
+    return array.take(*middle(array.shape[k : k + 1]), axis=k)
 
 
 def two(array: Array, k: int) -> Array:
     """An axis of independent places as one of two entries."""
-    if array.shape[k] > 1:
-        return array
-    return _put(array, k, [array, np.zeros_like(array)])
+    return array if array.shape[k] > 1 else np.concatenate([array, 0.0 * array], axis=k)
+
+
+def twos(array: Array) -> Array:
+    """Likewise with all axes."""
+    for k in range(array.ndim):
+        array = two(array, k)
+    return array
 
 
 def every(array: Array, k: int, size: int) -> Array:
     """An axis with an entry for every distance."""
     if array.shape[k] > 2 or size == 1:
         return array
-    array = two(array, k)
-    other = array.take([1] * (size - 1), axis=k)
-    return _put(array, k, [other, _zero(array, k), other])
+    return two(array, k).take([*[1] * (size - 1), 0, *[1] * (size - 1)], axis=k)
 
 
 def average(array: Array, k: int, size: int) -> Array:
@@ -136,17 +140,19 @@ def average(array: Array, k: int, size: int) -> Array:
     return np.tensordot(array, weights, (k, 0))
 
 
+def elsewhere(same: Array, mean: Array, size: int) -> Array:
+    """The average over different places, from that over one and that over all pairs."""
+    return (size * mean - same) / (size - 1)
+
+
 def _merged(array: Array, k: int, sizes: Sequence[int]) -> Array:
     """Axes from k on as one: their average over different places is what is kept of them."""
-    axes = range(k, k + len(sizes))
-    if all(array.shape[a] == 1 for a in axes):
+    if all(n == 1 for n in array.shape[k : k + len(sizes)]):
         return array.reshape(*array.shape[:k], 1, *array.shape[k + len(sizes) :])
     same, mean = array, array
-    for a, size in reversed(list(zip(axes, sizes, strict=True))):
-        same, mean = _zero(same, a).squeeze(a), average(mean, a, size)
-    n = math.prod(sizes)
-    other = (n * mean - same) / (n - 1)
-    return np.stack([same, other], axis=k)
+    for a, size in reversed(list(enumerate(sizes, start=k))):
+        same, mean = at(same, a), average(mean, a, size)
+    return np.stack([same, elsewhere(same, mean, math.prod(sizes))], axis=k)
 
 
 def _divided(array: Array, k: int, sizes: Sequence[int]) -> Array:
@@ -163,12 +169,6 @@ def _divided(array: Array, k: int, sizes: Sequence[int]) -> Array:
         places = sum(s * d for s, d in zip(steps, distances, strict=True)) + entries // 2
     found = array.take(places.ravel(), axis=k)
     return found.reshape(*array.shape[:k], *places.shape, *array.shape[k + 1 :])
-
-
-def at(array: Array, k: int) -> Array:
-    """At no distance along an axis, without that axis."""
-    n = array.shape[k]
-    return array.take(n // 2 if n > 2 else 0, axis=k)
 
 
 def compact(array: Array) -> Array:
@@ -217,14 +217,87 @@ def plus(array: Array, number: float) -> Array:
     """With a number at every distance."""
     if not number:
         return array
-    for k in range(array.ndim):
-        array = two(array, k)
-    return array + number
+    return twos(array) + number
+
+
+class Chain:
+    """Linear maps of tensors, one after the other, as what they make of arrays over distances.
+
+    The adjoints take an array of the gradient, reversed, to what comes back of it.
+    """
+
+    def __init__(self) -> None:
+        self.maps: list[tuple[Map, Map]] = []
+
+    def then(self, forward: "Map", back: "Map") -> None:
+        """Add a map."""
+        self.maps.append((forward, back))
+
+    def regroup(self, old: Sequence[Axis], new: Sequence[Axis], k: int) -> None:
+        """Axes from k on as others, in the order of memory."""
+        before, after = [a.size for a in old], [a.size for a in new]
+        if before != after:
+            self.then(
+                lambda array: regrouped(array, before, after, k),
+                lambda array: regrouped(array, after, before, k),
+            )
+
+    def copy(self, size: int, k: int) -> None:
+        """A new axis, along which all places are the same."""
+        self.then(
+            lambda array: np.stack([array, array], axis=k),
+            lambda array: average(array, k, size) * size**2,
+        )
+
+    def sum(self, size: int, k: int) -> None:
+        """The sum over an axis."""
+        self.then(
+            lambda array: average(array, k, size) * size**2,
+            lambda array: np.stack([array, array], axis=k),
+        )
+
+    def one(self, k: int, size: float = 1.0) -> None:
+        """One place of an axis; what comes back reaches all, or is dealt out to so many."""
+        self.then(lambda array: at(array, k), lambda array: np.expand_dims(array, k) / size)
+
+    def transpose(self, order: Sequence[int]) -> None:
+        """The axes in another order."""
+        back = np.argsort(order) if order else order
+        self.then(lambda array: array.transpose(order), lambda array: array.transpose(back))
+
+    def __call__(self, array: Array) -> Array:
+        """What the maps make of an array."""
+        for forward, _ in self.maps:
+            array = forward(array)
+        return array
+
+    def back(self, array: Array) -> Array:
+        """The adjoint."""
+        for _, back in reversed(self.maps):
+            array = back(array)
+        return array
 
 
 # Laws.
 
 Dims = tuple[tuple[Axis, ...], ...]
+
+
+def ones(dims: Dims) -> Array:
+    """The array that says that all places are independent."""
+    return np.ones([1] * sum(map(len, dims)))
+
+
+def merged(dims: Dims, first: int) -> Chain:
+    """Every dimension from that one on as one axis."""
+    chain, k = Chain(), sum(map(len, dims[:first]))
+    for own in dims[first:]:
+        if own:
+            chain.regroup(own, [Axis(math.prod(a.size for a in own))], k)
+            k += 1
+    return chain
+
+
 fresh = itertools.count()
 """Numbers of sources and noises."""
 
@@ -265,8 +338,12 @@ class Law:
     @classmethod
     def constant(cls, dims: Dims, number: float) -> "Law":
         """The same number everywhere."""
-        axes = sum(map(len, dims))
-        return cls(dims, np.ones([1] * axes), np.full(_POINTS, float(number)), next(fresh))
+        return cls(dims, ones(dims), np.full(_POINTS, float(number)), next(fresh))
+
+    @classmethod
+    def tokens(cls, shape: Sequence[int]) -> "Law":
+        """Tokens, or places, that all differ."""
+        return cls(dims_of(shape), ones(dims_of(shape)), None, next(fresh))
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -323,7 +400,7 @@ class Law:
                 marked, array = True, two(array, k).take([1 if array.shape[k] == 2 else -1], axis=k)
             else:
                 marked = marked or axis.samples
-                array = np.zeros_like(array) if axis.samples else _zero(array, k)
+                array = 0.0 * array if axis.samples else np.expand_dims(at(array, k), k)
         if not marked:
             return 0.0 if self.variance == 0 else None
         return math.sqrt(max(self.variance - float(array.ravel()[0]), 0.0))
@@ -360,7 +437,7 @@ class Law:
 
     # What moves numbers.
 
-    def moved(self, dims: Dims, array: Callable[[Array], Array]) -> "Law":
+    def moved(self, dims: Dims, array: Map) -> "Law":
         """The same numbers in other places, and what that does to an array over distances."""
         return replace(self, dims=dims, rho=array(self.rho), seen=None, uneven=None)
 
@@ -416,39 +493,35 @@ def _covariances(centred: Array, fine: list[int]) -> Array:
         return found
 
     x = centred.transpose(*others, *fine)
-    tables = {}
-    for chosen in itertools.product((0, 1), repeat=len(others)):
-        # Averaged over an axis first, its pairs are all pairs.
-        mean = x.mean(axis=tuple(k for k, c in enumerate(chosen) if c), keepdims=True)
-        tables[chosen] = products(mean)
-    array = np.empty([2] * len(others) + list(np.shape(tables[(0,) * len(others)])))
-    for chosen, table in tables.items():
-        array[chosen] = table
-    for k, place in enumerate(others):
-        n = centred.shape[place]
-        same, mean = array.take([0], axis=k), array.take([1], axis=k)
-        array = np.concatenate([same, (n * mean - same) / (n - 1)], axis=k)
+    sizes_of_others = [centred.shape[k] for k in others]
+    array = by_kinds(sizes_of_others, lambda over: products(x.mean(axis=over, keepdims=True)))
     return array.transpose(np.argsort([*others, *fine]))
+
+
+def by_kinds(sizes: Sequence[int], mean: Callable[[tuple[int, ...]], Array]) -> Array:
+    """By distance, of two kinds an axis, from means over all pairs of places along some axes."""
+    chosen = itertools.product((0, 1), repeat=len(sizes))
+    found = np.array([mean(tuple(k for k, c in enumerate(row) if c)) for row in chosen])
+    array = found.reshape([2] * len(sizes) + list(found.shape[1:]))
+    for k, size in enumerate(sizes):
+        same, all_pairs = array.take([0], axis=k), array.take([1], axis=k)
+        array = np.concatenate([same, elsewhere(same, all_pairs, size)], axis=k)
+    return array
 
 
 def _matches(tokens: Tensor) -> Array:
     """By distance, of two kinds an axis, how probable it is that two tokens are the same."""
-    n = tokens.ndim
     _, tokens = tokens.unique(return_inverse=True)
     kinds = int(tokens.max()) + 1 if tokens.numel() else 1
-    tables = np.ones([2] * n)
-    for chosen in itertools.product((0, 1), repeat=n):
-        kept = [k for k, c in enumerate(chosen) if not c]
-        rows = tokens.permute(*kept, *(k for k in range(n) if k not in kept))
-        rows = rows.reshape(math.prod(tokens.shape[k] for k in kept), -1)
+
+    def mean(over: tuple[int, ...]) -> float:
+        kept = [k for k in range(tokens.ndim) if k not in over]
+        rows = tokens.permute(*kept, *over).reshape(math.prod(tokens.shape[k] for k in kept), -1)
         places = torch.arange(len(rows)).unsqueeze(1) * kinds + rows
         _, counts = places.unique(return_counts=True)
-        tables[chosen] = float((counts.double() ** 2).sum()) / (len(rows) * rows.shape[1] ** 2)
-    for k in range(n):
-        size = tokens.shape[k]
-        same, mean = tables.take([0], axis=k), tables.take([1], axis=k)
-        tables = np.concatenate([same, (size * mean - same) / (size - 1)], axis=k)
-    return tables
+        return float((counts.double() ** 2).sum()) / (len(rows) * rows.shape[1] ** 2)
+
+    return by_kinds(tokens.shape, mean)
 
 
 # Two laws.
@@ -552,7 +625,7 @@ def times(gradient: Gradient, factor: Array | float) -> Gradient:
     return {n: replace(p, amplitude=p.amplitude * factor) for n, p in gradient.items()}
 
 
-def shifted(gradient: Gradient, array: Callable[[Array], Array]) -> Gradient:
+def shifted(gradient: Gradient, array: Map) -> Gradient:
     """With another array of the noise, which may have another variance."""
     found = {}
     for noise, part in gradient.items():

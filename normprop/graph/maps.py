@@ -14,18 +14,19 @@ from normprop.graph.laws import (
     GRID,
     Array,
     Axis,
-    Dims,
+    Chain,
     Law,
     at,
     at_zero,
     average,
+    by_kinds,
+    dims_of,
     every,
     fresh,
-    gradient_of,
+    merged,
     plus,
-    regrouped,
-    total,
     two,
+    twos,
 )
 
 
@@ -45,36 +46,24 @@ def _averaged(call: Call) -> Step:
     over = dimensions(call.get(1, "dim", call.kwargs.get("axis")), len(law.dims))
     kept = len(call.shapes[0]) == len(law.dims)
     size = math.prod(law.shape[d] for d in over)
-    scale = size if call.name == "sum" else 1.0
+    scale = 1.0 if call.name == "sum" else 1.0 / size
 
-    def reduce(array: Array, law=law) -> Array:
-        for d in reversed(over):
-            for k in reversed(law.along(d)):
-                array = average(array, k, law.axes[k].size)
-        return array
-
+    chain = Chain()
+    for k in reversed([k for d in over for k in law.along(d)]):
+        chain.sum(law.axes[k].size, k)
     dims = tuple(
         () if d in over else dim for d, dim in enumerate(law.dims) if kept or d not in over
     )
-    covariance = reduce(law.covariance) * scale**2
     free = math.prod(law.axes[k].size for d in over for k in law.along(d) if law.rho.shape[k] == 1)
     # An average of many places has next to nothing in common with each of them.
     own = replace(law, roots=frozenset()) if free >= _MANY else law
-    made = blended(own, law.mean * scale, covariance, dims, law.variance * scale**2)
-
-    def widen(array: Array) -> Array:
-        for d in over:
-            for k in law.along(d):
-                array = np.stack([array, array], axis=k)
-        return array * (scale / size) ** 2
-
-    def back(gradients):
-        yield value, gradient_of(widen(total(gradients[0], made)))
-
-    return Step([made], back)
+    covariance = chain(law.covariance) * scale**2
+    before = law.variance * (scale * size) ** 2
+    made = blended(own, law.mean * scale * size, covariance, dims, before)
+    return Step.linear(value, made, lambda array: chain.back(array) * scale**2)
 
 
-def blended(law: Law, mean: float, covariance: Array, dims: Dims, before: float) -> Law:
+def blended(law: Law, mean: float, covariance: Array, dims, before: float) -> Law:
     """A weighted average of several elements: nearly normal, where it is one of many."""
     if at_zero(covariance) < 0.5 * before:
         if mean > 0 and law.values.min() >= 0 and at_zero(covariance) > 0:
@@ -143,43 +132,27 @@ def mapped(call: Call, value, first: int, matrices: Sequence[Array], copies: boo
     """Linear maps along the dimensions from ``first`` on."""
     law = call.law(value)
     maps = [Along(m) for m in matrices]
-    backs = [Along(m.T) for m in matrices]
-    dims = list(law.dims)
-    for d, m in enumerate(maps):
-        samples = any(a.samples for a in dims[first + d])
-        dims[first + d] = (Axis(m.outputs, samples),) if m.outputs > 1 else ()
-
-    def through(array: Array, of: Dims, maps: Sequence[Along]) -> Array:
-        k = sum(map(len, of[:first]))
-        for d, m in enumerate(maps):
-            if len(of[first + d]) > 1:
-                array = regrouped(array, [a.size for a in of[first + d]], [m.inputs], k)
-            array = m(array, k)
-            k += m.outputs > 1
-        return array
-
+    chain, k = merged(law.dims, first), sum(map(len, law.dims[:first]))
+    for there, matrix in zip(maps, matrices, strict=True):
+        back = Along(matrix.T)
+        chain.then(lambda array, m=there, k=k: m(array, k), lambda array, m=back, k=k: m(array, k))
+        k += there.outputs > 1
+    ends = (sized(dim, m.outputs) for dim, m in zip(law.dims[first:], maps, strict=True))
+    dims = (*law.dims[:first], *ends)
     if copies:
-        made = law.moved(tuple(dims), lambda array: through(array, law.dims, maps))
+        made = law.moved(dims, chain)
         size = at_zero(made.rho)
         made = replace(made, rho=made.rho / size if size else made.rho)
     else:
         mean = law.mean * math.prod(m.sums for m in maps)
-        covariance = plus(through(law.second, law.dims, maps), -(mean**2))
-        if law.mean == 0:
-            covariance = through(law.covariance, law.dims, maps)
-        made = blended(law, mean, covariance, tuple(dims), law.variance)
+        covariance = plus(chain(law.second), -(mean**2)) if law.mean else chain(law.covariance)
+        made = blended(law, mean, covariance, dims, law.variance)
+    return Step.linear(value, made, chain.back)
 
-    def back(gradients):
-        array = through(total(gradients[0], made), made.dims, backs)
-        k = sum(map(len, law.dims[:first]))
-        for d, m in enumerate(maps):
-            own = law.dims[first + d]
-            if len(own) > 1:
-                array = regrouped(array, [m.inputs], [a.size for a in own], k)
-            k += len(own)
-        yield value, gradient_of(array)
 
-    return Step([made], back)
+def sized(dim: tuple[Axis, ...], size: int) -> tuple[Axis, ...]:
+    """A dimension in the place of another."""
+    return (Axis(size, any(axis.samples for axis in dim)),) if size > 1 else ()
 
 
 def entries_of(argument, count: int) -> tuple:
@@ -248,10 +221,9 @@ class Weight:
             self.squares if back is None else float((back.double() ** 2).sum()) / self.outputs
         )
         self.backward = backward * self.outputs / self.inputs
-        sums = weight.sum(1).double().cpu()
-        offset = torch.zeros(self.outputs, 1) if bias is None else bias.detach().cpu().unsqueeze(1)
-        # A bias is a tap that is always inside, on a constant of 1.
-        self.sums = torch.cat([sums, offset.double()], 1).numpy()
+        self.sums = weight.sum(1).double().cpu().numpy()
+        bias = torch.zeros(self.outputs) if bias is None else bias.detach()
+        self.offset = bias.double().cpu().numpy()
         self.overlaps = self._overlaps(weight.reshape(-1, self.taps))
 
     def _overlaps(self, weight: Tensor) -> Array | None:
@@ -272,29 +244,18 @@ class Weight:
         Covariances are by distances of two kinds an axis.  At a border some taps are outside, so
         that places differ.
         """
-        inputs = np.append(np.full(self.taps, mean), 1.0)
-        products = self.sums.T @ self.sums / self.outputs * np.outer(inputs, inputs)
-        taps = list(product(*(range(axis.taps) for axis in steps)))
-        average, tables = 1.0, np.ones((1, *products.shape))
-        within, all_pairs = 1.0, 1.0
-        for d, axis in enumerate(steps):
-            places = np.pad(
-                axis.hits(up)[:, [t[d] for t in taps]], ((0, 0), (0, 1)), constant_values=1
-            )
-            n, summed = len(places), places.sum(0)
-            same = places.T @ places
-            other = (np.outer(summed, summed) - same) / max(n * (n - 1), 1)
-            average = average * summed / n
-            within = within * same / n
-            all_pairs = all_pairs * np.outer(summed, summed) / n**2
-            kinds = [same / n, other] if n > 1 else [same / n]
-            tables = np.stack([row * kind for row in tables for kind in kinds])
-        found = (tables * products).sum((1, 2))
-        centre = float((self.sums.mean(0) * inputs * average).sum())
-        sizes = [2 for axis in steps if (axis.inputs if up else axis.outputs) > 1]
-        own = self.sums * inputs
-        spread = ((own @ (within - all_pairs)) * own).sum(1) if steps else np.zeros(self.outputs)
-        return centre, found.reshape(sizes) - centre**2, spread
+        made = self.sums.reshape(self.outputs, *(axis.taps for axis in steps))
+        for axis in steps:
+            made = np.tensordot(made, axis.hits(up), (1, 1))
+        made = mean * made + self.offset.reshape(-1, *[1] * len(steps))
+        spread = made.reshape(self.outputs, -1).var(1)
+        centre, places = float(made.mean()), [n for n in made.shape[1:] if n > 1]
+        made = made.reshape(self.outputs, *places)
+
+        def squares(over: tuple[int, ...]) -> float:
+            return (made.mean(tuple(k + 1 for k in over)) ** 2).mean()
+
+        return centre, by_kinds(places, squares) - centre**2, spread
 
 
 class Steps:
@@ -382,58 +343,38 @@ def _along(steps: Sequence[Steps], weight: Weight, array: Array, first: int, up:
 
 def through_weights(call, value, weight, root, channel, steps=(), transposed=False):
     """A map with weights over a dimension of channels and the dimensions of places behind it."""
-    law = call.law(value)
-    shape = call.shapes[0]
-    count = len(steps)
-    dims = [*law.dims[:channel], (Axis(weight.outputs),) if weight.outputs > 1 else ()]
-    for d in range(count):
-        samples = any(a.samples for a in law.dims[channel + 1 + d])
-        size = shape[channel + 1 + d]
-        dims.append((Axis(size, samples),) if size > 1 else ())
+    law, shape = call.law(value), call.shapes[0]
     k = sum(map(len, law.dims[:channel]))
-    outs = [axis.inputs if transposed else axis.outputs for axis in steps]
-    ins = [axis.outputs if transposed else axis.inputs for axis in steps]
+    ends = (sized(law.dims[channel + d], shape[channel + d]) for d in range(1, len(steps) + 1))
+    dims = (*law.dims[:channel], *dims_of([weight.outputs]), *ends)
+    outs = math.prod(axis.inputs if transposed else axis.outputs for axis in steps)
+    ins = math.prod(axis.outputs if transposed else axis.inputs for axis in steps)
     pairs = math.prod(axis.pairs / axis.taps for axis in steps)
-    inside = pairs / math.prod(outs)
-    array = law.covariance
+    there, back = weight.squares * pairs / outs, weight.backward * pairs / ins
+    chain = Chain()
     for _ in law.dims[channel]:
-        array = at(array, k)
-    place = k
-    for d in range(count):
-        own = law.dims[channel + 1 + d]
-        if len(own) > 1:
-            array = regrouped(array, [a.size for a in own], [ins[d]], place)
-        place += ins[d] > 1
-    array = _along(steps, weight, array, k, transposed) * weight.squares * inside
+        chain.one(k)
+    chain.maps += merged((*law.dims[:channel], *law.dims[channel + 1 :]), channel).maps
+    chain.then(
+        lambda array: _along(steps, weight, array, k, transposed) * there,
+        lambda array: _along(steps, weight, array, k, not transposed) * back,
+    )
+    array = chain(law.covariance)
     mean, constant, spread = weight.of_constant(law.mean, steps, transposed)
     within = array
     for axis in reversed([a for d in (*dims[:channel], *dims[channel + 1 :]) for a in d]):
         within = average(within, within.ndim - 1, axis.size)
-    uneven = (at_zero(array) - float(within)) * weight.each / (weight.squares or 1.0) + spread
+    share = weight.each / (weight.squares or 1.0)
+    uneven = (at_zero(array) - float(within)) * share + spread
     if np.abs(constant).max() > _ROUNDING * (at_zero(array) + mean**2):
         array = _plus_array(array, constant, k)
     if weight.outputs > 1:
         array = np.expand_dims(array, k)
-    made = Law.normal(tuple(dims), mean, array, frozenset({("result", next(fresh)), *root}))
+        chain.then(lambda array: np.expand_dims(array, k), lambda array: at(array, k))
+    made = Law.normal(dims, mean, array, frozenset({("result", next(fresh)), *root}))
     if uneven.mean() > 0:
-        share = weight.each / (weight.squares or 1.0)
         made = replace(made, uneven=np.stack([np.maximum(uneven / uneven.mean(), 0.0), share]))
-
-    def back(gradients):
-        array = total(gradients[0], made)
-        if weight.outputs > 1:
-            array = at(array, k)
-        array = _along(steps, weight, array, k, not transposed)
-        array = array * weight.backward * pairs / math.prod(ins)
-        place = k
-        for d in range(count):
-            own = law.dims[channel + 1 + d]
-            if len(own) > 1:
-                array = regrouped(array, [ins[d]], [a.size for a in own], place)
-            place += len(own)
-        yield value, gradient_of(np.expand_dims(array, tuple(range(k, k + len(law.dims[channel])))))
-
-    return Step([made], back)
+    return Step.linear(value, made, chain.back)
 
 
 _ROUNDING = 1e-13
@@ -441,8 +382,7 @@ _ROUNDING = 1e-13
 
 def _plus_array(array: Array, last: Array, first: int) -> Array:
     """With what is the same at all distances along the axes in front of the last ones."""
-    for k in range(array.ndim):
-        array = two(array, k)
+    array = twos(array)
     for k, entries in enumerate(array.shape[first:]):
         if entries > 2:
             last = every(last, k, entries // 2 + 1)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,23 +13,20 @@ from normprop.graph.laws import (
     GRID,
     WEIGHTS,
     Array,
-    Axis,
-    Dims,
     Law,
     at,
     at_zero,
     average,
-    dims_of,
     gradient_of,
     largest,
+    merged,
+    middle,
     plus,
     quantiles,
-    regrouped,
-    shifted,
     times,
     total,
 )
-from normprop.graph.maps import Steps, entries_of
+from normprop.graph.maps import Steps, entries_of, sized
 from normprop.graph.trace import Value
 
 
@@ -44,22 +42,20 @@ def _max_pooled(call: Call) -> Step:
     """Maximum over windows: their places are taken to be correlated alike."""
     value = call.args[0]
     law, shape = call.law(value), call.shapes[0]
-    adaptive = "adaptive" in call.name
     count = int(call.name.replace("_with_indices", "")[-2])
     first = len(law.dims) - count
     inputs, outputs = law.shape[first:], shape[first:]
-    if adaptive:
+    if "adaptive" in call.name:
         window = [max(round(n / o), 1) for n, o in zip(inputs, outputs, strict=True)]
         stride, padding, dilation = window, (0,) * count, (1,) * count
     else:
-        window = entries_of(call.get(1, "kernel_size"), count)
-        stride = call.get(2, "stride")
-        stride = entries_of(window if stride is None or stride == [] else stride, count)
-        padding = entries_of(call.get(3, "padding", 0), count)
-        dilation = entries_of(call.get(4, "dilation", 1), count)
-    steps = [
-        Steps(*n) for n in zip(inputs, outputs, window, stride, padding, dilation, strict=True)
-    ]
+        names = ("kernel_size", None), ("stride", None), ("padding", 0), ("dilation", 1)
+        window, stride, padding, dilation = (
+            call.get(i, *own) for i, own in enumerate(names, start=1)
+        )
+        stride = window if stride is None or stride == [] else stride
+    geometry = (entries_of(n, count) for n in (window, stride, padding, dilation))
+    steps = [Steps(*numbers) for numbers in zip(inputs, outputs, *geometry, strict=True)]
     return of_windows(call, value, first, steps)
 
 
@@ -67,12 +63,8 @@ def of_windows(call: Call, value, first: int, steps: Sequence[Steps]) -> Step:
     """The maximum over windows of the dimensions from ``first`` on."""
     law, shape = call.law(value), call.shapes[0]
     k = sum(map(len, law.dims[:first]))
-    rho, place = law.rho, k
-    for d, axis in enumerate(steps):
-        own = law.dims[first + d]
-        if len(own) > 1:
-            rho = regrouped(rho, [a.size for a in own], [axis.inputs], place)
-        place += axis.inputs > 1
+    chain = merged(law.dims, first)
+    rho = chain(law.rho)
     inside = math.prod(axis.pairs / (axis.outputs * axis.taps) for axis in steps)
     size = math.prod(min(axis.taps, axis.inputs) for axis in steps)
     count = max(math.prod(axis.taps for axis in steps) * inside, 1.0)
@@ -91,55 +83,36 @@ def of_windows(call: Call, value, first: int, steps: Sequence[Steps]) -> Step:
     own = (spread - c) / max(1.0 - c, 1e-12)
     # Maxima of normals that are correlated one by one, to the second order.
     r = np.clip((same - common) / max(1.0 - c, 1e-12), -1.0, 1.0)
-    middle = common + (1.0 - c) * (r / count + (own - 1.0 / count) * r * np.abs(r))
-    array, place = rho, k
+    place = k
     for axis in steps:
-        array = axis.down(array, place)
+        chain.then(partial(axis.down, k=place), partial(axis.up, k=place))
         place += axis.outputs > 1
-    array = np.array(array)
-    array[(..., *(n // 2 if n > 2 else 0 for n in array.shape[k:]))] = middle
-    dims = list(law.dims)
-    for d, axis in enumerate(steps):
-        samples = any(a.samples for a in dims[first + d])
-        dims[first + d] = (Axis(axis.outputs, samples),) if axis.outputs > 1 else ()
-    order = np.argsort(law.values, kind="stable")
+    array = np.array(chain(law.rho))
+    array[(..., *middle(array.shape[k:]))] = common + (1.0 - c) * (
+        r / count + (own - 1.0 / count) * r * np.abs(r)
+    )
+    dims = (*law.dims[:first], *map(sized, law.dims[first:], shape[first:]))
     values = np.interp(made, GRID, quantiles(law.values, WEIGHTS))
     if law.is_normal:
         values = np.interp(made, GRID, np.sort(law.values))
-    result = law.with_covariance(values, array * 0.0 + 1.0, dims=tuple(dims))
+    result = law.with_covariance(values, array * 0.0 + 1.0, dims=dims)
     result = replace(result, rho=np.clip(array / at_zero(array), -1.0, 1.0))
     # An element gets what arrives where it is the largest.
+    order = np.argsort(law.values, kind="stable")
     ranks = np.empty(len(GRID))
     ranks[order] = np.cumsum(WEIGHTS[order])
     share = math.prod(shape[first:]) / math.prod(law.shape[first:])
     amplitude = np.sqrt(np.interp(ranks, np.cumsum(WEIGHTS), chances) * share)
 
     def back(gradients):
-        array, place = total(gradients[0], result), k
-        for axis in steps:
-            array = axis.up(array, place)
-            place += axis.inputs > 1
-        place = k
-        for d, axis in enumerate(steps):
-            own = law.dims[first + d]
-            if len(own) > 1:
-                array = regrouped(array, [axis.inputs], [a.size for a in own], place)
-            place += len(own)
-        yield value, times(gradient_of(array), amplitude)
+        yield value, times(gradient_of(chain.back(total(gradients[0], result))), amplitude)
 
-    laws = [result]
-    for extra in call.shapes[1:]:
-        laws.append(Law(dims_of(extra), np.ones([1] * len(_axes(dims_of(extra)))), None, -1))
-    return Step(laws, back)
+    return Step([result, *map(Law.tokens, call.shapes[1:])], back)
 
 
 def _monotone(law: Law) -> bool:
     steps, least = np.diff(law.values), 1e-9 * math.sqrt(law.variance or 1.0)
     return bool((steps >= -least).all() or (steps <= least).all())
-
-
-def _axes(dims: Dims) -> list[Axis]:
-    return [axis for dim in dims for axis in dim]
 
 
 def _uneven(rho: Array, first: int, steps: Sequence[Steps]) -> bool:
@@ -187,22 +160,14 @@ def normalised(call, value, over, eps, weight=None, bias=None, centred=True, apa
         apart: whether each channel has a variance of its own.
     """
     law = call.law(value)
-    size = math.prod(law.axes[k].size for k in over)
+    size = max(math.prod(law.axes[k].size for k in over), 2)
 
-    def mean_of(array: Array) -> Array:
-        for k in sorted(over, reverse=True):
-            array = np.expand_dims(average(array, k, law.axes[k].size), k)
-        return array
+    def apart_from_mean(array: Array) -> Array:
+        return array - mean_over(law, array, over) if centred else array
 
-    array = law.covariance
-    if centred:
-        array = array - mean_of(array)
-        mean = 0.0
-        square = max(at_zero(array), 0.0)
-    else:
-        mean = law.mean
-        square = at_zero(array) + mean**2
-    root = math.sqrt(square + eps)
+    array = apart_from_mean(law.covariance)
+    mean = 0.0 if centred else law.mean
+    square = max(at_zero(array), 0.0) + mean**2
     gain, spread, offset, lift = _gain_and_shift(call, weight, bias)
     if not square > 0:
         call.notes.append("its input does not vary within what it normalises")
@@ -210,21 +175,19 @@ def normalised(call, value, over, eps, weight=None, bias=None, centred=True, apa
     each, share = np.ones((2, 1)) if law.uneven is None or not apart else law.uneven
     below = np.maximum(square * each + eps, 1e-300)
     inverse, steep = float((each / below).mean()), math.sqrt(float((share / below).mean()))
-    array = array * (gain * inverse)
-    centre = mean / root
-    array = plus(array, lift + centre**2 * spread)
+    centre = mean / math.sqrt(square + eps)
+    array = plus(array * (gain * inverse), lift + centre**2 * spread)
     made = law.rescaled(centre * offset[0] + offset[1], array)
-    size = max(size, 2)
+    left = 1.0 - 1.0 / size
+    slope = math.sqrt(gain) * steep
+    return Step.curve(value, made, slope, lambda noise: apart_from_mean(noise) * left)
 
-    def back(gradients):
-        left = 1.0 - 1.0 / size
 
-        def project(noise: Array) -> Array:
-            return (noise - mean_of(noise) if centred else noise) * left
-
-        yield value, shifted(times(gradients[0], math.sqrt(gain) * steep), project)
-
-    return Step([made], back)
+def mean_over(law: Law, array: Array, over: Sequence[int]) -> Array:
+    """What all places along some axes have in common."""
+    for k in over:
+        array = np.expand_dims(average(array, k, law.axes[k].size), k)
+    return array
 
 
 def _gain_and_shift(call: Call, weight, bias):
@@ -270,24 +233,14 @@ def _by_statistics(call: Call) -> Step:
     )
     gain = torch.rsqrt(v + call.get(7, "eps", 1e-5)) * (1.0 if w is None else w)
     squares = float((gain**2).mean())
+    array, offsets = law.covariance, torch.zeros_like(gain) if b is None else b
     if bool((m == 0).all()):
-        array = law.covariance * squares
-        offsets = gain * law.mean + (0.0 if b is None else b)
+        offsets = offsets + gain * law.mean
     else:
         call.notes.append("the running means are taken for those of the channels that arrive")
-        array = law.covariance
-        mean_of = law.covariance
-        for k in sorted(_but(law, 1), reverse=True):
-            mean_of = np.expand_dims(average(mean_of, k, law.axes[k].size), k)
-        array = (law.covariance - mean_of) * squares
-        offsets = torch.zeros_like(gain) if b is None else b
-    array = plus(array, float(offsets.var(correction=0)))
-    made = law.rescaled(float(offsets.mean()), array)
-
-    def back(gradients):
-        yield value, times(gradients[0], math.sqrt(squares))
-
-    return Step([made], back)
+        array = array - mean_over(law, array, _but(law, 1))
+    array = plus(array * squares, float(offsets.var(correction=0)))
+    return Step.curve(value, law.rescaled(float(offsets.mean()), array), math.sqrt(squares))
 
 
 @rule("instance_norm")

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-from normprop.graph.calls import Call, Spread, Step, by_torch, rule, unknown
+from normprop.graph.calls import Call, Spread, Step, by_torch, portion, rule, unknown
 from normprop.graph.laws import (
     WEIGHTS,
     Array,
     Axis,
+    Chain,
     Dims,
     Law,
     agreeing,
@@ -20,13 +21,12 @@ from normprop.graph.laws import (
     at_zero,
     average,
     dims_of,
+    elsewhere,
     fresh,
-    gradient_of,
+    ones,
     plus,
     quantiles,
-    regrouped,
     shifted,
-    total,
 )
 from normprop.graph.trace import is_value
 
@@ -41,12 +41,12 @@ def _same(call: Call) -> Step:
     law = call.law(value)
     if law.values is None and any(call.real[:1]):
         return unknown(call, f"{call.name} makes numbers of integers")
-    return Step([law], lambda gradients: [(value, gradients[0])])
+    return Step.curve(value, law)
 
 
 @rule("detach", "data")
 def _detached(call: Call) -> Step:
-    return Step([call.law(call.args[0])], lambda gradients: ())
+    return Step([call.law(call.args[0])])
 
 
 @rule("view", "reshape", "flatten", "unflatten", "view_as", "reshape_as", "ravel")
@@ -55,14 +55,9 @@ def _reshaped(call: Call) -> Step:
     law = call.law(value)
     if math.prod(law.shape) != math.prod(call.shapes[0]):
         return unknown(call)
-    dims = _dims_in(law.axes, call.shapes[0])
-    old, new = [a.size for a in law.axes], [a.size for dim in dims for a in dim]
-    made = law.moved(dims, lambda array: regrouped(array, old, new))
-
-    def back(gradients):
-        yield value, shifted(gradients[0], lambda array: regrouped(array, new, old))
-
-    return Step([made], back)
+    dims, chain = _dims_in(law.axes, call.shapes[0]), Chain()
+    chain.regroup(law.axes, [a for dim in dims for a in dim], 0)
+    return Step.curve(value, law.moved(dims, chain), array=chain.back)
 
 
 def _dims_in(axes: Sequence[Axis], shape: Sequence[int]) -> Dims:
@@ -122,7 +117,7 @@ def _viewed(call: Call) -> Step:
         for piece, gradient in zip(pieces, gradients, strict=True):
             # The noise at other places is another noise.
             own = {(noise, *piece.taken): part for noise, part in gradient.items()}
-            yield value, shifted(own if piece.taken else gradient, piece.back)
+            yield value, shifted(own if piece.taken else gradient, piece.chain.back)
 
     return Step([piece.law for piece in pieces], back)
 
@@ -146,16 +141,10 @@ def _picked(call: Call) -> Step:
         return unknown(call)
     call.notes.append(f"the places that {call.name} takes are taken to be independent")
     dims = dims_of(call.shapes[0])
-    ones = np.ones([1] * sum(map(len, dims)))
     share = math.prod(call.shapes[0]) / math.prod(law.shape)
-    laws = [Law(dims, ones, law.values, next(fresh), law.roots)]
-    laws += [Law(dims_of(s), np.ones([1] * len(s)), None, next(fresh)) for s in call.shapes[1:]]
-
-    def back(gradients):
-        array = np.full([1] * len(law.axes), share * at_zero(total(gradients[0], laws[0])))
-        yield value, gradient_of(array)
-
-    return Step(laws, back)
+    made = Law(dims, ones(dims), law.values, next(fresh), law.roots)
+    step = Step.linear(value, made, lambda array: ones(law.dims) * (share * at_zero(array)))
+    return Step([made, *map(Law.tokens, call.shapes[1:])], step.back)
 
 
 @rule("repeat", "tile", "repeat_interleave")
@@ -167,29 +156,15 @@ def _repeated(call: Call) -> Step:
         return _picked(call)
     own = ((),) * (len(shape) - len(law.dims)) + law.dims
     inside = call.name == "repeat_interleave"
-    dims, steps, k = [], [], 0
+    dims, chain, k = [], Chain(), 0
     for size, dim in zip(shape, own, strict=True):
         count = size // math.prod(axis.size for axis in dim)
         copies = (Axis(count),) if count > 1 else ()
         if copies:
-            steps.append((k + len(dim) if inside else k, count))
+            chain.copy(count, k + len(dim) if inside else k)
         dims.append((*dim, *copies) if inside else (*copies, *dim))
         k += len(dims[-1])
-
-    def forward(array: Array) -> Array:
-        for k, _ in steps:
-            array = np.stack([array, array], axis=k)
-        return array
-
-    def back(gradients):
-        def summed(array: Array) -> Array:
-            for k, count in reversed(steps):
-                array = average(array, k, count) * count**2
-            return array
-
-        yield value, shifted(gradients[0], summed)
-
-    return Step([law.moved(tuple(dims), forward)], back)
+    return Step.curve(value, law.moved(tuple(dims), chain), array=chain.back)
 
 
 @by_torch("pixel_shuffle")
@@ -214,32 +189,25 @@ class _View:
     """Some places of a tensor, in another order of its dimensions."""
 
     def __init__(self, law: Law, strides: Sequence[int], shape: Sequence[int], start: int):
-        self.given = law
         own = [(math.prod(law.shape[d + 1 :]), d) for d, n in enumerate(law.shape) if n > 1]
         # By dimension of the view: the dimension that it comes from, and the step in it.
-        self.comes: list[tuple[int, int] | None] = []
+        comes: list[tuple[int, int] | None] = []
         for stride, size in zip(strides, shape, strict=True):
             fits = [(s, d) for s, d in own if stride and s <= stride < s * law.shape[d]]
             fits = [(s, d) for s, d in fits if stride % s == 0]
             if stride and size > 1 and not fits:
                 raise ValueError("a diagonal")
-            self.comes.append((fits[0][1], stride // fits[0][0]) if fits and size > 1 else None)
-        self.shape = shape
+            comes.append((fits[0][1], stride // fits[0][0]) if fits and size > 1 else None)
         dims = []
-        for place, come in enumerate(self.comes):
-            size = shape[place]
+        for size, come in zip(shape, comes, strict=True):
+            given = () if come is None else law.dims[come[0]]
             whole = come is not None and law.shape[come[0]] == size
-            fresh = (Axis(size),) if size > 1 else ()
-            if come is None:
-                dims.append(fresh)
-            elif whole:
-                dims.append(law.dims[come[0]])
-            else:
-                samples = any(a.samples for a in law.dims[come[0]])
-                dims.append((Axis(size, samples),))
-        self.law = law.moved(tuple(dims), self.forward)
-        taken = [(d, start, shape[p]) for p, (d, _) in self._taken() if shape[p] < law.shape[d]]
-        kept = {come[0] for come in self.comes if come}
+            part = (Axis(size, any(a.samples for a in given)),) if size > 1 else ()
+            dims.append(given if whole else part)
+        self.chain = self._chain(law, comes, shape)
+        self.law = law.moved(tuple(dims), self.chain)
+        kept = {come[0]: n for come, n in zip(comes, shape, strict=True) if come}
+        taken = [(d, start, n) for d, n in kept.items() if n < law.shape[d]]
         taken += [(d, start, 1) for d, n in enumerate(law.shape) if n > 1 and d not in kept]
         # A gradient comes back to these places alone.
         self.apart, self.taken = bool(taken), tuple(taken)
@@ -250,68 +218,49 @@ class _View:
             roots = frozenset((r, *taken) for r in law.roots) if apart else law.roots
             self.law = replace(self.law, source=(law.source, *taken), roots=roots)
 
-    def _taken(self):
-        return [(p, come) for p, come in enumerate(self.comes) if come]
-
-    def forward(self, array: Array) -> Array:
-        """An array over distances in the whole as one over those in the view."""
-        kept = {come[0]: place for place, come in enumerate(self.comes) if come}
+    @staticmethod
+    def _chain(law: Law, comes: Sequence, shape: Sequence[int]) -> Chain:
+        """From distances in the whole to those in the view."""
+        chain, k = Chain(), 0
+        kept = {come[0]: place for place, come in enumerate(comes) if come}
         axes: dict[int, list[int]] = {}
-        k = 0
-        for d, dim in enumerate(self.given.dims):
-            n, place = self.given.shape[d], kept.get(d)
-            if place is None:
-                for _ in dim:
-                    array = at(array, k)
+        for d, dim in enumerate(law.dims):
+            if d not in kept:
+                for axis in dim:
+                    chain.one(k, axis.size)
                 continue
-            size, step = self.shape[place], self.comes[place][1]
-            if size != n:
-                array = regrouped(array, [a.size for a in dim], [n], k)
-                if array.shape[k] > 2:
-                    array = array.take(n - 1 + step * np.arange(1 - size, size), axis=k)
-                axes[place] = [k]
-            else:
-                axes[place] = list(range(k, k + len(dim)))
+            place, whole = kept[d], law.shape[d]
+            if shape[place] != whole:
+                chain.regroup(dim, [Axis(whole)], k)
+                _take(chain, k, shape[place], whole, comes[place][1])
+            axes[place] = [k] if shape[place] != whole else list(range(k, k + len(dim)))
             k += len(axes[place])
         order = [axis for place in sorted(axes) for axis in axes[place]]
-        array, k = array.transpose(order), 0
-        for place, size in enumerate(self.shape):
+        chain.transpose(order)
+        k = 0
+        for place, size in enumerate(shape):
             if place not in axes and size > 1:
-                array = np.stack([array, array], axis=k)
+                chain.copy(size, k)
             k += len(axes.get(place, [0] if size > 1 else []))
-        return array
-
-    def back(self, array: Array) -> Array:
-        """The noise of a gradient that is 0 at the places that are left out."""
-        comes, k = {}, 0
-        for place, come in enumerate(self.comes):
-            if come is None and self.shape[place] > 1:
-                array = average(array, k, self.shape[place]) * self.shape[place] ** 2
-            elif come is not None:
-                count = 1 if self.shape[place] != self.given.shape[come[0]] else None
-                width = count or len(self.given.dims[come[0]])
-                comes[come[0]] = (place, list(range(k, k + width)))
-                k += width
-        order = [axis for d in sorted(comes) for axis in comes[d][1]]
-        array, k = array.transpose(order), 0
-        for d, dim in enumerate(self.given.dims):
-            n = self.given.shape[d]
-            if n > 1 and d not in comes:
-                array = np.expand_dims(array, tuple(range(k, k + len(dim)))) / n
-            elif n > 1 and self.shape[comes[d][0]] != n:
-                array = _thinned(array, k, self.shape[comes[d][0]], n)
-                array = regrouped(array, [n], [a.size for a in dim], k)
-            k += len(dim)
-        return array
+        return chain
 
 
-def _thinned(array: Array, k: int, part: int, whole: int) -> Array:
-    """Noise at some places of an axis, averaged over all of its pairs."""
-    same = at(array, k) * (part / whole)
-    if array.shape[k] == 1:
-        return np.expand_dims(same, k)
-    other = average(array, k, part) * (part / whole) ** 2
-    return np.stack([same, (whole * other - same / 1.0) / (whole - 1)], axis=k)
+def _take(chain: Chain, k: int, part: int, whole: int, step: int) -> None:
+    """Some places of an axis; what comes back to them is averaged over all pairs of places."""
+
+    def forward(array: Array) -> Array:
+        if array.shape[k] <= 2:
+            return array
+        return array.take(whole - 1 + step * np.arange(1 - part, part), axis=k)
+
+    def back(array: Array) -> Array:
+        same = at(array, k) * (part / whole)
+        if array.shape[k] == 1:
+            return np.expand_dims(same, k)
+        mean = average(array, k, part) * (part / whole) ** 2
+        return np.stack([same, elsewhere(same, mean, whole)], axis=k)
+
+    chain.then(forward, back)
 
 
 _ALIKE = 0.05
@@ -319,15 +268,13 @@ _ALIKE = 0.05
 
 def _alike(law: Law, dim: int) -> float:
     """Correlation of two places of a dimension, on average."""
-    array, axes = law.covariance, list(law.along(dim))
+    array, axes = law.covariance, law.along(dim)
+    size = law.shape[dim]
     for k in reversed(range(array.ndim)):
-        if k not in axes:
-            array = at(array, k)
-    mean = array
-    for k in reversed(range(len(axes))):
-        mean = average(mean, k, law.axes[axes[k]].size)
-    n = math.prod(law.axes[k].size for k in axes)
-    return abs(n * float(mean) / law.variance - 1.0) / (n - 1) if law.variance and n > 1 else 0.0
+        array = average(array, k, law.axes[k].size) if k in axes else at(array, k)
+    if not law.variance or size == 1:
+        return 0.0
+    return abs(float(elsewhere(1.0, array / law.variance, size)))
 
 
 @rule("cat", "concat", "concatenate", "stack")
@@ -335,32 +282,33 @@ def _joined(call: Call) -> Step:
     """Concatenation, and stacking: a mixture."""
     parts = call.get(0, "tensors")
     laws = [call.law(p) for p in parts]
-    shape, stacked = call.shapes[0], call.name == "stack"
+    shape = call.shapes[0]
     if any(law.values is None for law in laws):
-        return Step([Law(dims_of(shape), laws[0].rho.reshape([1] * 0), None, -1)], lambda g: ())
+        return Step([Law.tokens(shape)])
     dim = call.get(1, "dim", 0) % len(shape)
-    if stacked:
+    if call.name == "stack":
         laws = [replace(law, dims=(*law.dims[:dim], (), *law.dims[dim:])) for law in laws]
     sizes = [law.shape[dim] if law.shape[dim:] else 1 for law in laws]
     kept = [max((law.dims[d] for law in laws), key=len) for d in range(len(shape))]
     kept[dim] = ()
+    place = sum(map(len, kept[:dim]))
     shares = [n / sum(sizes) for n in sizes]
-    seconds, spreads = [], []
+    chains, seconds = [], []
     for law in laws:
-        own = replace(law, dims=(*law.dims[:dim], (), *law.dims[dim + 1 :]))
-        array, k = law.second, sum(map(len, law.dims[:dim]))
-        entries = _alike(law, dim)
+        chain, k = Chain(), sum(map(len, law.dims[:dim]))
         for _ in law.dims[dim]:
-            array = at(array, k)
-        spread = Spread(replace(own, rho=array), tuple(kept))
+            chain.one(k)
+        own = replace(law, dims=(*law.dims[:dim], (), *law.dims[dim + 1 :]), rho=chain(law.second))
+        spread = Spread(own, tuple(kept))
         seconds.append(spread.law.rho)
-        spreads.append((spread, entries, k))
+        chain.then(lambda array: array, spread.back)
+        chain.then(lambda array: array, lambda array: at(array, place))
+        chains.append(chain)
     mean = sum(r * law.mean for r, law in zip(shares, laws, strict=True))
-    axes = [a for d in kept for a in d]
-    seconds = agreeing(seconds, axes)
+    seconds = agreeing(seconds, [a for d in kept for a in d])
     second = sum(r * s for r, s in zip(shares, seconds, strict=True))
-    covariance = np.expand_dims(plus(second, -(mean**2)), sum(map(len, kept[:dim])))
-    if any(e > _ALIKE for _, e, _ in spreads):
+    covariance = np.expand_dims(plus(second, -(mean**2)), place)
+    if any(_alike(law, dim) > _ALIKE for law in laws):
         call.notes.append(f"along the dimension of {call.name} places are taken for independent")
     kept[dim] = (Axis(sum(sizes)),)
     values = quantiles(
@@ -371,22 +319,9 @@ def _joined(call: Call) -> Step:
         made = Law.normal(tuple(kept), mean, covariance, roots)
     else:
         made = laws[0].with_covariance(values, covariance, roots, tuple(kept))
-    place = sum(map(len, kept[:dim]))
 
     def back(gradients):
-        for i, (part, law, (spread, _, k)) in enumerate(zip(parts, laws, spreads, strict=True)):
-            found = {}
-            for noise, p in gradients[0].items():
-                amplitude = p.amplitude
-                if np.ndim(amplitude):
-                    amplitude = np.interp(law.values, made.values, amplitude)
-                found[(noise, "part", i)] = replace(p, amplitude=amplitude)
-
-            def narrow(array, law=law, spread=spread, k=k):
-                array = spread.back(at(array, place))
-                axes = len(law.dims[dim])
-                return np.expand_dims(array, tuple(range(k, k + axes))) if axes else array
-
-            yield part, shifted(found, narrow)
+        for i, (part, law, chain) in enumerate(zip(parts, laws, chains, strict=True)):
+            yield part, shifted(portion(gradients[0], law, made, i), chain.back)
 
     return Step([made], back)

@@ -107,7 +107,7 @@ def _evaluated(call: Call, layer: nn.Module) -> Step:
     value, law = call.args[0], call.law(call.args[0])
     shift = center[0] if center else training.shift
     moved = law.image((law.values - shift) * factor)
-    return Step([moved], lambda gradients: [(value, times(gradients[0], factor))])
+    return Step.curve(value, moved, factor)
 
 
 def _attention(layer: nn.Module, node: Node) -> tuple[nn.Module, list]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from types import MethodType
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -29,7 +28,9 @@ from normprop.graph.laws import (
     added,
     at_zero,
     dims_of,
+    fresh,
     measured,
+    ones,
     total,
 )
 from normprop.graph.normalised import step_of_layer
@@ -359,12 +360,11 @@ def given_law(flow: Flow, value: int, tensor: Tensor) -> None:
         flow.laws[value] = measured(tensor, samples=True, roots=frozenset({value}))
         return
     dims = dims_of(tensor.shape, samples=True)
-    axes = np.ones([1] * sum(map(len, dims)))
     if tensor.is_floating_point():
-        flow.laws[value] = Law.normal(dims, 0.0, axes, frozenset({value}))
+        flow.laws[value] = Law.normal(dims, 0.0, ones(dims), frozenset({value}))
         flow.notes[value] = ["it has no numbers; taken for independent N(0, 1)"]
     else:
-        flow.laws[value] = Law(dims, axes, None, -1)
+        flow.laws[value] = Law(dims, ones(dims), None, next(fresh))
         flow.notes[value] = ["it has no numbers; taken for tokens that all differ"]
 
 
@@ -375,7 +375,7 @@ def _backward(flow: Flow) -> None:
     for number, value in enumerate(end.inputs):
         law = flow.laws.get(value)
         if value in tracked and law is not None and law.values is not None:
-            part = Part(1.0, np.ones([1] * len(law.axes)))
+            part = Part(1.0, ones(law.dims))
             _add(flow, value, {("output", number): part})
     for node, step in reversed(flow.steps):
         arriving = [flow.gradients.get(v, {}) for v in node.outputs]

@@ -20,6 +20,7 @@ from normprop.graph.calls import (
     custom,
     elementwise,
     inside,
+    portion,
     rule,
     unknown,
 )
@@ -27,24 +28,24 @@ from normprop.graph.laws import (
     WEIGHTS,
     Array,
     Axis,
+    Chain,
     Law,
-    Part,
     agreeing,
     at,
     at_zero,
     average,
     compact,
     dims_of,
-    every,
+    elsewhere,
     fresh,
     gradient_of,
+    middle,
+    ones,
     plus,
     quantiles,
-    regrouped,
     shifted,
-    times,
     total,
-    two,
+    twos,
 )
 from normprop.graph.maps import Steps, dimensions, linear
 from normprop.graph.mixes import normalised, of_windows
@@ -61,93 +62,41 @@ def contracted(call: Call, left, right, first: str, second: str, out: str) -> St
         return unknown(call)
     if laws[0].roots & laws[1].roots and min(law.variance for law in laws) > 0:
         call.notes.append(f"the inputs of {call.name} have a source in common; taken for unrelated")
-    axes: dict[str, tuple[Axis, ...]] = {}
-    words = []
-    for law, word in zip(laws, (first, second), strict=True):
-        # A dimension of one place is spread over whatever the other has.
-        words.append([c if dim else "" for c, dim in zip(word, law.dims, strict=True)])
+    axes: dict[str, tuple[Axis, ...]] = dict.fromkeys(out, ())
+    words = first, second
+    for law, word in zip(laws, words, strict=True):
         for letter, dim in zip(word, law.dims, strict=True):
+            # A dimension of one place is spread over whatever the other has.
             known = axes.get(letter, ())
-            axes[letter] = dim if (len(dim), any(a.samples for a in dim)) > (
-                len(known), any(a.samples for a in known)
-            ) else known  # fmt: skip
-    for letter in out:
-        axes.setdefault(letter, ())
-    summed = [letter for letter in axes if letter not in out]
-    size = math.prod(a.size for letter in summed for a in axes[letter])
-    inputs = [
-        _laid_out(law.second, law, word, axes, out, summed)
-        for law, word in zip(laws, words, strict=True)
-    ]
-    mean = laws[0].mean * laws[1].mean * size
-    covariance = compact(plus(_multiplied(*inputs, axes, out, summed), -(mean**2)))
-    dims = tuple(axes[letter] for letter in out)
-    made = Law.normal(dims, mean, covariance, frozenset.union(*(law.roots for law in laws)))
+            axes[letter] = max(known, dim, key=lambda d: (len(d), any(a.samples for a in d)))
+    dims = tuple(axes.values())
+    chains, seconds = [], []
+    for law, word in zip(laws, words, strict=True):
+        chain = Chain()
+        chain.transpose([k for c in axes if c in word for k in law.along(word.index(c))])
+        own = tuple(law.dims[word.index(c)] if c in word else () for c in axes)
+        spread = Spread(replace(law, dims=own, rho=twos(chain(law.second))), dims)
+        chain.then(lambda array: array, spread.back)
+        chains.append(chain)
+        seconds.append(spread.law.rho)
+    seconds = agreeing(seconds, [a for dim in dims for a in dim])
+    summed, k = Chain(), sum(map(len, dims[: len(out)]))
+    sizes = [a.size for dim in dims[len(out) :] for a in dim]
+    for size in sizes:
+        summed.sum(size, k)
+    mean = laws[0].mean * laws[1].mean * math.prod(sizes)
+    covariance = compact(plus(summed(math.prod(seconds)), -(mean**2)))
+    roots = laws[0].roots | laws[1].roots
+    made = Law.normal(dims[: len(out)], mean, covariance, roots)
 
     def back(gradients):
-        gradient = total(gradients[0], made)
+        gradient = summed.back(twos(total(gradients[0], made)))
         for which, value in enumerate((left, right)):
-            law, own, other = laws[which], words[which], words[1 - which]
-            alone = [c for c in own if c and c not in out and c not in other]
-            if law.variance == 0 and not isinstance(value, Value):
-                continue
-            rest = [c for c in axes if c not in own]
-            letters = [c for c in own if c]
-            arrays = [
-                _laid_out(gradient, made, list(out), axes, letters, rest),
-                _laid_out(laws[1 - which].second, laws[1 - which], other, axes, letters, rest),
-            ]
-            array = _multiplied(*arrays, axes, letters, rest)
-            k = 0
-            for letter, dim in zip(own, law.dims, strict=True):
-                wide = axes.get(letter, ())
-                if letter in alone:
-                    raise NotImplementedError
-                if len(wide) != len(dim):
-                    array = regrouped(array, [a.size for a in wide], [a.size for a in dim], k)
-                k += len(dim)
-            yield value, gradient_of(compact(array))
+            if laws[which].variance > 0 or is_value(value):
+                factors = agreeing([gradient, seconds[1 - which]], [a for dim in dims for a in dim])
+                yield value, gradient_of(compact(chains[which].back(math.prod(factors))))
 
     return Step([made], back)
-
-
-def _laid_out(array: Array, law: Law, word: Sequence[str], axes, out, summed) -> Array:
-    """An array with the axes of all letters in order, of one entry where the tensor has none."""
-    k, places = 0, {}
-    for letter, dim in zip(word, law.dims, strict=True):
-        if not letter or not dim:
-            k += len(dim)
-            continue
-        wide = axes[letter]
-        if [a.size for a in wide] != [a.size for a in dim]:
-            array = regrouped(array, [a.size for a in dim], [a.size for a in wide], k)
-        places[letter] = list(range(k, k + len(wide)))
-        k += len(wide)
-    for axis in range(array.ndim):
-        array = two(array, axis)
-    order = [axis for letter in (*out, *summed) for axis in places.get(letter, [])]
-    array, k = array.transpose(order), 0
-    for letter in (*out, *summed):
-        if letter not in places:
-            array = np.expand_dims(array, tuple(range(k, k + len(axes[letter]))))
-        k += len(axes[letter])
-    return array
-
-
-def _multiplied(left: Array, right: Array, axes, out, summed) -> Array:
-    sizes = [a.size for letter in (*out, *summed) for a in axes[letter]]
-    for k, size in enumerate(sizes):
-        entries = max(left.shape[k], right.shape[k])
-        if entries > 2:
-            left, right = (every(a, k, size) if a.shape[k] > 1 else a for a in (left, right))
-    found = left * right
-    for k in reversed(range(len(sizes) - sum(len(axes[c]) for c in summed), len(sizes))):
-        if found.shape[k] == 1:
-            # Neither has it: the same at every place.
-            found = found.squeeze(k) * sizes[k] ** 2
-        else:
-            found = average(found, k, sizes[k]) * sizes[k] ** 2
-    return found
 
 
 @rule("matmul", "bmm", "mm", "mv")
@@ -277,16 +226,9 @@ def _mixed(call: Call, chosen: Tensor, yes, no) -> Step:
 
     def back(gradients):
         for i, (value, kept) in enumerate(zip(parts, (both, neither), strict=True)):
-            found = {}
-            for noise, part in gradients[0].items():
-                amplitude = part.amplitude
-                if np.ndim(amplitude):
-                    amplitude = np.interp(laws[i].values, made.values, amplitude)
-                rho, own = agreeing([part.rho, kept], axes)
-                size = at_zero(own)
-                if size > 0:
-                    found[(noise, "part", i)] = Part(amplitude * math.sqrt(size), rho * own / size)
             if is_value(value):
+                found = portion(gradients[0], laws[i], made, i)
+                found = shifted(found, lambda rho, own=kept: math.prod(agreeing([rho, own], axes)))
                 yield value, shifted(found, spreads[i].back)
 
     return Step([made], back)
@@ -295,9 +237,7 @@ def _mixed(call: Call, chosen: Tensor, yes, no) -> Step:
 def _hiding(call: Call, value, hidden: Tensor) -> Step:
     law = call.law(value)
     seen = (~hidden).expand(torch.broadcast_shapes(hidden.shape, law.shape[-2:])).sum(-1)
-    spread = Spread(law, law.dims)
-    made = replace(spread.law, seen=seen.flatten().double().cpu().numpy())
-    return Step([made], lambda gradients: [(value, gradients[0])])
+    return Step.curve(value, replace(law, seen=seen.flatten().double().cpu().numpy()))
 
 
 @rule("softmax", "softmin", "log_softmax")
@@ -319,23 +259,23 @@ def _probabilities(call: Call, value, dim: int) -> Step:
     row and r the correlation of the two rows; what a row has in common has no effect.
     """
     law = call.law(value)
-    n = law.shape[dim]
-    places = list(law.along(dim))
-    k = places[0] if places else 0
-    if not places:
-        return Step([Law.constant(law.dims, 1.0)], lambda gradients: ())
-    array = law.covariance
-    if len(places) > 1:
-        array = regrouped(array, [law.axes[p].size for p in places], [n], k)
-    own = at(array, k)
-    other = (n * average(array, k, n) - own) / (n - 1)
-    logits = own - other
+    n, k = law.shape[dim], law.along(dim).start
+    if n == 1:
+        return Step([Law.constant(law.dims, 1.0)])
+    chain = Chain()
+    chain.regroup(law.dims[dim], [Axis(n)], k)
+
+    def within(array: Array) -> Array:
+        """What is left of an array without what a row has in common."""
+        array = chain(array)
+        same = at(array, k)
+        return same - elsewhere(same, average(array, k, n), n)
+
+    logits = within(law.covariance)
     variance = max(at_zero(logits), 0.0)
     seen = np.full(1, float(n)) if law.seen is None else np.maximum(law.seen, 1.0)
     squares, slope = _of_rows(call, seen, n, math.sqrt(variance))
-    correlations = logits / variance if variance else np.zeros_like(logits)
-    for axis in range(correlations.ndim):
-        correlations = two(correlations, axis)
+    correlations = twos(logits / variance if variance else 0.0 * logits)
     shared = np.full(correlations.shape, float((1.0 / seen).mean()))
     if law.seen is not None and dim > 0 and law.along(dim - 1):
         rows = np.sort(seen)
@@ -347,27 +287,17 @@ def _probabilities(call: Call, value, dim: int) -> Step:
         if shared.shape[row] == 2:
             shared[tuple(apart)] = float((below / rows).sum() / pairs)
     found = np.minimum(shared * np.exp(variance * correlations), 1.0)
-    found[tuple(s // 2 if s > 2 else 0 for s in found.shape)] = squares
+    found[middle(found.shape)] = squares
     second = np.stack([found / n, (1.0 - found) / (n * (n - 1.0))], axis=k)
-    if len(places) > 1:
-        second = regrouped(second, [n], [law.axes[p].size for p in places], k)
-    covariance = second - 1.0 / n**2
+    covariance = chain.back(second) - 1.0 / n**2
     with np.errstate(over="ignore"):
         form = np.exp(np.minimum(law.values - law.values.mean(), 700.0))
     shape = Law(law.dims, law.rho, form, -1)
     made = shape.rescaled(1.0 / n, covariance, roots=law.roots) if variance else Law.normal(
         law.dims, 1.0 / n, covariance, law.roots)  # fmt: skip
 
-    def back(gradients):
-        gradient = total(gradients[0], made)
-        if len(places) > 1:
-            gradient = regrouped(gradient, [law.axes[p].size for p in places], [n], k)
-        same = at(gradient, k)
-        rest = (n * average(gradient, k, n) - same) / (n - 1)
-        found = np.expand_dims((same - rest) * slope, tuple(places))
-        yield value, gradient_of(found)
-
-    return Step([made], back)
+    places = tuple(law.along(dim))
+    return Step.linear(value, made, lambda array: np.expand_dims(within(array) * slope, places))
 
 
 def _of_rows(call: Call, seen: Array, n: int, std: float) -> tuple[float, float]:
@@ -404,12 +334,7 @@ def _log_softmax(call: Call, value, dim: int) -> Step:
     covariance = (
         law.covariance * (row.fwd_std**2 / law.variance) if law.variance else law.covariance
     )
-    made = law.rescaled(row.fwd_mean, covariance)
-
-    def back(gradients):
-        yield value, shifted(times(gradients[0], row.bwd_std), lambda array: array)
-
-    return Step([made], back)
+    return Step.curve(value, law.rescaled(row.fwd_mean, covariance), row.bwd_std)
 
 
 # Attention.
@@ -462,22 +387,18 @@ def _dropout(call: Call) -> Step:
     training = call.get(2, "training", call.get(2, "train", not alpha))
     law, keep = call.law(value), 1.0 - p
     if not training or not p:
-        return Step([law], lambda gradients: [(value, gradients[0])])
+        return Step.curve(value, law)
     if p == 1:
-        return Step([Law.constant(law.dims, 0.0)], lambda gradients: ())
+        return Step([Law.constant(law.dims, 0.0)])
     channels = call.name[-1] == "d" or call.name.startswith("feature")
     gain, put = (rules.alpha_gain(p), -ALPHA) if alpha else (1.0 / keep, 0.0)
     shared = {k for d in range(2, len(law.dims)) for k in law.along(d)} if channels else set()
 
     def masked(array: Array, same: float, other: float) -> Array:
-        for k in range(array.ndim):
-            array = two(array, k)
+        array = twos(array)
         factor = np.full(array.shape, other)
-        middle = tuple(
-            slice(None) if k in shared else (n // 2 if n > 2 else 0)
-            for k, n in enumerate(array.shape)
-        )
-        factor[middle] = same
+        zero = middle(array.shape)
+        factor[tuple(slice(None) if k in shared else n for k, n in enumerate(zero))] = same
         return array * factor
 
     # Around what stands in the place of what is dropped.
@@ -486,12 +407,8 @@ def _dropout(call: Call) -> Step:
     covariance = gain**2 * plus(masked(second, keep, keep**2), -((keep * mean) ** 2))
     centre = gain * keep * law.mean if alpha else law.mean
     made = law.rescaled(centre, compact(covariance))
-
-    def back(gradients):
-        factors = gain**2 * keep, (gain * keep) ** 2
-        yield value, shifted(gradients[0], lambda array: compact(masked(array, *factors)))
-
-    return Step([made], back)
+    factors = gain**2 * keep, (gain * keep) ** 2
+    return Step.curve(value, made, array=lambda array: compact(masked(array, *factors)))
 
 
 @rule("embedding")
@@ -510,17 +427,13 @@ def _embedding(call: Call) -> Step:
         return unknown(call)
     mean, variance = float(rows.mean()), float(rows.var(correction=0))
     common = float(rows.mean(0).var(correction=0)) if len(rows) > 1 else variance
-    matches = law.rho
+    array = law.rho * variance
     if common > 1e-9 * variance:
-        for k in range(matches.ndim):
-            matches = two(matches, k)
-    array = matches * variance + (1.0 - matches) * common if matches.ndim else np.array(variance)
+        array = twos(array) + (1.0 - twos(law.rho)) * common
     width = rows.shape[1]
-    if matches.ndim == law.rho.ndim and common <= 1e-9 * variance:
-        array = matches * variance
     array = np.expand_dims(array, array.ndim) if width > 1 else array
     dims = (*law.dims, *dims_of((width,)))
-    return Step([Law.normal(dims, mean, array, call.weight(own)[0])], lambda gradients: ())
+    return Step([Law.normal(dims, mean, array, call.weight(own)[0])])
 
 
 # Gates, and activations that are more than a function.
@@ -544,15 +457,10 @@ def _rrelu(call: Call) -> Step:
     if call.get(3, "training", False):
         spread = (high - low) ** 2 / 12.0
         square += spread
-        covariance = np.array(made.covariance)
-        for k in range(covariance.ndim):
-            covariance = two(covariance, k)
-        covariance[tuple(n // 2 if n > 2 else 0 for n in covariance.shape)] += spread * float(
-            WEIGHTS @ left**2
-        )
+        covariance = np.array(twos(made.covariance))
+        covariance[middle(covariance.shape)] += spread * float(WEIGHTS @ left**2)
         made = made.rescaled(made.mean, compact(covariance))
-    slope = np.where(law.values > 0, 1.0, math.sqrt(square))
-    return Step([made], lambda gradients: [(value, times(gradients[0], slope))])
+    return Step.curve(value, made, np.where(law.values > 0, 1.0, math.sqrt(square)))
 
 
 @rule("prelu")
@@ -562,10 +470,8 @@ def _prelu(call: Call) -> Step:
         return unknown(call, "its slopes are made of what the model is given")
     if slopes.numel() > 1 and bool((slopes != slopes.flatten()[0]).any()):
         call.notes.append("its slopes are taken for their mean")
-    law, slope = call.law(value), float(slopes.detach().double().mean())
-    made = law.image(np.where(law.values > 0, law.values, slope * law.values))
-    factor = np.where(law.values > 0, 1.0, slope)
-    return Step([made], lambda gradients: [(value, times(gradients[0], factor))])
+    slope = float(slopes.detach().double().mean())
+    return inside(call, lambda x: nn.functional.leaky_relu(x, slope), value)
 
 
 # Tensors that are made.
@@ -579,17 +485,16 @@ def _filled_like(call: Call) -> Step:
         number = call.get(2, "fill_value") if call.name == "new_full" else number
     if not isinstance(number, int | float):
         return unknown(call)
-    return Step([Law.constant(dims_of(call.shapes[0]), float(number))], lambda gradients: ())
+    return Step([Law.constant(dims_of(call.shapes[0]), float(number))])
 
 
 @rule("randn", "randn_like", "rand", "rand_like")
 def _thrown(call: Call) -> Step:
     dims = dims_of(call.shapes[0])
-    ones = np.ones([1] * sum(map(len, dims)))
-    made = Law.normal(dims, 0.0, ones)
+    made = Law.normal(dims, 0.0, ones(dims))
     if not call.name.startswith("randn"):
         made = made.image(np.cumsum(WEIGHTS) - 0.5 * WEIGHTS)
-    return Step([made], lambda gradients: ())
+    return Step([made])
 
 
 @rule("normalize")
@@ -624,7 +529,4 @@ def _extreme(call: Call) -> Step:
         return made * sign if sign < 0 else made
 
     step = inside(call, extreme, value)
-    places = [
-        Law(dims_of(s), np.ones([1] * sum(n > 1 for n in s)), None, -1) for s in call.shapes[1:]
-    ]
-    return Step([*step.laws, *places], lambda gradients: step.back(gradients[:1]))
+    return Step([*step.laws, *map(Law.tokens, call.shapes[1:])], step.back)

@@ -153,6 +153,7 @@ OF_SEVERAL = {
     "relu of a product": lambda a, b: F.relu(a) * torch.tanh(b),
     "div": lambda a, b: a / (2.0 + torch.sigmoid(b)),
     "lerp": lambda a, b: 0.3 * a + 0.7 * b,
+    "summed alone": lambda a, b: torch.einsum("ij,kj->i", a, b),
 }
 
 

@@ -220,6 +220,22 @@ def test_tokens():
     agrees(Language(), tokens, depth=4, width=128)
 
 
+@pytest.mark.parametrize("join", [torch.cat, torch.stack])
+def test_tokens_without_numbers_are_joined(join):
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(9, 16)
+
+        def forward(self, one, other):
+            return self.table(join([one, other], 1))
+
+    tokens = torch.empty(4, 3, dtype=torch.int64, device="meta")
+    last = predict(Joined(), tokens, tokens.clone()).rows[-1]
+    assert last.shape[-1] == 16
+    assert last.fwd_std == pytest.approx(1.0, abs=3.0 / math.sqrt(2 * 9 * 16))
+
+
 def test_what_is_asked_of_tokens_and_masks_is_answered():
     class Masked(nn.Module):
         def forward(self, x, mask):
