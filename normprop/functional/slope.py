@@ -128,9 +128,7 @@ class _PReLU(torch.autograd.Function):
         if ctx.triton and not (torch.is_grad_enabled() or is_transformed(grad)):
             from normprop.kernels import activation as kernel
 
-            dx, slope = kernel.backward_prelu(
-                weight, input, grad, shift, forward, backward, from_output=False
-            )
+            dx, slope = kernel.backward_prelu(weight, input, grad, shift, forward, backward)
             # The kernel divides both by the same number.
             return dx, slope * (backward / forward), None, None
         x, dy = upcast(input), upcast(grad)

@@ -16,12 +16,9 @@ the specification, and a kernel computes the same to the rounding of the type.
 :mod:`~.layout`                 which tensors a flat index serves; needs no triton
 ==============================  =========================================================
 
-Pooling has no kernel of its own.  Its normalisation is an affine map of its output, and
-affine maps with a positive slope commute with the maximum and the average of a window: so
-torch's pooling runs as it is, and the map is either folded into what precedes or follows,
-or done in place on the pooled output, the smaller tensor, by the activation kernel of the
-identity: ``activation.forward("identity", (), pooled, shift, forward, out=pooled)``.  The
-backward pass multiplies by a constant, in place likewise.
+Pooling has no kernel of its own.  Its normalisation is an affine map of its output, the smaller
+tensor, and one with a positive slope commutes with the maximum and the average of a window: so
+torch's pooling runs as it is, and the map follows, or is folded into what precedes or follows.
 """
 
 from functools import cache

@@ -21,16 +21,10 @@ import triton.language as tl
 from torch import Tensor
 
 from normprop.kernels import check_usable, scalar
-from normprop.kernels.kinks import Bounds, bounds, kinks
+from normprop.kernels.kinks import Bounds, bounds
 from normprop.kernels.launch import block_size, over_elements
 from normprop.kernels.layout import as_dense, like
-from normprop.kernels.scalar import bits, number
-
-# Numbers of a call, as bits: one kernel serves them all.
-_FORWARD = [
-    "a_bits", "b_bits", "shift", "scale", "low", "at_low", "above", "high", "at_high", "below",
-]  # fmt: skip
-_BACKWARD = ["a_bits", "b_bits", "shift", "forward", "scale", "at_low", "at_high"]
+from normprop.kernels.scalar import bits, kernel, load, number
 
 
 class _Function(NamedTuple):
@@ -85,25 +79,14 @@ def forward(
     forward: float,
     *,
     save_output: bool = False,
-    out: Tensor | None = None,
 ) -> Tensor:
-    r"""Forward pass, y = (f(x) - shift)/forward.
+    r"""Forward pass, y = (f(x) - shift)/forward, in the input's memory format where that is dense.
 
-    Args:
-        name: the activation, a key of :data:`FUNCTIONS`.
-        params: its parameters, none for torch's defaults.  For ``"prelu"`` also a tensor of
-            one element on the input's device, so that the slope need not be known here.
-        input: any shape, on CUDA, of float16, bfloat16, float32 or float64.
-        shift: what is subtracted.
-        forward: what divides, greater than 0.
-        save_output: whether the backward pass will read the output.  Then elements on the
-            rising side of a kink are kept apart from those on the flat one:
-            :mod:`~normprop.kernels.kinks` says how and why.
-        out: where to write, by default a new tensor; ``input`` itself for work in place.
-
-    Returns:
-        Tensor of the shape and type of ``input``, and of its memory format where the input
-        is dense.
+    The name is a key of :data:`FUNCTIONS`.  No parameters stand for torch's defaults; ``"prelu"``
+    also takes a tensor of one element on the input's device, so that the slope need not be known
+    here.  With ``save_output`` the backward pass will read the output, and elements on the rising
+    side of a kink are kept apart from those on the flat one: :mod:`~normprop.kernels.kinks` says
+    how and why.
 
     Raises:
         ValueError: an argument is out of its range, or the tensor is not on CUDA.
@@ -114,13 +97,7 @@ def forward(
     check_divisor("forward", forward)
     limits = _limits(name, params, shift, forward, input.dtype) if save_output else Bounds()
     x = as_dense(input)
-    y = torch.empty_like(x) if out is None else out
-    if y.shape != x.shape or y.stride() != x.stride() or y.dtype != x.dtype:
-        raise ValueError(
-            "out must have the shape, strides and type of the input, which must be dense; it was "
-            f"{y.dtype} {tuple(y.shape)} with strides {y.stride()} beside {x.dtype} "
-            f"{tuple(x.shape)} with strides {x.stride()}"
-        )
+    y = torch.empty_like(x)
     over_elements(
         _forward_kernel,
         x,
@@ -146,61 +123,39 @@ def backward(
     *,
     from_output: bool,
 ) -> Tensor:
-    r"""Backward pass, dx = dy f'(x)/backward.
+    r"""Backward pass, dx = dy f'(x)/backward, of the shape, type and memory format of ``saved``.
 
-    With ``from_output`` f' is read from the stored output: f = forward·y + shift.  Where f
-    saturates, f' is then known to the rounding of y alone: its absolute error is at most
-    that of y times forward times \|f''/f'\|, as where torch reads a sigmoid's derivative
-    from its output.
-
-    Args:
-        name: as in :func:`forward`.
-        params: as in :func:`forward`.
-        saved: the input, or with ``from_output`` what :func:`forward` returned under
-            ``save_output=True``.
-        grad: dy, of the shape of ``saved``; a scalar that was expanded is not written out.
-        shift: as in :func:`forward`.
-        forward: as in :func:`forward`.
-        backward: what divides the gradient, greater than 0.
-        from_output: what ``saved`` is.
-
-    Returns:
-        dx, of the shape, type and memory format of ``saved``.
+    That is the input, or with ``from_output`` what :func:`forward` gave under
+    ``save_output=True``: f' is then read from f = forward·y + shift.  Where f saturates it is known
+    to the rounding of y alone: its absolute error is at most that of y times forward times
+    \|f''/f'\|, as where torch reads a sigmoid's derivative from its output.  A gradient that is a
+    scalar which was expanded is not written out.
 
     Raises:
         ValueError: an argument is out of its range, or ``from_output`` is asked of a
             function whose derivative is no function of its value.
     """
-    dx, _ = _backward(
-        name, params, saved, grad, shift, forward, backward, from_output, slope_gradient=False
-    )
-    return dx
+    return _backward(name, params, saved, grad, shift, forward, backward, from_output)
 
 
 def backward_prelu(
-    slope: Tensor,
-    saved: Tensor,
-    grad: Tensor,
-    shift: float,
-    forward: float,
-    backward: float,
-    *,
-    from_output: bool,
+    slope: Tensor, saved: Tensor, grad: Tensor, shift: float, forward: float, backward: float
 ) -> tuple[Tensor, Tensor]:
-    r"""Backward pass with the slope's gradient Σ dy·min(x, 0)/backward beside dx.
+    r"""Backward pass from the input, with the slope's gradient Σ dy·min(x, 0)/backward beside dx.
 
     The sum is taken in the same pass, in float32 or float64, block by block in a fixed
-    order: the same numbers give the same sum.  With ``from_output`` min(x, 0) is
-    min(f, 0)/slope, so the slope must be greater than 0.
+    order: the same numbers give the same sum.
     """
     if not isinstance(slope, Tensor) or slope.numel() != 1:
         raise ValueError(f"slope must be a tensor of one element; it was {slope}")
-    return _backward(
-        "prelu", slope, saved, grad, shift, forward, backward, from_output, slope_gradient=True
-    )
+    compute = torch.float64 if saved.dtype == torch.float64 else torch.float32
+    programs = triton.cdiv(saved.numel(), block_size())
+    parts = torch.empty(programs, dtype=compute, device=saved.device)
+    dx = _backward("prelu", slope, saved, grad, shift, forward, backward, False, parts)
+    return dx, parts.sum().to(slope.dtype).reshape(slope.shape)
 
 
-def _backward(name, params, saved, grad, shift, forward, backward, from_output, slope_gradient):
+def _backward(name, params, saved, grad, shift, forward, backward, from_output, parts=None):
     function, slots, slope = _function(name, params, saved)
     check_divisor("forward", forward)
     check_divisor("backward", backward)
@@ -214,10 +169,6 @@ def _backward(name, params, saved, grad, shift, forward, backward, from_output, 
     step = 0 if grad.numel() and not any(grad.stride()) else 1
     dy = grad if step == 0 else like(grad, x)
     dx = torch.empty_like(x)
-    parts = None
-    if slope_gradient:
-        compute = torch.float64 if x.dtype == torch.float64 else torch.float32
-        parts = torch.empty(triton.cdiv(x.numel(), block_size()), dtype=compute, device=x.device)
     numbers = (*slots, shift, forward, 1.0 / backward, limits.at_low, limits.at_high)
     over_elements(
         _backward_kernel,
@@ -227,51 +178,23 @@ def _backward(name, params, saved, grad, shift, forward, backward, from_output, 
             "F": function.read if from_output else function.both,
             "FROM_OUTPUT": from_output,
             "HAS_SLOPE": slope is not None,
-            "SLOPE_GRADIENT": slope_gradient,
+            "SLOPE_GRADIENT": parts is not None,
             "GRAD_STEP": step,
         },
     )
-    if not slope_gradient:
-        return dx, None
-    return dx, parts.sum().to(slope.dtype).reshape(slope.shape)
+    return dx
 
 
-def reads_output(name: str, params: tuple[float, ...] = ()) -> bool:
-    """Whether the backward pass of a function of these parameters can read the output.
-
-    A slope that is a tensor is not looked at, which would wait for the device: then True
-    promises nothing, and it must be at least 0.
-    """
-    return FUNCTIONS[name].read is not None and kinks(name, _filled(name, params)) is not None
-
-
-@triton.jit(do_not_specialize=_FORWARD)
+@kernel
 def _forward_kernel(
-    x_ptr,
-    y_ptr,
-    slope_ptr,
-    numel,
-    a_bits: tl.int64,
-    b_bits: tl.int64,
-    shift: tl.int64,
-    scale: tl.int64,
-    low: tl.int64,
-    at_low: tl.int64,
-    above: tl.int64,
-    high: tl.int64,
-    at_high: tl.int64,
-    below: tl.int64,
-    F: tl.constexpr,
-    HAS_LOW: tl.constexpr,
-    HAS_HIGH: tl.constexpr,
-    HAS_SLOPE: tl.constexpr,
-    WIDE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    x_ptr, y_ptr, slope_ptr, numel, a_bits: tl.int64, b_bits: tl.int64, shift: tl.int64,
+    scale: tl.int64, low: tl.int64, at_low: tl.int64, above: tl.int64, high: tl.int64,
+    at_high: tl.int64, below: tl.int64, F: tl.constexpr, HAS_LOW: tl.constexpr,
+    HAS_HIGH: tl.constexpr, HAS_SLOPE: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     offsets = offsets_of(BLOCK, WIDE)
     mask = offsets < numel
-    # Cast after the load: arithmetic is in float32 at least.
-    x = upcast(tl.load(x_ptr + offsets, mask=mask, other=0.0))
+    x = load(x_ptr + offsets, mask)
     a = tl.load(slope_ptr).to(x.dtype) if HAS_SLOPE else number(a_bits, x.dtype)
     f, _ = F(x, a, number(b_bits, x.dtype))
     y = (f - number(shift, x.dtype)) * number(scale, x.dtype)
@@ -295,32 +218,16 @@ def _at_most(y, bound):
     return tl.where(y > bound, bound, y)
 
 
-@triton.jit(do_not_specialize=_BACKWARD)
+@kernel
 def _backward_kernel(
-    saved_ptr,
-    dy_ptr,
-    dx_ptr,
-    slope_ptr,
-    parts_ptr,
-    numel,
-    a_bits: tl.int64,
-    b_bits: tl.int64,
-    shift: tl.int64,
-    forward: tl.int64,
-    scale: tl.int64,
-    at_low: tl.int64,
-    at_high: tl.int64,
-    F: tl.constexpr,
-    FROM_OUTPUT: tl.constexpr,
-    HAS_SLOPE: tl.constexpr,
-    SLOPE_GRADIENT: tl.constexpr,
-    GRAD_STEP: tl.constexpr,
-    WIDE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    saved_ptr, dy_ptr, dx_ptr, slope_ptr, parts_ptr, numel, a_bits: tl.int64, b_bits: tl.int64,
+    shift: tl.int64, forward: tl.int64, scale: tl.int64, at_low: tl.int64, at_high: tl.int64,
+    F: tl.constexpr, FROM_OUTPUT: tl.constexpr, HAS_SLOPE: tl.constexpr,
+    SLOPE_GRADIENT: tl.constexpr, GRAD_STEP: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     offsets = offsets_of(BLOCK, WIDE)
     mask = offsets < numel
-    saved = upcast(tl.load(saved_ptr + offsets, mask=mask, other=0.0))
+    saved = load(saved_ptr + offsets, mask)
     dy = tl.load(dy_ptr + offsets * GRAD_STEP, mask=mask, other=0.0).to(saved.dtype)
     a = tl.load(slope_ptr).to(saved.dtype) if HAS_SLOPE else number(a_bits, saved.dtype)
     b = number(b_bits, saved.dtype)
@@ -328,18 +235,15 @@ def _backward_kernel(
         # Negated, so that NaN passes its gradient on, as in torch.
         above = ~(saved <= number(at_low, saved.dtype))
         below = ~(saved >= number(at_high, saved.dtype))
-        x = saved * number(forward, saved.dtype) + number(shift, saved.dtype)
-        slope = F(x, above, below, a, b)
+        f = saved * number(forward, saved.dtype) + number(shift, saved.dtype)
+        slope = F(f, above, below, a, b)
     else:
-        x = saved
-        _, slope = F(x, a, b)
+        _, slope = F(saved, a, b)
     factor = number(scale, saved.dtype)
     dx = dy * (slope * factor)
     tl.store(dx_ptr + offsets, dx.to(dx_ptr.dtype.element_ty), mask=mask)
     if SLOPE_GRADIENT:
-        rest = tl.where(x < 0, x, 0.0)
-        if FROM_OUTPUT:
-            rest = tl.where(above, 0.0, rest / a)
+        rest = tl.where(saved < 0, saved, 0.0)
         part = tl.sum(tl.where(mask, dy * rest * factor, 0.0), axis=0)
         tl.store(parts_ptr + tl.program_id(0), part)
 
@@ -351,14 +255,6 @@ def offsets_of(BLOCK: tl.constexpr, WIDE: tl.constexpr):
     if WIDE:
         start = start.to(tl.int64)
     return start * BLOCK + tl.arange(0, BLOCK)
-
-
-@triton.jit
-def upcast(x):
-    """A block in the type that it is computed in."""
-    if x.dtype != tl.float64:
-        x = x.to(tl.float32)
-    return x
 
 
 @lru_cache(maxsize=1024)

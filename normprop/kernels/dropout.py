@@ -18,10 +18,10 @@ import triton.language as tl
 from torch import Tensor
 
 from normprop.kernels import check_usable
-from normprop.kernels.activation import check_divisor, offsets_of, upcast
+from normprop.kernels.activation import check_divisor, offsets_of
 from normprop.kernels.launch import over_elements
 from normprop.kernels.layout import as_dense
-from normprop.kernels.scalar import bits, number
+from normprop.kernels.scalar import bits, kernel, load, number
 
 # One call of Philox gives four numbers, for four elements this far apart.  Part of what a seed
 # means, so it is the same for both passes and wherever the kernel runs.
@@ -37,20 +37,11 @@ def forward(
     leading: int = 0,
     seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Drop, shift and scale.
+    """Drop, shift and scale: y, in the input's type, and the seed, which :func:`backward` wants.
 
-    Args:
-        input: any shape, on CUDA.
-        p: probability of dropping, 0 ≤ p < 1.
-        shift: what is subtracted from x·mask/q.
-        forward: what divides then, greater than 0.
-        leading: 0 drops element by element; 2 drops whole channels of (N, C, …), and 1 those
-            of (C, …): as many dimensions as tell channels apart.
-        seed: one int64 on the input's device, by default drawn from torch's generator there.
-
-    Returns:
-        y, in the input's type, and in its memory format where that is dense; and the seed.
-        :func:`backward` wants the seed and ``y.stride()``.
+    Dropped are elements with ``leading=0``, whole channels of (N, C, …) with 2, and of (C, …) with
+    1: as many dimensions as tell channels apart.  A seed is one int64 on the input's device, by
+    default drawn from torch's generator there.
 
     Raises:
         ValueError: an argument is out of its range, or the tensor is not on CUDA.
@@ -78,24 +69,14 @@ def backward(
 ) -> Tensor:
     """Drop and scale the gradient where the forward pass dropped.
 
-    Args:
-        grad: dy.
-        seed: that of the forward pass.
-        p: as in :func:`forward`.
-        backward: what divides, greater than 0.
-        stride: strides of the forward pass's result, in whose order its numbers were drawn.
-        leading: as in :func:`forward`.
-
-    Returns:
-        dx, with those strides.
+    The strides are those of the forward pass's result, in whose order its numbers were drawn, and
+    become those of dx.
     """
     check_usable(grad)
     _check(p, leading, grad.ndim)
     check_divisor("backward", backward)
     if grad.stride() != tuple(stride):
-        grad = torch.empty_strided(grad.shape, stride, dtype=grad.dtype, device=grad.device).copy_(
-            grad
-        )
+        grad = grad.new_empty_strided(grad.shape, stride).copy_(grad)
     dx = torch.empty_like(grad)
     _run(grad, dx, seed, p, leading, 0.0, 1.0 / backward)
     return dx
@@ -128,25 +109,17 @@ def _kept(numbers, limit):
 @triton.jit
 def _element(x_ptr, y_ptr, offsets, numel, numbers, limit, keep, shift, scale):
     mask = offsets < numel
-    x = upcast(tl.load(x_ptr + offsets, mask=mask, other=0.0))
+    x = load(x_ptr + offsets, mask)
     x = tl.where(_kept(numbers, limit), x * number(keep, x.dtype), 0.0)
     y = (x - number(shift, x.dtype)) * number(scale, x.dtype)
     tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["limit", "keep", "shift", "scale"])
+@kernel
 def _element_kernel(
-    x_ptr,
-    y_ptr,
-    seed_ptr,
-    numel,
-    limit: tl.int64,
-    keep: tl.int64,
-    shift: tl.int64,
-    scale: tl.int64,
-    WIDE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    x_ptr, y_ptr, seed_ptr, numel, limit: tl.int64, keep: tl.int64, shift: tl.int64,
+    scale: tl.int64, WIDE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     QUARTER: tl.constexpr = BLOCK // 4
     seed = tl.load(seed_ptr)
     counter = offsets_of(QUARTER, WIDE)
@@ -159,16 +132,11 @@ def _element_kernel(
     _element(x_ptr, y_ptr, first + 3 * QUARTER, numel, d, limit, keep, shift, scale)
 
 
-@triton.jit(do_not_specialize=["limit", "keep"])
+@kernel
 def _factor_kernel(
-    factors_ptr,
-    seed_ptr,
-    count,
-    limit: tl.int64,
-    keep: tl.int64,
-    WIDE: tl.constexpr,
+    factors_ptr, seed_ptr, count, limit: tl.int64, keep: tl.int64, WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
-):
+):  # fmt: skip
     """A factor for each channel: 1/q or 0."""
     offsets = offsets_of(BLOCK, WIDE)
     kept = _kept(tl.randint(tl.load(seed_ptr), offsets), limit)
@@ -176,27 +144,17 @@ def _factor_kernel(
     tl.store(factors_ptr + offsets, factor, mask=offsets < count)
 
 
-@triton.jit(do_not_specialize=["shift", "scale"])
+@kernel
 def _channel_kernel(
-    x_ptr,
-    y_ptr,
-    factors_ptr,
-    numel,
-    batch,
-    channels,
-    batch_stride,
-    channel_stride,
-    shift: tl.int64,
-    scale: tl.int64,
-    WIDE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    x_ptr, y_ptr, factors_ptr, numel, batch, channels, batch_stride, channel_stride,
+    shift: tl.int64, scale: tl.int64, WIDE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     offsets = offsets_of(BLOCK, WIDE)
     mask = offsets < numel
     # In a dense layout an index is a number whose digits are the coordinates.
     channel = (offsets // batch_stride) % batch * channels + (offsets // channel_stride) % channels
     factor = tl.load(factors_ptr + channel, mask=mask, other=0.0)
-    x = upcast(tl.load(x_ptr + offsets, mask=mask, other=0.0))
+    x = load(x_ptr + offsets, mask)
     x = tl.where(factor == 0.0, 0.0, x * factor)
     y = (x - number(shift, x.dtype)) * number(scale, x.dtype)
     tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=mask)

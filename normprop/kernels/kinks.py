@@ -23,8 +23,6 @@ from typing import NamedTuple
 
 import torch
 
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-
 
 class Kinks(NamedTuple):
     """Where f has a kink, and its value there.
@@ -109,28 +107,18 @@ def bounds(
     fields = {}
     if found.low is not None:
         low, value = found.low
-        at = stored(value, shift, forward, dtype)
-        fields.update(low=low, at_low=at, above=neighbour(at, dtype, up=True))
+        at, above = _stored(value, shift, forward, dtype, math.inf)
+        fields.update(low=low, at_low=at, above=above)
     if found.high is not None:
         high, value = found.high
-        at = stored(value, shift, forward, dtype)
-        fields.update(high=high, at_high=at, below=neighbour(at, dtype, up=False))
+        at, below = _stored(value, shift, forward, dtype, -math.inf)
+        fields.update(high=high, at_high=at, below=below)
     return Bounds(**fields)
 
 
-def stored(value: float, shift: float, forward: float, dtype: torch.dtype) -> float:
-    """(value - shift)/forward as a kernel computes and rounds it."""
+def _stored(value, shift, forward, dtype, beyond) -> tuple[float, float]:
+    """(value - shift)/forward as a kernel computes and rounds it, and the next number beyond."""
     compute = dtype if dtype == torch.float64 else torch.float32
     numbers = torch.tensor([value, shift, 1.0 / forward], dtype=compute, device="cpu")
-    return ((numbers[0] - numbers[1]) * numbers[2]).to(dtype).item()
-
-
-def neighbour(value: float, dtype: torch.dtype, *, up: bool) -> float:
-    """The next number of the type above a number of the type, or below it."""
-    number = torch.tensor([value], dtype=dtype, device="cpu")
-    bits = number.view(_BITS[number.element_size()])
-    if value == 0:
-        smallest = torch.ones_like(bits).view(dtype).item()
-        return smallest if up else -smallest
-    bits += 1 if up == (value > 0) else -1
-    return number.item()
+    at = ((numbers[0] - numbers[1]) * numbers[2]).to(dtype)
+    return at.item(), torch.nextafter(at, torch.full_like(at, beyond)).item()

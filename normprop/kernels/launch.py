@@ -26,15 +26,10 @@ _SPECIALISED: dict[int, tuple[bool, ...]] = {}
 def launch(
     kernel, grid: tuple[int, ...], arguments: tuple, constants: dict, device, warps: int = 4
 ) -> None:
-    """Run a kernel.
+    """Run a kernel, its constants by name behind its arguments by place, in the order it has them.
 
-    Args:
-        kernel: a function under ``triton.jit``, its constants behind its arguments.
-        grid: how many programs.
-        arguments: tensors, integers or ``None``, by place.
-        constants: by name, in the order of the kernel.
-        device: of the tensors, which need not be the current one.
-        warps: of a program, one number for a kernel.
+    The device is that of the tensors, which need not be the current one; a kernel has one number of
+    warps.
     """
     with on_device(device):
         if scalar.INTERPRETED:

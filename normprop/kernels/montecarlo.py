@@ -18,7 +18,7 @@ from torch import Tensor
 
 from normprop.kernels import activation, check_usable
 from normprop.kernels.launch import launch
-from normprop.kernels.scalar import bits, number
+from normprop.kernels.scalar import bits, kernel, number
 
 _BLOCK = 512
 # Counters of a program at least, and programs of a replicate at most.
@@ -39,16 +39,8 @@ def figures(
 ) -> Tensor:
     """Count, mean and sum of squared deviations of y and of dx, for each replicate.
 
-    Args:
-        name: the activation, as in :func:`activation.forward`.
-        params: its parameters.
-        mean: m.
-        std: s.
-        seed: 64 bits.
-        replicates: which replicates to run.
-        samples: of a replicate.
-        dtype: float32 or float64, in which x, f and f' are computed.
-        device: CUDA.
+    x, f and f' are computed in ``dtype``, float32 or float64, on CUDA; seeds have 64 bits, and
+    ``samples`` are those of a replicate.
 
     Returns:
         Tensor of shape (replicates, 2, 3), float64, on the CPU.
@@ -72,11 +64,7 @@ def figures(
                 sums, seed, replicates.start, replicates.step, samples, span,
                 *map(bits, (mean, std, center, *slots)),
             ),
-            {
-                "F": function.both,
-                "DOUBLE": dtype == torch.float64,
-                "BLOCK": _BLOCK,
-            },
+            {"F": function.both, "DOUBLE": dtype == torch.float64, "BLOCK": _BLOCK},
             sums.device,
         )  # fmt: skip
     sums = sums.cpu().sum(1)
@@ -100,25 +88,12 @@ def normals(a, b):
     return radius * tl.cos(turn), radius * tl.sin(turn)
 
 
-@triton.jit(
-    do_not_specialize=["seed", "start", "step", "samples", "mean", "std", "center", "a", "b"]
-)
+@kernel
 def _simulate_kernel(
-    sums_ptr,
-    seed: tl.int64,
-    start: tl.int64,
-    step: tl.int64,
-    samples: tl.int64,
-    span,
-    mean: tl.int64,
-    std: tl.int64,
-    center: tl.int64,
-    a: tl.int64,
-    b: tl.int64,
-    F: tl.constexpr,
-    DOUBLE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    sums_ptr, seed: tl.int64, start: tl.int64, step: tl.int64, samples: tl.int64, span,
+    mean: tl.int64, std: tl.int64, center: tl.int64, a: tl.int64, b: tl.int64, F: tl.constexpr,
+    DOUBLE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     replicate = tl.program_id(0) * step + start
     COMPUTE: tl.constexpr = tl.float64 if DOUBLE else tl.float32
     m, s = number(mean, COMPUTE), number(std, COMPUTE)

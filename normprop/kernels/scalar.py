@@ -25,6 +25,7 @@ At a kink the derivative is torch's.  NaN stays NaN.
 """
 
 import struct
+from collections.abc import Callable
 
 import triton
 import triton.language as tl
@@ -43,6 +44,21 @@ _SQRT_8_OVER_PI = tl.constexpr(1.5957691216057307117)
 _GELU_CUBE = tl.constexpr(0.044715)
 _SELU_ALPHA = tl.constexpr(1.6732632423543772848170429916717)
 _SELU_SCALE = tl.constexpr(1.0507009873554804934193349852946)
+
+
+def kernel(function: Callable):
+    """Under ``triton.jit``, not compiled anew for values of what is annotated as 64 bits."""
+    whole = [name for name, kind in function.__annotations__.items() if kind is tl.int64]
+    return triton.jit(do_not_specialize=whole)(function)
+
+
+@triton.jit
+def load(ptrs, mask):
+    """A block in the type that it is computed in, float32 at least."""
+    x = tl.load(ptrs, mask=mask, other=0.0)
+    if x.dtype != tl.float64:
+        x = x.to(tl.float32)
+    return x
 
 
 @triton.jit

@@ -47,7 +47,7 @@ from torch import Tensor
 from normprop.kernels import check_usable
 from normprop.kernels.launch import launch
 from normprop.kernels.layout import as_dense, like
-from normprop.kernels.scalar import bits, full, number
+from normprop.kernels.scalar import bits, full, kernel, load, number
 from normprop.kernels.table import Table, table
 
 Over = Literal["fan-in", "fan-out", "all"]
@@ -102,16 +102,10 @@ def serves(weight: Tensor) -> bool:
 def forward(
     layers: Sequence[Layer], weights: Weights, biases: Biases
 ) -> tuple[list[Tensor], list[Tensor | None], Tensor]:
-    """V and c of every layer.
+    """V and c of every layer, and the norms, for :func:`backward`.
 
-    Args:
-        layers: what is asked for.
-        weights: W of each, of shape (out, in/groups, k…), of one type, on one CUDA device.
-        biases: b of each, of that type, or ``None``.
-
-    Returns:
-        V, each of its weight's shape, type and memory format, W itself where it is the same; c,
-        or ``None``; and the norms, for :func:`backward`.
+    Each V has its weight's shape, type and memory format, and is W itself where it is the same; so
+    with c and b.  All tensors are of one type, on one CUDA device.
 
     Raises:
         ValueError: an argument is out of its range, or a tensor is not on CUDA.
@@ -134,18 +128,10 @@ def backward(
     grads: Biases,
     bias_grads: Biases,
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """The gradients of W and b from those of V and c.
+    """The gradients of W and b from those of V and c, given ``None`` where none arrives.
 
-    Args:
-        layers: as in :func:`forward`.
-        weights: as in :func:`forward`.
-        kept: the last result of :func:`forward`.
-        grads: G_V of each, or ``None`` where none arrives.
-        bias_grads: G_c of each, or ``None``.
-
-    Returns:
-        dW, each of its weight's shape, type and memory format, and db; ``None`` where nothing
-        arrives, and what arrived where it is the same.
+    ``kept`` is the last result of :func:`forward`.  Each dW has its weight's shape, type and memory
+    format; it is ``None`` where nothing arrives, and what arrived where that is the same.
     """
     for grad, weight in zip(grads, weights, strict=True):
         if grad is not None and grad.shape != weight.shape:
@@ -177,12 +163,8 @@ def project_(
 ) -> None:
     """Put every W on its ball, in place, and make V = gain·W and c in the memory of earlier ones.
 
-    Args:
-        layers: as in :func:`forward`.
-        weights: W of each, such as :func:`serves` tells.
-        biases: b of each, or ``None``.
-        values: memory of V, in the order of W's; ``None`` where V is W, or is not wanted.
-        made: memory of c; ``None`` where it is b, or is not wanted.
+    That memory is ``values``, in the order of W's, and ``made``: ``None`` where V is W or c is b,
+    or where they are not wanted.  Each W is such as :func:`serves` tells.
     """
     if not all(map(serves, weights)):
         raise ValueError("a weight is put on its ball in place where it is contiguous in memory")
@@ -240,8 +222,7 @@ class _Plan(NamedTuple):
         launches: for sums, scaling and biases, where their programs begin, and how many they are.
         sums: how many numbers the sums in parts are.
         kept: how many the norms are.
-        starts: where V of each layer that has one begins in one piece of memory, then c of each;
-            then the size of all.
+        starts: where each V begins in one piece of memory, then each c; then the size of all.
     """
 
     table: Table
@@ -369,14 +350,6 @@ def _line(layer, shape, short, long) -> tuple[list[int], int]:
     return line, blocks * strips
 
 
-@triton.jit
-def _load(ptrs, mask):
-    x = tl.load(ptrs, mask=mask, other=0.0)
-    if x.dtype != tl.float64:
-        x = x.to(tl.float32)
-    return x
-
-
 # A factor for norms below the first limit, a limit for what it is applied to, and one for what
 # squares are taken of as it is; the powers of two for large norms are the inverses.
 _UP_SINGLE, _UP_DOUBLE = tl.constexpr(2.0**86), tl.constexpr(2.0**700)
@@ -411,7 +384,7 @@ def _norm(small, middle, large):
     return 1.0 / tl.sqrt(tl.where(empty, one, squares)), tl.where(empty, one, power)
 
 
-@triton.jit(do_not_specialize=["start"])
+@kernel
 def _weights_kernel(
     table, places, w, b, g, v, c, kept, sums, start: tl.int64, STAGE: tl.constexpr,
     MODE: tl.constexpr, LARGEST: tl.constexpr, SHORT: tl.constexpr, LONG: tl.constexpr,
@@ -518,12 +491,12 @@ def _strip(
                 k = at + elements
                 mask = (m < count) & (k < last)
                 offsets = m // within * group + m % within * run + (k // run * step + k % run)
-                x = _load(w + offsets, mask)
+                x = load(w + offsets, mask)
                 if MODE == 1:
                     x = x * power * inverse
-                    y = _load(g + offsets, mask & has_g)
+                    y = load(g + offsets, mask & has_g)
                     row = b + (m // within * rows + k // per_row)
-                    y += number(slope, COMPUTE) * _load(row, mask & has_b & (slope != 0))
+                    y += number(slope, COMPUTE) * load(row, mask & has_b & (slope != 0))
                 if PASS == 0 and MODE == 1:
                     middle += x * y
                 elif PASS == 0:
@@ -564,7 +537,7 @@ def _rows(
     """Biases of some rows, or the gradients of biases."""
     row = part * SHORT + tl.arange(0, SHORT).to(tl.int64)[:, None]
     inside = row < tl.load(line + _OUTPUTS)
-    y = _load(b + row, inside & has_b)
+    y = load(b + row, inside & has_b)
     if MODE == 1:
         y = y * number(tl.load(line + _BIAS_FACTOR), COMPUTE)
     else:
@@ -575,7 +548,7 @@ def _rows(
             k = at + tl.arange(0, LONG).to(tl.int64)[None, :]
             mask = inside & (k < width)
             # V is W where it has no memory of its own.
-            total += _load(v + row * width + k, mask & has_v)
-            total += _load(w + row * width + k, mask & (has_v == 0))
+            total += load(v + row * width + k, mask & has_v)
+            total += load(w + row * width + k, mask & (has_v == 0))
         y += number(slope, COMPUTE) * tl.sum(total, axis=1, keep_dims=True)
     tl.store(c + row, y.to(c.dtype.element_ty), mask=inside)

@@ -127,8 +127,7 @@ def activations(name, dtype, line=LINE, factor=1.1):
 
 def preluses(dtype, line=LINE):
     x, slope = torch.zeros(1023, dtype=dtype), torch.ones(1, dtype=dtype)
-    for from_output in (False, True):
-        yield lambda f=from_output: activation.backward_prelu(slope, x, x, *line, from_output=f)
+    yield lambda: activation.backward_prelu(slope, x, x, *line)
     yield lambda: activation.forward("prelu", slope, x, *line[:2])
 
 

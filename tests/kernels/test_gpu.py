@@ -123,7 +123,7 @@ def test_the_same_bits_every_time(dtype):
         results = [
             activation.forward("gelu", (), x, SHIFT, FORWARD),
             dropout.forward(x, 0.3, SHIFT, FORWARD, seed=seed)[0],
-            *activation.backward_prelu(slope, x, x, SHIFT, FORWARD, BACKWARD, from_output=False),
+            *activation.backward_prelu(slope, x, x, SHIFT, FORWARD, BACKWARD),
         ]
         for over in ("fan-in", "fan-out", "all"):
             v, inverse = scaled(w, over, 1, 1.0)
