@@ -9,7 +9,7 @@ from torch.nn import functional as torch_functional
 from normprop.functional.keywords import Ball, takes
 from normprop.functional.parametric import check_method
 from normprop.functional.scale import Scaling, check_scaling, scale_gradient
-from normprop.functional.weight import Per, check_ball, checked_gain, scaled_weight
+from normprop.functional.weight import Per, checked_gain, on_sphere, sphere
 
 __all__ = ["bilinear"]
 
@@ -54,7 +54,7 @@ def bilinear(
     first, second = factors(weight) if scaling == "separate" else (1.0, 1.0)
     gain = checked_gain(ball["gain"])
     if method == "normalize":
-        weight = on_ball(weight, scaling, per, gain)
+        weight = on_sphere(weight, *sphere_of(weight, scaling, per, gain))
     if scaling == "separate":
         input1, input2 = scale_gradient(input1, first), scale_gradient(input2, second)
     return torch_functional.bilinear(input1, input2, weight, bias)
@@ -71,16 +71,11 @@ def check_bilinear(scaling: str, per: str, method: str) -> None:
         )
 
 
-def on_ball(weight: Tensor, scaling: Scaling, per: Per, gain: float) -> Tensor:
-    """The weight on the ball that it runs on under this scaling."""
-    check_ball("forward", per)
-    return scaled_weight(weight, "forward", per, 1, 1, radius(weight, scaling, gain))
-
-
-def radius(weight: Tensor, scaling: Scaling, gain: float) -> float:
-    """The radius of that ball, of which 1 is that of the forward ball."""
+def sphere_of(weight: Tensor, scaling: Scaling, per: Per, gain: float) -> tuple[str, float]:
+    """What the norm of the weight goes over under this scaling, and what it has to be."""
     outputs, first, second = weight.shape
-    return gain * math.sqrt((first + second) / (2.0 * outputs)) if scaling == "backward" else gain
+    share = math.sqrt((first + second) / (2.0 * outputs)) if scaling == "backward" else 1.0
+    return sphere(weight, "forward", per, gain=gain * share)
 
 
 def factors(weight: Tensor) -> tuple[float, float]:

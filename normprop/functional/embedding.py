@@ -8,7 +8,7 @@ from torch.nn import functional as torch_functional
 
 from normprop.functional.keywords import takes
 from normprop.functional.parametric import check_method
-from normprop.functional.weight import Method, checked_gain, scaled_weight
+from normprop.functional.weight import Method, checked_gain, on_sphere
 
 __all__ = ["embedding", "normalize_rows"]
 
@@ -76,6 +76,5 @@ def refuse_max_norm(max_norm: float | None) -> None:
 def normalize_rows(weight: Tensor, gain: float = 1.0) -> Tensor:
     """Rows, along the last dimension, scaled to the norm gain·√dim; rows of zeros stay."""
     dim = weight.shape[-1]
-    return scaled_weight(
-        weight.reshape(-1, dim), "forward", "neuron", 1, 1, gain * math.sqrt(dim)
-    ).reshape(weight.shape)
+    rows = on_sphere(weight.reshape(-1, dim), "fan-in", gain * math.sqrt(dim))
+    return rows.reshape(weight.shape)

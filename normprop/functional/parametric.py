@@ -10,7 +10,14 @@ from torch import Tensor
 from torch.nn import functional as torch_functional
 
 from normprop.functional.scale import Scaling, check_scaling, scale_gradient, transforms_active
-from normprop.functional.weight import Method, Per, checked_gain, scaled_weight, separate_factor
+from normprop.functional.weight import (
+    Method,
+    Per,
+    checked_gain,
+    on_sphere,
+    separate_factor,
+    sphere,
+)
 
 
 class Affine(NamedTuple):
@@ -62,25 +69,27 @@ def apply(
     weight, bias = _multiplied(weight, factors[0]), _multiplied(bias, factors[1])
     moved, factor = before.scale / after.scale, before.gradient / after.gradient
     ball = "backward" if scaling == "backward" else "forward"
+    geometry = (stride, groups, transposed)
     if method == "normalize":
-        used = scaled_weight(weight, ball, per, stride, groups, moved * gain, transposed)
+        used = on_sphere(weight, *sphere(weight, ball, per, *geometry, moved * gain), groups)
     else:
         used = weight if moved == 1.0 else weight * moved
     bias = absorbing_bias(bias, used, before, after, _outputs(function, weight))
     if after.gradient != 1.0:
         used, bias = _multiplied(used, 1 / after.gradient), _multiplied(bias, 1 / after.gradient)
-    if scaling == "separate" and per == "neuron":
-        back = scaled_weight(
-            weight.detach(), "backward", "neuron", stride, groups, gain, transposed
-        )
+    if scaling == "separate" and per == "layer":
+        factor *= separate_factor(weight, *geometry)
+    elif scaling == "separate":
+        apart = weight.detach()
+        back = on_sphere(apart, *sphere(apart, "backward", per, *geometry, gain), groups)
         if moved * factor != 1.0:
             back = back * (moved * factor)
         return _with_backward_weight(function, input, used, back, bias)
-    if scaling == "separate":
-        factor *= separate_factor(weight, stride, groups, transposed)
     if factor == 1.0:
         return function(input, used, bias)
-    return _with_factor(function, input, used, bias, factor)
+    if torch.compiler.is_compiling() and transforms_active():
+        return function(scale_gradient(input, factor), used, bias)
+    return _TwoWeights.apply(input, used, bias, used.detach(), factor, function)
 
 
 def check_method(method: str, per: str) -> None:
@@ -106,13 +115,6 @@ def absorbing_bias(bias, used, before, after, outputs):
 
 def _multiplied(tensor, factor):
     return tensor if tensor is None or factor == 1.0 else scale_gradient(tensor, factor)
-
-
-def _with_factor(function, input, weight, bias, factor):
-    """``function(input, weight, bias)`` whose input gradient is ``factor`` times the true one."""
-    if torch.compiler.is_compiling() and transforms_active():
-        return function(scale_gradient(input, factor), weight, bias)
-    return _TwoWeights.apply(input, weight, bias, weight.detach(), factor, function)
 
 
 def _with_backward_weight(function, input, weight, back, bias):

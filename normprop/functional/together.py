@@ -19,7 +19,6 @@ What every layer does to a few numbers a channel is done to all layers' numbers 
 small layers do not pay for calls.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -30,7 +29,7 @@ from torch import Tensor
 
 from normprop.functional.fused import is_transformed
 from normprop.functional.parametric import Absorbed, absorbing_bias
-from normprop.functional.weight import norms_are_ordinary, scaled_weight
+from normprop.functional.weight import Matrix, has_kernel, on_sphere, ordinary
 from normprop.kernels import usable
 
 _aten = torch.ops.aten
@@ -41,22 +40,18 @@ class Part:
     """What one layer asks for.
 
     Attributes:
-        ball: which ball its weight is on.
-        per: one norm a neuron, or one for the layer.
-        geometry: stride, groups, transposed and gain, as :func:`normalize_weight` takes them.
-        normalize: whether W is divided by its norm.
-        over: what that norm goes over: "fan-in", "fan-out" or "all".
+        over: what the norm of W goes over: "fan-in", "fan-out" or "all".
         radius: of the ball.
+        groups: of the convolution.
+        normalize: whether W is divided by its norm, and not on its ball by itself.
         absorbed: what input and output stand for, and factors of the gradients.
         outputs: number of output channels.
     """
 
-    ball: str
-    per: str
-    geometry: dict
-    normalize: bool
     over: str
     radius: float
+    groups: int
+    normalize: bool
     absorbed: Absorbed
     outputs: int
 
@@ -71,6 +66,11 @@ class Part:
         return self.absorbed.before.scale / self.absorbed.after.scale
 
     @property
+    def size(self) -> float:
+        """The norm of V where W is divided by its own, else the factor of W."""
+        return self.gain * self.radius if self.normalize else self.gain
+
+    @property
     def slope(self) -> float:
         """λ."""
         return self.absorbed.before.shift / self.absorbed.before.scale
@@ -82,8 +82,8 @@ class Part:
 
         return Layer(
             over=self.over if self.normalize else None,
-            size=self.gain * self.radius if self.normalize else self.gain,
-            groups=self.geometry["groups"],
+            size=self.size,
+            groups=self.groups,
             slope=self.slope,
             shift=self.absorbed.after.shift,
             scale=self.absorbed.after.scale,
@@ -94,11 +94,7 @@ class Part:
     def weight(self, weight: Tensor) -> Tensor:
         """V, in operations that autograd knows."""
         if self.normalize:
-            geometry = self.geometry
-            return scaled_weight(
-                weight, self.ball, self.per, geometry["stride"], geometry["groups"],
-                self.gain * geometry["gain"], geometry["transposed"],
-            )  # fmt: skip
+            return on_sphere(weight, self.over, self.size, self.groups)
         return weight if self.gain == 1.0 else weight * self.gain
 
     def bias(self, bias: Tensor | None, made: Tensor) -> Tensor | None:
@@ -274,7 +270,7 @@ def again(
     value, biased = made
     fits = value is weight or (_alike(value, weight) and value.stride() == weight.stride())
     fits = fits and _meet(weight, bias) and (value is weight) == (part.gain == 1.0)
-    asked = Placed(weight, part.over, part.radius, part.geometry["groups"], part, bias)
+    asked = Placed(weight, part.over, part.radius, part.groups, part, bias)
     asked = asked._replace(
         value=None if value is weight else value, made=None if biased is bias else biased
     )
@@ -287,20 +283,23 @@ def _alike(a: Tensor, b: Tensor) -> bool:
 
 def _divide(parts, weights, made):
     """Divide by norms, where torch has a kernel and they lie in the middle of their range."""
-    matrices = {
-        i: _Matrix.of(part, weights[i])
-        for i, part in parts.items()
-        if part.normalize and _has_kernel(part, weights[i])
-    }
-    # Numbers of one type meet below.
-    for dtype in dict.fromkeys(m.rows.dtype for m in matrices.values()):
-        _divide_alike({i: m for i, m in matrices.items() if m.rows.dtype == dtype}, made)
+    fit = [i for i, part in parts.items() if part.normalize and _fits(part, weights[i])]
+    for matrices in _by_type({i: Matrix.of(weights[i], parts[i].over) for i in fit}):
+        _divide_alike(matrices, {i: parts[i].size for i in matrices}, made)
 
 
-def _divide_alike(matrices, made):
+def _by_type(matrices: dict[int, Matrix]) -> list[dict[int, Matrix]]:
+    """Those whose numbers may meet."""
+    types = dict.fromkeys(m.rows.dtype for m in matrices.values())
+    return [{i: m for i, m in matrices.items() if m.rows.dtype == dtype} for dtype in types]
+
+
+def _divide_alike(matrices, sizes, made):
     scaled, norms = {}, {}
     for i, matrix in matrices.items():
-        scaled[i], norms[i] = _aten._weight_norm_interface(matrix.rows, matrix.size, matrix.dim)
+        scaled[i], norms[i] = _aten._weight_norm_interface(
+            matrix.rows, _size(matrix, sizes[i]), matrix.dim
+        )
         norms[i] = norms[i].flatten()
     found = torch.cat(list(norms.values()))
     several = {i: m for i, m in matrices.items() if m.taps > 1}
@@ -315,54 +314,23 @@ def _divide_alike(matrices, made):
             scaled[i].mul_(factor)
             norms[i] = norm
         found = torch.cat([found, of_channels])
-    ordinary = norms_are_ordinary(found)
+    usual = ordinary(found)
     for i, matrix in matrices.items():
-        if ordinary or (matrix.taps == 1 and norms_are_ordinary(norms[i])):
+        if usual or (matrix.taps == 1 and ordinary(norms[i])):
             made.weights[i] = scaled[i].view_as(made.weights[i])
             made.norms[i] = matrix.along(norms[i])
 
 
-@dataclass(frozen=True)
-class _Matrix:
-    """A weight as torch's kernel sees it.
-
-    Attributes:
-        rows: two-dimensional.
-        dim: the dimension that it keeps.
-        taps: how many of its rows or columns have one norm.
-        radius: size of V in that norm.
-    """
-
-    rows: Tensor
-    dim: int
-    taps: int
-    radius: float
-
-    @classmethod
-    def of(cls, part: Part, weight: Tensor) -> "_Matrix":
-        rows, radius = weight.flatten(1), part.gain * part.radius
-        if part.over == "fan-in":
-            return cls(rows, 0, 1, radius)
-        return cls(rows, 1, math.prod(weight.shape[2:]), radius)
-
-    @property
-    def size(self) -> Tensor:
-        """The radius, for each row or column."""
-        return self.along(
-            _full(self.rows.shape[self.dim], self.radius, self.rows.dtype, self.rows.device)
-        )
-
-    def along(self, vector: Tensor) -> Tensor:
-        """A vector of the dimension that is kept, as it broadcasts."""
-        return vector.view(-1, 1) if self.dim == 0 else vector.view(1, -1)
-
-
-def _has_kernel(part: Part, weight: Tensor) -> bool:
-    """Whether torch's kernel of weight normalisation, that of the CPU, has this norm."""
-    fits = part.over == "fan-in" or (part.over == "fan-out" and part.geometry["groups"] == 1)
+def _fits(part: Part, weight: Tensor) -> bool:
+    """Whether torch's kernels divide the weight as it is."""
     wide = weight.dtype in (torch.float32, torch.float64)
-    # It ends the process where there is nothing to norm.
-    return fits and wide and weight.is_cpu and weight.is_contiguous() and weight.numel() > 0
+    return wide and weight.is_contiguous() and has_kernel(weight, part.over, part.groups)
+
+
+def _size(matrix: Matrix, size: float) -> Tensor:
+    """The norm that comes out, for each row or column."""
+    rows, dim, _ = matrix
+    return matrix.along(_full(rows.shape[dim], size, rows.dtype, rows.device))
 
 
 @lru_cache(maxsize=4096)
@@ -370,7 +338,7 @@ def _full(count: int, value: float, dtype: torch.dtype, device: torch.device) ->
     return torch.full((count,), value, dtype=dtype, device=device)
 
 
-def _over_taps(columns: Tensor, matrices: dict[int, _Matrix]) -> Tensor:
+def _over_taps(columns: Tensor, matrices: dict[int, Matrix]) -> Tensor:
     """Sums over the taps of each channel, once for every tap."""
     which = _channels(tuple((m.rows.shape[1], m.taps) for m in matrices.values()))
     sums = columns.new_zeros(which[-1] + 1).index_add_(0, which, columns)
@@ -496,14 +464,13 @@ def _project(parts, made, weights, gradients):
     for i, (leaf, weight) in made.apart.items():
         if i in gradients:
             (gradients[i],) = torch.autograd.grad(weight, leaf, gradients[i], retain_graph=True)
-    matrices = {i: _Matrix.of(parts[i], weights[i]) for i in made.norms if i in gradients}
-    for dtype in dict.fromkeys(m.rows.dtype for m in matrices.values()):
-        alike = {i: m for i, m in matrices.items() if m.rows.dtype == dtype}
+    matrices = {i: Matrix.of(weights[i], parts[i].over) for i in made.norms if i in gradients}
+    for alike in _by_type(matrices):
         along = {}
         for i, matrix in alike.items():
-            shape = gradients[i].shape
+            shape, size = gradients[i].shape, _size(matrix, parts[i].size)
             found, along[i] = _aten._weight_norm_interface_backward(
-                gradients[i].flatten(1), matrix.rows, matrix.size, made.norms[i], matrix.dim
+                gradients[i].flatten(1), matrix.rows, size, made.norms[i], matrix.dim
             )
             gradients[i] = found.view(shape)
         several = {i: m for i, m in alike.items() if m.taps > 1}
@@ -515,7 +482,7 @@ def _project(parts, made, weights, gradients):
         others = _over_taps(shares, several).sub_(shares).div_(norms.square_())
         parted = others.split([m.rows.shape[1] for m in several.values()])
         for (i, matrix), other in zip(several.items(), parted, strict=True):
-            gradients[i].flatten(1).addcmul_(matrix.rows, other, value=-matrix.radius)
+            gradients[i].flatten(1).addcmul_(matrix.rows, other, value=-parts[i].size)
 
 
 def _differentiable(parts, made, weights, biases, of_weights, of_biases, again):

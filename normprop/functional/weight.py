@@ -16,7 +16,7 @@ power of two of its own first.  On a CPU the norms that came out say whether tha
 """
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,22 +80,14 @@ def normalize_weight(
             ``gain`` is not greater than 0, or ``"triton"`` was asked for elsewhere than on a GPU.
         RuntimeError: ``"triton"`` was asked for in compiled code or under a transform.
     """
-    gain = checked_gain(gain)
-    return scaled_weight(weight, ball, per, stride, groups, gain, transposed, backend)
+    over, size = sphere(weight, ball, per, stride, groups, transposed, checked_gain(gain))
+    return on_sphere(weight, over, size, groups, backend)
 
 
-def scaled_weight(
-    weight: Tensor,
-    ball: Ball,
-    per: Per,
-    stride: int | tuple[int, ...],
-    groups: int,
-    gain: float = 1.0,
-    transposed: bool = False,
-    backend: Backend = "auto",
+def on_sphere(
+    weight: Tensor, over: str, size: float, groups: int = 1, backend: Backend = "auto"
 ) -> Tensor:
-    """``gain`` times :func:`normalize_weight`, without another pass over the weight."""
-    over, size = sphere(weight, ball, per, stride, groups, transposed, gain)
+    """The weight with norms of this size, over what :func:`sphere` says."""
     transformed = is_transformed(weight)
     if wants_triton(weight, backend, transformed):
         return _Scaled.apply(weight, over, groups, size, True)
@@ -114,33 +106,14 @@ def scaled_weight(
 def normalize_weight_(
     weight: Tensor, ball: Ball = "backward", per: Per = "neuron", *, groups: int = 1, **geometry
 ) -> Tensor:
-    """:func:`normalize_weight` in place, without a gradient: the weight is read twice at most.
-
-    Args:
-        weight: as there; it is overwritten.
-        ball: as there.
-        per: as there.
-        groups: as there.
-        geometry: stride, transposed and gain, as there.
-
-    Returns:
-        ``weight``.
-
-    Raises:
-        ValueError: as there.
-    """
-    over, radius = sphere(weight, ball, per, groups=groups, **geometry)
+    """:func:`normalize_weight` in place, without a gradient: the weight is read twice at most."""
+    over, size = sphere(weight, ball, per, groups=groups, **geometry)
     in_place = weight.device.type == "cpu" and upcast(weight) is weight and weight.is_contiguous()
     if in_place and weight.numel():
         near, _, inverse = _norms(weight, over, groups)
-        torch.mul(_rows(near), _row(radius * inverse, weight), out=_rows(weight))
+        torch.mul(_rows(near), _row(size * inverse, weight), out=_rows(weight))
         return weight
-    return weight.copy_(normalize_weight(weight, ball, per, groups=groups, **geometry))
-
-
-def norms_are_ordinary(norms: Tensor) -> bool:
-    """Whether all of these lie in the middle of their type's range."""
-    return _ordinary(norms, 0.2)
+    return weight.copy_(on_sphere(weight, over, size, groups))
 
 
 def sphere(weight, ball, per, stride=1, groups=1, transposed=False, gain=1.0) -> tuple[str, float]:
@@ -180,7 +153,7 @@ class _Scaled(torch.autograd.Function):
             (scaled,), _, inverse = kernel.forward([layer], [weight], [None])
         else:
             wide = upcast(weight)
-            if _has_kernel(wide, over, groups):
+            if has_kernel(wide, over, groups):
                 scaled, scale, inverse = _in_one_pass(wide, over, size)
             else:
                 near, scale, inverse = _norms(wide, over, groups)
@@ -209,7 +182,7 @@ class _Scaled(torch.autograd.Function):
             if scale is not None:
                 unit = _times(_times(wide, scale), inverse)
                 result = _across(unit, scale, inverse, wide_gradient, over, groups, size)
-            elif _has_kernel(wide_gradient, over, groups):
+            elif has_kernel(wide_gradient, over, groups):
                 result = _tangent_in_one_pass(wide, inverse, wide_gradient, over, size)
             else:
                 result = _tangent(wide, inverse, wide_gradient, over, groups, size)
@@ -310,8 +283,32 @@ class _Saturating(torch.autograd.Function):
         return _saturated(gradient, ctx.dtype)
 
 
-def _has_kernel(tensor: Tensor, over: str, groups: int) -> bool:
-    """Whether torch's own kernels of weight normalisation, those of the CPU, have this norm."""
+class Matrix(NamedTuple):
+    """A weight as torch's own kernels of weight normalisation, those of the CPU, see it.
+
+    Attributes:
+        rows: two-dimensional.
+        dim: the dimension that they keep.
+        taps: how many of its rows or columns have one norm.
+    """
+
+    rows: Tensor
+    dim: int
+    taps: int
+
+    @classmethod
+    def of(cls, weight: Tensor, over: str) -> "Matrix":
+        """The weight, normed over that."""
+        rows = _rows(weight)
+        return cls(rows, 0, 1) if over == "fan-in" else cls(rows, 1, _taps(weight))
+
+    def along(self, vector: Tensor) -> Tensor:
+        """A vector of the dimension that is kept, as it broadcasts."""
+        return vector.view(-1, 1) if self.dim == 0 else vector.view(1, -1)
+
+
+def has_kernel(tensor: Tensor, over: str, groups: int) -> bool:
+    """Whether those kernels have this norm."""
     fits = over == "fan-in" or (over == "fan-out" and groups == 1)
     # They end the process where there is nothing to norm.
     fits = fits and tensor.numel() > 0
@@ -320,8 +317,9 @@ def _has_kernel(tensor: Tensor, over: str, groups: int) -> bool:
 
 def _in_one_pass(weight: Tensor, over: str, size: float) -> Norms:
     """size·W/n, and the last two of what :func:`_norms` gives."""
-    rows, dim, shape, taps = _for_kernel(weight, over)
-    scaled, norms = _aten._weight_norm_interface(rows, rows.new_full(shape, size), dim)
+    rows, dim, taps = matrix = Matrix.of(weight, over)
+    sizes = matrix.along(rows.new_full((rows.shape[dim],), size))
+    scaled, norms = _aten._weight_norm_interface(rows, sizes, dim)
     # Its columns are single taps: from their norms to those of the channels.
     channels = norms.view(-1, taps).square().sum(1).sqrt_() if taps > 1 else norms.flatten()
     scale, inverse = None, channels.reciprocal()
@@ -335,7 +333,7 @@ def _in_one_pass(weight: Tensor, over: str, size: float) -> Norms:
     ends = [1] * (weight.ndim - 2)
     shape = (-1, 1, *ends) if over == "fan-in" else (1, -1, *ends)
     inverse, scaled = inverse.view(shape), scaled.view_as(weight)
-    if not _ordinary(channels, 0.2):
+    if not ordinary(channels):
         low, high = _middle(weight.dtype, 0.2)
         odd = ~((channels >= low) & (channels <= high)).view(shape)
         near, scale, own = _scaled_norms(weight, over, 1)
@@ -346,12 +344,11 @@ def _in_one_pass(weight: Tensor, over: str, size: float) -> Norms:
 
 def _tangent_in_one_pass(weight, inverse, gradient, over, size):
     """What :func:`_tangent` gives."""
-    rows, dim, shape, taps = _for_kernel(weight, over)
+    rows, dim, taps = matrix = Matrix.of(weight, over)
     inverse = _each_tap(inverse.flatten(), taps)
-    norms = inverse.reciprocal().view(shape)
-    factors = rows.new_full(shape, size)
+    norms = matrix.along(inverse.reciprocal())
     result, along = _aten._weight_norm_interface_backward(
-        _rows(gradient), rows, factors, norms, dim
+        _rows(gradient), rows, torch.full_like(norms, size), norms, dim
     )
     if taps > 1:
         # Each column has lost its own share ⟨W, G⟩/n of the channel's; now the others' shares.
@@ -359,14 +356,6 @@ def _tangent_in_one_pass(weight, inverse, gradient, over, size):
         others = (along.sum(1, keepdim=True) - along).flatten()
         result.addcmul_(rows, others * inverse.square(), value=-size)
     return result.view_as(weight)
-
-
-def _for_kernel(weight: Tensor, over: str) -> tuple[Tensor, int, tuple[int, int], int]:
-    """A matrix, the dimension that the kernel keeps, the shape of norms, columns to a channel."""
-    rows = _rows(weight)
-    if over == "fan-in":
-        return rows, 0, (rows.shape[0], 1), 1
-    return rows, 1, (1, rows.shape[1]), _taps(weight)
 
 
 def _taps(weight: Tensor) -> int:
@@ -377,7 +366,7 @@ def _norms(weight: Tensor, over: str, groups: int) -> Norms:
     if weight.device.type == "cpu" and not torch.compiler.is_compiling():
         # Elsewhere a look at the squares would make the processor wait, or cannot be had.
         squares = None if is_transformed(weight) else _sums(weight, weight, over, groups)
-        if squares is not None and _ordinary(squares, 0.4):
+        if squares is not None and ordinary(squares, 0.4):
             return weight, None, squares.rsqrt()
     return _scaled_norms(weight, over, groups)
 
@@ -393,7 +382,7 @@ def _scaled_norms(weight: Tensor, over: str, groups: int) -> Norms:
     return near, scale.masked_fill(empty, 1.0), squares.masked_fill(empty, 1.0).rsqrt()
 
 
-def _ordinary(norms: Tensor, power: float) -> bool:
+def ordinary(norms: Tensor, power: float = 0.2) -> bool:
     """Whether all of these lie in the middle of their type's range."""
     (low, high), (least, most) = _middle(norms.dtype, power), torch.aminmax(norms)
     return bool(least >= low) and bool(most <= high)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from normprop import functional, rules
-from normprop.functional.bilinear import check_bilinear, factors, on_ball, radius
-from normprop.functional.weight import sphere
+from normprop.functional.bilinear import check_bilinear, factors, sphere_of
+from normprop.functional.weight import on_sphere
 from normprop.nn.parametric import Parametric
 
 __all__ = ["Bilinear"]
@@ -24,12 +24,11 @@ class Bilinear(Parametric, nn.Bilinear):
         super()._forget()
 
     def _on_ball(self, weight: Tensor, ball: str) -> Tensor:
-        return on_ball(weight, self.scaling, self.per, self.gain)
+        return on_sphere(weight, *self.sphere())
 
     def sphere(self) -> tuple[str, float]:
         """What the norm of the weight goes over, and what it has to be."""
-        gain = radius(self.weight, self.scaling, self.gain)
-        return sphere(self.weight, "forward", self.per, gain=gain)
+        return sphere_of(self.weight, self.scaling, self.per, self.gain)
 
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
         """Apply the map."""

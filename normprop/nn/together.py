@@ -166,16 +166,8 @@ def _part(layer: MapFromWeight) -> Part:
     if layer.scaling == "separate":
         raise ValueError(f"scales must be chosen before the model is fused; {layer} chose after")
     over, radius = layer.sphere()
-    return Part(
-        layer._ball(),
-        layer.per,
-        layer._geometry(),
-        layer.method == "normalize",
-        over,
-        radius,
-        layer.absorbed or Absorbed(),
-        layer.outputs,
-    )
+    own, absorbed = layer.method == "normalize", layer.absorbed or Absorbed()
+    return Part(over, radius, getattr(layer, "groups", 1), own, absorbed, layer.outputs)
 
 
 def _versions(weights, biases) -> tuple | None:

@@ -36,7 +36,7 @@ def part(weight, ball, per, stride, groups, transposed, normalize, absorbed, fac
     over, radius = sphere(weight, ball, per, **geometry)
     outputs = weight.shape[1] * groups if transposed else weight.shape[0]
     absorbed = absorbed._replace(factors=factors)
-    return Part(ball, per, geometry, normalize, over, radius, absorbed, outputs)
+    return Part(over, radius, groups, normalize, absorbed, outputs)
 
 
 def network(dtype=torch.float64, size=1.0, **chosen):

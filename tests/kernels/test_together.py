@@ -147,8 +147,7 @@ def test_many_tiles_blocks_and_strips(device, launches, monkeypatch):
     assert launches == [(stage, mode) for mode in (0, 1) for stage in (0, 1, 2)]
     launches.clear()
     asked = [
-        Placed(w.detach(), p.over, p.radius, p.geometry["groups"])
-        for p, w in zip(parts, weights, strict=True)
+        Placed(w.detach(), p.over, p.radius, p.groups) for p, w in zip(parts, weights, strict=True)
     ]
     given_ = [one.weight.clone() for one in asked]
     assert sorted(place_(asked)) == list(range(len(asked)))
