@@ -29,6 +29,7 @@ from normprop.graph.rewrite import check_arguments, check_model, copied, remade
 from normprop.graph.rewrite import replace as put_in
 from normprop.graph.roles import family_of
 from normprop.graph.scales import Scales
+from normprop.graph.sites import exchange_functions
 from normprop.graph.stepping import varied
 from normprop.graph.stored import lengthen_
 from normprop.graph.wrappers import unwrapped
@@ -67,12 +68,13 @@ class Conversion:
         converted: by path, the class that was exchanged for its twin, or for ``Calibrated``.
         kept: by path, why a layer is what it was.  Every module that holds a parameter is in one
             of the two.
-        functions: by name, what the model computes outside its layers, how often and what could
-            stand there; ``None`` where no example was given, so that nobody looked.
+        functions: by name, what the model computes outside its layers, how often, what could
+            stand there, and where and why it does not; ``None`` where no example was given, so
+            that nobody looked.
         notes: by path, what is particular about a layer that was converted.
         runs: what the model was watched at, and what that rests on.
         plan: what the constants were chosen for.
-        exchanged: by path, what another module was put in the place of before.
+        exchanged: by path, what another module, or the call of a function, became before.
         before: scales of the model, predicted; ``None`` where nothing was.
         after: those of the network.
         outside: by path, what is predicted of a value on the trunk that is not within a factor of
@@ -131,8 +133,8 @@ def convert(
 
     Every layer of torch that has a twin becomes it: activations, linear maps, convolutions,
     pooling, dropout, embeddings, attention and resizing; biases, keys of the ``state_dict`` and the
-    code of the model stay, and weights but for their norms.  It is another function than the
-    model's: convert before training.
+    code of the model stay, but for functions that are layers too, and weights but for their norms.
+    It is another function than the model's: convert before training.
 
     With an example and forward scaling, constants are planned for the whole network, by the laws
     that :func:`normprop.predict` finds:
@@ -160,13 +162,20 @@ def convert(
     pooling layer right behind an activation has the constants of what that gives, where an example
     shows that it is there.
 
+    A function of torch that a layer computes too, ``F.relu(x)`` or ``x.relu()``, becomes that
+    layer before, where an example shows the call: the module gets it under the function's name,
+    and a class of its own whose method calls it there, a subclass with the rest of the method as
+    it was.  The call has to stand in a method of the module, whose source is there, with arguments
+    that are numbers or attributes; those are read once.  Dropout has to follow ``self.training``.
+    Others stay, and the report names their lines and the reasons.
+
     What stays is in :func:`normprop.report` with its reason: layers that normalise by
     statistics already, a softmax, whose outputs have to sum to 1, losses, layers with hooks,
     which may compute anything, and so may a class from elsewhere, unless it is one of torch's
     with another constructor.  A layer whose weights somebody reads past it stays as well: a
     parametrised one, and whatever computes its weights; the parts of composed layers of torch,
     such as ``nn.TransformerEncoderLayer``, and of their subclasses; a layer whose weight
-    the model is seen to use itself.  So does what the model computes by functions.
+    the model is seen to use itself.
 
     Layers that share a weight each normalise it in the forward pass, whatever the method, where
     they want it on different balls.  Whatever the model writes into in place it may go on writing
@@ -225,7 +234,7 @@ def convert(
     _check_examples(inner, example_inputs, example_keywords)
     _check_wishes(growth, logits, orthogonal, normalization)
     check_replace(replace)
-    example = None
+    example, stays = None, {}
     options = {"scaling": scaling, "per": per, "method": method}
     # Tensors made for inference neither train nor say who wrote into them.
     with torch.inference_mode(False):
@@ -233,6 +242,8 @@ def convert(
         if example_inputs or example_keywords:
             check_arguments(inner, example_inputs, example_keywords)
             example = Example(network, example_inputs, example_keywords)
+            network, example, called, stays = exchange_functions(network, example)
+            exchanged |= called
         if normalization == "drop":
             if example is None:
                 raise ValueError(
@@ -247,6 +258,8 @@ def convert(
     found = Conversion(made.converted, made.kept, notes=made.notes, exchanged=exchanged)
     if example is not None:
         functions = functions_of(example.traces)
+        for name, why in stays.items():
+            functions[name] = f"{functions[name]}; {why}" if name in functions else why
         found = dataclasses.replace(found, functions=functions, runs=example.runs, plan=made.plan)
         if made.composition is not None:
             given = example_inputs, example_keywords

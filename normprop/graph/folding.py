@@ -1,6 +1,7 @@
 """Constants folded into weights: a network that costs what a plain one costs."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -47,7 +48,8 @@ def fold(model: nn.Module, /, *example_inputs, **example_keywords) -> nn.Module:
     they are those of the example's, and the report says so; a layer that gets several stays.
 
     The code of the model is kept, and with it everything that it does in Python; its layers
-    are exchanged.  It is watched while it runs on the example, several times: where it asks a
+    are exchanged.  Where :func:`convert` put layers in the place of functions, the module keeps the
+    class that calls them, which this package is needed to unpickle.  It is watched while it runs on the example, several times: where it asks a
     tensor for a truth, also with the other answer.  Roads that dice choose, or what earlier runs
     have left, or what the model is called with, are all folded for; one that its layers' outputs
     choose is refused.  A value that leaves by
@@ -94,7 +96,15 @@ def fold(model: nn.Module, /, *example_inputs, **example_keywords) -> nn.Module:
     still = _tied(folded)
     split += [names for names in tied if names not in still]
     refuse_unreached(folded, seen, plan)
-    return remember(folded, report_of(plan, folded, split, roads.notes + notes))
+    return remember(folded, report_of(plan, folded, split, (*roads.notes, *notes, *_own(folded))))
+
+
+def _own(model: nn.Module) -> Iterator[str]:
+    """Which modules have a class that nobody else has."""
+    paths = [path or "the model" for path, m in model.named_modules() if hasattr(m, "_exchanged")]
+    if paths:
+        said = "the class calls layers for functions, and is unpickled with normprop"
+        yield f"{', '.join(paths)}: {said}"
 
 
 def _kinds(model: nn.Module) -> dict[str, Kind]:

@@ -44,24 +44,30 @@ def outside(composition: Composition, scales: Scales) -> dict[str, str]:
     behind, passed, average = 1.0, 1.0, None
     for node, value, row in reversed(list(trunk_of(composition, scales))):
         said = []
-        if not 1 / NEAR <= row.fwd_std <= NEAR:
+        if not _near(row.fwd_std):
             said.append(f"std {row.fwd_std:.3g}{_why(node)}")
         if whole and row.bwd_std is not None:
             size = row.bwd_std * row.fwd_std * math.sqrt(math.prod(row.shape)) / whole
             ratio = _beyond(size / passed, least.get(value, 1.0), most.get(value, 1.0))
-            if average is not None and not 1 / NEAR <= ratio / behind <= NEAR:
+            # One pooling may do a part of what several do.
+            lost = not _near(ratio / behind) or (_near(behind) and not _near(ratio))
+            if average is not None and lost:
                 passed *= ratio / behind
                 found.setdefault(average.path, []).append(
                     f"passes {ratio / behind:.2g} of the norm of its gradient, as what it "
-                    "averages is correlated"
+                    "pools is correlated"
                 )
                 ratio = behind
             behind, average = ratio, node if _averages(node) else None
-            if not 1 / NEAR <= ratio <= NEAR:
+            if not _near(ratio):
                 said.append(f"gradient {ratio:.3g} times what the growth gives")
         if said:
             found.setdefault(node.path, []).append(" and ".join(said))
     return {path: "; ".join(dict.fromkeys(texts)) for path, texts in reversed(found.items())}
+
+
+def _near(ratio: float) -> bool:
+    return 1 / NEAR <= ratio <= NEAR
 
 
 def _beyond(size: float, least: float, most: float) -> float:

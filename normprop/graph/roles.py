@@ -1,5 +1,6 @@
 """What the calls of a network are to one another: sums and their parts, gates, heads, the trunk."""
 
+import math
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,15 +27,18 @@ _GATES = {"softmax", "log_softmax", "sigmoid", "hardsigmoid", "logsigmoid", "tan
 
 def is_ranged(layer: nn.Module | None) -> bool:
     """Whether it is an activation whose range is what a gate or an output has it for."""
-    if isinstance(layer, _ONE_SIDED):
-        return True
+    return isinstance(layer, _ONE_SIDED) or _span(layer) <= _UNIT_SPAN
+
+
+def _span(layer: nn.Module | None) -> float:
+    """How far the outputs of an activation lie apart."""
     if layer is None or family_of(layer) != "activation":
-        return False
+        return math.inf
     try:
-        return rules.function_of(layer).span <= _UNIT_SPAN
+        return rules.function_of(layer).span
     except (TypeError, ValueError):
         # It is no function of its input alone.
-        return False
+        return math.inf
 
 
 @dataclass
@@ -89,8 +93,8 @@ class Roles:
         """Paths of ranged activations that reach an output or a product, and which."""
         found = {}
         for node in self.trace.nodes:
-            if node.outputs and is_ranged(node.module) and node.name not in found:
-                end = self._end_of(node.outputs[0])
+            if node.outputs and node.module is not None and node.name not in found:
+                end = self.end_of_range(node.module, node.outputs[0])
                 if end:
                     found[node.name] = end
         return found
@@ -114,15 +118,25 @@ class Roles:
             if node.outputs and self.is_gate(node.outputs[0])
         )
 
-    def _end_of(self, value: int) -> str:
+    def end_of_range(self, layer: nn.Module, value: int) -> str:
+        """An output or a product that an activation, which gives a value, keeps its range for."""
+        ranged = is_ranged(layer)
+        if not (ranged or math.isfinite(_span(layer))):
+            return ""
         for reached in self._onwards(value):
-            if reached in self.ends:
+            if reached in self.ends and ranged:
                 return "an output"
-            for node in self.users.get(reached, ()):
-                both = len([v for v in node.inputs if v in self.live]) > 1
-                if node.module is None and node.name in _MULTIPLY | _ATTENTION and both:
-                    return "a product"
+            if any(self._gates(node, reached, ranged) for node in self.users.get(reached, ())):
+                return "a product"
         return ""
+
+    def _gates(self, node: Node, value: int, ranged: bool) -> bool:
+        """Whether a call multiplies others by a value that has a range."""
+        live = [v for v in node.inputs if v in self.live]
+        if node.module is not None or node.name not in _MULTIPLY | _ATTENTION or len(live) < 2:
+            return False
+        # What has a wide range may be what another value is the gate of.
+        return ranged or not any(self.is_gate(v) for v in live if v != value)
 
     def _onwards(self, value: int) -> Iterator[int]:
         """Values that come of one without another layer with weights, activation or sum."""

@@ -17,6 +17,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from types import CodeType, FrameType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -86,6 +87,7 @@ class Node:
         call: positional and keyword arguments, a :class:`Value` in the place of every tensor.
         shapes: of the tensors among them.
         where: file and line that called.
+        site: of a function, the code that called it, and its instruction there.
         within: path of the module whose forward called.
     """
 
@@ -100,6 +102,7 @@ class Node:
     call: tuple = ((), {})
     shapes: tuple[tuple[int, ...], ...] = ()
     where: str = ""
+    site: tuple[CodeType, int] | None = None
     within: str = ""
 
     @cached_property
@@ -379,7 +382,10 @@ class Watcher(TorchFunctionMode):
 
     def _ended(self, node, args, kwargs, result, changed):
         node.within = self.within[-1] if self.within else ""
-        node.where = _user_line()
+        frame = _user_frame()
+        node.where = _line_of(frame)
+        if node.function is not None:
+            node.site = frame.f_code, frame.f_lasti
         self.called(node, args, kwargs, result, changed)
 
 
@@ -631,12 +637,20 @@ def _memory(tensor) -> int:
     return storage.data_ptr() or (storage._cdata if tensor.is_meta else id(tensor))
 
 
-def _user_line() -> str:
-    """File and line of the code that called, past torch and what watches it."""
+def _user_frame() -> FrameType:
+    """The code that called, past torch and what watches it."""
     frame = sys._getframe(1)
     inside = (os.path.dirname(torch.__file__), os.path.dirname(__file__))
     while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
         frame = frame.f_back
+    return frame
+
+
+def _user_line() -> str:
+    return _line_of(_user_frame())
+
+
+def _line_of(frame: FrameType) -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 

@@ -142,19 +142,34 @@ class Attending(nn.Module):
         self.drop = nn.Dropout(0.1)
 
     def forward(self, x):
+        x = x + self.drop(self.mixed(self.norm1(x)))
+        return x + self.drop(self.down(self.act(self.up(self.norm2(x)))))
+
+    def mixed(self, x):
         samples, length, width = x.shape
         shape = samples, length, self.heads, width // self.heads
-        q, k, v = (t.view(shape).transpose(1, 2) for t in self.qkv(self.norm1(x)).split(width, 2))
+        q, k, v = (t.view(shape).transpose(1, 2) for t in self.qkv(x).split(width, 2))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.drop(self.proj(y.transpose(1, 2).reshape(x.shape)))
-        return x + self.drop(self.down(self.act(self.up(self.norm2(x)))))
+        return self.proj(y.transpose(1, 2).reshape(x.shape))
+
+
+class AttendingByFunctions(Attending):
+    def __init__(self, width, heads):
+        super().__init__(width, heads)
+        del self.act, self.drop
+        self.dropout = 0.1
+
+    def forward(self, x):
+        x = x + F.dropout(self.mixed(self.norm1(x)), self.dropout, self.training)
+        y = self.down(F.gelu(self.up(self.norm2(x))))
+        return x + F.dropout(y, p=self.dropout, training=self.training)
 
 
 class GPT(nn.Module):
-    def __init__(self, width=64, blocks=3, tied=False):
+    def __init__(self, width=64, blocks=3, tied=False, block=Attending):
         super().__init__()
         self.tokens, self.places = nn.Embedding(CLASSES, width), nn.Embedding(16, width)
-        self.blocks = nn.ModuleList([Attending(width, 4) for _ in range(blocks)])
+        self.blocks = nn.ModuleList([block(width, 4) for _ in range(blocks)])
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, CLASSES, bias=False)
         if tied:
             self.head.weight = self.tokens.weight
@@ -225,6 +240,53 @@ def squeezing(width=64, blocks=3):
     )  # fmt: skip
 
 
+class LeNet(nn.Module):
+    """As in PyTorch's tutorial, a little smaller: its forward calls functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 32, 3)
+        self.fc1, self.fc2 = nn.Linear(32 * 4, 120), nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, CLASSES)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.conv1(x)), (2, 2))
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        x = torch.flatten(x, 1)
+        x = F.dropout(F.relu(self.fc1(x)), 0.1, training=self.training)
+        return self.fc3(self.fc2(x).relu())
+
+
+class Functions(nn.Module):
+    """A block whose forward calls functions, as in many a ResNet for small images."""
+
+    def __init__(self, inputs, outputs, stride, normalization):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.shortcut = nn.Sequential()
+        if stride > 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride))
+
+    def forward(self, x):
+        out = F.relu(self.conv1(x))
+        out = self.conv2(out)
+        out += self.shortcut(x)
+        return F.relu(out)
+
+
+class ResNetOfFunctions(nn.Module):
+    def __init__(self, width=32):
+        super().__init__()
+        body = resnet(Functions, width=width)
+        self.conv1, self.layers, self.linear = body[0], body[2:-3], body[-1]
+
+    def forward(self, x):
+        out = self.layers(F.relu(self.conv1(x)))
+        out = F.avg_pool2d(out, 2)
+        return self.linear(out.view(out.size(0), -1))
+
+
 def images(samples=48, side=8):
     return torch.randn(samples, 3, side, side)
 
@@ -246,8 +308,10 @@ NETWORKS = {
     "pre-activation, GELU": (preactivation, images),
     "Mixer": (Mixer, images),
     "GPT": (GPT, words),
-    "GPT, tied": (lambda: GPT(tied=True), words),
+    "GPT, tied, functions": (lambda: GPT(tied=True, block=AttendingByFunctions), words),
     "DenseNet": (Dense, images),
+    "LeNet, functions": (LeNet, lambda samples=48: images(samples, 14)),
+    "ResNet, functions": (ResNetOfFunctions, images),
     "U-Net": (UNet, images),
     "squeeze and excite": (squeezing, images),
 }

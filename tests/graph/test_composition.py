@@ -15,7 +15,7 @@ from tests.graph import planned
 from tests.graph.planned import CLASSES, NETWORKS
 
 NAMES = list(NETWORKS)
-NORMALISED = {"chain with BatchNorm", "Mixer", "GPT", "GPT, tied"}
+NORMALISED = {"chain with BatchNorm", "Mixer", "GPT", "GPT, tied, functions"}
 
 
 def _given(name, **sizes):
@@ -42,8 +42,8 @@ def made():
 def test_what_is_predicted_is_within_the_bounds(made, name):
     net, _ = made(name)
     found = report(net)
-    # An average of correlated places loses what differs between them; nothing else is outside.
-    assert all("averages is correlated" in text for text in found.outside.values()), str(found)
+    # Pooling of correlated places loses what differs between them; nothing else is outside.
+    assert all("pools is correlated" in text for text in found.outside.values()), str(found)
     assert not any("std" in text for text in found.outside.values())
     for path in found.kept:
         reason = found.kept[path]
@@ -82,7 +82,7 @@ def _queries(path):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_loss_begins_where_nothing_is_known(made, name):
     net, x = made(name)
-    if name in ("squeeze and excite", "GPT, tied"):
+    if name in ("squeeze and excite", "GPT, tied, functions"):
         # Probabilities; and logits of tied weights, which know the word that was read.
         return
     torch.manual_seed(2)
@@ -169,7 +169,7 @@ def test_sums_in_a_row_end_at_the_root_of_two(blocks):
 def test_a_sum_that_nothing_can_scale_is_left_and_the_activation_takes_it():
     model = planned.resnet(normalization=nn.BatchNorm2d)
     net = convert(model, planned.images())
-    assert all("averages" in text for text in report(net).outside.values())
+    assert all("pools is correlated" in text for text in report(net).outside.values())
     assert "0 of 6 sums" in str(report(net))
     assert net[3].relu.std == pytest.approx(2**0.5, rel=0.05)
 
@@ -370,7 +370,7 @@ def test_batchnorm_is_dropped_and_its_shift_goes_to_the_map():
     assert (net[3].conv1.bias == 0).all()
     assert "3.bn1.weight, 3.bn1.bias" in found.exchanged["3.bn1"]
     assert "a bias of 3.conv1 now" in found.exchanged["3.bn1"]
-    assert all("averages" in text for text in found.outside.values())
+    assert all("pools is correlated" in text for text in found.outside.values())
     gone = set(model.state_dict()) - set(net.state_dict())
     assert all(any(key in text for text in found.exchanged.values()) for key in gone)
     assert isinstance(model[3].bn1, nn.BatchNorm2d)

@@ -1,6 +1,7 @@
 """convert(): every layer that has a twin becomes it, and what stays says why."""
 
 import copy
+import re
 import warnings
 
 import pytest
@@ -107,28 +108,41 @@ class Residual(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Written(Residual):
+    """The same, with a layer for the function."""
+
+    def forward(self, x):
+        x = self.gelu(self.pool(self.branch(x)) + x[..., ::2, ::2])
+        return self.head(x.mean((2, 3)))
+
+
 def test_a_network_is_what_one_would_have_written():
     torch.manual_seed(0)
     model = Residual().double()
     x = torch.randn(2, 4, 8, 8, dtype=torch.float64)
     made = convert(model, x, scaling="separate", per="layer")
     found = normprop.report(made)
-    wanted = copy.deepcopy(model)
+    wanted = Written().double()
     options = {"scaling": "separate", "per": "layer"}
     conv = normprop.nn.Conv2d(4, 4, 3, padding=1, dtype=torch.float64, **options)
     relu = normprop.nn.ReLU(scaling="separate")
     wanted.branch = nn.Sequential(conv, relu)
     wanted.pool = normprop.nn.MaxPool2d(2, scaling="separate", after=relu)
+    wanted.gelu = normprop.nn.GELU(scaling="separate")
     wanted.head = normprop.nn.Linear(4, 3, dtype=torch.float64, **options)
     wanted.load_state_dict(model.state_dict())
     assert torch.equal(made(x), wanted(x))
     assert found.converted == {
         "branch.0": "Conv2d", "branch.1": "ReLU", "pool": "MaxPool2d", "head": "Linear",
+        "gelu": "GELU",
     }  # fmt: skip
     assert found.kept == {}
-    assert set(found.functions) == {"add", "gelu", "mean"}
+    assert set(found.functions) == {"add", "mean"}
     assert "branches" in found.functions["add"]
-    assert "functional.gelu" in found.functions["gelu"]
+    assert re.fullmatch(
+        r"gelu at test_conversion\.py:\d+ became GELU\(approximate='none'\)",
+        found.exchanged["gelu"],
+    )
 
 
 def test_the_model_itself_is_not_changed():

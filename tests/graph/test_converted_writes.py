@@ -25,7 +25,8 @@ LAYERS = [row for row in ROWS if row.kind in KINDS and row.name != "Identity"]
 WRITES = {
     "out += c": (lambda out: out.add_(0.5), lambda out: out + 0.5),
     "out *= c": (lambda out: out.mul_(1.5), lambda out: out * 1.5),
-    "relu_": (torch.relu_, torch.relu),
+    # No method calls it, so that it stays a function.
+    "relu_": (lambda out: torch.relu_(out), torch.relu),
     "functional relu": (lambda out: F.relu(out, inplace=True), F.relu),
     "a part": (lambda out: _part(out), lambda out: _part(out.clone())),
     "a view": (lambda out: (out.view(-1).add_(0.5), out)[1], lambda out: out + 0.5),
