@@ -10,10 +10,10 @@ One file a family; each registers its layers when it is imported, and says of th
 no constants why.
 """
 
-# ruff: noqa: F403
 from types import ModuleType as _Module
 
-from normprop.rules import containers, distance, lazy, loss, normalization, recurrent, shape  # noqa: F401
+# ruff: noqa: F401, F403
+from normprop.rules import containers, distance, lazy, loss, padding, recurrent, shape, upsampling
 from normprop.rules.activation import *
 from normprop.rules.arguments import *
 from normprop.rules.attention import *
@@ -24,13 +24,10 @@ from normprop.rules.embedding import *
 from normprop.rules.gated import *
 from normprop.rules.join import *
 from normprop.rules.measure import *
-from normprop.rules.padding import *
 from normprop.rules.parametric import *
-from normprop.rules.pool import *
 from normprop.rules.registry import *
 from normprop.rules.rescaled import *
 from normprop.rules.softmax import *
-from normprop.rules.upsampling import *
 
 __all__ = sorted(
     name

@@ -7,8 +7,8 @@ lengths and may overlap.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import partial
 from itertools import product
 
 from torch import nn
@@ -17,28 +17,56 @@ from normprop.gaussian import Law, Normal, maximum
 from normprop.gaussian.law import std_error
 from normprop.gaussian.lengths import extreme_size, length
 from normprop.gaussian.normal import EPS
-from normprop.rules.arguments import Shape, check_number, count, need_shape, window_of
+from normprop.rules.arguments import Shape, check_number, need_shape, window_of
 from normprop.rules.axis import averages, grid, places
-from normprop.rules.registry import Moments, register_each
-
-__all__ = ["adaptive_max_pool", "adaptive_sizes", "fractional_growth", "lp_pool"]
+from normprop.rules.registry import CLOSED, Moments, register_each
 
 Sizes = tuple[int, ...]
 
 
-def max_pool(window: Sequence[int], stride: Sequence[int], law: Law) -> Moments:
-    """Moments of a maximum over windows, every argument with one entry a dimension."""
-    mean, std, error, method = maximum(count("kernel_size", window), law)
-    slope = 1.0 / math.sqrt(count("stride", stride))
-    return Moments(mean, std, slope, error + 2.0 * EPS * slope, method)
+def _maxima(windows: dict[int, int], law: Law, slope: float) -> Moments:
+    """Moments of maxima over windows of these sizes, as often as they occur: a mixture.
+
+    Every gradient goes to one input, so that σ_b² is the number of outputs for each.
+    """
+    number = sum(windows.values())
+    parts = [(c / number, *maximum(k, law)) for k, c in windows.items()]
+    if len(parts) == 1:
+        _, mean, std, error, method = parts[0]
+        return Moments(mean, std, slope, error + 2.0 * EPS * slope, method)
+    mean = math.fsum(w * m for w, m, *_ in parts)
+    variance = math.fsum(w * (s * s + (m - mean) ** 2) for w, m, s, *_ in parts)
+    # Each part is off by its own bound, in its mean and in its spread.
+    error = max(e for *_, e, _ in parts)
+    far = max(abs(m) for _, m, *_ in parts)
+    ulps = 4.0 * EPS * (far + math.sqrt(variance))
+    off = math.fsum(w * 2.0 * (s * e + 2.0 * abs(m - mean) * error) for w, m, s, e, _ in parts)
+    off += 4.0 * error * error + 2.0 * ulps * math.sqrt(variance)
+    bound = max(error + ulps, std_error(variance, off), 2.0 * EPS * slope)
+    method = CLOSED if all(each == CLOSED for *_, each in parts) else "quadrature"
+    return Moments(mean, math.sqrt(variance), slope, bound, method)
 
 
-def avg_pool(
-    window: Sequence[int], stride: Sequence[int], law: Law, divisor: int | None = None
-) -> Moments:
-    """Moments of an average over windows, or of their sum divided by ``divisor``."""
-    size, period = count("kernel_size", window), count("stride", stride)
-    divisor = size if divisor is None else divisor
+def _geometry(layer: nn.Module, dims: int) -> tuple[Sizes, Sizes]:
+    """Window and stride of a module, one entry a dimension."""
+    stride = layer.kernel_size if layer.stride is None else layer.stride
+    return window_of(layer.kernel_size, dims, "kernel_size"), window_of(stride, dims, "stride")
+
+
+def _max_pool(dims: int, layer: nn.Module, law: Law) -> Moments:
+    window, stride = _geometry(layer, dims)
+    return _maxima({math.prod(window): 1}, law, 1.0 / math.sqrt(math.prod(stride)))
+
+
+def _avg_pool(dims: int, layer: nn.Module, law: Law) -> Moments:
+    window, stride = _geometry(layer, dims)
+    divisor = getattr(layer, "divisor_override", None)
+    return _sums(window, stride, law, math.prod(window) if divisor is None else divisor)
+
+
+def _sums(window: Sizes, stride: Sizes, law: Law, divisor: int) -> Moments:
+    """Moments of the sum over each window, divided."""
+    size, period = math.prod(window), math.prod(stride)
     if divisor == 0:
         raise ValueError("divisor_override must not be 0")
     mean, std, error, method = maximum(1, law)
@@ -52,7 +80,7 @@ def avg_pool(
     return Moments(*figures, error, method)
 
 
-def lp_pool(norm_type: float, window: Sequence[int], stride: Sequence[int], law: Law) -> Moments:
+def _lp_pool(dims: int, layer: nn.Module, law: Law) -> Moments:
     r"""Moments of :math:`(\sum x^p)^{1/p}` over windows of K elements, p = 1, 2, ∞ or -∞.
 
     For p = 2 and x ~ N(m, s²) the length of a normal vector, whose square over s² is noncentral
@@ -63,10 +91,11 @@ def lp_pool(norm_type: float, window: Sequence[int], stride: Sequence[int], law:
     Raises:
         ValueError: p is another number, or not 1 where the law is not normal.
     """
-    size, period = count("kernel_size", window), count("stride", stride)
+    window, stride = _geometry(layer, dims)
+    norm_type = layer.norm_type
     check_number("norm_type", norm_type)
     if norm_type == 1:
-        return avg_pool(window, stride, law, 1)
+        return _sums(window, stride, law, 1)
     if norm_type not in (2, math.inf, -math.inf):
         raise ValueError(
             "norm_type must be 1, 2 or infinite: torch raises to the power without absolute "
@@ -78,21 +107,14 @@ def lp_pool(norm_type: float, window: Sequence[int], stride: Sequence[int], law:
             "after= goes with norm_type 1 alone: where an activation puts out a window of zeros, "
             f"other norms have no slope; it was {norm_type}"
         )
-    offset = law.mean / law.std
+    size, offset = math.prod(window), law.mean / law.std
     if norm_type == 2:
         mean, std, error = length(size, offset)
     else:
         mean, std, error = extreme_size(size, offset, largest=norm_type > 0)
-    slope = 1.0 / math.sqrt(period)
+    slope = 1.0 / math.sqrt(math.prod(stride))
     error = law.std * error + 4.0 * EPS * slope
     return Moments(law.std * mean, law.std * std, slope, error, "quadrature")
-
-
-def pool_geometry(layer: nn.Module, dims: int) -> tuple[Sizes, Sizes]:
-    """Window and stride of a pooling module, one entry a dimension."""
-    window = window_of(layer.kernel_size, dims, "kernel_size")
-    stride = layer.kernel_size if layer.stride is None else layer.stride
-    return window, window_of(stride, dims, "stride")
 
 
 def _moves_constants(layer: nn.Module) -> bool:
@@ -119,96 +141,6 @@ def adaptive_sizes(output_size, sizes: Sizes) -> Sizes:
     return window_of(filled, dims, "output_size")
 
 
-@lru_cache(maxsize=1024)
-def adaptive_avg_pool(sizes: Sizes, outputs: Sizes, law: Law) -> Moments:
-    """Moments of adaptive average pooling, every argument with one entry a dimension."""
-    return grid([averages(lengths(n, o), n) for n, o in zip(sizes, outputs, strict=True)], law)
-
-
-@lru_cache(maxsize=1024)
-def adaptive_max_pool(sizes: Sizes, outputs: Sizes, law: Law) -> Moments:
-    r"""Moments of adaptive max pooling: a mixture of maxima over windows of a few sizes.
-
-    .. math:: \sigma_b = \sqrt{\text{outputs}/\text{inputs}},
-
-    since every gradient goes to one input.
-    """
-    axes = [Counter(lengths(n, o)) for n, o in zip(sizes, outputs, strict=True)]
-    windows: Counter[int] = Counter()
-    for entries in product(*(axis.items() for axis in axes)):
-        windows[math.prod(k for k, _ in entries)] += math.prod(c for _, c in entries)
-    slope = math.sqrt(math.prod(outputs) / math.prod(sizes))
-    return _mixture(windows, law, slope)
-
-
-def _mixture(windows: dict[int, int], law: Law, slope: float) -> Moments:
-    """Moments of maxima over windows of these sizes, as often as they occur."""
-    number = sum(windows.values())
-    parts = [(c / number, *maximum(k, law)) for k, c in windows.items()]
-    if len(parts) == 1:
-        _, mean, std, error, method = parts[0]
-        return Moments(mean, std, slope, error + 2.0 * EPS * slope, method)
-    mean = math.fsum(w * m for w, m, *_ in parts)
-    variance = math.fsum(w * (s * s + (m - mean) ** 2) for w, m, s, *_ in parts)
-    # Each part is off by its own bound, in its mean and in its spread.
-    error = max(e for *_, e, _ in parts)
-    far = max(abs(m) for _, m, *_ in parts)
-    ulps = 4.0 * EPS * (far + math.sqrt(variance))
-    off = math.fsum(w * 2.0 * (s * e + 2.0 * abs(m - mean) * error) for w, m, s, e, _ in parts)
-    off += 4.0 * error * error + 2.0 * ulps * math.sqrt(variance)
-    bound = max(error + ulps, std_error(variance, off), 2.0 * EPS * slope)
-    exact = all(method == "closed form" for *_, method in parts)
-    return Moments(
-        mean, math.sqrt(variance), slope, bound, "closed form" if exact else "quadrature"
-    )
-
-
-def fractional_max_pool(window: Sizes, growth: float, law: Law) -> Moments:
-    r"""Moments of fractional max pooling, ``growth`` outputs for each input.
-
-    Wherever the windows fall, an output is the largest of ∏window elements, and
-    :math:`\sigma_b = \sqrt{\text{growth}}`.
-    """
-    mean, std, error, method = maximum(count("kernel_size", window), law)
-    slope = math.sqrt(growth)
-    return Moments(mean, std, slope, error + 2.0 * EPS * slope, method)
-
-
-def fractional_growth(window: Sizes, output_size, output_ratio, sizes: Sizes | None) -> float:
-    """Outputs for each input of fractional pooling.
-
-    Of a ratio without sizes it is the ratio, which large inputs come to, or those that it
-    divides into whole numbers.
-
-    Raises:
-        ValueError: the sizes are needed and not given, or the windows do not fit.
-    """
-    dims = len(window)
-    if output_ratio is not None:
-        ratios = output_ratio if isinstance(output_ratio, Sequence) else (output_ratio,) * dims
-        for ratio in ratios:
-            check_number("output_ratio", ratio)
-        if len(ratios) != dims or not all(0 < ratio < 1 for ratio in ratios):
-            raise ValueError(
-                f"output_ratio must have {dims} entries between 0 and 1; it was {output_ratio}"
-            )
-        if sizes is None:
-            return math.prod(ratios)
-        outputs = tuple(int(n * ratio) for n, ratio in zip(sizes, ratios, strict=True))
-    else:
-        if output_size is None:
-            raise ValueError("output_size or output_ratio must be given; both were None")
-        if sizes is None:
-            raise ValueError("the size of the input must be known where output_size is given")
-        outputs = window_of(output_size, dims, "output_size")
-    for n, k, o in zip(sizes, window, outputs, strict=True):
-        if o < 1 or o + k - 1 > n:
-            raise ValueError(
-                f"windows of {window} must fit into inputs of {sizes} for outputs of {outputs}"
-            )
-    return math.prod(outputs) / math.prod(sizes)
-
-
 def spatial(layer: nn.Module, shape: Sizes, dims: int) -> Sizes:
     """The sizes behind the channels of a sample."""
     if len(shape) != dims + 1:
@@ -220,97 +152,90 @@ def spatial(layer: nn.Module, shape: Sizes, dims: int) -> Sizes:
     return shape[1:]
 
 
-def _adaptive(figures: Callable[[Sizes, Sizes, Law], Moments]):
-    def rule(dims: int, layer: nn.Module, law: Law, shape: Shape = None) -> Moments:
-        sizes = spatial(layer, need_shape(layer, shape, "how large its input is"), dims)
-        return figures(sizes, adaptive_sizes(layer.output_size, sizes), law)
+def _adaptive_pool(largest: bool, dims: int, layer: nn.Module, law: Law, shape: Shape) -> Moments:
+    sizes = spatial(layer, need_shape(layer, shape, "how large its input is"), dims)
+    outputs = adaptive_sizes(layer.output_size, sizes)
+    windows = [lengths(n, o) for n, o in zip(sizes, outputs, strict=True)]
+    if not largest:
+        return grid([averages(axis, n) for axis, n in zip(windows, sizes, strict=True)], law)
+    counted: Counter[int] = Counter()
+    for entries in product(*(Counter(axis).items() for axis in windows)):
+        counted[math.prod(k for k, _ in entries)] += math.prod(c for _, c in entries)
+    return _maxima(counted, law, math.sqrt(math.prod(outputs) / math.prod(sizes)))
 
-    return rule
 
+def _fractional_pool(dims: int, layer: nn.Module, law: Law, shape: Shape) -> Moments:
+    """Moments of maxima over windows, wherever they fall.
 
-def _fractional(dims: int, layer: nn.Module, law: Law, shape: Shape = None) -> Moments:
-    if layer.output_ratio is None:
+    Of a ratio without a shape the outputs for each input are the ratio, which large inputs come
+    to, or those that it divides into whole numbers.
+    """
+    ratio, outputs = layer.output_ratio, layer.output_size
+    if ratio is None:
         shape = need_shape(layer, shape, "how large its input is")
     sizes = None if shape is None else spatial(layer, shape, dims)
     window = window_of(layer.kernel_size, dims, "kernel_size")
-    growth = fractional_growth(window, layer.output_size, layer.output_ratio, sizes)
-    return fractional_max_pool(window, growth, law)
+    if ratio is not None:
+        ratios = ratio if isinstance(ratio, Sequence) else (ratio,) * dims
+        for each in ratios:
+            check_number("output_ratio", each)
+        if len(ratios) != dims or not all(0 < each < 1 for each in ratios):
+            raise ValueError(
+                f"output_ratio must have {dims} entries between 0 and 1; it was {ratio}"
+            )
+        if sizes is None:
+            return _maxima({math.prod(window): 1}, law, math.sqrt(math.prod(ratios)))
+        outputs = tuple(int(n * each) for n, each in zip(sizes, ratios, strict=True))
+    elif outputs is None:
+        raise ValueError("output_size or output_ratio must be given; both were None")
+    else:
+        outputs = window_of(outputs, dims, "output_size")
+    if any(o < 1 or o + k - 1 > n for n, k, o in zip(sizes, window, outputs, strict=True)):
+        raise ValueError(
+            f"windows of {window} must fit into inputs of {sizes} for outputs of {outputs}"
+        )
+    growth = math.prod(outputs) / math.prod(sizes)
+    return _maxima({math.prod(window): 1}, law, math.sqrt(growth))
 
 
-def max_unpool(
-    window: Sizes,
-    stride: Sizes,
-    padding: Sizes,
-    law: Law,
-    sizes: Sizes | None = None,
-    output_size: Sizes | None = None,
-) -> Moments:
+def _unpool(dims: int, layer: nn.Module, law: Law, shape: Shape) -> Moments:
     r"""Moments of max unpooling to places that all differ.
 
     .. math:: \mu = r m, \qquad \sigma_f^2 = r s^2 + r(1-r) m^2, \qquad \sigma_b = 1,
 
-    r the inputs for each output: 1/∏stride without sizes.
-
-    Raises:
-        ValueError: the output is smaller than the input.
+    r the inputs for each output: 1/∏stride without a shape.
     """
+    sizes = None if shape is None else spatial(layer, shape, dims)
+    window, stride = _geometry(layer, dims)
     if sizes is None:
         return grid([places(t, 1, 1) for t in stride], law)
-    if output_size is None:
-        output_size = tuple(
-            (n - 1) * t - 2 * p + k
-            for n, k, t, p in zip(sizes, window, stride, padding, strict=True)
-        )
-    if any(o < n for o, n in zip(output_size, sizes, strict=True)):
-        raise ValueError(
-            f"the output must have a place for every input; it was {output_size} for {sizes}"
-        )
-    axes = [places(o, n, n) for o, n in zip(output_size, sizes, strict=True)]
-    return grid(axes, law)
-
-
-def unpool_geometry(layer: nn.Module, dims: int) -> tuple[Sizes, ...]:
-    """Window, stride and padding of an unpooling module, one entry a dimension."""
     padding = layer.padding if isinstance(layer.padding, tuple) else (layer.padding,) * dims
-    return (
-        window_of(layer.kernel_size, dims, "kernel_size"),
-        window_of(layer.stride, dims, "stride"),
-        padding * (dims if len(padding) == 1 else 1),
+    padding *= dims if len(padding) == 1 else 1
+    outputs = tuple(
+        (n - 1) * t - 2 * p + k for n, k, t, p in zip(sizes, window, stride, padding, strict=True)
     )
-
-
-def _unpool(dims: int, layer: nn.Module, law: Law, shape: Shape = None) -> Moments:
-    sizes = None if shape is None else spatial(layer, shape, dims)
-    return max_unpool(*unpool_geometry(layer, dims), law, sizes)
+    if any(o < n for o, n in zip(outputs, sizes, strict=True)):
+        raise ValueError(
+            f"the output must have a place for every input; it was {outputs} for {sizes}"
+        )
+    return grid([places(o, n, n) for o, n in zip(outputs, sizes, strict=True)], law)
 
 
 _pool = {"family": "pool", "algebra": "commuting"}
-register_each("MaxPool", lambda d, layer, law: max_pool(*pool_geometry(layer, d), law), **_pool)
-register_each(
-    "AvgPool",
-    lambda d, layer, law: avg_pool(
-        *pool_geometry(layer, d), law, getattr(layer, "divisor_override", None)
-    ),
-    needs_zero=_moves_constants,
-    **_pool,
-)
-register_each(
-    "LPPool",
-    lambda d, layer, law: lp_pool(layer.norm_type, *pool_geometry(layer, d), law),
-    note="for norm_type 1, 2 and infinite ones",
-    family="pool",
-)
-for _name, _figures in (("Avg", adaptive_avg_pool), ("Max", adaptive_max_pool)):
+register_each("MaxPool", _max_pool, **_pool)
+register_each("AvgPool", _avg_pool, needs_zero=_moves_constants, **_pool)
+register_each("LPPool", _lp_pool, note="for norm_type 1, 2 and infinite ones", family="pool")
+for _name, _largest in (("Avg", False), ("Max", True)):
     register_each(
         f"Adaptive{_name}Pool",
-        _adaptive(_figures),
+        partial(_adaptive_pool, _largest),
         shaped=True,
         note="averaged over all outputs and inputs of the given size",
         **_pool,
     )
 register_each(
     "FractionalMaxPool",
-    _fractional,
+    _fractional_pool,
     (2, 3),
     shaped=True,
     family="pool",

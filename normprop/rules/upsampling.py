@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 import numpy as np
 from torch import nn
@@ -20,8 +21,6 @@ from normprop.rules.axis import Axis, averages, copies, grid
 from normprop.rules.pool import lengths
 from normprop.rules.registry import Moments, register
 
-__all__ = ["interpolate"]
-
 NEAREST = ("nearest", "nearest-exact")
 LINEAR = ("linear", "bilinear", "trilinear")
 MODES = (*NEAREST, *LINEAR, "bicubic", "area")
@@ -30,110 +29,80 @@ _DIMS = {"linear": 1, "bilinear": 2, "bicubic": 2, "trilinear": 3}
 _PERIOD = 64
 
 
-def interpolate(
-    dims: int,
-    law: Law,
-    sizes: tuple[int, ...] | None = None,
-    size: int | Sequence[int] | None = None,
-    scale_factor: float | Sequence[float] | None = None,
-    mode: str = "nearest",
-    align_corners: bool | None = None,
-    recompute_scale_factor: bool | None = None,
-    antialias: bool = False,
-) -> Moments:
-    """Moments of :func:`torch.nn.functional.interpolate`.
+class Resizing(NamedTuple):
+    """What :func:`torch.nn.functional.interpolate` takes beside its input, under its names."""
 
-    Args:
-        dims: how many axes are interpolated.
-        law: of the input.
-        sizes: of the input's axes; without them the figures are those of the interior, which
-            are those of a period of phases.
-        size: as in torch; likewise the others.
-        scale_factor: as in torch.
-        mode: as in torch.
-        align_corners: as in torch.
-        recompute_scale_factor: as in torch.
-        antialias: as in torch.
+    size: int | Sequence[int] | None = None
+    scale_factor: float | Sequence[float] | None = None
+    mode: str = "nearest"
+    align_corners: bool | None = None
+    recompute_scale_factor: bool | None = None
+    antialias: bool = False
 
-    Raises:
-        ValueError: an argument does not fit, or the sizes are needed and not given.
-    """
-    _check(dims, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
-    factors = _per_axis(scale_factor, dims)
-    if sizes is None:
-        axes = [_interior(mode, factor, bool(align_corners), antialias) for factor in factors]
-        if size is not None or None in axes:
+    @property
+    def kernel(self) -> tuple[str, bool, bool]:
+        """Mode, whether corners are aligned, whether the kernel is stretched."""
+        return self.mode, bool(self.align_corners), self.antialias
+
+    def check(self, dims: int) -> None:
+        """Refuse what does not go together."""
+        size, factor, mode, corners, again, antialias = self
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}; it was {mode!r}")
+        if mode in _DIMS and _DIMS[mode] != dims:
             raise ValueError(
-                "the size of the input must be known, unless scale_factor is a ratio of small "
-                "integers and align_corners is not set"
+                f"mode {mode} is for {_DIMS[mode]} axes behind the channels; there were {dims}"
             )
-        return grid(axes, law)
-    if size is not None:
-        outputs = window_of(size, dims, "size")
-    else:
+        if (size is None) == (factor is None):
+            raise ValueError(
+                f"one of size and scale_factor must be given; they were {size} and {factor}"
+            )
+        if size is not None and again:
+            raise ValueError("recompute_scale_factor must not be set where size is given")
+        if corners is not None and mode not in _DIMS:
+            raise ValueError(f"align_corners must be None for mode {mode}; it was {corners}")
+        if antialias and mode not in ("bilinear", "bicubic"):
+            raise ValueError(f"antialias is for bilinear and bicubic; mode was {mode}")
+
+    def factors(self, dims: int) -> tuple[float | None, ...]:
+        """The factor of each axis."""
+        given = self.scale_factor
+        if given is None:
+            return (None,) * dims
+        factors = given if isinstance(given, Sequence) else (given,) * dims
+        if len(factors) != dims:
+            raise ValueError(f"scale_factor must have 1 or {dims} entries; it was {given}")
+        for factor in factors:
+            check_number("scale_factor", factor)
+            if not (math.isfinite(factor) and factor > 0):
+                raise ValueError(f"scale_factor must be finite and above 0; it was {given}")
+        return tuple(map(float, factors))
+
+    def interior(self, dims: int) -> list[Axis] | None:
+        """A period of each axis far from its ends, or ``None`` where the input's size has a say."""
+        if self.size is not None or self.scale_factor is None:
+            return None
+        axes = [_interior(self.kernel, factor) for factor in self.factors(dims)]
+        return None if None in axes else axes
+
+    def outputs(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """The sizes of the output."""
+        if self.size is not None:
+            return window_of(self.size, len(sizes), "size")
+        factors = self.factors(len(sizes))
         outputs = tuple(math.floor(n * f) for n, f in zip(sizes, factors, strict=True))
         if min(outputs) < 1:
-            raise ValueError(f"scale_factor must leave something of {sizes}; it was {scale_factor}")
-    used = factors if size is None and not recompute_scale_factor else (None,) * dims
-    corners = bool(align_corners)
-    axes = [
-        _whole(mode, n, o, f, corners, antialias)
-        for n, o, f in zip(sizes, outputs, used, strict=True)
-    ]
-    return grid(axes, law)
-
-
-def has_interior(
-    dims: int,
-    size: int | Sequence[int] | None,
-    scale_factor: float | Sequence[float] | None,
-    mode: str,
-    align_corners: bool | None,
-    antialias: bool = False,
-) -> bool:
-    """Whether the figures of the interior exist without the size of the input."""
-    if size is not None or scale_factor is None:
-        return False
-    factors = _per_axis(scale_factor, dims)
-    return None not in [_interior(mode, f, bool(align_corners), antialias) for f in factors]
-
-
-def _check(dims, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias):
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}; it was {mode!r}")
-    if mode in _DIMS and _DIMS[mode] != dims:
-        raise ValueError(
-            f"mode {mode} is for {_DIMS[mode]} axes behind the channels; there were {dims}"
-        )
-    if (size is None) == (scale_factor is None):
-        raise ValueError(
-            f"one of size and scale_factor must be given; they were {size} and {scale_factor}"
-        )
-    if size is not None and recompute_scale_factor:
-        raise ValueError("recompute_scale_factor must not be set where size is given")
-    if align_corners is not None and mode not in _DIMS:
-        raise ValueError(f"align_corners must be None for mode {mode}; it was {align_corners}")
-    if antialias and mode not in ("bilinear", "bicubic"):
-        raise ValueError(f"antialias is for bilinear and bicubic; mode was {mode}")
-
-
-def _per_axis(scale_factor, dims: int) -> tuple[float | None, ...]:
-    if scale_factor is None:
-        return (None,) * dims
-    factors = scale_factor if isinstance(scale_factor, Sequence) else (scale_factor,) * dims
-    if len(factors) != dims:
-        raise ValueError(f"scale_factor must have 1 or {dims} entries; it was {scale_factor}")
-    for factor in factors:
-        check_number("scale_factor", factor)
-        if not (math.isfinite(factor) and factor > 0):
-            raise ValueError(f"scale_factor must be finite and above 0; it was {scale_factor}")
-    return tuple(float(factor) for factor in factors)
+            raise ValueError(
+                f"scale_factor must leave something of {sizes}; it was {self.scale_factor}"
+            )
+        return outputs
 
 
 @lru_cache(maxsize=1024)
-def _interior(mode: str, factor: float | None, corners: bool, antialias: bool) -> Axis | None:
+def _interior(kernel: tuple[str, bool, bool], factor: float) -> Axis | None:
     """One period of an axis far from its ends, or ``None`` where there is none."""
-    if factor is None or corners:
+    mode, corners, _ = kernel
+    if corners:
         return None
     if mode in NEAREST:
         return Axis(1.0, 1.0, 1.0, factor)
@@ -143,15 +112,14 @@ def _interior(mode: str, factor: float | None, corners: bool, antialias: bool) -
     if mode == "area":
         return averages(lengths(ratio.denominator, ratio.numerator), ratio.denominator)
     outputs = np.arange(ratio.numerator)
-    _, weights = _taps(mode, outputs, 1.0 / factor, antialias, None)
+    _, weights = _taps(kernel, outputs, 1.0 / factor, None)
     return _squared(weights, outputs.size / ratio.denominator)
 
 
 @lru_cache(maxsize=1024)
-def _whole(
-    mode: str, size: int, outputs: int, factor: float | None, corners: bool, antialias: bool
-) -> Axis:
+def _whole(kernel: tuple[str, bool, bool], size: int, outputs: int, factor: float | None) -> Axis:
     """All of an axis with its ends."""
+    mode, corners, _ = kernel
     if mode in NEAREST:
         return copies(outputs, size)
     if mode == "area":
@@ -160,7 +128,7 @@ def _whole(
         scale = (size - 1) / (outputs - 1) if outputs > 1 else 0.0
     else:
         scale = size / outputs if factor is None else 1.0 / factor
-    places, weights = _taps(mode, np.arange(outputs), scale, antialias, size, corners)
+    places, weights = _taps(kernel, np.arange(outputs), scale, size)
     # At the ends torch takes the last element for those beyond: their weights add up.
     merged = np.zeros_like(weights)
     for tap in range(places.shape[1]):
@@ -173,23 +141,22 @@ def _squared(weights: np.ndarray, growth: float) -> Axis:
     return Axis(1.0, 1.0, math.fsum((weights**2).ravel()) / len(weights), growth)
 
 
-def _taps(mode, outputs, scale, antialias, size, corners=False) -> tuple[np.ndarray, np.ndarray]:
+def _taps(kernel, outputs, scale, size) -> tuple[np.ndarray, np.ndarray]:
     """Which inputs an output is made of, and their weights, as torch chooses them.
 
     Without a size the axis has no ends.
     """
+    mode, corners, antialias = kernel
     if antialias:
         return _smoothed(mode, outputs, scale, size)
     place = outputs * scale if corners else (outputs + 0.5) * scale - 0.5
+    if mode in LINEAR and size is not None:
+        place = np.maximum(place, 0.0)
+    base = np.floor(place)
+    part = place - base
     if mode in LINEAR:
-        if size is not None:
-            place = np.maximum(place, 0.0)
-        base = np.floor(place)
-        part = place - base
         offsets, weights = (0, 1), (1.0 - part, part)
     else:
-        base = np.floor(place)
-        part = place - base
         offsets = (-1, 0, 1, 2)
         weights = tuple(_cubic(np.abs(part - k), -0.75) for k in offsets)
     places = np.stack([base + k for k in offsets], 1)
@@ -207,15 +174,12 @@ def _cubic(x: np.ndarray, a: float) -> np.ndarray:
 
 def _smoothed(mode, outputs, scale, size) -> tuple[np.ndarray, np.ndarray]:
     """Weights of a kernel that is stretched by the scale where the output is coarser."""
-    reach = 1.0 if mode in LINEAR else 2.0
     stretch = max(scale, 1.0)
-    support = reach * stretch
+    support = (1.0 if mode in LINEAR else 2.0) * stretch
     center = scale * (outputs + 0.5)
-    low, high = np.trunc(center - support + 0.5), np.trunc(center + support + 0.5)
-    if size is None:
-        # Far from the ends, where truncation and the floor are the same.
-        low, high = np.floor(center - support + 0.5), np.floor(center + support + 0.5)
-    else:
+    # Far from the ends, where torch's truncation is the floor.
+    low, high = np.floor(center - support + 0.5), np.floor(center + support + 0.5)
+    if size is not None:
         low, high = np.maximum(low, 0.0), np.minimum(high, size)
     taps = np.arange(int((high - low).max()))
     places = low[:, None] + taps
@@ -226,8 +190,14 @@ def _smoothed(mode, outputs, scale, size) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rule(layer: nn.Upsample, law: Law, shape: Shape = None, whole: bool = True) -> Moments:
-    """Moments of a module over the whole of its input, or of the interior where there is one."""
-    dims = _dims_of(layer) if shape is None else len(shape) - 1
+    """Moments of a module over the whole of its input, or of the interior where there is one.
+
+    Raises:
+        ValueError: its arguments do not fit together, or the shape is needed and not given.
+    """
+    own = Resizing(**{name: getattr(layer, name, value) for name, value in _DEFAULTS.items()})
+    sizes = None if shape is None else tuple(shape[1:])
+    dims = _dims_of(layer) if sizes is None else len(shape) - 1
     if dims is None:
         need_shape(layer, shape, "how many axes its input has")
     if dims not in (1, 2, 3):
@@ -235,15 +205,19 @@ def _rule(layer: nn.Upsample, law: Law, shape: Shape = None, whole: bool = True)
             f"shape must be (C, L), (C, H, W) or (C, D, H, W) for {type(layer).__name__}; "
             f"it was {shape}"
         )
-    own = layer.size, layer.scale_factor, layer.mode, layer.align_corners
-    smooth = getattr(layer, "antialias", False)
-    sizes = None if shape is None else tuple(shape[1:])
-    if sizes is None or not whole:
-        if has_interior(dims, *own, smooth):
-            sizes = None
-        elif sizes is None:
-            need_shape(layer, shape, "how large its input is")
-    return interpolate(dims, law, sizes, *own, layer.recompute_scale_factor, smooth)
+    axes = own.interior(dims) if sizes is None or not whole else None
+    if axes is None:
+        sizes = need_shape(layer, sizes, "how large its input is")
+    own.check(dims)
+    if axes is None:
+        used = own.size is None and not own.recompute_scale_factor
+        factors = own.factors(dims) if used else (None,) * dims
+        ends = zip(sizes, own.outputs(sizes), factors, strict=True)
+        axes = [_whole(own.kernel, *each) for each in ends]
+    return grid(axes, law)
+
+
+_DEFAULTS = Resizing()._asdict()
 
 
 def _dims_of(layer: nn.Upsample) -> int | None:
@@ -252,9 +226,7 @@ def _dims_of(layer: nn.Upsample) -> int | None:
         return _DIMS[layer.mode]
     if isinstance(layer, nn.UpsamplingNearest2d):
         return 2
-    if isinstance(layer.scale_factor, Sequence):
-        return len(layer.scale_factor)
-    return None
+    return len(layer.scale_factor) if isinstance(layer.scale_factor, Sequence) else None
 
 
 _WHOLE = "over all outputs and inputs of the given size"

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from normprop import moments, rules, simulate
-from normprop.gaussian import Normal
+from normprop import moments, simulate
 from tests.rules.linear import agree, enumerated, matrix_of, worst
 
 LAW = {"mean": 0.5, "std": 2.0}
@@ -101,6 +100,18 @@ def test_a_ratio_needs_no_shape():
     assert abs(moments(layer, shape=(1, 5, 5, 5)).bwd_std - 0.4**1.5) < 1e-15
 
 
+def fitted(size, output_size, **law):
+    return moments(nn.AdaptiveMaxPool1d(output_size), **law, shape=(1, size))
+
+
+def fractional(**settings):
+    """What torch's constructor refuses can still be set."""
+    layer = nn.FractionalMaxPool2d(2, output_ratio=0.5)
+    for name, value in settings.items():
+        setattr(layer, name, value)
+    return moments(layer, shape=(1, 4, 4))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -108,11 +119,10 @@ def test_a_ratio_needs_no_shape():
         (lambda: moments(nn.AdaptiveMaxPool2d(2), shape=(4, 4)), r"shape must be \(C, H, W\) for"),
         (lambda: moments(nn.FractionalMaxPool2d(2, 3)), "shape must be given for FractionalMax"),
         (lambda: moments(nn.FractionalMaxPool2d(3, 4), shape=(1, 5, 5)), "must fit into inputs"),
-        (lambda: rules.adaptive_sizes((2, 3), (4,)), "output_size must have 1 or 1 entries"),
-        (lambda: rules.adaptive_sizes(0, (4,)), "output_size must be made of integers of at least"),
-        (lambda: rules.fractional_growth((2,), None, 1.5, None), "entries between 0 and 1"),
-        (lambda: rules.fractional_growth((2,), None, None, None), "output_size or output_ratio"),
-        (lambda: rules.fractional_growth((2,), 3, None, None), "size of the input must be known"),
+        (lambda: fitted(4, (2, 3)), "output_size must have 1 or 1 entries"),
+        (lambda: fitted(4, 0), "output_size must be made of integers of at least"),
+        (lambda: fractional(output_ratio=1.5), "entries between 0 and 1"),
+        (lambda: fractional(output_ratio=None), "output_size or output_ratio"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, message):
@@ -122,7 +132,7 @@ def test_what_does_not_fit_is_refused(call, message):
 
 def test_a_mean_and_a_spread_that_are_far_apart():
     # A narrow law far from 0: the mixture's spread is not lost in its mean.
-    got = rules.adaptive_max_pool((3,), (2,), Normal(1e6, 1e-3))
-    wanted = rules.adaptive_max_pool((3,), (2,), Normal(0.0, 1e-3))
+    got = fitted(3, 2, mean=1e6, std=1e-3)
+    wanted = fitted(3, 2, mean=0.0, std=1e-3)
     assert abs(got.fwd_std - wanted.fwd_std) <= got.error
     assert got.error < 1e-8

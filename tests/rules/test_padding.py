@@ -7,16 +7,20 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from normprop import moments, rules, simulate
-from normprop.gaussian import Normal
+from normprop import moments, simulate
 from tests.rules.linear import agree, enumerated, worst
 
-MODES = ("constant", "reflect", "replicate", "circular")
+MODES = {
+    "constant": "Constant",
+    "reflect": "Reflection",
+    "replicate": "Replication",
+    "circular": "Circular",
+}
 
 
 @st.composite
 def paddings(draw):
-    mode = draw(st.sampled_from(MODES))
+    mode = draw(st.sampled_from([*MODES]))
     dims = draw(st.integers(1, 2))
     sizes = tuple(draw(st.integers(3, 6)) for _ in range(dims))
     # torch cuts off by negative pads for a constant and by copying modes, and reflects no more
@@ -33,7 +37,9 @@ def test_a_whole_sample_by_enumeration(case, mean, std):
     mode, sizes, pads, value = case
     given_value = value if mode == "constant" else None
     wanted = enumerated(lambda x: F.pad(x, pads, mode, given_value), (1, *sizes), mean, std)
-    got = rules.pad(pads, mode, Normal(mean, std), sizes, value)
+    more = (value,) if mode == "constant" else ()
+    layer = getattr(nn, f"{MODES[mode]}Pad{len(sizes)}d")(pads, *more)
+    got = moments(layer, mean, std, shape=(1, *sizes))
     assert agree(got, wanted, max(sizes))
 
 
@@ -84,8 +90,7 @@ def test_padding_behind_an_activation():
     [
         (lambda: moments(nn.ZeroPad2d(1), shape=(3,)), "at least 2 sizes for ZeroPad2d"),
         (lambda: moments(nn.ZeroPad1d(-2), shape=(1, 4)), "must leave something of the sizes"),
-        (lambda: rules.pad((1, 1), "mirror", Normal(0, 1)), "mode must be one of constant"),
-        (lambda: rules.pad((1,), "reflect", Normal(0, 1)), "two entries an axis"),
+        (lambda: moments(nn.ReflectionPad1d((1,))), "two entries an axis"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, message):

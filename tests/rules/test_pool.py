@@ -5,8 +5,7 @@ import math
 import pytest
 from torch import nn
 
-from normprop import moments, rules, simulate
-from normprop.gaussian import Normal
+from normprop import moments, simulate
 from tests.rules.linear import worst
 
 
@@ -64,7 +63,7 @@ def test_other_powers_are_refused(norm):
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(TypeError, match="norm_type must be a real number"):
-        rules.lp_pool("2", (2,), (2,), Normal(0.0, 1.0))
+        moments(nn.LPPool1d("2", 2))
     with pytest.raises(ValueError, match="after= goes with norm_type 1 alone"):
         moments(nn.LPPool1d(2, 2), after="relu")
     assert moments(nn.LPPool1d(1, 2), after="relu").fwd_mean > 0
