@@ -8,14 +8,15 @@ gradient of 1 that arrives at the one number.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import nn
 
 from normprop.gaussian import FUNCTIONS, Figures, Law, Normal, elementwise, families, losses
 from normprop.gaussian.normal import EPS
-from normprop.gaussian.softmax import cross_entropy as cross_entropy_figures
+from normprop.gaussian.softmax import cross_entropy
 from normprop.rules.arguments import Shape, need_normal, need_shape
-from normprop.rules.registry import Moments, refuse, register
+from normprop.rules.registry import CLOSED, Moments, refuse, register
 
 
 def reduced(figures: Figures, reduction: str, count: int) -> Moments:
@@ -37,37 +38,6 @@ def reduced(figures: Figures, reduction: str, count: int) -> Moments:
     return Moments(mean, std, slope, error, figures.method)
 
 
-def target_of(layer: nn.Module) -> Normal:
-    """The law of a regression's target."""
-    return Normal(getattr(layer, "target_mean", 0.0), getattr(layer, "target_std", 1.0))
-
-
-def cross_entropy(classes: int, law: Normal, smoothing: float = 0.0) -> Figures:
-    """Figures of one sample's cross-entropy."""
-    return cross_entropy_figures(classes, law.std, float(smoothing))
-
-
-def negative_log_likelihood(classes: int, law: Normal) -> Figures:
-    """Figures of -x_t for a uniform class t, the gradient over all ``classes`` elements."""
-    error = 2.0 * EPS * (abs(law.mean) + law.std + 1.0)
-    return Figures(-law.mean, law.std, 1.0 / math.sqrt(classes), error, "closed form")
-
-
-def class_count(layer: nn.Module, shape: Shape) -> tuple[int, int]:
-    """How many classes an input of this shape has, and how many samples."""
-    shape = need_shape(layer, shape, "how many classes and samples there are")
-    if not shape:
-        raise ValueError(f"shape must have a dimension of classes for {type(layer).__name__}")
-    classes = shape[1] if len(shape) > 1 else shape[0]
-    return classes, math.prod(shape) // classes
-
-
-def _count(layer: nn.Module, shape: Shape) -> int:
-    if layer.reduction == "none":
-        return 1
-    return math.prod(need_shape(layer, shape, "how many elements it reduces"))
-
-
 def _refuse_weights(layer: nn.Module, *names: str) -> None:
     for name in names:
         if getattr(layer, name, None) is not None:
@@ -77,35 +47,49 @@ def _refuse_weights(layer: nn.Module, *names: str) -> None:
             )
 
 
+def _of_elements(figures: Callable[[nn.Module, Normal], Figures], *weights: str):
+    def rule(layer: nn.Module, law: Law, shape: Shape) -> Moments:
+        _refuse_weights(layer, *weights)
+        one, count = figures(layer, need_normal(layer, law)), 1
+        if layer.reduction != "none":
+            count = math.prod(need_shape(layer, shape, "how many elements it reduces"))
+        return reduced(one, layer.reduction, count)
+
+    return rule
+
+
 def _of_classes(figures: Callable[[nn.Module, int, Normal], Figures]):
     def rule(layer: nn.Module, law: Law, shape: Shape) -> Moments:
         _refuse_weights(layer, "weight")
-        classes, samples = class_count(layer, shape)
-        if 0 <= layer.ignore_index < classes:
+        shape = need_shape(layer, shape, "how many classes and samples there are")
+        if not shape:
+            raise ValueError(f"shape must have a dimension of classes for {type(layer).__name__}")
+        classes = shape[1] if len(shape) > 1 else shape[0]
+        if 0 <= getattr(layer, "ignore_index", -1) < classes:
             raise ValueError(
                 "ignore_index must not be a class, or the count of samples is random; "
                 f"it was {layer.ignore_index} of {classes} classes"
             )
-        figures_of_one = figures(layer, classes, need_normal(layer, law))
-        return reduced(figures_of_one, layer.reduction, samples)
+        one = figures(layer, classes, need_normal(layer, law))
+        return reduced(one, layer.reduction, math.prod(shape) // classes)
 
     return rule
 
 
-def _of_elements(figures: Callable[[nn.Module, Normal], Figures], *weights: str):
-    def rule(layer: nn.Module, law: Law, shape: Shape) -> Moments:
-        _refuse_weights(layer, *weights)
-        law = need_normal(layer, law)
-        return reduced(figures(layer, law), layer.reduction, _count(layer, shape))
-
-    return rule
+def _distance(layer: nn.Module, law: Normal) -> Normal:
+    """The law of a regression's error."""
+    target = Normal(getattr(layer, "target_mean", 0.0), getattr(layer, "target_std", 1.0))
+    return losses.distance(law, target)
 
 
 def _of_distance(function: Callable[[nn.Module], object]):
-    def figures(layer: nn.Module, law: Normal) -> Figures:
-        return elementwise(function(layer), losses.distance(law, target_of(layer)))
+    return _of_elements(lambda layer, law: elementwise(function(layer), _distance(layer, law)))
 
-    return _of_elements(figures)
+
+def _likelihood(_: nn.Module, classes: int, law: Normal) -> Figures:
+    """Figures of -x_t for a uniform class t, the gradient over all ``classes`` elements."""
+    error = 2.0 * EPS * (abs(law.mean) + law.std + 1.0)
+    return Figures(-law.mean, law.std, 1.0 / math.sqrt(classes), error, CLOSED)
 
 
 def _ranking(layer: nn.MarginRankingLoss, law: Normal) -> Figures:
@@ -114,37 +98,27 @@ def _ranking(layer: nn.MarginRankingLoss, law: Normal) -> Figures:
     return elementwise(FUNCTIONS["relu"], difference)
 
 
-def _many_labels(layer: nn.Module, law: Law, shape: Shape) -> Moments:
-    _refuse_weights(layer, "weight")
-    classes, samples = class_count(layer, shape)
-    one = losses.cross_entropy_of_two(need_normal(layer, law))
-    averaged = Figures(
-        one.mean, one.std / math.sqrt(classes), one.slope / classes, one.error, one.method
-    )
-    return reduced(averaged, layer.reduction, samples)
+def _two_labels(_: nn.Module, law: Normal) -> Figures:
+    return losses.cross_entropy_of_two(law)
+
+
+def _many_labels(_: nn.Module, classes: int, law: Normal) -> Figures:
+    one = losses.cross_entropy_of_two(law)
+    return replace(one, std=one.std / math.sqrt(classes), slope=one.slope / classes)
 
 
 _OF_CLASS = "for a uniform class"
 _OF_TARGET = "for an independent normal target"
 _OF_LABELS = "for labels of even chances"
 
-
-def _two_labels(layer: nn.Module, law: Normal) -> Figures:
-    return losses.cross_entropy_of_two(law)
-
-
 for _type, _rule, _note in (
     (
         nn.CrossEntropyLoss,
-        _of_classes(lambda layer, c, law: cross_entropy(c, law, layer.label_smoothing)),
+        _of_classes(lambda x, c, law: cross_entropy(c, law.std, float(x.label_smoothing))),
         _OF_CLASS,
     ),
-    (nn.NLLLoss, _of_classes(lambda _, c, law: negative_log_likelihood(c, law)), _OF_CLASS),
-    (
-        nn.MSELoss,
-        _of_elements(lambda layer, law: losses.square(losses.distance(law, target_of(layer)))),
-        _OF_TARGET,
-    ),
+    (nn.NLLLoss, _of_classes(_likelihood), _OF_CLASS),
+    (nn.MSELoss, _of_elements(lambda x, law: losses.square(_distance(x, law))), _OF_TARGET),
     (nn.L1Loss, _of_distance(lambda _: families.absolute()), _OF_TARGET),
     (nn.SmoothL1Loss, _of_distance(lambda x: losses.smooth_l1(float(x.beta))), _OF_TARGET),
     (nn.HuberLoss, _of_distance(lambda x: losses.huber(float(x.delta))), _OF_TARGET),
@@ -152,7 +126,7 @@ for _type, _rule, _note in (
     (nn.SoftMarginLoss, _of_elements(_two_labels), _OF_LABELS),
     (
         nn.HingeEmbeddingLoss,
-        _of_elements(lambda layer, law: losses.hinge_embedding(law, float(layer.margin))),
+        _of_elements(lambda x, law: losses.hinge_embedding(law, float(x.margin))),
         _OF_LABELS,
     ),
     (
@@ -160,7 +134,7 @@ for _type, _rule, _note in (
         _of_elements(_ranking),
         f"{_OF_LABELS}; it has no twin, as its gradient goes to two inputs",
     ),
-    (nn.MultiLabelSoftMarginLoss, _many_labels, _OF_LABELS),
+    (nn.MultiLabelSoftMarginLoss, _of_classes(_many_labels), _OF_LABELS),
 ):
     register(_type, _rule, shaped=True, family="loss", note=_note)
 

@@ -6,41 +6,38 @@ import numpy as np
 import torch
 from torch import nn
 
-from normprop.gaussian import Law, Normal, maximum
+from normprop.gaussian import Law, maximum
 from normprop.gaussian.law import std_error
 from normprop.gaussian.normal import EPS
 from normprop.gaussian.normalization import local_response, normalization
 from normprop.rules.arguments import Shape, array, need_normal, need_shape
-from normprop.rules.registry import CLOSED, Moments, refuse, register
+from normprop.rules.registry import CLOSED, Moments, refuse, register, register_each
 
 
-def group_normalization(
-    law: Normal,
+def _learnt(layer: nn.Module) -> list[np.ndarray | None]:
+    """Weight and bias of a layer, as far as it has them."""
+    pairs = ((getattr(layer, name, None), name) for name in ("weight", "bias"))
+    return [None if p is None else array(p, name).ravel() for p, name in pairs]
+
+
+def _by_groups(
+    layer: nn.Module,
+    law: Law,
     channels: int,
-    groups: int,
-    positions: int,
-    eps: float,
-    weight: np.ndarray | None = None,
-    bias: np.ndarray | None = None,
-    *,
-    centered: bool = True,
+    groups: int = 1,
+    positions: int = 1,
+    eps: float | None = None,
 ) -> Moments:
-    """Moments of a normalisation over groups of channels and all their positions.
+    """Moments of a normalisation over groups of channels, in order, and all their positions.
 
-    Args:
-        law: of the input; where nothing is centred its mean must be 0.
-        channels: how many there are.
-        groups: how many groups they are split into, in order.
-        positions: elements of a channel.
-        eps: what is added to the variance.
-        weight: what each channel is multiplied by afterwards; with it the figures have one
-            entry a channel.
-        bias: what is added to each channel.
-        centered: whether the group's mean is subtracted.
+    With weights the figures have one entry a channel.  Where ``eps`` is given, in the place of
+    the layer's, nothing is centred.
 
     Raises:
         ValueError: the groups do not divide the channels, or the mean must be 0.
     """
+    law, centered = need_normal(layer, law), eps is None
+    weight, bias = _learnt(layer)
     if channels % groups:
         raise ValueError(f"the groups must divide the channels; there were {groups} of {channels}")
     if not centered and law.mean != 0:
@@ -49,7 +46,7 @@ def group_normalization(
             f"the input is uniform; it was {law.mean}"
         )
     n = channels // groups * positions
-    found = normalization(n, law.std, float(eps), centered)
+    found = normalization(n, law.std, float(layer.eps if centered else eps), centered)
     variance, own, other = found.variance, found.own, found.other
     errors = found.errors
     if weight is None and bias is None:
@@ -67,26 +64,17 @@ def group_normalization(
         largest * std_error(variance, errors[0]),
         max(map(std_error, slopes.tolist(), slope_error.tolist())),
     )
-    return Moments(
-        shift.copy(),
-        np.abs(gain) * math.sqrt(variance),
-        np.sqrt(slopes),
-        error + 4.0 * EPS * largest,
-        found.method,
-    )
+    std = np.abs(gain) * math.sqrt(variance)
+    error += 4.0 * EPS * largest
+    return Moments(shift.copy(), std, np.sqrt(slopes), error, found.method)
 
 
-def fixed_normalization(
-    law: Law,
-    mean: np.ndarray,
-    variance: np.ndarray,
-    eps: float,
-    weight: np.ndarray | None,
-    bias: np.ndarray | None,
-) -> Moments:
+def _by_statistics(layer: nn.Module, law: Law) -> Moments:
     """Moments of a normalisation with statistics that are at hand, one entry a channel."""
+    mean, variance = (array(getattr(layer, name), name) for name in ("running_mean", "running_var"))
+    weight, bias = _learnt(layer)
     m, s, error, _ = maximum(1, law)
-    factor = 1.0 / np.sqrt(variance + eps)
+    factor = 1.0 / np.sqrt(variance + layer.eps)
     factor = factor if weight is None else weight * factor
     shift = 0.0 if bias is None else bias
     means = (m - mean) * factor + shift
@@ -96,27 +84,12 @@ def fixed_normalization(
     return Moments(means, s * size, size, bound, CLOSED)
 
 
-def _weight_and_bias(layer: nn.Module) -> tuple[np.ndarray | None, np.ndarray | None]:
-    parameters = (getattr(layer, "weight", None), getattr(layer, "bias", None))
-    names = ("weight", "bias")
-    weight, bias = (
-        None if p is None else array(p, name).ravel()
-        for p, name in zip(parameters, names, strict=True)
-    )
-    return weight, bias
-
-
-def _by_statistics(layer: nn.Module, law: Law) -> Moments:
-    mean, variance = (array(getattr(layer, name), name) for name in ("running_mean", "running_var"))
-    return fixed_normalization(law, mean, variance, layer.eps, *_weight_and_bias(layer))
-
-
 def batch_norm(layer: nn.Module, law: Law) -> Moments:
     """Moments of batch normalisation: by its statistics, or as the batch grows in training."""
     if not layer.training and layer.running_mean is not None:
         return _by_statistics(layer, law)
     law = need_normal(layer, law)
-    weight, bias = _weight_and_bias(layer)
+    weight, bias = _learnt(layer)
     root = math.hypot(law.std, math.sqrt(layer.eps))
     gain = np.ones(layer.num_features) if weight is None else np.abs(weight)
     shift = np.zeros(layer.num_features) if bias is None else bias
@@ -124,49 +97,38 @@ def batch_norm(layer: nn.Module, law: Law) -> Moments:
     return Moments(*figures, math.inf, "asymptotic, O(1/n)")
 
 
-def instance_norm(layer: nn.Module, law: Law, shape: Shape) -> Moments:
+def instance_norm(_: int, layer: nn.Module, law: Law, shape: Shape) -> Moments:
     """Moments of instance normalisation, every channel a group of its own."""
     if not layer.training and layer.running_mean is not None:
         return _by_statistics(layer, law)
     shape = need_shape(layer, shape, "how many elements a channel has")
-    return _by_groups(layer, law, shape, "num_features", layer.num_features)
+    return _by_channels(layer, law, shape, "num_features", layer.num_features)
 
 
 def group_norm(layer: nn.GroupNorm, law: Law, shape: Shape) -> Moments:
     """Moments of group normalisation."""
     shape = need_shape(layer, shape, "how many elements a group has")
-    return _by_groups(layer, law, shape, "num_channels", layer.num_groups)
+    return _by_channels(layer, law, shape, "num_channels", layer.num_groups)
 
 
-def _by_groups(layer, law, shape, counted: str, groups: int) -> Moments:
-    channels, *positions = shape
+def _by_channels(layer, law, shape, counted: str, groups: int) -> Moments:
+    channels, *positions = shape or (0,)
     if channels != getattr(layer, counted):
         raise ValueError(
             f"shape must have {getattr(layer, counted)} channels first, as {counted} says; "
             f"it was {shape}"
         )
-    law, learnt = need_normal(layer, law), _weight_and_bias(layer)
-    return group_normalization(law, channels, groups, math.prod(positions), layer.eps, *learnt)
-
-
-def layer_norm(layer: nn.LayerNorm, law: Law) -> Moments:
-    """Moments of layer normalisation; with weights one entry for each."""
-    size = math.prod(layer.normalized_shape)
-    law, learnt = need_normal(layer, law), _weight_and_bias(layer)
-    return group_normalization(law, size, 1, 1, layer.eps, *learnt)
+    return _by_groups(layer, law, channels, groups, math.prod(positions))
 
 
 def rms_norm(layer: nn.RMSNorm, law: Law) -> Moments:
     """Moments of normalisation by the root mean square; the mean of the input must be 0."""
-    size = math.prod(layer.normalized_shape)
-    weight, _ = _weight_and_bias(layer)
     eps = layer.eps
     if eps is None:
         # torch takes that of the input's type, which is the weight's.
         kind = torch.get_default_dtype() if layer.weight is None else layer.weight.dtype
         eps = torch.finfo(kind).eps
-    law = need_normal(layer, law)
-    return group_normalization(law, size, 1, 1, eps, weight, centered=False)
+    return _by_groups(layer, law, math.prod(layer.normalized_shape), eps=eps)
 
 
 def local_response_norm(layer: nn.LocalResponseNorm, law: Law) -> Moments:
@@ -202,21 +164,21 @@ for _type in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
         algebra=None if _type is nn.SyncBatchNorm else "batchnorm",
         keeps_state=_tracks,
     )
-for _type, _rule, _note, _facts in (
-    (nn.InstanceNorm1d, instance_norm, "", {"shaped": True, "keeps_state": _tracks}),
-    (nn.InstanceNorm2d, instance_norm, "", {"shaped": True, "keeps_state": _tracks}),
-    (nn.InstanceNorm3d, instance_norm, "", {"shaped": True, "keeps_state": _tracks}),
-    (nn.GroupNorm, group_norm, "", {"shaped": True, "algebra": "norm"}),
-    (nn.LayerNorm, layer_norm, "", {"algebra": "norm"}),
-    (nn.RMSNorm, rms_norm, "for an input of mean 0; ", {}),
-    (
-        nn.LocalResponseNorm,
-        local_response_norm,
-        "for an input of mean 0, in the interior of the channels; ",
-        {},
-    ),
+_own = {"family": "statistics", "note": _NO_TWIN}
+register_each("InstanceNorm", instance_norm, shaped=True, keeps_state=_tracks, **_own)
+register(nn.GroupNorm, group_norm, shaped=True, algebra="norm", **_own)
+register(
+    nn.LayerNorm,
+    lambda layer, law: _by_groups(layer, law, math.prod(layer.normalized_shape)),
+    algebra="norm",
+    **_own,
+)
+_ZERO = "for an input of mean 0"
+for _type, _rule, _note in (
+    (nn.RMSNorm, rms_norm, _ZERO),
+    (nn.LocalResponseNorm, local_response_norm, f"{_ZERO}, in the interior of the channels"),
 ):
-    register(_type, _rule, note=_note + _NO_TWIN, family="statistics", **_facts)
+    register(_type, _rule, note=f"{_note}; {_NO_TWIN}", family="statistics")
 refuse(
     nn.CrossMapLRN2d,
     "its running sum never lets go of the first channel, so that its channels have no common law; "
