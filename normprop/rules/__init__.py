@@ -13,7 +13,7 @@ no constants why.
 from types import ModuleType as _Module
 
 # ruff: noqa: F401, F403
-from normprop.rules import containers, distance, lazy, loss, padding, recurrent, shape, upsampling
+from normprop.rules import composite, distance, lazy, loss, padding, shape, upsampling
 from normprop.rules.activation import *
 from normprop.rules.arguments import *
 from normprop.rules.attention import *
@@ -21,12 +21,10 @@ from normprop.rules.axis import *
 from normprop.rules.bilinear import *
 from normprop.rules.dropout import *
 from normprop.rules.embedding import *
-from normprop.rules.gated import *
 from normprop.rules.join import *
 from normprop.rules.measure import *
 from normprop.rules.parametric import *
 from normprop.rules.registry import *
-from normprop.rules.rescaled import *
 from normprop.rules.softmax import *
 
 __all__ = sorted(

@@ -1,30 +1,32 @@
-"""Elementwise functions: by name, by module, by callable."""
+"""Elementwise functions: by name, by module, by callable; and gates of half the input."""
 
 import math
 from collections.abc import Callable, Sequence
 from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import nn
 
 from normprop.callables import check_kinks, from_callable
-from normprop.gaussian import (
-    FUNCTIONS,
-    Function,
-    Image,
-    Law,
-    Normal,
-    elementwise,
-    families,
-    smooth,
-)
+from normprop.gaussian import FUNCTIONS, Function, Image, Law, Normal, elementwise, families, smooth
+from normprop.gaussian import gated as ground
 from normprop.gaussian.drawn import rrelu_training
 from normprop.gaussian.functions import MAKERS
 from normprop.names import CLASSES, arguments_of, canonical
-from normprop.rules.arguments import array
+from normprop.rules.arguments import array, need_normal
 from normprop.rules.registry import Moments, describe, lookup, moments_of, register
 
-__all__ = ["activation", "function_of", "image_of", "slope_of"]
+__all__ = ["activation", "function_of", "gated_linear", "image_of", "slope_of"]
+
+
+def _measured(name: str, ground: Callable[..., Any], *arguments) -> Moments:
+    """Moments by a function of :mod:`normprop.gaussian`, whose failure has a name."""
+    try:
+        figures = ground(*arguments)
+    except (ArithmeticError, ValueError) as problem:
+        raise ValueError(f"{name} has no constants here: {problem}") from problem
+    return moments_of(figures)
 
 
 def activation(function: Function, law: Law) -> Moments:
@@ -38,11 +40,19 @@ def activation(function: Function, law: Law) -> Moments:
             "after= takes a pooling, dropout or parametric layer behind it: an activation of "
             f"an activation's output has no constants here; layer was {function.name!r}"
         )
-    try:
-        figures = elementwise(function, law)
-    except ArithmeticError as problem:
-        raise ValueError(f"{function.name} has no constants here: {problem}") from problem
-    return moments_of(figures)
+    return _measured(function.name, elementwise, function, law)
+
+
+def gated_linear(gate: Function, law: Law) -> Moments:
+    """Moments of a·gate(b), a and b the halves of the input.
+
+    ``bwd_std`` is the root mean square over both halves;
+    :func:`normprop.gaussian.gated.gated_linear` has one for each.
+
+    Raises:
+        ValueError: the gate's integrals do not converge.
+    """
+    return _measured(gate.name, ground.gated_linear, gate, law)
 
 
 def image_of(after: str | nn.Module | Callable, base: Normal) -> Image:
@@ -96,9 +106,8 @@ def resolve(layer, argument: str = "layer", kinks: Sequence[float] | None = None
         return layer
     if layer is torch.abs:
         return families.absolute()
-    known = next((name for function, name in _CALLABLES if layer is function), None)
-    if known is not None:
-        return FUNCTIONS[known]
+    if id(layer) in _CALLABLES:
+        return FUNCTIONS[_CALLABLES[id(layer)]]
     if callable(layer) and not isinstance(layer, type):
         return from_callable(layer, getattr(layer, "__name__", repr(layer)), kinks)
     raise TypeError(
@@ -110,11 +119,12 @@ def resolve(layer, argument: str = "layer", kinks: Sequence[float] | None = None
 _MORE = {"gelu_tanh": smooth.gelu_tanh(), "identity": families.identity()}
 
 # Callables that are known by identity, with torch's default parameters.
-_CALLABLES = (
-    (torch.special.expit, "sigmoid"),
-    *((getattr(torch, name), name) for name in FUNCTIONS if hasattr(torch, name)),
-    *((getattr(nn.functional, name), name) for name in FUNCTIONS),
-)
+_CALLABLES = {
+    id(getattr(home, name)): name
+    for home in (torch, nn.functional)
+    for name in FUNCTIONS
+    if hasattr(home, name)
+} | {id(torch.special.expit): "sigmoid"}
 
 
 def slope_of(layer: nn.PReLU) -> float:
@@ -191,15 +201,8 @@ def rrelu(layer: nn.RReLU, law: Law) -> Moments:
     """Moments of randomised leaky ReLU, with the slopes that it draws or at their mean."""
     if not layer.training:
         return activation(_rrelu(layer), law)
-    if isinstance(law, Image):
-        raise ValueError(
-            "after= takes a pooling, dropout or parametric layer behind it; layer was RReLU"
-        )
-    try:
-        figures = rrelu_training(float(layer.lower), float(layer.upper), law)
-    except (ArithmeticError, ValueError) as problem:
-        raise ValueError(f"RReLU has no constants here: {problem}") from problem
-    return moments_of(figures)
+    law, ends = need_normal(layer, law), (float(layer.lower), float(layer.upper))
+    return _measured("RReLU", rrelu_training, *ends, law)
 
 
 _FAMILIES[nn.RReLU] = _rrelu
@@ -209,4 +212,11 @@ register(
     lambda layer, base: Image(_rrelu(layer), base),
     family="activation",
     draws=attrgetter("training"),
+)
+register(
+    nn.GLU,
+    lambda layer, law: gated_linear(FUNCTIONS["sigmoid"], need_normal(layer, law)),
+    note="the gradient's standard deviation is over both halves of the input",
+    family="activation",
+    algebra="curve",
 )

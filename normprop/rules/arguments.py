@@ -79,11 +79,6 @@ def need_normal(layer: nn.Module, law: Law) -> Normal:
     return law
 
 
-def count(name: str, sizes: Sequence[int]) -> int:
-    """Product of sizes that must be integers of at least 1."""
-    return math.prod(window_of(tuple(sizes), len(sizes), name)) if len(sizes) else 1
-
-
 def check_number(name: str, value) -> None:
     """Refuse what is no real number."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):

@@ -10,7 +10,7 @@ from normprop.gaussian import Law, Normal
 from normprop.gaussian.attention import AttentionFigures
 from normprop.gaussian.attention import attention as ground
 from normprop.rules.arguments import Shape, array, need_normal, need_shape
-from normprop.rules.registry import Moments, refuse, register
+from normprop.rules.registry import Moments, register
 
 __all__ = ["attention", "attention_slope", "projected_attention", "projections", "self_attention"]
 
@@ -24,16 +24,10 @@ def attention(
     causal: bool = False,
     dropout: float = 0.0,
 ) -> AttentionFigures:
-    """Figures of scaled dot-product attention of independent inputs.
+    """Figures of scaled dot-product attention of independent inputs of shapes (…, length, width).
 
-    Args:
-        query: shape (…, L, d).
-        key: shape (…, n, d).
-        value: shape (…, n, d_v).
-        law: of the elements of all three, or one for each.
-        scale: what the products are multiplied by, by default d^(-1/2).
-        causal: whether query i sees the first i keys.
-        dropout: probability of dropping a probability.
+    They have one law, or one for each; the other arguments are those of
+    :func:`normprop.gaussian.attention.attention`.
 
     Raises:
         ValueError: the shapes do not fit together, or the logits spread too far.
@@ -49,18 +43,9 @@ def attention(
             f"{tuple(query)}, {tuple(key)} and {tuple(value)}"
         )
     laws = (law,) * 3 if isinstance(law, Normal) else law
-    return ground(
-        int(query[-1]),
-        int(query[-2]),
-        int(key[-2]),
-        int(value[-1]),
-        query_law=laws[0],
-        key_law=laws[1],
-        value_law=laws[2],
-        scale=scale,
-        causal=causal,
-        dropout=dropout,
-    )
+    named = dict(zip(("query_law", "key_law", "value_law"), laws, strict=True))
+    sizes = map(int, (query[-1], query[-2], key[-2], value[-1]))
+    return ground(*sizes, **named, scale=scale, causal=causal, dropout=dropout)
 
 
 def attention_slope(figures: AttentionFigures, sizes: Sequence[int]) -> float:
@@ -187,17 +172,3 @@ register(
     family="map",
     draws=lambda layer: layer.training and layer.dropout > 0,
 )
-
-for _type in (
-    nn.Transformer,
-    nn.TransformerDecoder,
-    nn.TransformerDecoderLayer,
-    nn.TransformerEncoder,
-    nn.TransformerEncoderLayer,
-):
-    refuse(
-        _type,
-        "its residual sums make the inputs of its later parts dependent on one another; "
-        "its parts have constants one by one",
-        family="composite",
-    )

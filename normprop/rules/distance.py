@@ -8,8 +8,7 @@ from normprop.rules.arguments import Shape, need_normal, need_shape
 from normprop.rules.registry import Moments, moments_of, register
 
 
-def cosine_similarity(layer: nn.CosineSimilarity, law: Law, shape: Shape) -> Moments:
-    """Moments of the cosine; the mean of the inputs must be 0."""
+def _cosine(layer: nn.CosineSimilarity, law: Law, shape: Shape) -> Moments:
     shape, law = need_shape(layer, shape, "how many entries a vector has"), need_normal(layer, law)
     if law.mean != 0:
         raise ValueError(
@@ -26,17 +25,16 @@ def cosine_similarity(layer: nn.CosineSimilarity, law: Law, shape: Shape) -> Mom
     return moments_of(cosine(shape[place], law.std, float(layer.eps)))
 
 
-def pairwise_distance(layer: nn.PairwiseDistance, law: Law, shape: Shape) -> Moments:
-    """Moments of the distance by the norm 1 or 2, along the last dimension."""
+def _distance(layer: nn.PairwiseDistance, law: Law, shape: Shape) -> Moments:
     shape, law = need_shape(layer, shape, "how many entries a vector has"), need_normal(layer, law)
     if not shape:
         raise ValueError("shape must have a dimension for PairwiseDistance; it was ()")
     return moments_of(distance(shape[-1], law.std, layer.norm, float(layer.eps)))
 
 
-_NOTE = "two independent inputs of one law; the gradient is that of either"
 for _type, _rule, _where in (
-    (nn.CosineSimilarity, cosine_similarity, "; for a mean of 0"),
-    (nn.PairwiseDistance, pairwise_distance, "; for p = 1 or 2"),
+    (nn.CosineSimilarity, _cosine, "a mean of 0"),
+    (nn.PairwiseDistance, _distance, "p = 1 or 2"),
 ):
-    register(_type, _rule, note=_NOTE + _where, shaped=True, family="distance")
+    _note = f"two independent inputs of one law; the gradient is that of either; for {_where}"
+    register(_type, _rule, note=_note, shaped=True, family="distance")

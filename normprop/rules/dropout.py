@@ -20,16 +20,15 @@ def dropout(p: float, law: Law, *, inverted: bool = True) -> Moments:
     mean, std, error, method = maximum(1, law)
     if inverted and keep == 0:
         # torch drops everything rather than divide by zero.
-        return Moments(0.0, 0.0, 0.0, 0.0, CLOSED)
+        return _NOTHING
     scale = 1.0 / math.sqrt(keep) if inverted else math.sqrt(keep)
-    figures = (
-        mean if inverted else keep * mean,
-        math.hypot(std, math.sqrt(p) * mean) * scale,
-        scale,
-    )
+    shift = mean if inverted else keep * mean
+    figures = shift, math.hypot(std, math.sqrt(p) * mean) * scale, scale
     error = 2.0 * error * max(scale, 1.0) + 8.0 * EPS * max(map(abs, figures))
     return Moments(*figures, error, method)
 
+
+_NOTHING = Moments(0.0, 0.0, 0.0, 0.0, CLOSED)
 
 ALPHA = 1.7580993408473766
 """What torch's alpha dropout puts, negative, in the place of what it drops: λα of SELU."""
@@ -54,7 +53,7 @@ def alpha_dropout(p: float, law: Law) -> Moments:
     check_probability(p)
     if p == 1:
         # torch multiplies by zeros.
-        return Moments(0.0, 0.0, 0.0, 0.0, CLOSED)
+        return _NOTHING
     m, s, error, method = maximum(1, law)
     if p == 0:
         return Moments(m, s, 1.0, error, method)
@@ -71,22 +70,16 @@ def dropout_rule(layer: nn.Module, law: Law) -> Moments:
     return dropout(layer.p if layer.training else 0.0, law)
 
 
-for _type in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d):
-    register(
-        _type,
-        dropout_rule,
-        family="dropout",
-        # A factor for each element, but no shift.
-        algebra="commuting",
-        needs_zero=attrgetter("training"),
-        draws=attrgetter("training"),
-    )
+def alpha_dropout_rule(layer: nn.Module, law: Law) -> Moments:
+    """Moments of an alpha dropout module of torch, in its mode."""
+    return alpha_dropout(layer.p if layer.training else 0.0, law)
 
 
-for _type in (nn.AlphaDropout, nn.FeatureAlphaDropout):
-    register(
-        _type,
-        lambda layer, law: alpha_dropout(layer.p if layer.training else 0.0, law),
-        family="dropout",
-        draws=attrgetter("training"),
-    )
+# A factor for each element, but no shift.
+_commuting = {"algebra": "commuting", "needs_zero": attrgetter("training")}
+for _types, _rule, _facts in (
+    ((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), dropout_rule, _commuting),
+    ((nn.AlphaDropout, nn.FeatureAlphaDropout), alpha_dropout_rule, {}),
+):
+    for _type in _types:
+        register(_type, _rule, family="dropout", draws=attrgetter("training"), **_facts)

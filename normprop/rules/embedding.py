@@ -17,20 +17,12 @@ from normprop.rules.registry import CLOSED, Moments, register
 
 __all__ = ["check_no_law", "embedding", "rows_of"]
 
-# What torch adds to a norm before it divides by it.
-_RENORM_EPS = 1e-7
-
 
 def embedding(rows: np.ndarray, bag: int = 1, mode: str = "mean") -> Moments:
     """Moments of what ``bag`` independent tokens look up, each any of the rows alike.
 
-    Args:
-        rows: shape (tokens, dim).
-        bag: how many tokens are looked up at once.
-        mode: what becomes of their rows: ``"sum"``, ``"mean"`` or ``"max"``.
-
-    Returns:
-        :class:`Moments`, an entry for each of dim, none backward.
+    Rows have the shape (tokens, dim), figures an entry for each of dim, and none backward; the mode
+    says what becomes of the rows: ``"sum"``, ``"mean"`` or ``"max"``.
 
     Raises:
         ValueError: there is no row.
@@ -42,7 +34,8 @@ def embedding(rows: np.ndarray, bag: int = 1, mode: str = "mean") -> Moments:
         return _largest(np.sort(rows, axis=0), bag)
     scale = float(bag) if mode == "sum" else 1.0
     spread = scale / math.sqrt(bag)
-    mean, std = rows.sum(0) / count, np.sqrt(((rows - rows.sum(0) / count) ** 2).sum(0) / count)
+    mean = rows.sum(0) / count
+    std = np.sqrt(((rows - mean) ** 2).sum(0) / count)
     error = _rounding(rows, std)
     return Moments(mean * scale, std * spread, np.zeros(0), error * max(scale, spread), CLOSED)
 
@@ -61,9 +54,7 @@ def _largest(rows: np.ndarray, bag: int) -> Moments:
     # what is summed.
     share = (bag + 4.0) * EPS
     steps, bends = ((ranks[1:-1] * np.abs(np.diff(v, axis=0))).sum(0) for v in (rows, squares))
-    of_std = [
-        std_error(v, e) for v, e in zip(variance.tolist(), (share * bends).tolist(), strict=True)
-    ]
+    of_std = map(std_error, variance.tolist(), (share * bends).tolist())
     error = _rounding(rows, std) + max(float(share * steps.max(initial=0.0)), *of_std, 0.0)
     return Moments(mean, std, np.zeros(0), error, CLOSED)
 
@@ -79,7 +70,8 @@ def rows_of(layer: nn.Embedding | nn.EmbeddingBag) -> np.ndarray:
     rows = array(layer.weight, "weight")
     if layer.max_norm is not None:
         norms = np.linalg.norm(rows, ord=float(layer.norm_type), axis=1, keepdims=True)
-        factor = layer.max_norm / (norms + _RENORM_EPS)
+        # As torch adds to a norm before it divides by it.
+        factor = layer.max_norm / (norms + 1e-7)
         rows = np.where(norms > layer.max_norm, rows * factor, rows)
     return rows if layer.padding_idx is None else np.delete(rows, layer.padding_idx, axis=0)
 
@@ -93,14 +85,13 @@ def check_no_law(layer: nn.Module, law: Law) -> None:
         )
 
 
-def embedding_rule(layer: nn.Embedding, law: Law) -> Moments:
-    """Moments of an embedding."""
+def _embedding(layer: nn.Embedding, law: Law) -> Moments:
     check_no_law(layer, law)
     return embedding(rows_of(layer))
 
 
-def embedding_bag_rule(layer: nn.EmbeddingBag, law: Law, shape: Shape = None) -> Moments:
-    """Moments of an embedding of bags, all of ``shape[0]`` tokens, none of them padding."""
+def _embedding_bag(layer: nn.EmbeddingBag, law: Law, shape: Shape) -> Moments:
+    """Moments of bags, all of ``shape[0]`` tokens, none of them padding."""
     check_no_law(layer, law)
     shape = need_shape(layer, shape, "how many tokens a bag has")
     if len(shape) != 1:
@@ -110,13 +101,13 @@ def embedding_bag_rule(layer: nn.EmbeddingBag, law: Law, shape: Shape = None) ->
 
 register(
     nn.Embedding,
-    embedding_rule,
+    _embedding,
     note="over uniform tokens, one entry a dimension; no gradient reaches a token",
     family="map",
 )
 register(
     nn.EmbeddingBag,
-    embedding_bag_rule,
+    _embedding_bag,
     note="over bags of one size, of uniform tokens; no gradient reaches a token, and there is no "
     "twin, as its scale would depend on the size of each bag",
     shaped=True,

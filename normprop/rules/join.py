@@ -1,4 +1,4 @@
-"""Where branches meet: sums with a skip connection, and concatenations."""
+"""What is done to figures: shifting and scaling them, and where branches meet."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,16 @@ from normprop.gaussian.normal import EPS
 from normprop.rules.arguments import check_number, window_of
 from normprop.rules.registry import Moments
 
-__all__ = ["check_weight", "concatenation", "residual"]
+__all__ = ["check_weight", "concatenation", "rescaled", "residual"]
+
+
+def rescaled(figures: Moments, shift: float, forward: float, backward: float) -> Moments:
+    """Moments of (y - shift)/forward whose gradient is divided by ``backward``."""
+    mean = (figures.fwd_mean - shift) / forward
+    error = figures.error / min(abs(forward), abs(backward))
+    error += 2.0 * EPS * ((abs(figures.fwd_mean) + abs(shift)) / abs(forward) + 1.0)
+    stds = figures.fwd_std / abs(forward), figures.bwd_std / abs(backward)
+    return Moments(mean, *stds, error, figures.method)
 
 
 def check_weight(weight: float) -> None:

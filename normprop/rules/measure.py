@@ -122,27 +122,19 @@ def moments(
     layer = resolve(layer, kinks=kinks)
     if not inverted:
         entry = lookup(layer) if isinstance(layer, nn.Module) else None
-        plain = entry is not None and entry.rule is dropout_rule
-        if not (plain and layer.training):
+        if entry is None or entry.rule is not dropout_rule or not layer.training:
             raise ValueError(
                 "inverted=False is for dropout of torch.nn in training, whose raw mask it "
                 f"measures; it came with {describe(layer)}"
             )
         return dropout(layer.p, law, inverted=False)
-    if isinstance(layer, Function):
-        refuse_shape(layer, shape)
-        return activation(layer, law)
-    rule = rule_of(layer)
-    if lookup(layer).shaped:
+    plain = isinstance(layer, Function)
+    rule = activation if plain else rule_of(layer)
+    if not plain and lookup(layer).shaped:
         return rule(layer, law, None if shape is None else shape_of(shape))
-    refuse_shape(layer, shape)
-    return rule(layer, law)
-
-
-def refuse_shape(layer, shape: Sequence[int] | None) -> None:
-    """Refuse a shape that would have no say."""
     if shape is not None:
         raise ValueError(
             f"shape is for layers whose figures depend on it; those of {describe(layer)} do not, "
             f"and it was {tuple(shape)}"
         )
+    return rule(layer, law)

@@ -57,10 +57,11 @@ def parametric(
         error * norms + ulps * EPS * fwd_std,
         ulps * EPS * bwd_std,
     )
-    return Moments(fwd_mean, fwd_std, bwd_std, _largest(bounds), method)
+    return Moments(fwd_mean, fwd_std, bwd_std, largest(bounds), method)
 
 
-def _largest(bounds: Sequence[np.ndarray]) -> float:
+def largest(bounds: Sequence[np.ndarray]) -> float:
+    """The bound of all figures."""
     return float(np.concatenate(bounds).max(initial=0.0))
 
 
@@ -90,14 +91,8 @@ def conv_transpose(
     forward over the inputs and taps of an output channel, backward over the outputs and taps of an
     input channel.
 
-    Args:
-        forward_weight: shape (in, out/groups, k…), used forward.
-        bias: as in :func:`parametric`; likewise the others.
-        law: law of an input element.
-        stride: one entry, or one for each dimension of the window.
-        dilation: likewise.
-        groups: number of groups of channels.
-        backward_weight: weights of the backward pass where they differ.
+    The weights have the shape (in, out/groups, k…), the other arguments are those of
+    :func:`parametric`.
     """
     mean, std, error, method = maximum(1, law)
     window = forward_weight.shape[2:]
@@ -135,7 +130,7 @@ def conv_transpose(
         error * (norms + spread) + ulps * EPS * (std * norms + abs(mean) * whole),
         ulps * EPS * bwd_std,
     )
-    return Moments(fwd_mean, fwd_std, bwd_std, _largest(bounds), method)
+    return Moments(fwd_mean, fwd_std, bwd_std, largest(bounds), method)
 
 
 def _phases(window, steps, gaps) -> np.ndarray:
@@ -166,9 +161,8 @@ def root(values: np.ndarray, total: Callable[[np.ndarray], np.ndarray]) -> np.nd
 
 def weights_of(module: nn.Module) -> tuple[np.ndarray, np.ndarray | None]:
     """Weight and bias of a module as float64 arrays."""
-    return array(module.weight, "weight"), (
-        None if module.bias is None else array(module.bias, "bias")
-    )
+    bias = None if module.bias is None else array(module.bias, "bias")
+    return array(module.weight, "weight"), bias
 
 
 def border_holds_zeros(layer: nn.Module) -> bool:
@@ -179,20 +173,15 @@ def border_holds_zeros(layer: nn.Module) -> bool:
     return any((padding,) if isinstance(padding, int) else padding)
 
 
-register(
-    nn.Linear,
-    lambda layer, law: parametric(*weights_of(layer), law),
-    family="map",
-    algebra="map",
-)
+_map = {"family": "map", "algebra": "map"}
+register(nn.Linear, lambda layer, law: parametric(*weights_of(layer), law), **_map)
 register_each(
     "Conv",
     lambda _, layer, law: parametric(
         *weights_of(layer), law, stride=layer.stride, groups=layer.groups
     ),
-    family="map",
-    algebra="map",
     needs_zero=border_holds_zeros,
+    **_map,
 )
 register_each(
     "ConvTranspose",
@@ -203,8 +192,7 @@ register_each(
         dilation=layer.dilation,
         groups=layer.groups,
     ),
-    family="map",
-    algebra="map",
     # The phases of the stride would make different numbers of a shift.
     needs_zero=lambda _: True,
+    **_map,
 )

@@ -153,14 +153,9 @@ _entries: dict[type, Entry] = {}
 
 
 def register(module_type: type, rule: Rule, image: ImageRule | None = None, **facts) -> None:
-    """Tell :func:`moments` how to measure a type of module.
+    """Tell :func:`moments` how to measure a class, by the attributes of its :class:`Entry`.
 
-    Args:
-        module_type: the class; its subclasses follow only while they keep its ``forward``.
-        rule: from the module and the law of its input to :class:`Moments`.
-        image: for activations, from the module and the normal law of its input to the law
-            of its output, so that the module may stand in ``after``.
-        facts: the other attributes of :class:`Entry`.
+    Subclasses follow only while they keep its ``forward``.
     """
     _entries[module_type] = Entry(rule, image, **facts)
 
@@ -214,13 +209,8 @@ def declared(
 ) -> Moments:
     """The figures that a layer's twin is normalised by.
 
-    They are those that need no shape, of the interior, where there are such.
-
-    Args:
-        layer: of torch, or with its attributes.
-        law: of its input.
-        shape: of a sample.
-        module_type: the class of torch whose rule is asked; by default that of the layer.
+    They are those that need no shape, of the interior, where there are such.  The layer is one of
+    torch, or has the attributes of one of ``module_type``.
 
     Raises:
         NeedsShapeError: the shape has a say, and was not given.
@@ -246,19 +236,16 @@ def rule_of(layer: nn.Module) -> Rule:
     """
     entry = lookup(layer)
     if entry is None:
-        known = sorted({spelled(t) for t, entry in _entries.items() if entry.rule is not None})
+        known = [t for t, entry in _entries.items() if entry.rule is not None]
+        # As users write them: torch.nn.ReLU, normprop.nn.ReLU.
+        names = {f"{t.__module__.split('.')[0]}.nn.{t.__name__}" for t in known}
         raise TypeError(
-            f"layer must be one of {', '.join(known)}, or a subclass that keeps its "
+            f"layer must be one of {', '.join(sorted(names))}, or a subclass that keeps its "
             f"forward; it was {describe(layer)}"
         )
     if entry.rule is None:
         raise TypeError(f"{describe(layer)} has no constants: {entry.note}")
     return entry.rule
-
-
-def spelled(module_type: type) -> str:
-    """The name of a type as users write it: ``torch.nn.ReLU``, ``normprop.nn.ReLU``."""
-    return f"{module_type.__module__.split('.')[0]}.nn.{module_type.__name__}"
 
 
 def describe(layer) -> str:

@@ -1,5 +1,7 @@
 """What moves elements, copies them or adds copies up: shuffles, windows laid out side by side."""
 
+import math
+
 from torch import nn
 
 from normprop.gaussian import Law
@@ -11,36 +13,35 @@ Window = tuple[int, int, int, int]
 """Window, dilation, padding and stride along one axis."""
 
 
-def unfold_axis(window: Window, size: int | None = None) -> Axis:
+def _unfolded(window: Window, size: int | None) -> Axis:
     """Windows laid out side by side, of an axis of this size or of its interior."""
-    kernel, dilation, padding, stride = window
+    kernel, _, _, stride = window
     if size is None:
         return copies(kernel, stride)
-    blocks = _blocks(window, size)
-    filled = sum(
-        0 <= block * stride - padding + dilation * tap < size
-        for block in range(blocks)
-        for tap in range(kernel)
-    )
-    return places(blocks * kernel, size, filled)
+    return places(_blocks(window, size) * kernel, size, sum(_counts(window, size)))
 
 
-def fold_axis(window: Window, size: int | None = None) -> Axis:
+def _folded(window: Window, size: int | None) -> Axis:
     """Windows added up where they overlap, to an axis of this size or to its interior."""
+    kernel, dilation, _, stride = window
+    if size is not None:
+        return sums(_counts(window, size), _blocks(window, size) * kernel)
+    counts = [0] * stride
+    for tap in range(kernel):
+        counts[dilation * tap % stride] += 1
+    return sums(counts, kernel)
+
+
+def _counts(window: Window, size: int) -> list[int]:
+    """In how many windows each element of an axis is."""
     kernel, dilation, padding, stride = window
-    if size is None:
-        counts = [0] * stride
-        for tap in range(kernel):
-            counts[dilation * tap % stride] += 1
-        return sums(counts, kernel)
-    blocks = _blocks(window, size)
     counts = [0] * size
-    for block in range(blocks):
+    for block in range(_blocks(window, size)):
         for tap in range(kernel):
             place = block * stride - padding + dilation * tap
             if 0 <= place < size:
                 counts[place] += 1
-    return sums(counts, blocks * kernel)
+    return counts
 
 
 def _blocks(window: Window, size: int) -> int:
@@ -54,7 +55,7 @@ def _blocks(window: Window, size: int) -> int:
     return blocks
 
 
-def _arguments(layer: nn.Fold | nn.Unfold) -> tuple[Window, Window]:
+def _windows(layer: nn.Fold | nn.Unfold) -> tuple[Window, Window]:
     """The two windows of ``fold`` and ``unfold``."""
     pads = layer.padding if isinstance(layer.padding, tuple | list) else (layer.padding,)
     sides = (
@@ -66,35 +67,32 @@ def _arguments(layer: nn.Fold | nn.Unfold) -> tuple[Window, Window]:
     return tuple(zip(*sides, strict=True))
 
 
-def unfold_rule(layer: nn.Unfold, law: Law, shape: Shape = None) -> Moments:
-    """Moments of ``nn.Unfold``."""
+def _unfold(layer: nn.Unfold, law: Law, shape: Shape) -> Moments:
     if shape is not None and len(shape) != 3:
         raise ValueError(f"shape must be (C, H, W) for Unfold; it was {shape}")
     sizes = (None, None) if shape is None else shape[-2:]
-    return grid([unfold_axis(w, n) for w, n in zip(_arguments(layer), sizes, strict=True)], law)
+    return grid(list(map(_unfolded, _windows(layer), sizes)), law)
 
 
-def fold_rule(layer: nn.Fold, law: Law, shape: Shape = None) -> Moments:
-    """Moments of ``nn.Fold``."""
-    windows = _arguments(layer)
-    if shape is None:
-        return grid([fold_axis(window) for window in windows], law)
-    sizes = window_of(layer.output_size, 2, "output_size")
-    taps = windows[0][0] * windows[1][0]
-    blocks = _blocks(windows[0], sizes[0]) * _blocks(windows[1], sizes[1])
-    if len(shape) != 2 or shape[0] % taps or shape[1] != blocks:
-        raise ValueError(
-            f"shape must be (C·{taps}, {blocks}) for Fold to {sizes}, C channels of windows of "
-            f"{taps} elements; it was {shape}"
-        )
-    return grid([fold_axis(w, n) for w, n in zip(windows, sizes, strict=True)], law)
+def _fold(layer: nn.Fold, law: Law, shape: Shape) -> Moments:
+    windows, sizes = _windows(layer), (None, None)
+    if shape is not None:
+        sizes = window_of(layer.output_size, 2, "output_size")
+        taps = windows[0][0] * windows[1][0]
+        blocks = math.prod(map(_blocks, windows, sizes))
+        if len(shape) != 2 or shape[0] % taps or shape[1] != blocks:
+            raise ValueError(
+                f"shape must be (C·{taps}, {blocks}) for Fold to {sizes}, C channels of windows "
+                f"of {taps} elements; it was {shape}"
+            )
+    return grid(list(map(_folded, windows, sizes)), law)
 
 
 for _type in (nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Flatten, nn.Unflatten):
     register(_type, lambda _, law: copied(law), family="moving", algebra="commuting")
 for _type, _rule, _over in (
-    (nn.Unfold, unfold_rule, "all windows"),
-    (nn.Fold, fold_rule, "the whole image"),
+    (nn.Unfold, _unfold, "all windows"),
+    (nn.Fold, _fold, "the whole image"),
 ):
     register(
         _type,

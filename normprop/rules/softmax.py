@@ -15,12 +15,7 @@ def softmax(classes: int, law: Law) -> Moments:
     return moments_of(ground.softmax(classes, law.std))
 
 
-def log_softmax(classes: int, law: Law) -> Moments:
-    """Moments of the logarithm of softmax over ``classes`` elements."""
-    return moments_of(ground.log_softmax(classes, law.std))
-
-
-def softmax_classes(layer: nn.Module, shape: tuple[int, ...]) -> int:
+def _classes(layer: nn.Module, shape: tuple[int, ...]) -> int:
     """How many elements a softmax over samples of this shape is over.
 
     Raises:
@@ -37,21 +32,14 @@ def softmax_classes(layer: nn.Module, shape: tuple[int, ...]) -> int:
     return shape[dim % ndim - 1]
 
 
-def _rule(figures):
-    def rule(layer: nn.Module, law: Law, shape: Shape) -> Moments:
-        shape = need_shape(layer, shape, "how many elements its dimension has")
-        return figures(softmax_classes(layer, shape), need_normal(layer, law))
-
-    return rule
+def _rule(layer: nn.Module, law: Law, shape: Shape) -> Moments:
+    classes = _classes(layer, need_shape(layer, shape, "how many elements its dimension has"))
+    figures = ground.log_softmax if isinstance(layer, nn.LogSoftmax) else ground.softmax
+    return moments_of(figures(classes, need_normal(layer, law).std))
 
 
-for _type, _figures in (
-    (nn.Softmax, softmax),
-    (nn.Softmin, softmax),
-    (nn.Softmax2d, softmax),
-    (nn.LogSoftmax, log_softmax),
-):
-    register(_type, _rule(_figures), shaped=True, family="softmax")
+for _type in (nn.Softmax, nn.Softmin, nn.Softmax2d, nn.LogSoftmax):
+    register(_type, _rule, shaped=True, family="softmax")
 
 refuse(
     nn.AdaptiveLogSoftmaxWithLoss,

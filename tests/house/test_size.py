@@ -12,7 +12,7 @@ BOUNDS = {
     "kernels": 2_400,
     "montecarlo": 900,
     "nn": 2_700,
-    "rules": 3_400,
+    "rules": 2_900,
 }
 
 

@@ -1,4 +1,4 @@
-"""What holds layers or parameters, and computes nothing of its own."""
+"""What is made of layers, or goes through its own again and again: no constants, and why."""
 
 from torch import nn
 
@@ -6,6 +6,15 @@ from normprop.rules.registry import refuse
 
 _LIST = "it holds layers and has no forward of its own; measure the layers"
 _PARAMETERS = "it holds parameters and has no forward of its own"
+_SHARED = (
+    "its weights serve every step, so that the state depends on the weights it meets again, and "
+    "its scale on the step"
+)
+_GATES = f"{_SHARED}; its gates multiply it by functions of itself"
+_SUMS = (
+    "its residual sums make the inputs of its later parts dependent on one another; its parts "
+    "have constants one by one"
+)
 
 for _type, _reason in {
     nn.Module: "it is the base of all layers and computes nothing by itself",
@@ -19,5 +28,18 @@ for _type, _reason in {
     nn.Container: "it is a deprecated name of Module and computes nothing by itself",
     nn.DataParallel: "it spreads a batch over devices and runs its module on each; measure its "
     "module",
+    nn.RNN: _SHARED,
+    nn.RNNCell: _SHARED,
+    nn.LSTM: _GATES,
+    nn.LSTMCell: _GATES,
+    nn.GRU: _GATES,
+    nn.GRUCell: _GATES,
+    nn.RNNBase: "it is the base of recurrent layers and computes nothing by itself",
+    nn.RNNCellBase: "it is the base of recurrent cells and computes nothing by itself",
+    nn.Transformer: _SUMS,
+    nn.TransformerDecoder: _SUMS,
+    nn.TransformerDecoderLayer: _SUMS,
+    nn.TransformerEncoder: _SUMS,
+    nn.TransformerEncoderLayer: _SUMS,
 }.items():
     refuse(_type, _reason, family="composite")
