@@ -37,6 +37,8 @@ __all__ = [
 LABELS = {"plain": "torch's weights", "converted": "converted", "dropped": "BatchNorm dropped"}
 """Of what is no method of scaling: :data:`normprop.companion.methods.METHODS` has the others."""
 ACTIVATIONS = {"relu": "ReLU", "tanh": "tanh", "sigmoid": "sigmoid", "gelu": "GELU"}
+COLUMNS = (("relu", "tanh"), ("sigmoid", "gelu"))
+"""Activations that share a table."""
 OPTIMIZERS = {"sgd": "SGD", "adam": "Adam"}
 DATA = {"digits": "digits", "fashion-mnist": "Fashion-MNIST"}
 NETWORKS = {"vgg": "chain of 21 convolutions", "resnet": "ResNet-26"}
@@ -134,7 +136,9 @@ class Sheet:
 
     def at_end(self, way: tuple[str, bool, str]) -> bool:
         """Whether the best rate is the grid's first or last, where anything was learned at all."""
-        return not self.cells[Way(*way)]["interior"] and max(self.rates(way)[1]) > _LEARNED
+        tried, accuracies = self.rates(way)
+        inside = min(tried) < self.cells[Way(*way)]["lr"] < max(tried)
+        return not inside and max(accuracies) > _LEARNED
 
     def rates(self, way: tuple[str, bool, str]) -> tuple[list[float], list[float]]:
         """Learning rates, and the validation accuracy at each; 0 for a run that diverged."""
@@ -145,15 +149,14 @@ class Sheet:
 def read(pattern: str = "*.json") -> dict[Setting, Sheet]:
     """Every sheet of the files of results whose names match.
 
-    Networks that were calibrated for another growth than e, or run fewer than three times, are on
-    none.
+    Of a network that is in several files, the latest counts.  Networks that were calibrated for
+    another growth than e, or run fewer than three times, are on none.
     """
     sheets: dict[Setting, Sheet] = {}
-    for path in sorted(results.FOLDER.glob(pattern)):
-        document = json.loads(path.read_text("utf-8"))
-        cells = document.pop("cells", []) if isinstance(document, dict) else []
-        for cell in cells:
-            if "interior" not in cell or len(cell["runs"]) < 3 or not _usual(cell):
+    documents = [json.loads(path.read_text("utf-8")) for path in results.FOLDER.glob(pattern)]
+    for document in sorted(filter(_has_runs, documents), key=lambda one: one["date"]):
+        for cell in document.pop("cells"):
+            if len(cell["runs"]) < 3 or not _usual(cell):
                 continue
             setting = _setting(cell)
             sheet = sheets.setdefault(setting, Sheet(setting))
@@ -169,20 +172,12 @@ def label(method: str) -> str:
 
 
 def table(sheet: Sheet, against: str = "calibrated") -> str:
-    """The sheet as HTML: a row a method, a column an activation with a kind of weights.
+    """The sheet as HTML, a table for each of ``COLUMNS``.
 
-    Below an accuracy stands in small type what the method ``against`` has more there, with its
-    interval of 95 per cent.
+    A row is a method, a column an activation with a kind of weights.  Below an accuracy stands in
+    small type what the method ``against`` has more there, with its interval of 95 per cent.
     """
-    columns = list(dict.fromkeys((way.activation, way.orthogonal) for way in sheet.cells))
-    columns.sort(key=lambda column: (list(ACTIVATIONS).index(column[0]), column[1]))
-    heads = [f"{ACTIVATIONS[name]}, {_weights(orthogonal)}" for name, orthogonal in columns]
-    rows = ""
-    for method in dict.fromkeys(way.method for way in sheet.cells):
-        ways = (Way(method, orthogonal, name) for name, orthogonal in columns)
-        body = "".join(f"<td>{_shown(sheet, way, against)}</td>" for way in ways)
-        rows += f"<tr><th scope='row'>{label(method)}</th>{body}</tr>"
-    return html(str(sheet.setting), ["method", *heads], rows)
+    return "".join(_half(sheet, names, against) for names in COLUMNS)
 
 
 def origins(sheets: dict[Setting, Sheet]) -> str:
@@ -289,6 +284,10 @@ def panels(
     return fig
 
 
+def _has_runs(document: dict) -> bool:
+    return "cells" in document and all("runs" in cell for cell in document["cells"])
+
+
 def _usual(cell: dict) -> bool:
     return abs(cell["growth"] - math.e) < 1e-6
 
@@ -306,6 +305,19 @@ def _way(cell: dict) -> Way:
 
 def _weights(orthogonal: bool) -> str:
     return "orthogonal" if orthogonal else "normal"
+
+
+def _half(sheet: Sheet, names: tuple[str, ...], against: str) -> str:
+    ways = [way for way in sheet.cells if way.activation in names]
+    columns = sorted({(names.index(way.activation), way.orthogonal) for way in ways})
+    heads = [f"{ACTIVATIONS[names[place]]}, {_weights(turned)}" for place, turned in columns]
+    rows = ""
+    for method in dict.fromkeys(way.method for way in ways):
+        found = (Way(method, turned, names[place]) for place, turned in columns)
+        body = "".join(f"<td>{_shown(sheet, way, against)}</td>" for way in found)
+        rows += f"<tr><th scope='row'>{label(method)}</th>{body}</tr>"
+    seeds = " or ".join(map(str, sorted({len(sheet.tests(way)) for way in ways})))
+    return html(f"{sheet.setting}; {seeds} seeds", ["method", *heads], rows) if ways else ""
 
 
 def _shown(sheet: Sheet, way: Way, against: str) -> str:

@@ -30,9 +30,6 @@ NO_RESULT = {
     NINE: (
         "It is not always the post that is ahead",
         "A method that was given more attempts",
-        "{glue:text}`peers_cells` cells, eight rates",
-        "The highest median, and the number of other methods",
-        "In the first file {glue:text}`edge_total`",
         "**C17, separate scales, to be examined",
         "Give the small network forty layers and predict",
         "A method   that is slow here may catch up",

@@ -33,7 +33,7 @@ def cell(method, tests=(0.5, 0.6, 0.7), validations=(0.4, 0.6, 0.5), **changed):
         for lr, value in zip(RATES, validations, strict=True)
     ]
     runs = [{"test": value, "diverged": value is None} for value in tests]
-    entry = {**BASE, "method": method, "lr": RATES[best], "interior": best == 1}
+    entry = {**BASE, "method": method, "lr": RATES[best]}
     return {**entry, "trials": trials, "runs": runs, **changed}
 
 
@@ -43,8 +43,8 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def commit(folder, name, *cells):
-    document = {"command": name, "date": "2026-01-02T03:04", "commit": "0123456789abcdef"}
+def commit(folder, name, *cells, date="2026-01-02T03:04"):
+    document = {"command": name, "date": date, "commit": "0123456789abcdef"}
     (folder / f"{name}.json").write_text(json.dumps({**document, "cells": cells}))
 
 
@@ -79,11 +79,21 @@ def test_what_differs_in_anything_but_the_method_is_on_another_sheet(folder, cha
 
 
 def test_another_growth_too_few_runs_and_what_is_no_sweep_are_on_none(folder):
-    old = {key: value for key, value in cell("he").items() if key != "interior"}
-    commit(folder, "one", cell("he", growth=math.exp(3)), cell("he", tests=(0.5, 0.6)), old)
-    (folder / "list.json").write_text("[1, 2]")
+    commit(folder, "one", cell("he", growth=math.exp(3)), cell("he", tests=(0.5, 0.6)))
+    (folder / "times.json").write_text('{"cells": [{"method": "he", "seconds": [1, 2, 3]}]}')
     (folder / "plain.json").write_text('{"networks": []}')
     assert sheets.read() == {}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("2026-01-01", "2026-02-01"), ("2026-03-01", "2026-02-01")]
+)
+def test_of_a_network_in_two_files_the_later_counts(folder, first, second):
+    commit(folder, "one", cell("he", tests=(0.1, 0.1, 0.1)), cell("lsuv"), date=first)
+    commit(folder, "two", cell("he", tests=(0.2, 0.2, 0.2)), date=second)
+    sheet = sheets.read()[SETTING]
+    assert sheet.tests(("he", False, "relu")) == [0.1 if first > second else 0.2] * 3
+    assert ("lsuv", False, "relu") in sheet.cells
 
 
 def test_a_mean_has_its_error_its_losses_and_its_dagger(folder):

@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 from fractions import Fraction
-from itertools import combinations, product
 
 import numpy as np
 from scipy import integrate, stats
@@ -15,53 +14,63 @@ from tests.book.expectations import Equals, Exact, Parameter, Within
 
 SMALL = {"steps": 12, "seeds": 1}
 
-SWEEP = json.loads(results.path("sweep_core.json").read_text("utf-8"))
-NAMES = {
-    "he": "He",
-    "batchnorm": "BatchNorm",
-    "layernorm": "LayerNorm",
-    "selu": "SELU",
-    "unit-scaling": "unit scaling",
-    "forward": "forward σ",
-    "backward": "backward σ",
-    "separate-layer": "sep. layer",
-    "separate-neuron": "sep. neuron",
-    "calibrated": "calibrated",
+DOCUMENTS = [json.loads(path.read_text("utf-8")) for path in results.FOLDER.glob("*.json")]
+# Of a network that is in several files the latest counts.
+CELLS = {
+    (
+        (cell["data"], cell["kind"], cell["residual"], cell["depth"], cell["optimizer"]),
+        (cell["method"], cell["orthogonal"], cell["activation"]),
+    ): cell
+    for document in sorted(DOCUMENTS, key=lambda one: one.get("date", ""))
+    for cell in document.get("cells", ())
+    if "runs" in cell and (cell["batch_size"], cell["steps"]) == (128, 150)
 }
-SETTINGS = [(o, a) for o in ("sgd", "adam") for a in ("relu", "tanh")]
 
 
-def _scores(depth, optimizer, activation):
-    """The three test accuracies of each method, in the order of the file, 0 for a divergence."""
-    return {
-        cell["method"]: sorted(0.0 if r["diverged"] else r["test"] for r in cell["runs"])
-        for cell in SWEEP["cells"]
-        if (cell["depth"], cell["optimizer"], cell["activation"]) == (depth, optimizer, activation)
-    }
+def _sheet(depth, optimizer="sgd", residual=False):
+    setting = ("digits", "dense", residual, depth, optimizer)
+    return {way: cell for (where, way), cell in CELLS.items() if where == setting}
 
 
-def _text(cell):
-    runs = cell["runs"]
-    values = sorted(r["test"] for r in runs if not r["diverged"])
-    lost = len(runs) - len(values)
-    ranked = ["diverged"] * lost + [f"{100 * value:.1f}" for value in values]
-    return f"{ranked[1]} ({ranked[0]}–{ranked[2]})"
+TEN, FORTY, SKIPS = _sheet(10), _sheet(40), _sheet(40, residual=True)
+TEN_ADAM, FORTY_ADAM = _sheet(10, "adam"), _sheet(40, "adam")
+STRAIGHT = ("calibrated", "critical", "dks", "tat", "selu", "leaky")
 
 
-def _key(cell):
-    method = cell["method"].replace("-", "_")
-    return f"{method}_{cell['depth']}_{cell['optimizer']}_{cell['activation']}"
+def _tests(cell):
+    return [run["test"] or 0.0 for run in cell["runs"]]
 
 
-def _disjoint(one, other):
-    return max(one) < min(other) or max(other) < min(one)
+def _difference(one, other):
+    """Mean and interval of two cells, by scipy's quantile of Student's t."""
+    samples = [100 * np.array(_tests(cell)) for cell in (one, other)]
+    mean = samples[0].mean() - samples[1].mean()
+    error = math.hypot(*(stats.sem(values) for values in samples))
+    half = stats.t.ppf(0.975, min(map(len, samples)) - 1) * error
+    return mean, mean - half, mean + half
 
 
-def _share(depth):
-    seen = []
-    for setting in SETTINGS:
-        values = _scores(depth, *setting).values()
-        seen += [_disjoint(one, other) for one, other in combinations(values, 2)]
+def _above(one, other):
+    return bool(_difference(one, other)[1] > 0)
+
+
+def _apart(one, other):
+    return _above(one, other) or _above(other, one)
+
+
+def _shown(three):
+    texts = [f"{value:+.1f}".replace("-", "−") for value in three]
+    return f"{texts[0]} ({texts[1]} to {texts[2]})"
+
+
+def _share(*groups):
+    """Of all pairs that share activation and weights, how many are apart."""
+    seen = [
+        _apart(sheet[one], sheet[other])
+        for sheet in groups
+        for one, other in itertools.combinations(sheet, 2)
+        if one[1:] == other[1:] and one[2] in ("relu", "tanh")
+    ]
     return sum(seen) / len(seen)
 
 
@@ -79,72 +88,6 @@ def _growth(name, depth):
     return float((backward / forward) ** depth)
 
 
-RUNS = [run for cell in SWEEP["cells"] for run in cell["trials"] + cell["runs"]]
-SECONDS = sum(run["seconds"] for run in RUNS) / 60
-ENDS = {name: (min(rates), max(rates)) for name, rates in SWEEP["plan"]["rates"].items()}
-
-PEERS = json.loads(results.path("sweep_dense_40.json").read_text("utf-8"))
-FIVE = {(c["method"], c["orthogonal"], c["activation"]): c for c in PEERS["cells"]}
-
-
-def _tests(cell):
-    return [run["test"] or 0.0 for run in cell["runs"]]
-
-
-def _place(method, orthogonal, name):
-    return f"{method.replace('-', '_')}_{'orthogonal' if orthogonal else 'normal'}_{name}"
-
-
-def _mean_text(cell):
-    values = 100 * np.array(_tests(cell))
-    text = f"{values.mean():.1f} ± {stats.sem(values):.1f}"
-    lost = sum(run["diverged"] for run in cell["runs"])
-    return f"{text}, {lost} diverged" if lost else text
-
-
-def _difference(one, other):
-    """Mean and interval of two cells, by scipy's quantile of Student's t."""
-    samples = [100 * np.array(_tests(cell)) for cell in (one, other)]
-    mean = samples[0].mean() - samples[1].mean()
-    error = math.hypot(*(stats.sem(values) for values in samples))
-    half = stats.t.ppf(0.975, min(map(len, samples)) - 1) * error
-    return mean, mean - half, mean + half
-
-
-def _shown(three):
-    texts = [f"{value:+.1f}".replace("-", "−") for value in three]
-    return f"{texts[0]} ({texts[1]} to {texts[2]})"
-
-
-def _first(method, depth, optimizer, activation):
-    setting = (method, depth, optimizer, activation)
-    (cell,) = (
-        c
-        for c in SWEEP["cells"]
-        if (c["method"], c["depth"], c["optimizer"], c["activation"]) == setting
-    )
-    return cell
-
-
-def _varied(method, activation, residual):
-    (cell,) = (
-        c
-        for c in VARIATIONS["cells"]
-        if (c["method"], c["activation"], c["residual"]) == (method, activation, residual)
-        and c["kind"] == "dense"
-        and c["depth"] == (40 if residual else 10)
-    )
-    return cell
-
-
-VARIATIONS = json.loads(results.path("sweep_variations.json").read_text("utf-8"))
-
-
-def _variation_key(cell):
-    kind = cell["kind"] + ("_skips" if cell["residual"] else "")
-    return f"{kind}_{cell['method'].replace('-', '_')}_{cell['depth']}_{cell['activation']}"
-
-
 # The relative rounding of 40 factors, each good to 1e-13.
 EXPECTED = {
     f"growth_{name}_{depth}": Exact(value := _growth(name, depth), 1e-11 * value)
@@ -159,134 +102,117 @@ EXPECTED |= {
     )
     for method in ("he", "forward", "backward", "calibrated")
 }
-EXPECTED |= {_key(cell): Equals(_text(cell)) for cell in SWEEP["cells"]}
-for _depth in (10, 40):
-    # The rounding of a mean of 162 zeros and ones.
-    EXPECTED[f"apart_{_depth}"] = Exact(_share(_depth), 1e-15)
-    for _optimizer, _activation in SETTINGS:
-        _all = _scores(_depth, _optimizer, _activation)
-        _top = max(values[1] for values in _all.values())
-        _rest = [values for method, values in _all.items() if method != "calibrated"]
-        _where = f"{_depth}_{_optimizer}_{_activation}"
-        EXPECTED[f"best_{_where}"] = Equals(
-            " and ".join(NAMES[method] for method, values in _all.items() if values[1] == _top)
-        )
-        EXPECTED[f"peers_{_where}"] = Equals(len(_rest))
-        EXPECTED[f"below_{_where}"] = Equals(
-            sum(max(values) < min(_all["calibrated"]) for values in _rest)
-        )
-EXPECTED |= {
-    "steps": Parameter("steps"),
-    "command": Equals(SWEEP["command"]),
-    "device": Equals(SWEEP["device"]),
-    "date": Equals(SWEEP["date"].partition("T")[0]),
-    "commit": Equals(
-        SWEEP["commit"][:10]
-        + (" with changes that were not committed yet" if SWEEP["changed"] else "")
-    ),
-    "versions": Equals(", ".join(" ".join(pair) for pair in SWEEP["versions"].items())),
-    # Ten methods with two activations, but SELU with one, at two depths under two optimisers; eight
-    # rates for SGD and seven for Adam; three seeds.
-    "cells_total": Equals(19 * 2 * 2),
-    "trials_total": Equals(19 * 2 * (8 + 7)),
-    "runs_total": Equals(19 * 2 * 2 * 3),
-    # Rounding of a sum of 798 terms.
-    "minutes_total": Exact(SECONDS, 1e-12 * SECONDS),
-    "diverged_total": Equals(sum(run["loss"] is None for run in RUNS)),
-    "edge_total": Equals(sum(c["lr"] in ENDS[c["optimizer"]] for c in SWEEP["cells"])),
-    "exercise_apart": Exact(1 / 126, 1e-17),
-}
-EXPECTED |= {_variation_key(cell): Equals(_text(cell)) for cell in VARIATIONS["cells"]}
-EXPECTED |= {
-    # The text and the takeaways say so: read them again where another sweep changes it.
-    "skips_best_relu": Equals("backward"),
-    "variations_date": Equals(VARIATIONS["date"].partition("T")[0]),
-    "variations_commit": Equals(VARIATIONS["commit"][:10]),
-    # Ten methods with a first activation and nine with a second, SELU being one; at ten layers
-    # with other activations and as convolutions, at depths 4 and 20, and with skips, where
-    # separate scales at bridges are a method of their own.
-    "variations_total": Equals(19 * 4 + 11 + 10),
-}
 
-# What the page says in words, each with its two cells; the claim is asserted true below.  Where
-# another sweep changes one, read the sentences that paste it again.
-FIVE_SEEDS = {
+# What the page says in words, each with its sheet and its two networks; the claim is asserted true
+# below.  Where another sweep changes one, read the sentences that paste it again.
+N, T = False, True
+SAID = {
     **{
-        f"tanh_{m}": (("calibrated", True, "tanh"), (m, True, "tanh"))
+        f"tanh_{m}": (FORTY, ("calibrated", T, "tanh"), (m, T, "tanh"))
         for m in ("critical", "dks", "tat", "batchnorm", "layernorm")
     },
     **{
-        f"relu_{m}": (("calibrated", True, "relu"), (m, True, "relu"))
+        f"relu_{m}": (FORTY, ("calibrated", T, "relu"), (m, T, "relu"))
         for m in ("leaky", "dks", "tat", "selu", "batchnorm", "he", "layernorm")
     },
     **{
-        f"normal_{m}": (("calibrated", False, "tanh"), (m, False, "tanh"))
+        f"normal_{m}": (FORTY, ("calibrated", N, "tanh"), (m, N, "tanh"))
         for m in ("dks", "tat", "batchnorm")
     },
     **{
-        f"turned_{m}_{a}": ((m, True, a), (m, False, a))
+        f"turned_{m}_{a}": (FORTY, (m, T, a), (m, N, a))
         for m in ("calibrated", "dks", "tat", "layernorm")
         for a in ("relu", "tanh")
     },
     **{
-        f"c5_{w}_{a}": (("backward", w == "orthogonal", a), ("forward", w == "orthogonal", a))
-        for w in ("normal", "orthogonal")
+        f"c5_{kind}_{a}": (FORTY, ("backward", turned, a), ("forward", turned, a))
+        for kind, turned in (("normal", N), ("orthogonal", T))
         for a in ("relu", "tanh")
     },
     **{
-        f"c5_calibrated_{a}": (("calibrated", False, a), ("backward", False, a))
+        f"c5_calibrated_{a}": (FORTY, ("calibrated", N, a), ("backward", N, a))
         for a in ("relu", "tanh")
     },
-    "c16_sgd": (("backward", False, "tanh"), ("backward", False, "relu")),
+    **{
+        f"c5_adam_{a}": (FORTY_ADAM, ("backward", N, a), ("forward", N, a))
+        for a in ("relu", "tanh")
+    },
+    **{
+        f"adam_batchnorm_{a}": (FORTY_ADAM, ("calibrated", N, a), ("batchnorm", N, a))
+        for a in ("relu", "tanh")
+    },
+    "adam_selu": (FORTY_ADAM, ("calibrated", N, "relu"), ("selu", N, "relu")),
+    "ten_batchnorm": (TEN_ADAM, ("batchnorm", N, "relu"), ("calibrated", N, "relu")),
+    "c16_sgd": (FORTY, ("backward", N, "tanh"), ("backward", N, "relu")),
+    "c16_adam": (FORTY_ADAM, ("backward", N, "tanh"), ("backward", N, "relu")),
+    "c16_sigmoid": (TEN, ("backward", N, "sigmoid"), ("batchnorm", N, "sigmoid")),
+    "c17_ten": (TEN, ("separate-layer", N, "relu"), ("backward", N, "relu")),
+    "c17_sgd": (FORTY, ("separate-layer", N, "relu"), ("backward", N, "relu")),
+    "c17_neuron": (FORTY_ADAM, ("separate-neuron", N, "relu"), ("backward", N, "relu")),
+    **{
+        f"skips_{m}": (SKIPS, ("backward", N, "relu"), (m, N, "relu"))
+        for m in ("forward", "batchnorm", "calibrated")
+    },
+    "skips_bridge": (SKIPS, ("separate-bridge", N, "relu"), ("forward", N, "relu")),
 }
-SAID = {name: (FIVE[one], FIVE[other]) for name, (one, other) in FIVE_SEEDS.items()}
-SAID |= {
-    "ten_batchnorm": [_first(m, 10, "adam", "relu") for m in ("batchnorm", "calibrated")],
-    "adam_batchnorm_relu": [_first(m, 40, "adam", "relu") for m in ("calibrated", "batchnorm")],
-    "adam_batchnorm_tanh": [_first(m, 40, "adam", "tanh") for m in ("calibrated", "batchnorm")],
-    "adam_selu": [_first(m, 40, "adam", "relu") for m in ("calibrated", "selu")],
-    "c5_adam_relu": [_first(m, 40, "adam", "relu") for m in ("backward", "forward")],
-    "c5_adam_tanh": [_first(m, 40, "adam", "tanh") for m in ("backward", "forward")],
-    "c16_adam": [_first("backward", 40, "adam", a) for a in ("tanh", "relu")],
-    "c16_sigmoid": [_varied(m, "sigmoid", False) for m in ("backward", "batchnorm")],
-    "c17_ten": [_first(m, 10, "sgd", "relu") for m in ("separate-layer", "backward")],
-    "c17_sgd": [_first(m, 40, "sgd", "relu") for m in ("separate-layer", "backward")],
-    "c17_neuron": [_first(m, 40, "adam", "relu") for m in ("separate-neuron", "backward")],
-    "skips_forward": [_varied(m, "relu", True) for m in ("backward", "forward")],
-    "skips_batchnorm": [_varied(m, "relu", True) for m in ("backward", "batchnorm")],
-    "skips_calibrated": [_varied(m, "relu", True) for m in ("backward", "calibrated")],
-    "skips_bridge": [_varied(m, "relu", True) for m in ("separate-bridge", "forward")],
-}
-for _name, (_one, _other) in SAID.items():
-    EXPECTED[_name] = Equals(_shown(_difference(_one, _other)))
+for _name, (_sheet_of, _one, _other) in SAID.items():
+    EXPECTED[_name] = Equals(_shown(_difference(_sheet_of[_one], _sheet_of[_other])))
     EXPECTED[f"{_name}_holds"] = Equals(True)
+
 _separated = [
-    _difference(_first(method, depth, *setting), _first(peer, depth, *setting))
-    for method, peer in product(("separate-layer", "separate-neuron"), ("forward", "backward"))
-    for depth, setting in product((10, 40), SETTINGS)
+    (sheet[method, turned, name], sheet[peer, turned, name])
+    for sheet in (TEN, FORTY, TEN_ADAM, FORTY_ADAM)
+    for method, turned, name in sheet
+    if method in ("separate-layer", "separate-neuron") and name in ("relu", "tanh")
+    for peer in ("forward", "backward")
 ]
-_separated += [
-    _difference(FIVE["separate-layer", orthogonal, name], FIVE[peer, orthogonal, name])
-    for peer, orthogonal, name in product(("forward", "backward"), (False, True), ("relu", "tanh"))
+_turned = [
+    (cell, FORTY[method, False, name])
+    for (method, orthogonal, name), cell in FORTY.items()
+    if orthogonal and (method, False, name) in FORTY
 ]
-_ten = [_difference(*(_first(m, 10, *s) for m in ("backward", "forward"))) for s in SETTINGS]
-_ends = [cell for cell in PEERS["cells"] if not cell["interior"]]
-EXPECTED |= {_place(*which): Equals(_mean_text(cell)) for which, cell in FIVE.items()}
+_means = {way: np.mean(_tests(cell)) for way, cell in FORTY.items() if way[1]}
+_skips = {way: np.mean(_tests(cell)) for way, cell in SKIPS.items() if way[2] == "relu"}
+_critical_runs = _tests(FORTY["critical", False, "tanh"])
+_runs = [run for cell in FORTY.values() for run in cell["trials"] + cell["runs"]]
+
+
+def _at_an_end(cell):
+    tried = [trial["lr"] for trial in cell["trials"]]
+    learns = any((trial["validation"] or 0.0) > 0.2 for trial in cell["trials"])
+    return learns and cell["lr"] in (min(tried), max(tried))
+
+
 EXPECTED |= {
-    "peers_command": Equals(PEERS["command"]),
-    "peers_date": Equals(PEERS["date"].partition("T")[0]),
-    "peers_commit": Equals(PEERS["commit"][:10]),
-    "peers_device": Equals(PEERS["device"]),
-    "peers_cells": Equals(len(FIVE)),
-    "peers_ends": Equals(len(_ends)),
-    # The page says that no cell at an end trains.
-    "peers_ends_best": Within(0.0, 0.5, "cells at an end of the grid are below a half"),
-    # The page says that all four are level, and that separate scales are never above.
+    "steps": Parameter("steps"),
+    # The page says that a twentieth would be luck, that ten layers have more, and forty many.
+    "apart_10": Exact(_share(TEN, TEN_ADAM), 1e-15),
+    "apart_40": Exact(_share(FORTY, FORTY_ADAM), 1e-15),
+    "forty_runs": Equals(len(_runs)),
+    "forty_diverged": Equals(sum(run["diverged"] for run in _runs)),
+    "forty_ends": Equals(sum(map(_at_an_end, FORTY.values()))),
+    # The text and the takeaways say so: read them again where another sweep changes it.
+    "skips_best_relu": Equals(max(_skips, key=_skips.get)[0]),
     "c5_ten_level": Equals(4),
     "c17_pairs": Equals(len(_separated)),
+    # The page says that separate scales are never above.
     "c17_above": Equals(0),
-    "c17_below": Equals(sum(bool(high < 0) for _, _, high in _separated)),
+    "c17_below": Equals(sum(_above(other, one) for one, other in _separated)),
+    "turned_total": Equals(len(_turned)),
+    "turned_above": Equals(sum(_above(*pair) for pair in _turned)),
+    # The page says that orthogonal weights help nearly everybody.
+    "turned_below": Equals(0),
+    "straight_low": Within(0.95, 1.0, "the page says that all of them train"),
+    "others_relu_high": Within(0.1, 0.8, "the page says that none of the others does so well"),
+    "critical_normal_low": Exact(100 * min(_critical_runs), 0.0),
+    "critical_normal_high": Exact(100 * max(_critical_runs), 0.0),
+    "leaky_normal_lost": Equals(sum(r["diverged"] for r in FORTY["leaky", False, "relu"]["runs"])),
+    "exercise_apart": Exact(45 / 20, 0.0),
 }
+assert EXPECTED["skips_best_relu"] == Equals("backward")
+assert EXPECTED["apart_10"].reference > 0.05
+assert EXPECTED["apart_40"].reference > 0.5
+assert np.isclose(min(m for w, m in _means.items() if w[0] in STRAIGHT), 0.96, atol=0.01)
 
 
 def _chi(value, slope, kinks=(0.0,)):
@@ -344,22 +270,4 @@ EXPECTED |= {
         "relu": (math.pi / (math.pi - 1)) ** 40,
         "critical": _critical(),
     }.items()
-}
-_turned = [
-    _difference(cell, FIVE[method, False, name])
-    for (method, orthogonal, name), cell in FIVE.items()
-    if orthogonal
-]
-_straight = ("calibrated", "critical", "dks", "tat", "selu", "leaky")
-_critical_runs = _tests(FIVE["critical", False, "tanh"])
-EXPECTED |= {
-    "turned_total": Equals(len(_turned)),
-    "turned_above": Equals(sum(bool(low > 0) for _, low, _ in _turned)),
-    # The page says that orthogonal weights help nearly everybody.
-    "turned_below": Equals(0),
-    "straight_low": Within(0.95, 1.0, "the page says that all of them train"),
-    "others_relu_high": Within(0.1, 0.8, "the page says that none of the others does so well"),
-    "critical_normal_low": Exact(100 * min(_critical_runs), 0.0),
-    "critical_normal_high": Exact(100 * max(_critical_runs), 0.0),
-    "leaky_normal_lost": Equals(sum(r["diverged"] for r in FIVE["leaky", False, "relu"]["runs"])),
 }
