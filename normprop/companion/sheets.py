@@ -312,7 +312,7 @@ def _half(sheet: Sheet, names: tuple[str, ...], against: str) -> str:
     columns = sorted({(names.index(way.activation), way.orthogonal) for way in ways})
     heads = [f"{ACTIVATIONS[names[place]]}, {_weights(turned)}" for place, turned in columns]
     rows = ""
-    for method in dict.fromkeys(way.method for way in ways):
+    for method in sorted({way.method for way in ways}, key=[*LABELS, *METHODS].index):
         found = (Way(method, turned, names[place]) for place, turned in columns)
         body = "".join(f"<td>{_shown(sheet, way, against)}</td>" for way in found)
         rows += f"<tr><th scope='row'>{label(method)}</th>{body}</tr>"
