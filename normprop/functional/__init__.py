@@ -15,7 +15,6 @@ from normprop.functional.join import *
 from normprop.functional.linear import *
 from normprop.functional.loss import *
 from normprop.functional.observed import observed as _observed
-from normprop.functional.padding import *
 from normprop.functional.pool import *
 from normprop.functional.scale import *
 from normprop.functional.shape import *

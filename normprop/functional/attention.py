@@ -261,16 +261,7 @@ def multi_head_constants(
     is_causal: bool,
     dropout_p: float,
 ) -> AttentionConstants:
-    """Constants of the heads of :func:`multi_head_attention`.
-
-    Args:
-        heads: shapes (length, width) of the queries, keys and values of a head.
-        weights: shapes of their projections.
-        scaling: which ball the projections are on, and which figures divide.
-        std: standard deviation of the inputs.
-        is_causal: whether query i sees the first i keys.
-        dropout_p: probability of dropping a probability.
-    """
+    """Constants of heads of these shapes (length, width), with projections of those shapes."""
     check_scaling(scaling)
     # On the backward ball the squares of a neuron's weights add up to fan-in/fan-out on average.
     spreads = [math.sqrt(width / outs) if scaling == "backward" else 1.0 for outs, width in weights]

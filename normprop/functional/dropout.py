@@ -4,12 +4,19 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as torch_functional
 
 from normprop import rules
 from normprop.functional.fused import Backend, is_transformed, wants_triton
-from normprop.functional.keywords import Keeps, LawKept, LawKeptOnBackend, by_place, tabled
+from normprop.functional.keywords import (
+    Keeps,
+    LawKept,
+    LawKeptOnBackend,
+    by_place,
+    class_of,
+    tabled,
+)
 from normprop.functional.scale import (
     Constants,
     Scaling,
@@ -84,12 +91,17 @@ _MEANINGS = {
 }
 
 
+KINDS: dict[type[nn.Module], tuple[Callable, int, bool]] = {}
+"""Of a class of torch its function; of what it drops together, the dimensions behind the channels;
+whether it is alpha dropout."""
+
+
 def _dropout(name: str, shapes: str, doc: str, keywords: type) -> Callable[..., Tensor]:
     """Dropout by the function of that name of torch."""
     run = getattr(torch_functional, name)
-    # Of what is dropped together, the dimensions behind the channels.
     dims = int(name[-2]) if name.endswith("d") else 0
     alpha = "alpha" in name
+    KINDS[class_of(name)] = run, dims, alpha
 
     def body(arguments, law):
         refuse_inplace(arguments["inplace"])

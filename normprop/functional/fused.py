@@ -40,7 +40,6 @@ same.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -50,10 +49,10 @@ from torch.nn import functional as torch_functional
 from normprop.functional.scale import (
     Constants,
     check_real,
-    constant_when_compiled,
     literal,
     normalized,
     refuse_separate,
+    remembered,
     scale_gradient,
     transforms_active,
     upcast,
@@ -317,16 +316,11 @@ def _backward(name, params, constants, kept, saved, grad) -> Tensor:
     return (stepped or row.backward)(grad, saved, line, *params).to(dtype)
 
 
-@constant_when_compiled
+@remembered
 def line_of(
     name: str, params: Params, mean: float, std: float, divisor: float, dtype: torch.dtype
 ) -> Line:
     """The factors of these constants, and the kinks as that type shows them."""
-    return _line(name, params, mean, std, divisor, dtype)
-
-
-@lru_cache(maxsize=1024)
-def _line(name, params, mean, std, divisor, dtype) -> Line:
     # As numbers of the type that computes, so that a kink of 0 has the y that kernels give it; on
     # the CPU, wherever tensors are made by default.
     compute = torch.float64 if dtype == torch.float64 else torch.float32
@@ -355,14 +349,9 @@ def half(dtype: torch.dtype) -> bool:
     return dtype in (torch.float16, torch.bfloat16)
 
 
-@constant_when_compiled
+@remembered
 def _between(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
     """The least number above low and the greatest below high."""
-    return _neighbours(low, high, dtype)
-
-
-@lru_cache(maxsize=1024)
-def _neighbours(low, high, dtype):
     ends = torch.tensor([low, high], dtype=dtype, device="cpu")
     inside = torch.nextafter(ends, ends.flip(0)).tolist()
     return tuple(

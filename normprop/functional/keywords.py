@@ -257,13 +257,10 @@ def _entry(name: str, meaning: str) -> str:
 def documented(
     doc: str | None, arguments: Iterable[str], meanings: Mapping[str, str], **usual: str
 ) -> str | None:
-    """A docstring that says what all arguments are.
+    """A docstring that says what all arguments are, and has the ``usual`` sections.
 
-    Args:
-        doc: what is written; ``None`` where Python runs without docstrings.
-        arguments: their names, in order; private ones are only shown where something is known.
-        meanings: of those of which the docstring says nothing; torch's where nothing stands here.
-        usual: sections, such as ``Raises``, for a docstring without them.
+    What it says goes before ``meanings``, and those before torch's.  Private arguments are shown
+    where something is known.  There is none where Python runs without docstrings.
     """
     if doc is None:
         return None
@@ -301,17 +298,10 @@ def tabled(
     raises: str = _OUT_OF_RANGE,
     **meanings: str,
 ) -> Callable[..., Tensor]:
-    """A function of tensors out of a table.
+    """A function of tensors out of a table, of arguments by position and of keywords.
 
-    Args:
-        name: what it is called.
-        own: its arguments by position.
-        keywords: a ``TypedDict`` of those by name alone.
-        body: from the two, filled with their defaults, to what the function returns.
-        doc: of the function.
-        returns: what it gives, where ``doc`` does not say so.
-        raises: likewise, its errors.
-        meanings: of arguments of which ``doc`` says nothing.
+    ``body`` gets the two, filled with their defaults.  What the function returns and raises, and
+    what its arguments mean, is said here where ``doc`` does not.
     """
     more = parameters_of(keywords)
     places = [p.name for p in own]
@@ -340,12 +330,7 @@ def tabled(
 
 
 def takes(keywords: type, **defaults) -> Callable[[Made], Made]:
-    """Have ``**law`` of a function hold all these keywords; signature and docstring show them.
-
-    Args:
-        keywords: a ``TypedDict``.
-        defaults: where they are others than the usual ones.
-    """
+    """Have ``**law`` of a function hold all of a ``TypedDict``; signature and docstring show it."""
     return functools.partial(_taking, keywords, defaults, "any shape.")
 
 
@@ -389,29 +374,32 @@ SHAPES = (
 _CLASSES = {name.lower(): name for name in dir(nn)}
 
 
+def class_of(name: str) -> type[nn.Module]:
+    """The class of torch that does what its function of that name does."""
+    return getattr(nn, _CLASSES[name.replace("_", "")])
+
+
 def in_dimensions(
     template: Callable[Concatenate[OfTorch, Own], Found],
     keywords: type,
     dims: Sequence[int] = (1, 2, 3),
-    name: str | None = None,
+    without: str = "",
 ) -> tuple[Callable[Own, Found], ...]:
     """The functions that a template stands for, each under torch's name.
 
-    Args:
-        template: takes what torch has, then the arguments.
-        keywords: a ``TypedDict`` of those by name alone.
-        dims: numbers of dimensions.
-        name: what torch calls it; by default the template's own name without its underscore.
+    A template bears torch's name behind an underscore, and takes what torch has, then arguments, of
+    which they may be ``without`` one; ``keywords`` is a ``TypedDict`` of those by name alone.
     """
-    stem = template.__name__[1:] if name is None else name
 
     def made(dims: int) -> Callable[Own, Found]:
-        name = f"{stem}{dims}d"
-        layer = getattr(nn, _CLASSES[name.replace("_", "")])
+        name = f"{template.__name__[1:]}{dims}d"
         function = functools.partial(
-            template, OfTorch(getattr(torch_functional, name), layer, dims)
+            template, OfTorch(getattr(torch_functional, name), class_of(name), dims)
         )
         function.__doc__ = template.__doc__
+        taken = inspect.signature(function)
+        own = [p for p in taken.parameters.values() if p.name != without]
+        function.__signature__ = taken.replace(parameters=own)
         shape = f"shape {SHAPES[dims]}."
         return under_name(_taking(keywords, {}, shape, function), name)
 

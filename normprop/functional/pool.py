@@ -88,23 +88,6 @@ def _avg_pool(
     return normalized(lambda x: torch.run(x, **own, **more), input, constants)
 
 
-def _avg_pool_without_divisor(
-    torch: OfTorch,
-    input: Tensor,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Size = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    **law: Unpack[LawBehind],
-) -> Tensor:
-    own = kernel_size, stride, padding, ceil_mode, count_include_pad
-    return _avg_pool(torch, input, *own, **law)
-
-
-_avg_pool_without_divisor.__doc__ = _avg_pool.__doc__
-
-
 def _lp_pool(
     torch: OfTorch,
     input: Tensor,
@@ -155,9 +138,8 @@ def _adaptive_avg_pool(
     Returns:
         Tensor of the shape that torch's pooling gives.
     """
-    constants = constants_of(
-        torch.layer, law, sample_of(input, torch.dims), output_size=output_size
-    )
+    sample = sample_of(input, torch.dims)
+    constants = constants_of(torch.layer, law, sample, output_size=output_size)
     return normalized(lambda x: torch.run(x, output_size), input, constants)
 
 
@@ -183,9 +165,8 @@ def _adaptive_max_pool(
         Tensor of the shape that torch's pooling gives; with its indices if they were asked
         for.
     """
-    constants = constants_of(
-        torch.layer, law, sample_of(input, torch.dims), output_size=output_size
-    )
+    sample = sample_of(input, torch.dims)
+    constants = constants_of(torch.layer, law, sample, output_size=output_size)
     return normalized(lambda x: torch.run(x, output_size, return_indices), input, constants)
 
 
@@ -258,7 +239,8 @@ def _max_unpool(
 
 max_pool1d, max_pool2d, max_pool3d = in_dimensions(_max_pool, LawBehind)
 avg_pool2d, avg_pool3d = in_dimensions(_avg_pool, LawBehind, (2, 3))
-(avg_pool1d,) = in_dimensions(_avg_pool_without_divisor, LawBehind, (1,), "avg_pool")
+# torch's has no divisor to choose in one dimension.
+(avg_pool1d,) = in_dimensions(_avg_pool, LawBehind, (1,), without="divisor_override")
 lp_pool1d, lp_pool2d, lp_pool3d = in_dimensions(_lp_pool, Law)
 adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = in_dimensions(
     _adaptive_avg_pool, LawBehind

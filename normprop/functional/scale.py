@@ -1,7 +1,8 @@
 """Shift, forward scale and backward scale: what every normalised layer has in common."""
 
+import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ __all__ = ["Constants", "scale_gradient"]
 
 Scaling = Literal["forward", "backward", "separate"]
 SCALINGS = ("forward", "backward", "separate")
+Made = TypeVar("Made", bound=Callable)
 
 
 class Constants(NamedTuple):
@@ -57,6 +59,13 @@ def constant_when_compiled(function: Callable) -> Callable:
     """
     function._dynamo_marked_constant = True
     return function
+
+
+def remembered(function: Made) -> Made:
+    """The same, with results that are kept."""
+    kept = functools.lru_cache(maxsize=1024, typed=True)(function)
+    # Dynamo looks through a cache, not through a function that is marked.
+    return constant_when_compiled(functools.wraps(function)(lambda *call: kept(*call)))
 
 
 @constant_when_compiled

@@ -1,6 +1,6 @@
-"""Normalised layers that move elements, copy them, or add copies up."""
+"""Normalised layers that move elements, copy them, pad them, or add copies up."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Unpack
 
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from normprop.functional.constants import constants_of
 from normprop.functional.keywords import Law, takes
 from normprop.functional.scale import Constants, check_real, normalized
 
-__all__ = ["channel_shuffle", "fold", "pixel_shuffle", "pixel_unshuffle", "unfold"]
+__all__ = ["channel_shuffle", "fold", "pad", "pixel_shuffle", "pixel_unshuffle", "unfold"]
 
 Pair = int | tuple[int, int]
 _WINDOW = ("kernel_size", "dilation", "padding", "stride")
@@ -113,6 +113,32 @@ def fold(
     arguments = dict(zip(_WINDOW, own, strict=True))
     constants = constants_of(nn.Fold, law, output_size=output_size, **arguments)
     return normalized(lambda x: torch_functional.fold(x, output_size, *own), input, constants)
+
+
+@takes(Law)
+def pad(
+    input: Tensor,
+    pad: Sequence[int],
+    mode: str = "constant",
+    value: float | None = None,
+    **law: Unpack[Law],
+) -> Tensor:
+    r"""Normalised padding: y = (x - mean)/σ inside, and the padding shifted and scaled with it.
+
+    σ_f = std and σ_b = 1 are those of the interior; at mean 0 and std 1 the whole is torch's own
+    padding.  At the border a constant v becomes (v - mean)/σ, 0 for ``value=mean``, and what is
+    copied (``"reflect"``, ``"replicate"``, ``"circular"``) has the forward figures of the interior,
+    while an input gets the gradients of all its copies.  The scalings choose σ as in :func:`relu`.
+
+    Args:
+        input: as in torch.
+        pad: two sizes an axis, the last axis first.
+        value: of the constant, 0 by default.
+
+    Returns:
+        Tensor of the shape that torch's padding gives.
+    """
+    return moved(lambda x: torch_functional.pad(x, pad, mode, value), input, in_place_of(law))
 
 
 def moved(function: Callable[[Tensor], Tensor], input: Tensor, constants: Constants) -> Tensor:

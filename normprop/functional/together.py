@@ -130,12 +130,8 @@ def make(
 ) -> Made:
     """V and c of every part.
 
-    Args:
-        parts: what is asked for.
-        weights: W of each.
-        biases: b of each, or ``None``.
-        there: what was made before; where W stays on its ball by itself, its memory is used again,
-            as a graph that was captured reads there.
+    Where W stays on its ball by itself, the memory of what is ``there`` from before is used again,
+    as a graph that was captured reads there.
     """
     made = Made(list(weights), list(biases))
     rest = _by_kernels(parts, weights, biases, made)
@@ -261,11 +257,7 @@ def again(
 ) -> Placed | None:
     """Of a weight that is to be put on its ball, where V and c are to be made; ``None`` for new.
 
-    Args:
-        part: what is asked for.
-        weight: W.
-        bias: b.
-        made: V and c that were made of them before.
+    They were made of W and b before.
     """
     value, biased = made
     fits = value is weight or (_alike(value, weight) and value.stride() == weight.stride())
@@ -359,14 +351,7 @@ def _channels(shapes: tuple[tuple[int, int], ...]) -> Tensor:
 def together(
     parts: Sequence[Part], weights: Sequence[Tensor], biases: Sequence[Tensor | None], made: Made
 ) -> list[tuple[Tensor, Tensor | None]]:
-    """What was made, of which gradients reach weights and biases: one node for all.
-
-    Args:
-        parts: what was asked for.
-        weights: W of each.
-        biases: b of each, or ``None``.
-        made: what :func:`make` gave for them.
-    """
+    """What :func:`make` gave for these, of which gradients reach W and b: one node for all."""
     found = _Together.apply(parts, made, *weights, *biases)
     return list(zip(found[: len(parts)], found[len(parts) :], strict=True))
 

@@ -49,6 +49,9 @@ class Activation(Twin):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the function and normalise."""
+        return self._fused(input)
+
+    def _fused(self, input: Tensor) -> Tensor:
         name, params = self._row()
         params = tuple(p if isinstance(p, str) else literal(p) for p in params)
         constants = self._constants(None)
@@ -158,7 +161,7 @@ class RReLU(Activation, nn.RReLU):
     def forward(self, input: Tensor) -> Tensor:
         """Apply the function and normalise."""
         if not self.training:
-            return super().forward(input)
+            return self._fused(input)
         own = self.lower, self.upper, self.training
         return with_draws(input, *own, self._constants(None), self.backend)
 

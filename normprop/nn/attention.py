@@ -4,13 +4,12 @@ import inspect
 import math
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from normprop import functional, rules
 from normprop.functional.attention import AttentionConstants, BallOfHeads, multi_head_constants
-from normprop.functional.weight import Per
+from normprop.gaussian import Law
 from normprop.nn.settings import Settings
 
 __all__ = ["MultiheadAttention"]
@@ -35,7 +34,7 @@ class MultiheadAttention(Settings, nn.MultiheadAttention):
     gain: float = 1.0
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        given = inspect.signature(type(self)).bind(*args, **options).arguments
+        given = inspect.signature(MultiheadAttention).bind(*args, **options).arguments
         if given.get("add_bias_kv") or given.get("add_zero_attn"):
             raise ValueError(
                 "add_bias_kv and add_zero_attn must be False: such keys are no normal variables; "
@@ -115,11 +114,9 @@ class MultiheadAttention(Settings, nn.MultiheadAttention):
 
     def weights_that_run(self, constants: AttentionConstants) -> dict[str, Tensor]:
         """By key, the weights with which torch's layer gives what this one gives."""
-        ball = "backward" if self.scaling == "backward" else "forward"
 
         def on_ball(weight, gain=1.0):
-            wide = weight.detach().to("cpu", torch.float64)
-            return functional.normalize_weight(wide, ball, self.per, gain=gain)
+            return self._on_ball(weight.detach().to("cpu", torch.float64), self._ball(), gain)
 
         own = [on_ball(weight) for weight in self._projections()]
         keys = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
@@ -128,6 +125,27 @@ class MultiheadAttention(Settings, nn.MultiheadAttention):
             found = {"in_proj_weight": torch.cat(own)}
         found["out_proj.weight"] = on_ball(self.out_proj.weight, self.gain / constants.forward)
         return {key: value.to(self.out_proj.weight) for key, value in found.items()}
+
+    def _ball(self) -> str:
+        return "backward" if self.scaling == "backward" else "forward"
+
+    def _on_ball(self, weight: Tensor, ball: str, gain: float) -> Tensor:
+        return functional.normalize_weight(weight, ball, self.per, gain=gain)
+
+    def _moments(self, law: Law, shape: tuple[int, ...] | None) -> rules.Moments:
+        length, law = rules.self_attention(self, law, shape)
+        weights, shifts = rules.projections(self)
+        plain = [torch.from_numpy(weight) for weight in weights]
+        gains = (1.0, 1.0, 1.0, self.gain)
+        balls = (self._ball(), "backward" if self.scaling == "separate" else self._ball())
+        used, back = (
+            [self._on_ball(w, ball, g).numpy() for w, g in zip(plain, gains, strict=True)]
+            for ball in balls
+        )
+        divisors = self.constants_of(*((length, self.embed_dim),) * 3)[1:]
+        dropout = self.dropout if self.training else 0.0
+        spread = length, self.head_dim, law.std
+        return rules.projected_attention(*spread, used, shifts, dropout, divisors, back)
 
     def _mask(self, query, attn_mask, key_padding_mask, batched) -> Tensor | None:
         """One mask to add to the logits, shape (L, n) or (N, heads or 1, L, n)."""
@@ -148,32 +166,3 @@ def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
     if mask.dtype == torch.bool:
         return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -math.inf)
     return mask.to(dtype)
-
-
-def _moments(layer: MultiheadAttention, law, shape) -> rules.Moments:
-    length, law = rules.self_attention(layer, law, shape)
-    weights, shifts = rules.projections(layer)
-    ball = "backward" if layer.scaling == "backward" else "forward"
-    gains = (1.0, 1.0, 1.0, layer.gain)
-    used = [_on_ball(w, ball, layer.per, g) for w, g in zip(weights, gains, strict=True)]
-    back = used
-    if layer.scaling == "separate":
-        back = [_on_ball(w, "backward", layer.per, g) for w, g in zip(weights, gains, strict=True)]
-    head, dropout = layer.head_dim, layer.dropout if layer.training else 0.0
-    constants = multi_head_constants(
-        ((length, head),) * 3,
-        ((layer.embed_dim, layer.embed_dim),) * 3,
-        layer.scaling,
-        layer.std,
-        False,
-        dropout,
-    )
-    divisors = constants[1:]
-    return rules.projected_attention(length, head, law.std, used, shifts, dropout, divisors, back)
-
-
-def _on_ball(weight: np.ndarray, ball: str, per: Per, gain: float) -> np.ndarray:
-    return functional.normalize_weight(torch.from_numpy(weight), ball, per, gain=gain).numpy()
-
-
-rules.inherit(MultiheadAttention, nn.MultiheadAttention, _moments)

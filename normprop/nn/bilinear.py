@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from normprop import functional, rules
 from normprop.functional.bilinear import check_bilinear, factors, sphere_of
 from normprop.functional.weight import on_sphere
+from normprop.gaussian import Law
 from normprop.nn.parametric import Parametric
 
 __all__ = ["Bilinear"]
@@ -35,13 +36,9 @@ class Bilinear(Parametric, nn.Bilinear):
         self._check_place()
         return functional.bilinear(input1, input2, self.weight, self.bias, **self._chosen())
 
-
-def _moments(layer: Bilinear, law) -> rules.Moments:
-    weight, bias = rules.weights_of(layer)
-    if layer.method == "normalize":
-        weight = layer._on_ball(torch.from_numpy(weight), layer._ball()).numpy()
-    backward = factors(layer.weight) if layer.scaling == "separate" else (1.0, 1.0)
-    return rules.bilinear(weight, bias, law, backward)
-
-
-rules.inherit(Bilinear, nn.Bilinear, _moments)
+    def _moments(self, law: Law) -> rules.Moments:
+        weight, bias = rules.weights_of(self)
+        if self.method == "normalize":
+            weight = self._on_ball(torch.from_numpy(weight), self._ball()).numpy()
+        backward = factors(self.weight) if self.scaling == "separate" else (1.0, 1.0)
+        return rules.bilinear(weight, bias, law, backward)

@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 from normprop import rules
 from normprop.functional.activation import NAMES
-from normprop.functional.fused import MAPS, Overwritten, Params, affine, fused
+from normprop.functional.fused import Params, affine
 from normprop.functional.keywords import LawOnBackend, checked
 from normprop.functional.scale import (
     check_real,
     constant_when_compiled,
-    literal,
     normalized,
     upcast,
 )
 from normprop.gaussian import Function, Law, Normal
 from normprop.gaussian.calibration import Calibration, calibrate, calibrate_mean, calibrate_std
 from normprop.names import CLASSES, NAMED, arguments_of, canonical
+from normprop.nn.activation import Activation
 from normprop.nn.twin import Twin
 
 __all__ = ["Calibrated"]
@@ -32,7 +32,7 @@ Vary = Literal["both", "std", "mean"]
 _TYPES = {name: layer_type for layer_type, name in CLASSES.items()}
 
 
-class Calibrated(Twin, nn.Module):
+class Calibrated(Activation, nn.Module):
     r"""Normalised activation at the input law that suits a depth.
 
     .. math:: y = \frac{f(m + s\,(x - \mathrm{mean})/\mathrm{std}) - \mu}{\sigma}
@@ -76,9 +76,7 @@ class Calibrated(Twin, nn.Module):
         UserWarning: ``vary`` is ``"std"`` or ``"mean"``, and the law has Q'(1) ≥ 1.
     """
 
-    _keywords: ClassVar[type] = LawOnBackend
     _defaults: ClassVar = {"scaling": "forward"}
-    overwritten: Overwritten | None = None
 
     def __init__(
         self,
@@ -180,13 +178,9 @@ class Calibrated(Twin, nn.Module):
         scale, shift = self._placed(self._changes if torch.compiler.is_compiling() else 0)
         # In the type that computes: next to m, half precision loses what is of the order of s.
         at = affine(upcast(input), scale, shift)
-        constants, row = self._constants(None), self._row()
-        if row is None:
-            return normalized(self.function, at, constants).to(input.dtype)
-        name, params = row
-        params = tuple(p if isinstance(p, str) else literal(p) for p in params)
-        made = fused(name, at, params, constants, self.backend, self.overwritten)
-        return made.to(input.dtype)
+        if self._row() is None:
+            return normalized(self.function, at, self._constants(None)).to(input.dtype)
+        return self._fused(at).to(input.dtype)
 
     @constant_when_compiled
     def _placed(self, changes: int) -> tuple[float, float]:
@@ -198,12 +192,6 @@ class Calibrated(Twin, nn.Module):
         if type(plain) not in NAMES:
             return None
         return NAMES[type(plain)], tuple(getattr(plain, own) for own in arguments_of(type(plain)))
-
-    @property
-    def keeps_output(self) -> bool:
-        """Whether the layer keeps its output for its gradient, unless it is overwritten."""
-        row = self._row()
-        return row is not None and MAPS[row[0]].keeps(*row[1]) == "output"
 
     def extra_repr(self) -> str:
         """The arguments, and what was found."""

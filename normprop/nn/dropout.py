@@ -3,10 +3,9 @@
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torch.nn import functional as torch_functional
 
 from normprop import rules
-from normprop.functional.dropout import DropoutConstants, dropout_constants, with_mask
+from normprop.functional.dropout import KINDS, DropoutConstants, dropout_constants, with_mask
 from normprop.functional.keywords import LawKept
 from normprop.gaussian import Law
 from normprop.nn.twin import Twin
@@ -15,13 +14,10 @@ __all__ = ["AlphaDropout", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "Fe
 
 
 class _Dropout(Twin):
-    """Dropout of elements, or of what ``_dims`` dimensions behind the channels hold together."""
+    """Dropout of elements, or of channels."""
 
     _keywords: ClassVar[type] = LawKept
     _followed: ClassVar = frozenset({"eval_keeps"})
-    _drop: ClassVar = staticmethod(torch_functional.dropout)
-    _dims: ClassVar[int] = 0
-    _alpha: ClassVar[bool] = False
 
     def __init__(self, p: float = 0.5, *args: Any, **options: Any) -> None:
         rules.check_probability(p)
@@ -29,13 +25,13 @@ class _Dropout(Twin):
 
     def _found(self, shape: tuple[int, ...] | None) -> DropoutConstants:
         law = self.scaling, self.mean, self.std, self.eval_keeps
-        return dropout_constants(float(self.p), *law, self._alpha)
+        return dropout_constants(float(self.p), *law, KINDS[self.torch_type][2])
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop and normalise in training; shift and scale in evaluation."""
-        constants = self._constants(None)
-        backend = "eager" if self._alpha else "auto"
-        return with_mask(self._drop, self._dims, input, self.p, self.training, constants, backend)
+        run, dims, alpha = KINDS[self.torch_type]
+        constants, backend = self._constants(None), "eager" if alpha else "auto"
+        return with_mask(run, dims, input, self.p, self.training, constants, backend)
 
     def _measured(self, law: Law) -> rules.Moments:
         training, factor, center = self.constants
@@ -51,33 +47,18 @@ class Dropout(_Dropout, nn.Dropout):
 class Dropout1d(_Dropout, nn.Dropout1d):
     """Normalised dropout of channels: see :func:`normprop.functional.dropout1d`."""
 
-    _drop: ClassVar = staticmethod(torch_functional.dropout1d)
-    _dims: ClassVar = 1
-
 
 class Dropout2d(_Dropout, nn.Dropout2d):
     """Normalised dropout of channels: see :func:`normprop.functional.dropout2d`."""
-
-    _drop: ClassVar = staticmethod(torch_functional.dropout2d)
-    _dims: ClassVar = 2
 
 
 class Dropout3d(_Dropout, nn.Dropout3d):
     """Normalised dropout of channels: see :func:`normprop.functional.dropout3d`."""
 
-    _drop: ClassVar = staticmethod(torch_functional.dropout3d)
-    _dims: ClassVar = 3
-
 
 class AlphaDropout(_Dropout, nn.AlphaDropout):
     """Normalised alpha dropout: see :func:`normprop.functional.alpha_dropout`."""
 
-    _drop: ClassVar = staticmethod(torch_functional.alpha_dropout)
-    _alpha: ClassVar = True
-
 
 class FeatureAlphaDropout(_Dropout, nn.FeatureAlphaDropout):
     """Normalised alpha dropout of channels: :func:`normprop.functional.feature_alpha_dropout`."""
-
-    _drop: ClassVar = staticmethod(torch_functional.feature_alpha_dropout)
-    _alpha: ClassVar = True

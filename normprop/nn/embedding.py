@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from normprop import functional, rules
 from normprop.functional.embedding import Placed, normalize_rows, refuse_max_norm
+from normprop.gaussian import Law
 from normprop.nn.parametric import Parametric
 
 __all__ = ["Embedding"]
@@ -27,19 +28,17 @@ class Embedding(Parametric, nn.Embedding):
     """
 
     _keywords: ClassVar[type] = Placed
-    _named: ClassVar = tuple(Placed.__annotations__)
     # It has one ball, of one norm a row.
     scaling, per = "forward", "neuron"
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        given = inspect.signature(nn.Embedding).bind(*args, **_without(options, self._named))
+        given = inspect.signature(Embedding).bind(*args, **options)
         refuse_max_norm(given.arguments.get("max_norm"))
         weight = given.arguments.get("_weight")
         if weight is not None and options.get("method") == "project":
             # The caller's tensor is not ours to project.
             given.arguments["_weight"] = weight.clone()
-        named = {name: options[name] for name in self._named if name in options}
-        super().__init__(*given.args, **given.kwargs, **named)
+        super().__init__(*given.args, **given.kwargs)
 
     def _checked(self, name: str, value):
         if name == "max_norm":
@@ -65,17 +64,9 @@ class Embedding(Parametric, nn.Embedding):
             **self._chosen(),
         )
 
-
-def _moments(layer: Embedding, law) -> rules.Moments:
-    rules.check_no_law(layer, law)
-    rows = rules.rows_of(layer)
-    if layer.method == "normalize":
-        rows = normalize_rows(torch.from_numpy(rows), layer.gain).numpy()
-    return rules.embedding(rows)
-
-
-def _without(options: dict, names: tuple[str, ...]) -> dict:
-    return {key: value for key, value in options.items() if key not in names}
-
-
-rules.inherit(Embedding, nn.Embedding, _moments)
+    def _moments(self, law: Law) -> rules.Moments:
+        rules.check_no_law(self, law)
+        rows = rules.rows_of(self)
+        if self.method == "normalize":
+            rows = normalize_rows(torch.from_numpy(rows), self.gain).numpy()
+        return rules.embedding(rows)

@@ -2,7 +2,6 @@
 
 from torch import Tensor, nn
 
-from normprop import functional
 from normprop.nn.parametric import MapFromWeight
 
 __all__ = ["Linear"]
@@ -13,8 +12,4 @@ class Linear(MapFromWeight, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the map."""
-        self._check_place()
-        made = self._at_hand()
-        if made is not None:
-            return nn.functional.linear(input, *made)
-        return functional.linear(input, self.weight, self.bias, **self._options())
+        return self._run("linear", input)

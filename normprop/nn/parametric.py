@@ -5,9 +5,9 @@ import weakref
 from typing import ClassVar, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from normprop import rules
+from normprop import functional, rules
 from normprop.functional.keywords import Ball
 from normprop.functional.parametric import Absorbed
 from normprop.functional.scale import saving, upcast
@@ -34,8 +34,8 @@ class AtHand(NamedTuple):
         saving: what tensors that are saved went through then.
     """
 
-    pair: tuple[torch.Tensor, torch.Tensor | None]
-    parameters: tuple[tuple[torch.Tensor, int], ...]
+    pair: tuple[Tensor, Tensor | None]
+    parameters: tuple[tuple[Tensor, int], ...]
     saving: object
 
 
@@ -133,7 +133,7 @@ class Parametric(Settings):
     def _ball(self) -> str:
         return "backward" if self.scaling == "backward" else "forward"
 
-    def _on_ball(self, weight: torch.Tensor, ball: str) -> torch.Tensor:
+    def _on_ball(self, weight: Tensor, ball: str) -> Tensor:
         raise NotImplementedError
 
     def sphere(self) -> tuple[str, float]:
@@ -149,22 +149,24 @@ class Parametric(Settings):
 class MapFromWeight(Parametric):
     """Where the weight is a matrix of inputs and outputs, with taps or without."""
 
-    def __init_subclass__(cls, **options) -> None:
-        super().__init_subclass__(**options)
-        if cls.__module__.startswith("normprop.") and cls._settings:
-            rules.inherit(cls, cls.torch_type, cls._moments)
+    _rule: ClassVar = staticmethod(rules.parametric)
+    # What that reads of the layer.
+    _read: ClassVar = ("stride", "groups")
 
     def _moments(self, law: Law) -> rules.Moments:
         """Moments of a linear map or a convolution as it is."""
         forward, bias, backward = weights_that_run(self)
-        return rules.parametric(
-            forward,
-            bias,
-            law,
-            stride=getattr(self, "stride", ()),
-            groups=getattr(self, "groups", 1),
-            backward_weight=backward,
-        )
+        read = {name: getattr(self, name) for name in self._read if hasattr(self, name)}
+        return self._rule(forward, bias, law, backward_weight=backward, **read)
+
+    def _run(self, name: str, input: Tensor, *geometry) -> Tensor:
+        """The function of that name, of torch where the network has made its weight."""
+        self._check_place()
+        made = self._at_hand()
+        if made is not None:
+            return getattr(nn.functional, name)(input, *made, *geometry)
+        run = getattr(functional, name)
+        return run(input, self.weight, self.bias, *geometry, **self._options())
 
     def _options(self) -> dict:
         """What its function takes besides torch's arguments."""
@@ -174,10 +176,10 @@ class MapFromWeight(Parametric):
         # Without a copy of the weight.
         normalize_weight_(self.weight, self._ball(), self.per, **self._geometry())
 
-    def _on_ball(self, weight: torch.Tensor, ball: str) -> torch.Tensor:
+    def _on_ball(self, weight: Tensor, ball: str) -> Tensor:
         return normalize_weight(weight, ball, self.per, **self._geometry())
 
-    def _at_hand(self) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+    def _at_hand(self) -> tuple[Tensor, Tensor | None] | None:
         """Weight and bias that run, where the network has made them.
 
         Not in a checkpoint inside of the network, which runs this layer alone once more and

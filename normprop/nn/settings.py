@@ -2,11 +2,12 @@
 
 import inspect
 import re
+from collections.abc import Callable
 from typing import ClassVar
 
 from torch import nn
 
-from normprop import functional
+from normprop import functional, rules
 from normprop.functional.keywords import (
     DEFAULTS,
     After,
@@ -38,6 +39,8 @@ class Settings:
     # The attributes of arguments whose names nn.Module has for methods.
     _stored: ClassVar[dict[str, str]] = {"eval": "eval_keeps"}
     _settings: ClassVar[frozenset[str]] = frozenset()
+    # The rule of a layer as it is, where it is another than that of its class of torch.
+    _moments: ClassVar[Callable[..., rules.Moments] | None] = None
 
     def __init_subclass__(cls, **options) -> None:
         super().__init_subclass__(**options)
@@ -56,6 +59,8 @@ class Settings:
         cls.__doc__ = _documented(cls)
         # A bias is asked for, and is a parameter then.
         cls._settings = frozenset(cls.__signature__.parameters) - {"bias"} | cls._followed
+        if cls._moments is not None:
+            rules.inherit(cls, found, cls._moments)
 
     def __new__(cls, *args, **options):
         """A scaling by position is refused before anything takes it for another argument."""
