@@ -102,14 +102,19 @@ def check_method(method: str, per: str) -> None:
 
 def absorbing_bias(bias, used, before, after, outputs):
     """(bias + before.shift·ΣW - after.shift)/after.scale; ``used`` has its scales already."""
-    if bias is not None and (after.scale != 1.0 or after.shift):
-        bias = (bias - after.shift) / after.scale
-    elif after.shift:
-        bias = used.new_full((outputs,), -after.shift / after.scale)
-    if before.shift:
+    slope = before.shift / before.scale
+    return bias_beside(used, bias, slope, after.shift, after.scale, outputs)
+
+
+def bias_beside(used, bias, slope, shift, scale, outputs):
+    """(bias - shift)/scale + slope·ΣV, V the weight that is used; ``None`` for nothing."""
+    if bias is not None and (scale != 1.0 or shift):
+        bias = (bias - shift) / scale
+    elif shift:
+        bias = used.new_full((outputs,), -shift / scale)
+    if slope:
         rows = used.flatten(1).sum(1)
-        by = before.shift / before.scale
-        bias = rows * by if bias is None else torch.add(bias, rows, alpha=by)
+        bias = rows * slope if bias is None else torch.add(bias, rows, alpha=slope)
     return bias
 
 

@@ -21,85 +21,44 @@ small layers do not pay for calls.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from normprop.functional.fused import is_transformed
-from normprop.functional.parametric import Absorbed, absorbing_bias
+from normprop.functional.parametric import Absorbed, bias_beside
 from normprop.functional.weight import Matrix, has_kernel, on_sphere, ordinary
 from normprop.kernels import usable
+from normprop.kernels.layer import Layer
 
 _aten = torch.ops.aten
 
 
-@dataclass(frozen=True)
-class Part:
-    """What one layer asks for.
+def asked(
+    over: str, radius: float, groups: int, normalize: bool, absorbed: Absorbed, outputs: int
+) -> Layer:
+    """What is asked of a layer on this ball, where ``normalize`` says whether W is divided by n.
 
-    Attributes:
-        over: what the norm of W goes over: "fan-in", "fan-out" or "all".
-        radius: of the ball.
-        groups: of the convolution.
-        normalize: whether W is divided by its norm, and not on its ball by itself.
-        absorbed: what input and output stand for, and factors of the gradients.
-        outputs: number of output channels.
+    ``absorbed`` is what input and output stand for, with factors of the gradients.
     """
+    before, after, factors = absorbed
+    gain, slope = before.scale / after.scale, before.shift / before.scale
+    own = (over, gain * radius) if normalize else (None, gain)
+    return Layer(*own, groups, slope, after.shift, after.scale, outputs, factors)
 
-    over: str
-    radius: float
-    groups: int
-    normalize: bool
-    absorbed: Absorbed
-    outputs: int
 
-    @property
-    def factors(self) -> tuple[float, float]:
-        """Of the gradients of weight and bias."""
-        return self.absorbed.factors
+def weight_of(layer: Layer, weight: Tensor) -> Tensor:
+    """V, in operations that autograd knows."""
+    if layer.over is not None:
+        return on_sphere(weight, layer.over, layer.size, layer.groups)
+    return weight if layer.size == 1.0 else weight * layer.size
 
-    @property
-    def gain(self) -> float:
-        """Factor of the weight on its ball."""
-        return self.absorbed.before.scale / self.absorbed.after.scale
 
-    @property
-    def size(self) -> float:
-        """The norm of V where W is divided by its own, else the factor of W."""
-        return self.gain * self.radius if self.normalize else self.gain
-
-    @property
-    def slope(self) -> float:
-        """λ."""
-        return self.absorbed.before.shift / self.absorbed.before.scale
-
-    @cached_property
-    def asked(self):
-        """What a kernel is asked for."""
-        from normprop.kernels.weight import Layer
-
-        return Layer(
-            over=self.over if self.normalize else None,
-            size=self.size,
-            groups=self.groups,
-            slope=self.slope,
-            shift=self.absorbed.after.shift,
-            scale=self.absorbed.after.scale,
-            outputs=self.outputs,
-            factors=self.factors,
-        )
-
-    def weight(self, weight: Tensor) -> Tensor:
-        """V, in operations that autograd knows."""
-        if self.normalize:
-            return on_sphere(weight, self.over, self.size, self.groups)
-        return weight if self.gain == 1.0 else weight * self.gain
-
-    def bias(self, bias: Tensor | None, made: Tensor) -> Tensor | None:
-        """c, likewise."""
-        return absorbing_bias(bias, made, self.absorbed.before, self.absorbed.after, self.outputs)
+def bias_of(layer: Layer, bias: Tensor | None, made: Tensor) -> Tensor | None:
+    """c, likewise."""
+    return bias_beside(made, bias, layer.slope, layer.shift, layer.scale, layer.outputs)
 
 
 @dataclass
@@ -123,33 +82,33 @@ class Made:
 
 @torch.no_grad()
 def make(
-    parts: Sequence[Part],
+    layers: Sequence[Layer],
     weights: Sequence[Tensor],
     biases: Sequence[Tensor | None],
     there: Made | None = None,
 ) -> Made:
-    """V and c of every part.
+    """V and c of every layer.
 
     Where W stays on its ball by itself, the memory of what is ``there`` from before is used again,
     as a graph that was captured reads there.
     """
     made = Made(list(weights), list(biases))
-    rest = _by_kernels(parts, weights, biases, made)
-    _divide({i: parts[i] for i in rest}, weights, made)
+    rest = _by_kernels(layers, weights, biases, made)
+    _divide({i: layers[i] for i in rest}, weights, made)
     for i in rest:
-        part, weight = parts[i], weights[i]
-        if part.normalize and i not in made.norms:
+        layer, weight = layers[i], weights[i]
+        if layer.over is not None and i not in made.norms:
             with torch.enable_grad():
                 leaf = weight.detach().requires_grad_()
-                made.apart[i] = leaf, part.weight(leaf)
+                made.apart[i] = leaf, weight_of(layer, leaf)
             made.weights[i] = made.apart[i][1].detach()
-        elif not part.normalize and part.gain != 1.0:
+        elif layer.over is None and layer.size != 1.0:
             old = None if there is None else there.weights[i]
             fits = old is not None and old is not weight and _alike(old, weight)
-            made.weights[i] = torch.mul(weight, part.gain, out=old if fits else None)
-        made.biases[i] = part.bias(biases[i], made.weights[i])
+            made.weights[i] = torch.mul(weight, layer.size, out=old if fits else None)
+        made.biases[i] = bias_of(layer, biases[i], made.weights[i])
     if there is not None:
-        kept = {i for i, part in enumerate(parts) if not part.normalize}
+        kept = {i for i, layer in enumerate(layers) if layer.over is None}
         _again(weights, made.weights, there.weights, kept)
         _again(biases, made.biases, there.biases, kept)
     return made
@@ -164,7 +123,7 @@ def _again(given, made, there, places) -> None:
             made[i] = old.copy_(new)
 
 
-def _by_kernels(parts, weights, biases, made) -> list[int]:
+def _by_kernels(layers, weights, biases, made) -> list[int]:
     """Make what a GPU can, all layers of one type at once; returns the places of the others."""
     alike = {}
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
@@ -173,15 +132,15 @@ def _by_kernels(parts, weights, biases, made) -> list[int]:
     for places in alike.values():
         from normprop.kernels import weight as kernel
 
-        layers = [parts[i].asked for i in places]
+        some = [layers[i] for i in places]
         made_here, biases_here, norms = kernel.forward(
-            layers, [weights[i] for i in places], [biases[i] for i in places]
+            some, [weights[i] for i in places], [biases[i] for i in places]
         )
         for i, value, bias in zip(places, made_here, biases_here, strict=True):
             made.weights[i], made.biases[i] = value, bias
-        made.kernels.append((places, layers, norms))
+        made.kernels.append((places, some, norms))
     done = {i for places in alike.values() for i in places}
-    return [i for i in range(len(parts)) if i not in done]
+    return [i for i in range(len(layers)) if i not in done]
 
 
 class Placed(NamedTuple):
@@ -189,20 +148,14 @@ class Placed(NamedTuple):
 
     Attributes:
         weight: W.
-        over: what its norm goes over.
-        radius: what that has to be.
-        groups: of the convolution.
-        part: what the network asks for; without one, nothing is made of W.
+        layer: the ball as norm and size; what is made of W besides, of which ``gain`` is a part.
         bias: b.
         value: memory of an earlier V; ``None`` where V is W.
         made: memory of an earlier c; ``None`` where c is b.
     """
 
     weight: Tensor
-    over: str
-    radius: float
-    groups: int = 1
-    part: Part | None = None
+    layer: Layer
     bias: Tensor | None = None
     value: Tensor | None = None
     made: Tensor | None = None
@@ -225,22 +178,12 @@ def place_(asked: Sequence[Placed]) -> list[int]:
             alike.setdefault((weight.device, weight.dtype), []).append(i)
             end = start + weight.numel() * weight.element_size()
     for places in alike.values():
-        some = [asked[i] for i in places]
-        layers = [_placed(one, kernel.Layer) for one in some]
-        weights, _, _, _, _, biases, values, made = zip(*some, strict=True)
+        weights, layers, biases, values, made = zip(*(asked[i] for i in places), strict=True)
         kernel.project_(layers, weights, biases, values, made)
         for written in (*weights, *values, *made):
             if written is not None and not written.is_inference():
                 torch.autograd.graph.increment_version(written)
     return [i for places in alike.values() for i in places]
-
-
-def _placed(asked: Placed, layer: type):
-    """What a kernel is asked for."""
-    own = layer(asked.over, asked.radius, asked.groups)
-    if asked.part is None:
-        return own
-    return asked.part.asked._replace(over=asked.over, size=asked.radius, gain=asked.part.gain)
 
 
 def _usable(weight: Tensor) -> bool:
@@ -253,7 +196,11 @@ def _meet(weight: Tensor, bias: Tensor | None) -> bool:
 
 
 def again(
-    part: Part, weight: Tensor, bias: Tensor | None, made: tuple[Tensor, Tensor | None]
+    layer: Layer,
+    ball: tuple[str, float],
+    weight: Tensor,
+    bias: Tensor | None,
+    made: tuple[Tensor, Tensor | None],
 ) -> Placed | None:
     """Of a weight that is to be put on its ball, where V and c are to be made; ``None`` for new.
 
@@ -261,23 +208,27 @@ def again(
     """
     value, biased = made
     fits = value is weight or (_alike(value, weight) and value.stride() == weight.stride())
-    fits = fits and _meet(weight, bias) and (value is weight) == (part.gain == 1.0)
-    asked = Placed(weight, part.over, part.radius, part.groups, part, bias)
-    asked = asked._replace(
-        value=None if value is weight else value, made=None if biased is bias else biased
+    fits = fits and _meet(weight, bias) and (value is weight) == (layer.size == 1.0)
+    over, radius = ball
+    placed = Placed(
+        weight,
+        layer._replace(over=over, size=radius, gain=layer.size),
+        bias,
+        value=None if value is weight else value,
+        made=None if biased is bias else biased,
     )
-    return asked if fits and _meet(weight, asked.made) else None
+    return placed if fits and _meet(weight, placed.made) else None
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:
     return (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)
 
 
-def _divide(parts, weights, made):
+def _divide(layers, weights, made):
     """Divide by norms, where torch has a kernel and they lie in the middle of their range."""
-    fit = [i for i, part in parts.items() if part.normalize and _fits(part, weights[i])]
-    for matrices in _by_type({i: Matrix.of(weights[i], parts[i].over) for i in fit}):
-        _divide_alike(matrices, {i: parts[i].size for i in matrices}, made)
+    fit = [i for i, layer in layers.items() if _fits(layer, weights[i])]
+    for matrices in _by_type({i: Matrix.of(weights[i], layers[i].over) for i in fit}):
+        _divide_alike(matrices, {i: layers[i].size for i in matrices}, made)
 
 
 def _by_type(matrices: dict[int, Matrix]) -> list[dict[int, Matrix]]:
@@ -313,10 +264,10 @@ def _divide_alike(matrices, sizes, made):
             made.norms[i] = matrix.along(norms[i])
 
 
-def _fits(part: Part, weight: Tensor) -> bool:
+def _fits(layer: Layer, weight: Tensor) -> bool:
     """Whether torch's kernels divide the weight as it is."""
     wide = weight.dtype in (torch.float32, torch.float64)
-    return wide and weight.is_contiguous() and has_kernel(weight, part.over, part.groups)
+    return wide and weight.is_contiguous() and has_kernel(weight, layer.over, layer.groups)
 
 
 def _size(matrix: Matrix, size: float) -> Tensor:
@@ -349,19 +300,19 @@ def _channels(shapes: tuple[tuple[int, int], ...]) -> Tensor:
 
 
 def together(
-    parts: Sequence[Part], weights: Sequence[Tensor], biases: Sequence[Tensor | None], made: Made
+    layers: Sequence[Layer], weights: Sequence[Tensor], biases: Sequence[Tensor | None], made: Made
 ) -> list[tuple[Tensor, Tensor | None]]:
     """What :func:`make` gave for these, of which gradients reach W and b: one node for all."""
-    found = _Together.apply(parts, made, *weights, *biases)
-    return list(zip(found[: len(parts)], found[len(parts) :], strict=True))
+    found = _Together.apply(layers, made, *weights, *biases)
+    return list(zip(found[: len(layers)], found[len(layers) :], strict=True))
 
 
 class _Together(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, parts, made, *parameters):
-        count = len(parts)
-        ctx.parts, ctx.made = parts, made
-        factors = [p.factors[0] for p in parts] + [p.factors[1] for p in parts]
+    def forward(ctx, layers, made, *parameters):
+        count = len(layers)
+        ctx.layers, ctx.made = layers, made
+        factors = _factors(layers)
         ctx.gradient_factors = tuple(
             f for f, tensor in zip(factors, parameters, strict=True) if tensor is not None
         )
@@ -382,11 +333,11 @@ class _Together(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *gradients):
-        parameters, count = ctx.saved_tensors, len(ctx.parts)
+        parameters, count = ctx.saved_tensors, len(ctx.layers)
         of_weights = dict(enumerate(gradients[:count]))
         of_biases = dict(enumerate(gradients[count:]))
         given = (
-            ctx.parts, ctx.made, parameters[:count], parameters[count:],
+            ctx.layers, ctx.made, parameters[:count], parameters[count:],
             {i: g for i, g in of_weights.items() if g is not None},
             {i: g for i, g in of_biases.items() if g is not None},
         )  # fmt: skip
@@ -401,21 +352,27 @@ class _Together(torch.autograd.Function):
         return None, None, *(g if needed else None for g, needed in asked)
 
 
-def _backward(parts, made, weights, biases, of_weights, of_biases):
+def _factors(layers: Sequence[Layer]) -> list[float]:
+    """Of the gradients of weights, then of biases."""
+    return [layer.factors[which] for which in (0, 1) for layer in layers]
+
+
+def _backward(layers, made, weights, biases, of_weights, of_biases):
     """Gradients of weights and biases, few operators for all of them."""
     done = {}, {}
-    for places, layers, norms in made.kernels:
+    for places, some, norms in made.kernels:
         from normprop.kernels import weight as kernel
 
         own = kernel.backward(
-            layers, [weights[i] for i in places], norms,
+            some, [weights[i] for i in places], norms,
             [of_weights.pop(i, None) for i in places], [of_biases.pop(i, None) for i in places],
         )  # fmt: skip
         for of_kind, gradients in zip(done, own, strict=True):
             of_kind.update(zip(places, gradients, strict=True))
-    gains = {i: p.factors[0] * (1.0 if p.normalize else p.gain) for i, p in enumerate(parts)}
-    shares = {i: parts[i].slope * gains[i] for i in of_weights if i in of_biases and parts[i].slope}
-    factors = {i: parts[i].factors[1] / parts[i].absorbed.after.scale for i in of_biases}
+    gains = [own.factors[0] * (own.size if own.over is None else 1.0) for own in layers]
+    both = [i for i in of_weights if i in of_biases and layers[i].slope]
+    shares = {i: layers[i].slope * gains[i] for i in both}
+    factors = {i: layers[i].factors[1] / layers[i].scale for i in of_biases}
     factors = {i: factor for i, factor in factors.items() if factor != 1.0}
     if shares or factors:
         scaled = torch._foreach_mul(
@@ -432,8 +389,8 @@ def _backward(parts, made, weights, biases, of_weights, of_biases):
             [gains[i] for i in changed],
         )
         of_weights.update(zip(changed, found, strict=True))
-    _project(parts, made, weights, of_weights)
-    places, of_weights, of_biases = range(len(parts)), of_weights | done[0], of_biases | done[1]
+    _project(layers, made, weights, of_weights)
+    places, of_weights, of_biases = range(len(layers)), of_weights | done[0], of_biases | done[1]
     return [of_weights.get(i) for i in places] + [of_biases.get(i) for i in places]
 
 
@@ -444,16 +401,16 @@ def _rows(share: Tensor | None, gradient: Tensor) -> Tensor:
     return share.view(-1, *[1] * (gradient.ndim - 1))
 
 
-def _project(parts, made, weights, gradients):
+def _project(layers, made, weights, gradients):
     """Take G to G_W where W is divided by its norm, in place of it."""
     for i, (leaf, weight) in made.apart.items():
         if i in gradients:
             (gradients[i],) = torch.autograd.grad(weight, leaf, gradients[i], retain_graph=True)
-    matrices = {i: Matrix.of(weights[i], parts[i].over) for i in made.norms if i in gradients}
+    matrices = {i: Matrix.of(weights[i], layers[i].over) for i in made.norms if i in gradients}
     for alike in _by_type(matrices):
         along = {}
         for i, matrix in alike.items():
-            shape, size = gradients[i].shape, _size(matrix, parts[i].size)
+            shape, size = gradients[i].shape, _size(matrix, layers[i].size)
             found, along[i] = _aten._weight_norm_interface_backward(
                 gradients[i].flatten(1), matrix.rows, size, made.norms[i], matrix.dim
             )
@@ -467,17 +424,17 @@ def _project(parts, made, weights, gradients):
         others = _over_taps(shares, several).sub_(shares).div_(norms.square_())
         parted = others.split([m.rows.shape[1] for m in several.values()])
         for (i, matrix), other in zip(several.items(), parted, strict=True):
-            gradients[i].flatten(1).addcmul_(matrix.rows, other, value=-parts[i].size)
+            gradients[i].flatten(1).addcmul_(matrix.rows, other, value=-layers[i].size)
 
 
-def _differentiable(parts, made, weights, biases, of_weights, of_biases, again):
+def _differentiable(layers, made, weights, biases, of_weights, of_biases, again):
     """The same by autograd, for somebody who differentiates it again, or many times at once."""
     outputs, arriving = [], []
-    for i, (part, weight, bias) in enumerate(zip(parts, weights, biases, strict=True)):
-        used = part.weight(weight)
+    for i, (layer, weight, bias) in enumerate(zip(layers, weights, biases, strict=True)):
+        used = weight_of(layer, weight)
         for tensor, gradient in (
             (used, of_weights.get(i)),
-            (part.bias(bias, used), of_biases.get(i)),
+            (bias_of(layer, bias, used), of_biases.get(i)),
         ):
             if gradient is not None and tensor.requires_grad:
                 outputs.append(tensor)
@@ -485,9 +442,8 @@ def _differentiable(parts, made, weights, biases, of_weights, of_biases, again):
     inputs = [p for p in (*weights, *biases) if p is not None and p.requires_grad]
     found = torch.autograd.grad(outputs, inputs, arriving, create_graph=again, allow_unused=True)
     gradients = {id(p): g for p, g in zip(inputs, found, strict=True)}
-    factors = [p.factors[0] for p in parts] + [p.factors[1] for p in parts]
     result = []
-    for parameter, factor in zip((*weights, *biases), factors, strict=True):
+    for parameter, factor in zip((*weights, *biases), _factors(layers), strict=True):
         gradient = gradients.get(id(parameter))
         result.append(gradient if gradient is None or factor == 1.0 else gradient * factor)
     return result

@@ -13,6 +13,7 @@ the specification, and a kernel computes the same to the rounding of the type.
 :mod:`~.launch`                 what was compiled is kept, and started as it is
 :mod:`~.table`                  tables that kernels read; needs no triton
 :mod:`~.kinks`                  what a stored output must keep apart; needs no triton
+:mod:`~.layer`                  what is asked of the weights of a layer; needs no triton
 :mod:`~.layout`                 which tensors a flat index serves; needs no triton
 ==============================  =========================================================
 

@@ -37,7 +37,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -46,11 +46,11 @@ from torch import Tensor
 
 from normprop.kernels import check_usable
 from normprop.kernels.launch import launch
+from normprop.kernels.layer import Layer
 from normprop.kernels.layout import as_dense, like
 from normprop.kernels.scalar import bits, full, kernel, load, number
 from normprop.kernels.table import Table, table
 
-Over = Literal["fan-in", "fan-out", "all"]
 Weights = Sequence[Tensor]
 Biases = Sequence[Tensor | None]
 
@@ -62,36 +62,6 @@ _SPAN = 8
 _MOST, _MOST_OF_ALL = 64, 128
 # What is made begins at multiples of so many bytes.
 _ALIGNMENT = 256
-
-
-class Layer(NamedTuple):
-    """What is asked of one layer.
-
-    Attributes:
-        over: what has one norm, or ``None``.
-        size: the norm that comes out; without a norm, a factor.
-        groups: of the convolution.
-        slope: of the sums of V's rows in c.
-        shift: what is subtracted from b.
-        scale: what divides b then.
-        outputs: number of elements of c.
-        factors: of the gradients of weight and bias.
-        gain: V over W, where W itself is put on its ball.
-    """
-
-    over: Over | None
-    size: float
-    groups: int = 1
-    slope: float = 0.0
-    shift: float = 0.0
-    scale: float = 1.0
-    outputs: int = 0
-    factors: tuple[float, float] = (1.0, 1.0)
-    gain: float = 1.0
-
-    def makes_bias(self, bias: Tensor | None) -> bool:
-        """Whether there is a c that is not b."""
-        return bool(self.slope or self.shift) or (bias is not None and self.scale != 1.0)
 
 
 def serves(weight: Tensor) -> bool:

@@ -11,7 +11,7 @@ from normprop import functional, rules
 from normprop.functional.keywords import Ball
 from normprop.functional.parametric import Absorbed
 from normprop.functional.scale import saving, upcast
-from normprop.functional.together import Placed, place_
+from normprop.functional.together import Layer, Placed, place_
 from normprop.functional.weight import (
     Method,
     normalize_weight,
@@ -94,7 +94,7 @@ class Parametric(Settings):
                 f"the weight of {self} was written since it was put on its ball; with "
                 "method='project', call normprop.nn.project_(model) after each step and after "
                 "writing weights",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def __getstate__(self) -> dict:
@@ -223,7 +223,7 @@ def project_(module: nn.Module) -> int:
     own = [m for m in layers if "weight" in m._parameters]
     groups = [getattr(m, "groups", 1) for m in own]
     asked = [
-        made.get(m) or Placed(m.weight, *m.sphere(), groups=g)
+        made.get(m) or Placed(m.weight, Layer(*m.sphere(), groups=g))
         for m, g in zip(own, groups, strict=True)
     ]
     done = {own[i] for i in place_(asked)}

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from normprop.functional.parametric import Absorbed
 from normprop.functional.scale import saving, scale_gradient, transforms_active
-from normprop.functional.together import Made, Part, Placed, again, make, together
+from normprop.functional.together import Layer, Made, Placed, again, asked, make, together
 from normprop.nn.parametric import AtHand, MapFromWeight
 
 
@@ -93,7 +93,9 @@ class Together:
             strict=True,
         ):
             same = all(new is old for new, old in zip(given, held, strict=True))
-            placed = again(part, *given, made) if same and not part.normalize else None
+            placed = None
+            if same and part.over is None:
+                placed = again(part, layer.sphere(), *given, made)
             if placed is not None:
                 found[layer] = placed
         return found
@@ -134,7 +136,7 @@ class Together:
     def _make(self, layers, weights, biases, there: Made | None = None) -> None:
         chosen = self._choices(layers)
         if chosen != self.chosen:
-            self._parts, there = [_part(layer) for layer in layers], None
+            self._parts, there = [_asked(layer) for layer in layers], None
             self.chosen = chosen
         if there is None:
             # Its memory can serve again.
@@ -162,12 +164,12 @@ def _has_its_own(layer: MapFromWeight) -> bool:
     return "weight" in own and "bias" in own and not layer._forward_pre_hooks
 
 
-def _part(layer: MapFromWeight) -> Part:
+def _asked(layer: MapFromWeight) -> Layer:
     if layer.scaling == "separate":
         raise ValueError(f"scales must be chosen before the model is fused; {layer} chose after")
     over, radius = layer.sphere()
     own, absorbed = layer.method == "normalize", layer.absorbed or Absorbed()
-    return Part(over, radius, getattr(layer, "groups", 1), own, absorbed, layer.outputs)
+    return asked(over, radius, getattr(layer, "groups", 1), own, absorbed, layer.outputs)
 
 
 def _versions(weights, biases) -> tuple | None:

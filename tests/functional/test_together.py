@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from normprop.functional.parametric import Absorbed, Affine
-from normprop.functional.together import Part, make, together
+from normprop.functional.together import asked, bias_of, make, together, weight_of
 from normprop.functional.weight import sphere
 
 ABSORBED = [
@@ -36,7 +36,7 @@ def part(weight, ball, per, stride, groups, transposed, normalize, absorbed, fac
     over, radius = sphere(weight, ball, per, **geometry)
     outputs = weight.shape[1] * groups if transposed else weight.shape[0]
     absorbed = absorbed._replace(factors=factors)
-    return Part(over, radius, groups, normalize, absorbed, outputs)
+    return asked(over, radius, groups, normalize, absorbed, outputs)
 
 
 def network(dtype=torch.float64, size=1.0, **chosen):
@@ -63,8 +63,8 @@ def each_alone(parts, weights, biases):
     """V and c of every layer, by operations that autograd knows."""
     pairs = []
     for part, weight, bias in zip(parts, weights, biases, strict=True):
-        used = part.weight(weight)
-        pairs.append((used, part.bias(bias, used)))
+        used = weight_of(part, weight)
+        pairs.append((used, bias_of(part, bias, used)))
     return pairs
 
 

@@ -146,16 +146,15 @@ def test_many_tiles_blocks_and_strips(device, launches, monkeypatch):
     assert_near(gradients(pairs, weights, biases), wanted_gradients, torch.float64)
     assert launches == [(stage, mode) for mode in (0, 1) for stage in (0, 1, 2)]
     launches.clear()
-    asked = [
-        Placed(w.detach(), p.over, p.radius, p.groups) for p, w in zip(parts, weights, strict=True)
-    ]
+    # On the balls that they have, and on one of their own.
+    balls = [p._replace(over=p.over or "all", slope=0.0, shift=0.0, scale=1.0) for p in parts]
+    balls = [p._replace(factors=(1.0, 1.0), outputs=0) for p in balls]
+    asked = [Placed(w.detach(), p) for p, w in zip(balls, weights, strict=True)]
     given_ = [one.weight.clone() for one in asked]
     assert sorted(place_(asked)) == list(range(len(asked)))
     assert launches == [(0, 2), (1, 2)]
-    for one, w, p in zip(asked, given_, parts, strict=True):
-        ((wanted,), _, _) = weight.forward(
-            [weight.Layer(p.over, p.radius, one.groups)], [w], [None]
-        )
+    for one, w in zip(asked, given_, strict=True):
+        ((wanted,), _, _) = weight.forward([one.layer], [w], [None])
         assert torch.equal(one.weight, wanted)
 
 
