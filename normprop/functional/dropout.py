@@ -146,7 +146,7 @@ def with_mask(
             f"first; it had {input.ndim}"
         )
     if triton and leading is not None:
-        return _Dropped.apply(input, p, constants.training, leading)
+        return _Dropped.apply(input, None, p, constants.training, leading, None)
     return normalized(lambda x: function(x, p, training=True), input, constants.training)
 
 
@@ -158,15 +158,23 @@ def _leading(dims: int, input: Tensor) -> int | None:
 
 
 class _Dropped(torch.autograd.Function):
-    """Dropout by the kernel, which keeps a seed where PyTorch keeps a mask."""
+    """Dropout by the kernel, which keeps a seed where PyTorch keeps a mask.
+
+    The gradient is divided by ``backward``, and goes the same way again: ``made`` is then the shape
+    and the strides of what the first pass made, in whose order numbers were drawn.
+    """
 
     @staticmethod
-    def forward(ctx, input, p, constants, leading):
+    def forward(ctx, input, seed, p, constants, leading, made):
         from normprop.kernels import dropout as kernel
 
         shift, forward, backward = constants
-        output, seed = kernel.forward(input, p, shift, forward, leading=leading)
-        ctx.call = p, backward, output.shape, output.stride(), leading
+        if made is None:
+            output, seed = kernel.forward(input, p, shift, forward, leading=leading)
+            made = output.shape, output.stride()
+        else:
+            output = kernel.backward(input, seed, p, forward, made[1], leading=leading)
+        ctx.call = p, Constants(0.0, backward, backward), leading, made
         ctx.gradient_factors = (forward / backward,)
         ctx.save_for_backward(seed)
         ctx.save_for_forward(seed)
@@ -174,7 +182,7 @@ class _Dropped(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return _dropped_again(grad, *ctx.saved_tensors, *ctx.call), None, None, None
+        return _dropped_again(grad, *ctx.saved_tensors, *ctx.call), *[None] * 5
 
     @staticmethod
     def jvp(ctx, tangent, *_):
@@ -182,35 +190,17 @@ class _Dropped(torch.autograd.Function):
         return _dropped_again(tangent, *ctx.saved_tensors, *ctx.call)
 
 
-def _dropped_again(grad, seed, p, backward, shape, stride, leading):
+def _dropped_again(grad, seed, p, constants, leading, made):
     """The gradient through the same mask."""
     if not is_transformed(grad):
-        return _DroppedAgain.apply(grad, seed, p, backward, shape, stride, leading)
+        return _Dropped.apply(grad, seed, p, constants, leading, made)
     from normprop.kernels import dropout as kernel
 
     # Many gradients at once are no memory that a kernel could read; the mask is the same for all.
     wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
-    ones = torch.ones(shape, dtype=wide, device=seed.device)
-    factor = kernel.backward(ones, seed, p, backward, stride, leading=leading)
+    ones = torch.ones(made[0], dtype=wide, device=seed.device)
+    factor = kernel.backward(ones, seed, p, constants.backward, made[1], leading=leading)
     return (upcast(grad) * factor).to(grad.dtype)
-
-
-class _DroppedAgain(torch.autograd.Function):
-    """By the kernel: linear, and its own transpose."""
-
-    gradient_factors = (1.0,)
-
-    @staticmethod
-    def forward(ctx, grad, seed, *call):
-        from normprop.kernels import dropout as kernel
-
-        p, backward, _, stride, leading = ctx.call = call
-        ctx.save_for_backward(seed)
-        return kernel.backward(grad, seed, p, backward, stride, leading=leading)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return _dropped_again(grad, *ctx.saved_tensors, *ctx.call), *[None] * 6
 
 
 @constant_when_compiled

@@ -409,12 +409,16 @@ def _step(t: Tensor) -> Tensor:
 # Slopes from y
 
 
-def _between_kinks(grad, y, line, factor=1.0):
-    return _aten.hardtanh_backward(grad, y, line.low, line.high).mul_(factor * line.slope)
+def _between_kinks(plain, kinks, forward=None, factor=1.0) -> Map:
+    """The row of a function that rises so fast between two kinks, and nowhere else."""
 
+    def backward(grad, y, line, *_):
+        return _aten.hardtanh_backward(grad, y, line.low, line.high).mul_(factor * line.slope)
 
-def _between_kinks_stepped(grad, y, line, factor=1.0):
-    return grad * (_step(y - line.low) * _step(line.high - y) * (factor * line.slope))
+    def stepped(grad, y, line, *_):
+        return grad * (_step(y - line.low) * _step(line.high - y) * (factor * line.slope))
+
+    return Map(plain, backward, forward, kinks=kinks, stepped=stepped)
 
 
 def _relu(grad, y, line):
@@ -624,12 +628,8 @@ MAPS = {
         keeps=lambda _: "input",
         stepped=_beyond_stepped,
     ),
-    "hardsigmoid": Map(
-        _hardsigmoid,
-        lambda grad, y, line: _between_kinks(grad, y, line, 1.0 / 6.0),
-        _hardsigmoid_forward,
-        kinks=lambda: (0.0, 1.0),
-        stepped=lambda grad, y, line: _between_kinks_stepped(grad, y, line, 1.0 / 6.0),
+    "hardsigmoid": _between_kinks(
+        _hardsigmoid, lambda: (0.0, 1.0), _hardsigmoid_forward, factor=1.0 / 6.0
     ),
     "hardswish": Map(
         _hardswish,
@@ -637,12 +637,7 @@ MAPS = {
         keeps=lambda: "input",
         lean=lambda dtype: dtype == torch.float32,
     ),
-    "hardtanh": Map(
-        _fn.hardtanh,
-        lambda grad, y, line, *_: _between_kinks(grad, y, line),
-        kinks=lambda low, high: (low, high),
-        stepped=lambda grad, y, line, *_: _between_kinks_stepped(grad, y, line),
-    ),
+    "hardtanh": _between_kinks(_fn.hardtanh, lambda low, high: (low, high)),
     "identity": Map(
         lambda x: x,
         lambda grad, _, line: grad * line.slope,
@@ -661,9 +656,7 @@ MAPS = {
     "relu": Map(
         torch.relu, _relu, _relu_forward, kinks=lambda: (0.0, math.inf), stepped=_relu_stepped
     ),
-    "relu6": Map(
-        _fn.relu6, _between_kinks, kinks=lambda: (0.0, 6.0), stepped=_between_kinks_stepped
-    ),
+    "relu6": _between_kinks(_fn.relu6, lambda: (0.0, 6.0)),
     "selu": Map(_fn.selu, lambda *saved: _exponential(*saved, SELU_ALPHA, SELU_SCALE)),
     "sigmoid": Map(torch.sigmoid, lambda grad, y, line: _parabola(grad, y, line, 0.25, 0.5)),
     "silu": Map(_fn.silu, _silu, keeps=lambda: "input"),

@@ -80,10 +80,8 @@ class LawKept(Law, total=False):
     eval: _Keeps
 
 
-class LawKeptOnBackend(LawKept, total=False):
-    """Who computes besides."""
-
-    backend: _Backend
+class LawKeptOnBackend(LawKept, LawOnBackend, total=False):
+    """Both besides."""
 
 
 class LawsOfBoth(Law, total=False):
@@ -144,18 +142,14 @@ DEFAULTS = {
 }
 
 
-def _finite(name: str, value: float) -> float:
+def _finite(name: str, value: float, least: float = -math.inf, must: str = "") -> float:
     rules.check_number(name, value)
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite; it was {value}")
+    if not (math.isfinite(value) and value > least):
+        raise ValueError(f"{name} must be finite{must}; it was {value}")
     return float(value)
 
 
-def _positive(name: str, value: float) -> float:
-    rules.check_number(name, value)
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be finite and greater than 0; it was {value}")
-    return float(value)
+_positive = functools.partial(_finite, least=0.0, must=" and greater than 0")
 
 
 def _one_of(*known: str) -> Callable[[str, str], str]:

@@ -67,20 +67,10 @@ class MultiheadAttention(Settings, nn.MultiheadAttention):
         mask = self._mask(query, None if causal else attn_mask, key_padding_mask, batched)
         weights = self._projections()
         biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        own = self.num_heads, weights, tuple(biases), self.out_proj.weight, self.out_proj.bias
+        how = mask, self.dropout if self.training else 0.0, causal, need_weights
         output, probabilities = functional.multi_head_attention(
-            query,
-            key,
-            value,
-            self.num_heads,
-            weights,
-            tuple(biases),
-            self.out_proj.weight,
-            self.out_proj.bias,
-            mask,
-            self.dropout if self.training else 0.0,
-            causal,
-            need_weights,
-            **self._chosen(),
+            query, key, value, *own, *how, **self._chosen()
         )
         if probabilities is not None and average_attn_weights:
             probabilities = probabilities.mean(1)

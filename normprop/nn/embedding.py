@@ -55,14 +55,9 @@ class Embedding(Parametric, nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:
         """Look up."""
         self._check_place()
-        return functional.embedding(
-            input,
-            self.weight,
-            self.padding_idx,
-            scale_grad_by_freq=self.scale_grad_by_freq,
-            sparse=self.sparse,
-            **self._chosen(),
-        )
+        own = {"scale_grad_by_freq": self.scale_grad_by_freq, "sparse": self.sparse}
+        chosen = self._chosen()
+        return functional.embedding(input, self.weight, self.padding_idx, **own, **chosen)
 
     def _moments(self, law: Law) -> rules.Moments:
         rules.check_no_law(self, law)
