@@ -16,11 +16,7 @@ __all__ = ["bilinear"]
 
 @takes(Ball, per="layer")
 def bilinear(
-    input1: Tensor,
-    input2: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    **ball: Unpack[Ball],
+    input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None, **ball: Unpack[Ball]
 ) -> Tensor:
     r"""Bilinear map whose weights are on the unit ℓ2 ball.
 

@@ -142,16 +142,9 @@ def fused(
     backend: Backend = "auto",
     overwritten: Overwritten | None = None,
 ) -> Tensor:
-    """The function of that name with these parameters, normalised.
+    """The function of a row of ``MAPS``, normalised, with torch's parameters after the input.
 
-    Args:
-        name: a row of ``MAPS``.
-        input: any shape.
-        params: what the function of ``torch.nn.functional`` takes after its input, in its order.
-        constants: shift and divisors.
-        backend: ``"eager"`` for PyTorch's operations, ``"triton"`` for one kernel each way,
-            ``"auto"`` for the second wherever it can run.
-        overwritten: what is written into between the two passes.
+    ``overwritten`` is what is written into between the two passes.
 
     Raises:
         TypeError: the input does not hold real numbers, or not such as ``"triton"`` takes.

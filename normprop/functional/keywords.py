@@ -299,23 +299,21 @@ def tabled(
     """
     more = parameters_of(keywords)
     places = [p.name for p in own]
-    needed = [p.name for p in own if p.default is p.empty]
     defaults = {p.name: p.default for p in own if p.default is not p.empty}
     filled = {p.name: p.default for p in more}
 
     def function(*args, **given):
         given_by_name(name, args)
-        placed = dict(zip(places, args, strict=False))
-        for known in given:
+        placed, law = dict(zip(places, args, strict=False)), {**filled}
+        for known, value in given.items():
             if known in placed or not (known in places or known in filled):
                 raise TypeError(f"{name}() has no argument {known!r}, or has it already")
-        arguments, law = {**defaults, **placed}, {**filled}
-        for known, value in given.items():
-            (law if known in filled else arguments)[known] = value
-        missing = [place for place in needed if place not in arguments]
-        if missing or len(args) > len(places):
+            (law if known in filled else placed)[known] = value
+        arguments = {**defaults, **placed}
+        if len(arguments) < len(places) or len(args) > len(places):
             raise TypeError(f"{name}() takes {', '.join(places)}; it was given {len(args)} of them")
-        return body(arguments, law)
+        # In their own order, whatever the caller's.
+        return body({place: arguments[place] for place in places}, law)
 
     function.__signature__ = inspect.Signature([*own, *more], return_annotation=Tensor)
     meanings = {"input": "any shape.", **_MEANINGS, **meanings_of(keywords), **meanings}
@@ -357,12 +355,7 @@ class OfTorch(NamedTuple):
     dims: int
 
 
-SHAPES = (
-    "",
-    "(N, C, L) or (C, L)",
-    "(N, C, H, W) or (C, H, W)",
-    "(N, C, D, H, W) or (C, D, H, W)",
-)
+SHAPES = ("", "(N, C, L) or (C, L)", "(N, C, H, W) or (C, H, W)", "(N, C, D, H, W) or (C, D, H, W)")
 """Of the input of a layer in so many dimensions."""
 
 _CLASSES = {name.lower(): name for name in dir(nn)}

@@ -10,14 +10,7 @@ from torch import Tensor
 from torch.nn import functional as torch_functional
 
 from normprop.functional.scale import Scaling, check_scaling, scale_gradient, transforms_active
-from normprop.functional.weight import (
-    Method,
-    Per,
-    checked_gain,
-    on_sphere,
-    separate_factor,
-    sphere,
-)
+from normprop.functional.weight import Method, Per, checked_gain, on_sphere, separate_factor, sphere
 
 
 class Affine(NamedTuple):

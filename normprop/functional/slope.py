@@ -42,11 +42,7 @@ _aten = torch.ops.aten
 
 @takes(LawOnBackend)
 def prelu(
-    input: Tensor,
-    weight: Tensor,
-    *,
-    init: float = 0.25,
-    **law: Unpack[LawOnBackend],
+    input: Tensor, weight: Tensor, *, init: float = 0.25, **law: Unpack[LawOnBackend]
 ) -> Tensor:
     r"""Normalised PReLU, :math:`y = (\max(x, 0) + a\min(x, 0) - \mu)/\sigma`.
 

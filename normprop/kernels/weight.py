@@ -92,11 +92,7 @@ def forward(
 
 
 def backward(
-    layers: Sequence[Layer],
-    weights: Weights,
-    kept: Tensor,
-    grads: Biases,
-    bias_grads: Biases,
+    layers: Sequence[Layer], weights: Weights, kept: Tensor, grads: Biases, bias_grads: Biases
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
     """The gradients of W and b from those of V and c, given ``None`` where none arrives.
 

@@ -29,13 +29,6 @@ class Activation(Twin):
     Every one has its twin's arguments, in its order, and these keywords; the function of the same
     name in :mod:`normprop.functional` says the rest.
 
-    Args:
-        inplace: where the twin has it, must be ``False``.
-        scaling: which standard deviation divides in which pass.
-        mean: mean of the input.
-        std: standard deviation of the input, greater than 0.
-        backend: who computes, ``"eager"``, ``"triton"`` or ``"auto"``.
-
     Attributes:
         constants: shift and divisors, Python floats.
         overwritten: what the network writes into in place before the backward pass: ``"output"``,

@@ -14,12 +14,7 @@ from normprop import rules
 from normprop.functional.activation import NAMES
 from normprop.functional.fused import Params, affine
 from normprop.functional.keywords import LawOnBackend, checked
-from normprop.functional.scale import (
-    check_real,
-    constant_when_compiled,
-    normalized,
-    upcast,
-)
+from normprop.functional.scale import check_real, constant_when_compiled, normalized, upcast
 from normprop.gaussian import Function, Law, Normal
 from normprop.gaussian.calibration import Calibration, calibrate, calibrate_mean, calibrate_std
 from normprop.names import CLASSES, NAMED, arguments_of, canonical

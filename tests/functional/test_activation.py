@@ -45,6 +45,16 @@ def test_arguments_are_those_of_torch_and_then_keywords(name):
 
 
 @pytest.mark.parametrize("name", sorted(MAPS))
+def test_arguments_by_name_come_in_any_order(name, x):
+    function = getattr(functional, name)
+    own = [p.name for p in parameters(function) if p.kind is p.POSITIONAL_OR_KEYWORD]
+    own = [n for n in own if n not in ("input", "inplace")]
+    values = {n: "tanh" if n == "approximate" else 0.25 * i for i, n in enumerate(own, 1)}
+    wanted = function(x, *values.values())
+    assert torch.equal(function(**dict(reversed([("input", x), *values.items()]))), wanted)
+
+
+@pytest.mark.parametrize("name", sorted(MAPS))
 @pytest.mark.parametrize("scaling", ["forward", "backward", "separate"])
 def test_a_function_is_its_layer(name, scaling, x):
     own = OWN.get(name, ())
