@@ -20,7 +20,6 @@ from normprop.nn.glu import *
 from normprop.nn.join import *
 from normprop.nn.linear import *
 from normprop.nn.loss import *
-from normprop.nn.padding import *
 from normprop.nn.parametric import *
 from normprop.nn.pool import *
 from normprop.nn.shape import *
