@@ -49,10 +49,10 @@ def fold(model: nn.Module, /, *example_inputs, **example_keywords) -> nn.Module:
 
     The code of the model is kept, and with it everything that it does in Python; its layers
     are exchanged.  Where :func:`convert` put layers in the place of functions, the module keeps the
-    class that calls them, which this package is needed to unpickle.  It is watched while it runs on the example, several times: where it asks a
-    tensor for a truth, also with the other answer.  Roads that dice choose, or what earlier runs
-    have left, or what the model is called with, are all folded for; one that its layers' outputs
-    choose is refused.  A value that leaves by
+    class that calls them, which this package is needed to unpickle.  It is watched while it runs on
+    the example, several times: where it asks a tensor for a truth, also with the other answer.
+    Roads that dice choose, or what earlier runs have left, or what the model is called with, are
+    all folded for; one that its layers' outputs choose is refused.  A value that leaves by
     another way than by ``return`` is what it was: in an attribute, a list, a buffer, as a number,
     in a hook.  Functions of ``normprop.functional`` that the model calls itself, and
     ``normprop.nn.Residual`` and ``Concat``, stay what they are.  In float16 and bfloat16 a shifted
