@@ -19,6 +19,7 @@ from normprop.graph.laws import (
     Law,
     Map,
     Pair,
+    Part,
     added,
     agreeing,
     at_zero,
@@ -99,6 +100,11 @@ class Call:
         if name in self.kwargs:
             return self.kwargs[name]
         return self.args[place] if place < len(self.args) else default
+
+    @property
+    def input(self):
+        """The first argument."""
+        return self.get(0, "input")
 
     def law(self, argument) -> Law:
         """The law of an argument, which may be a number."""
@@ -248,28 +254,24 @@ class _Inside(TorchFunctionMode):
                 call, name=name, args=args, kwargs=kwargs, shapes=shapes, function=func, real=real
             )
             step = step_of(inner)
-            values = [Value(("inside", next(fresh))) for _ in results]
-            for tensor, value, law in zip(results, values, step.laws, strict=True):
-                call.laws[value.number] = law
-                self.hold(tensor, value)
-            self.steps.append((values, step))
+            numbers = [("inside", next(fresh)) for _ in results]
+            for tensor, number, law in zip(results, numbers, step.laws, strict=True):
+                call.laws[number] = law
+                self.hold(tensor, Value(number))
+            self.steps.append((numbers, step))
         return made
 
     def end(self, results: Sequence[Tensor]) -> Step:
         """What the whole does, which gives these tensors."""
         values = [self.value_of(tensor) for tensor in results]
+        made = {number for numbers, _ in self.steps for number in numbers}
 
         def back(gradients):
-            found: dict = {}
+            found: dict[int, Gradient] = {}
             for value, gradient in zip(values, gradients, strict=False):
-                _add(found, value, gradient, self.call)
-            for made, step in reversed(self.steps):
-                arriving = [found.pop(value, {}) for value in made]
-                if any(arriving):
-                    for target, gradient in step.back(arriving):
-                        if isinstance(target, Value):
-                            _add(found, target, gradient, self.call)
-            yield from found.items()
+                _add(found, value.number, gradient, self.call.law(value))
+            go_back(self.steps, found, self.call.laws)
+            yield from ((Value(n), gradient) for n, gradient in found.items() if n not in made)
 
         return Step([self.call.law(v) for v in values], back)
 
@@ -282,14 +284,9 @@ def _empty(leaf):
 
 
 def inside(call: Call, does: Callable, *args, weights: Sequence = (), **kwargs) -> Step:
-    """What code of torch does that is called with these arguments.
+    """What code of torch does that is called with these arguments, values for tensors.
 
-    Args:
-        call: of the whole, for what is known and for notes.
-        does: gives tensors.
-        args: a value in the place of every tensor.
-        weights: tensors that the code brings along, each with what :meth:`Call.weight` says of it.
-        kwargs: likewise.
+    ``weights`` are tensors that it brings along, each with what :meth:`Call.weight` says of it.
     """
     run = _Inside(call)
     for tensor, own in weights:
@@ -322,11 +319,20 @@ def custom(does: Callable[[Call], Step]) -> Callable[..., Tensor]:
     return function
 
 
-def _add(found: dict, value: Value, gradient: Gradient, call: Call) -> None:
-    if not gradient:
-        return
-    law = call.law(value)
-    found[value] = added(found[value], gradient, law) if value in found else gradient
+def go_back(steps: Sequence, gradients: dict[int, Gradient], laws: dict[int, Law]) -> None:
+    """Take gradients back through steps, to the values whose laws are given."""
+    for made, step in reversed(steps):
+        arriving = [gradients.get(number, {}) for number in made]
+        if any(arriving):
+            for target, gradient in step.back(arriving):
+                if is_value(target) and target.number in laws:
+                    _add(gradients, target.number, gradient, laws[target.number])
+
+
+def _add(gradients: dict[int, Gradient], number: int, gradient: Gradient, law: Law) -> None:
+    if gradient and law.values is not None:
+        known = gradients.get(number)
+        gradients[number] = gradient if known is None else added(known, gradient, law)
 
 
 # Functions of one number a place.
@@ -455,20 +461,19 @@ def _independent(call: Call, values: Sequence[Value], spreads) -> Step | None:
     roots = left.roots | right.roots
     if left.roots & right.roots and _share(left, right) > _NEGLIGIBLE:
         call.notes.append(f"the inputs of {call.name} have a source in common; taken for unrelated")
-    factor = 1.0
+    factor = _SUMS.get(call.name, 1.0) * call.kwargs.get("alpha", 1)
+    first, second = agreeing([left.covariance, right.covariance], left.axes)
+    products: tuple[Array, ...] = ()
     if call.name in _SUMS:
-        factor = _SUMS[call.name] * call.kwargs.get("alpha", 1)
         pair = Pair(left, right, lambda a, b: a + factor * b)
-        mean = left.mean + factor * right.mean
-        first, second = agreeing([left.covariance, right.covariance], left.axes)
-        covariance = first + factor**2 * second
+        mean, covariance = left.mean + factor * right.mean, first + factor**2 * second
+        slopes = 1.0, abs(factor)
     elif call.name in _OF_TWO:
         pair = Pair(left, right, _OF_TWO[call.name])
         call.notes.append(f"correlations behind {call.name} are taken for those of a sum")
-        found = pair.values(None)
-        law = left.with_covariance(found, np.ones(left.rho.shape), roots)
-        first, second = agreeing([left.covariance, right.covariance], left.axes)
-        mean, covariance = law.mean, law.variance * (first + second) / at_zero(first + second)
+        made = left.with_covariance(pair.increasing, np.ones(left.rho.shape), roots)
+        mean, covariance = made.mean, made.variance * (first + second) / at_zero(first + second)
+        slopes = tuple((pair.table == few).astype(float) for few in pair.few)
     else:
         if call.name == "div":
             with np.errstate(all="ignore"):
@@ -477,39 +482,28 @@ def _independent(call: Call, values: Sequence[Value], spreads) -> Step | None:
                 return unknown(call, "what is divided by may be 0 under this law")
             right = right.image(inverse)
         pair = Pair(left, right, lambda a, b: a * b)
-        mean = left.mean * right.mean
+        products = right.second, left.second
         first, second = agreeing([left.second, right.second], left.axes)
-        covariance = first * second - mean**2
+        mean, covariance = left.mean * right.mean, first * second - (left.mean * right.mean) ** 2
+        a, b = pair.few
+        # The derivative of the quotient is that of the product, once more times 1/b².
+        slopes = b, a * b * b if call.name == "div" else a
     if call.name in _SUMS and left.is_normal and right.is_normal:
         law = Law.normal(left.dims, mean, covariance, roots)
     else:
         law = left.with_covariance(pair.values(mean, at_zero(covariance)), covariance, roots)
 
     def back(gradients):
-        for which, (value, other) in enumerate(zip(values, (right, left), strict=True)):
+        for which, (value, slope) in enumerate(zip(values, slopes, strict=True)):
             found: Gradient = {}
             for noise, part in gradients[0].items():
-                found = added(found, _through(noise, part, which, other), law)
+                amplitude, rho = pair.given(which, law.values, part.amplitude, slope), part.rho
+                if products:
+                    # Times the other one it is another noise.
+                    rho, own = agreeing([rho, products[which]], law.axes)
+                    noise, rho = next(fresh), rho * own / at_zero(own)
+                found = added(found, {noise: Part(amplitude, rho)}, law)
             yield value, shifted(found, spreads[value].back)
-
-    def _through(noise, part, which, other) -> Gradient:
-        if call.name in _SUMS:
-            size = abs(factor) if which else 1.0
-            if not np.ndim(part.amplitude):
-                return {noise: replace(part, amplitude=part.amplitude * size)}
-            amplitude = size * pair.given(which, law.values, part.amplitude)
-            return {noise: replace(part, amplitude=amplitude)}
-        if call.name in _OF_TWO:
-            amplitude = pair.given(which, law.values, part.amplitude, pair.wins(which))
-            return {noise: replace(part, amplitude=amplitude)}
-        # The derivative of the quotient is that of the product, once more times 1/b².
-        slope = (lambda a, b: b) if which == 0 else (lambda a, b: a)
-        if call.name == "div" and which == 1:
-            slope = lambda a, b: a * b * b  # noqa: E731
-        amplitude = pair.given(which, law.values, part.amplitude, slope(*pair.few))
-        rho, own = agreeing([part.rho, other.second], other.axes)
-        found = gradient_of(rho * own / at_zero(other.second))
-        return times(found, amplitude)
 
     return Step([law], back)
 

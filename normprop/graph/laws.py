@@ -423,19 +423,14 @@ class Law:
         rho = np.interp(ratio.ravel(), table, places).reshape(ratio.shape)
         return replace(made, rho=np.where(ratio == 0.0, 0.0, rho))
 
-    def rescaled(self, mean: float, covariance: Array, **options) -> "Law":
+    def rescaled(self, mean: float, covariance: Array, roots=None, dims=None) -> "Law":
         """The same form, moved and stretched."""
         variance = max(at_zero(covariance), 0.0)
-        if self.variance <= 0:
-            return Law.normal(options.get("dims", self.dims), mean, covariance, self.roots)
+        roots, dims = self.roots if roots is None else roots, self.dims if dims is None else dims
+        if self.variance <= 0 or variance == 0 or self.is_normal:
+            return Law.normal(dims, mean, covariance, roots)
         values = mean + (self.values - self.mean) * math.sqrt(variance / self.variance)
-        if self.is_normal or variance == 0:
-            return Law.normal(
-                options.get("dims", self.dims), mean, covariance, options.get("roots", self.roots)
-            )
-        return self.with_covariance(np.sort(values), covariance, **options)
-
-    # What moves numbers.
+        return self.with_covariance(np.sort(values), covariance, roots, dims)
 
     def moved(self, dims: Dims, array: Map) -> "Law":
         """The same numbers in other places, and what that does to an array over distances."""
@@ -443,14 +438,7 @@ class Law:
 
 
 def measured(tensor: Tensor, samples: bool = False, roots=frozenset()) -> Law:
-    """The law of numbers that are at hand.
-
-    Args:
-        tensor: any; covariances between places of an image are kept at every distance, others
-            on average.
-        samples: whether the first dimension counts samples.
-        roots: of the law.
-    """
+    """The law of numbers; covariances of places of an image are kept at every distance."""
     dims = dims_of(tensor.shape, samples)
     axes = [axis for dim in dims for axis in dim]
     if not tensor.is_floating_point():
@@ -534,29 +522,19 @@ class Pair:
         few = [np.interp(_FEW, GRID, law.values) for law in (left, right)]
         self.few = few[0][:, None], few[1][None, :]
         self.table = function(*self.few)
+        self.increasing = quantiles(self.table, _CHANCES[:, None] * _CHANCES[None, :])
 
-    def wins(self, which: int) -> Array:
-        """Where the result is that one."""
-        return (self.table == self.few[which]).astype(float)
-
-    def values(self, mean: float | None = None, variance: float = 0.0) -> Array:
-        """The increasing values of the result, with these moments where they are given."""
-        found = quantiles(self.table, _CHANCES[:, None] * _CHANCES[None, :])
-        if mean is None:
-            return found
+    def values(self, mean: float, variance: float) -> Array:
+        """The increasing values of the result, with these moments."""
+        found = self.increasing
         own = float(WEIGHTS @ found)
         spread = math.sqrt(float(WEIGHTS @ (found - own) ** 2))
         return mean + (found - own) * (math.sqrt(max(variance, 0.0)) / spread if spread else 0.0)
 
     def given(self, which: int, values: Array, amplitude: Array | float, factor=1.0) -> Array:
-        """Root mean square of an amplitude at the result, times a factor, given one of the two.
-
-        Args:
-            which: 0 for the left one, 1 for the right one.
-            values: of the result, increasing.
-            amplitude: at the result's z.
-            factor: where both are known.
-        """
+        """Root mean square of an amplitude at the result, times a factor, given one of the two."""
+        if not np.ndim(amplitude) and not np.ndim(factor):
+            return abs(amplitude * factor)
         at = np.interp(self.table, values, amplitude) if np.ndim(amplitude) else amplitude
         at = at * factor
         squares = np.broadcast_to(at * at, self.table.shape)

@@ -41,7 +41,7 @@ def dimensions(argument, ndim: int) -> list[int]:
 @rule("mean", "sum")
 def _averaged(call: Call) -> Step:
     """Mean, or sum, over dimensions."""
-    value = call.args[0]
+    value = call.input
     law = call.law(value)
     over = dimensions(call.get(1, "dim", call.kwargs.get("axis")), len(law.dims))
     kept = len(call.shapes[0]) == len(law.dims)
@@ -100,12 +100,9 @@ class Along:
     def __call__(self, array: Array, k: int) -> Array:
         """An array over distances along axis k, where there is one, behind the map."""
         if self.inputs == 1:
-            if self.outputs == 1:
-                return array * self.squares
-            return np.stack([array * self.whole, array * self.between], axis=k)
-        if array.shape[k] <= 2 and (self.apart or self.outputs == 1):
-            entries = two(array, k)
-            same, other = (entries.take(i, axis=k) for i in (0, 1))
+            array = np.stack([array, array], axis=k)
+        if array.shape[k] <= 2 and (self.apart or 1 in (self.inputs, self.outputs)):
+            same, other = (two(array, k).take(i, axis=k) for i in (0, 1))
             found = self.squares * same + (self.whole - self.squares) * other
             if self.outputs == 1:
                 return found
@@ -163,36 +160,47 @@ def entries_of(argument, count: int) -> tuple:
 
 @rule(*(f"{kind}avg_pool{d}d" for kind in ("", "adaptive_") for d in (1, 2, 3)))
 @rule("interpolate", "upsample", "upsample_nearest", "upsample_bilinear")
-def by_unit_vectors(call: Call) -> Step:
+def _pooled(call: Call) -> Step:
+    count = int(call.name[-2]) if call.name[-1] == "d" else len(call.law(call.input).dims) - 2
+    return _by_unit_vectors(call, count)
+
+
+@rule("pad")
+def _padded(call: Call) -> Step:
+    pads, mode = call.get(1, "pad"), call.get(2, "mode", "constant")
+    fill = call.get(3, "value")
+    if fill:
+        # What is left of it there is padded with zeros.
+        return inside(call, lambda x: nn.functional.pad(x - fill, pads, mode) + fill, call.input)
+    return _by_unit_vectors(call, len(pads) // 2)
+
+
+def _by_unit_vectors(call: Call, count: int) -> Step:
     """A linear map along the last dimensions: it is run on unit vectors, one axis at a time."""
-    value = call.args[0]
-    law = call.law(value)
-    count = int(call.name[-2]) if call.name[-1] == "d" else len(law.dims) - 2
-    first = len(law.dims) - count
-    matrices = [_matrix(call, law.shape, d, first) for d in range(first, len(law.dims))]
+    value = call.input
+    shape = call.law(value).shape
+    first = len(shape) - count
+    matrices = [_matrix(call, shape[first:], d, first) for d in range(count)]
     # Each holds what the others do to a constant.
     middle = float(matrices[0][matrices[0].shape[0] // 2].sum())
     matrices[1:] = [m / middle if middle else m for m in matrices[1:]]
     copies = all(((m != 0).sum(1) == 1).all() and (m.sum(1) == 1).all() for m in matrices)
-    return mapped(call, value, first, matrices, copies)
+    return mapped(call, value, first, matrices, copies and call.name != "pad")
 
 
 def _matrix(call: Call, shape: Sequence[int], d: int, first: int) -> Array:
     """What a map does along one dimension, the others being constant."""
     n = shape[d]
-    rest = [1 if i < first else s for i, s in enumerate(shape)]
-    rest[0 if first == 1 else first - 1] = n
     units = torch.eye(n, dtype=torch.float64)
-    view = [1] * len(shape)
-    view[0 if first == 1 else first - 1], view[d] = n, n
-    probe = units.reshape(view).expand(rest)
-    args = (probe, *call.args[1:])
-    out = call.function(*args, **call.kwargs)
+    units = units.reshape(n, *(n if k == d else 1 for k in range(len(shape)))).expand(n, *shape)
+    units = units.reshape(n, *[1] * (first - 1), *shape)
+    kwargs = {name: given for name, given in call.kwargs.items() if name != "input"}
+    out = call.function(units, *call.args[1:], **kwargs)
     out = out[0] if isinstance(out, tuple) else out
     # In the middle of the other dimensions, where no border is.
-    for i in range(len(shape) - 1, first - 1, -1):
-        if i != d:
-            out = out.select(i, out.shape[i] // 2)
+    for k in range(-len(shape), 0):
+        if k != d - len(shape):
+            out = out.narrow(k, out.shape[k] // 2, 1)
     return out.reshape(n, -1).T.numpy()
 
 
@@ -200,14 +208,7 @@ def _matrix(call: Call, shape: Sequence[int], d: int, first: int) -> Array:
 
 
 class Weight:
-    """What counts of the weights of a map, and of its bias.
-
-    Args:
-        weight: shape (outputs, inputs, taps).
-        bias: shape (outputs,) or None.
-        groups: of inputs and outputs.
-        back: the weight of the backward pass, where it is another.
-    """
+    """What counts of a weight (outputs, inputs, taps), its bias, and that of the backward pass."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, groups: int = 1, back=None):
         weight = weight.detach()
@@ -259,16 +260,7 @@ class Weight:
 
 
 class Steps:
-    """The places of a convolution along one axis.
-
-    Args:
-        inputs: number of places that the strides step over, and likewise the others.
-        outputs: number of windows.
-        taps: of a window.
-        stride: from one window to the next.
-        padding: places in front.
-        dilation: from one tap to the next.
-    """
+    """The places of a convolution along one axis: strides step over inputs, windows are outputs."""
 
     def __init__(self, inputs, outputs, taps, stride, padding, dilation):
         self.inputs, self.outputs, self.taps = inputs, outputs, taps
@@ -438,20 +430,3 @@ def _convolution(call: Call) -> Step:
     root, back = call.weight(own)
     used = Weight(weight.flatten(2), call.tensor(bias), given["groups"], back)
     return through_weights(call, value, used, root, channel, steps, transposed)
-
-
-@rule("pad")
-def _padded(call: Call) -> Step:
-    pads, mode = list(call.get(1, "pad")), call.get(2, "mode", "constant")
-    fill = call.get(3, "value")
-    if fill:
-        # What is left of it there is padded with zeros.
-        return inside(call, lambda x: nn.functional.pad(x - fill, pads, mode) + fill, call.args[0])
-    law, matrices = call.law(call.args[0]), []
-    count = len(pads) // 2
-    for d in range(count):
-        n = law.shape[len(law.dims) - count + d]
-        ends = pads[2 * (count - 1 - d) : 2 * (count - d)]
-        units = torch.eye(n, dtype=torch.float64)[None]
-        matrices.append(nn.functional.pad(units, ends, mode)[0].T.numpy())
-    return mapped(call, call.args[0], len(law.dims) - count, matrices)

@@ -40,7 +40,7 @@ from normprop.graph.trace import Value
 )
 def _max_pooled(call: Call) -> Step:
     """Maximum over windows: their places are taken to be correlated alike."""
-    value = call.args[0]
+    value = call.input
     law, shape = call.law(value), call.shapes[0]
     count = int(call.name.replace("_with_indices", "")[-2])
     first = len(law.dims) - count
@@ -147,17 +147,9 @@ def _in_window(array: Array, k: int, axis: Steps) -> Array:
 
 
 def normalised(call, value, over, eps, weight=None, bias=None, centred=True, apart=False) -> Step:
-    """Subtract the mean over axes, and divide by the standard deviation over them.
+    """Subtract the mean over axes, or not, and divide by the deviation over them.
 
-    Args:
-        call: of it, for notes and weights.
-        value: its input.
-        over: places of the axes.
-        eps: added to the variance.
-        weight: what each place is multiplied by afterwards.
-        bias: what is added.
-        centred: whether the mean is subtracted; else the mean square is divided by.
-        apart: whether each channel has a variance of its own.
+    With ``apart`` each channel has a variance of its own.
     """
     law = call.law(value)
     size = max(math.prod(law.axes[k].size for k in over), 2)
@@ -207,14 +199,16 @@ def _but(law: Law, *dims: int) -> list[int]:
     return [k for k in range(len(law.axes)) if k not in kept]
 
 
-@rule("batch_norm")
+@rule("batch_norm", "instance_norm")
 def _batch_norm(call: Call) -> Step:
-    value = call.args[0]
+    one_by_one = call.name == "instance_norm"
     mean, _, weight, bias = _parameters(call)
-    if call.get(5, "training", False) or call.tensor(mean) is None:
-        over = _but(call.law(value), 1)
-        return normalised(call, value, over, call.get(7, "eps", 1e-5), weight, bias, apart=True)
-    return _by_statistics(call)
+    own = call.get(5, "use_input_stats" if one_by_one else "training", one_by_one)
+    if not own and call.tensor(mean) is not None:
+        return _by_statistics(call)
+    over = _but(call.law(call.input), *((0, 1) if one_by_one else (1,)))
+    eps = call.get(7, "eps", 1e-5)
+    return normalised(call, call.input, over, eps, weight, bias, apart=not one_by_one)
 
 
 def _parameters(call: Call) -> tuple:
@@ -225,7 +219,7 @@ def _parameters(call: Call) -> tuple:
 
 def _by_statistics(call: Call) -> Step:
     """Normalise by statistics that are at hand."""
-    value = call.args[0]
+    value = call.input
     law = call.law(value)
     m, v, w, b = (
         None if call.tensor(t) is None else call.tensor(t).detach().double().cpu()
@@ -243,19 +237,9 @@ def _by_statistics(call: Call) -> Step:
     return Step.curve(value, law.rescaled(float(offsets.mean()), array), math.sqrt(squares))
 
 
-@rule("instance_norm")
-def _instance_norm(call: Call) -> Step:
-    if not call.get(5, "use_input_stats", True):
-        return _by_statistics(call)
-    value = call.args[0]
-    *_, weight, bias = _parameters(call)
-    eps = call.get(7, "eps", 1e-5)
-    return normalised(call, value, _but(call.law(value), 0, 1), eps, weight, bias)
-
-
 @rule("layer_norm", "rms_norm")
 def _layer_norm(call: Call) -> Step:
-    value = call.args[0]
+    value = call.input
     law = call.law(value)
     count = len(entries_of(call.get(1, "normalized_shape"), 1))
     over = [k for d in range(len(law.dims) - count, len(law.dims)) for k in law.along(d)]
@@ -268,21 +252,13 @@ def _layer_norm(call: Call) -> Step:
 
 @rule("group_norm")
 def _group_norm(call: Call) -> Step:
-    value, groups = call.args[0], call.get(1, "num_groups")
-    law = call.law(value)
-    channels = law.shape[1]
-    weight, bias, eps = call.get(2, "weight"), call.get(3, "bias"), call.get(4, "eps", 1e-5)
-    if groups == channels:
-        return normalised(call, value, _but(law, 0, 1), eps, weight, bias)
-    over = _but(law, 0)
-    if groups == 1:
-        return normalised(call, value, over, eps, weight, bias)
+    groups, eps = call.get(1, "num_groups"), call.get(4, "eps", 1e-5)
 
-    def rule(inner: Call) -> Step:
-        split, *rest = inner.args
-        return normalised(inner, split, _but(inner.law(split), 0, 1), eps, *rest)
+    def normal(inner: Call) -> Step:
+        parts, *rest = inner.args
+        return normalised(inner, parts, _but(inner.law(parts), 0, 1), eps, *rest)
 
     def apply(x, *rest):
-        return custom(rule)(x.unflatten(1, (groups, -1)), *rest).flatten(1, 2)
+        return custom(normal)(x.unflatten(1, (groups, -1)), *rest).flatten(1, 2)
 
-    return inside(call, apply, value, weight, bias)
+    return inside(call, apply, call.input, call.get(2, "weight"), call.get(3, "bias"))

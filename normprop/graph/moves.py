@@ -46,7 +46,7 @@ def _same(call: Call) -> Step:
 
 @rule("detach", "data")
 def _detached(call: Call) -> Step:
-    return Step([call.law(call.args[0])])
+    return Step([call.law(call.input)])
 
 
 @rule("view", "reshape", "flatten", "unflatten", "view_as", "reshape_as", "ravel")
@@ -94,9 +94,15 @@ def _viewed(call: Call) -> Step:
     value = call.values()[0]
     law = call.law(value)
     # The strides of a tensor that lies in order are those that tell its dimensions apart.
-    probe = torch.empty(law.shape, device="meta")
+    probe, like = torch.empty(law.shape, device="meta"), call.name.endswith("_as")
+
+    def stand_in(leaf):
+        if leaf == value:
+            return probe
+        return torch.empty(call.law(leaf).shape, device="meta") if like else None
+
     args, kwargs = tree_map(
-        lambda leaf: _shaped(call, leaf, value, probe) if is_value(leaf) else leaf,
+        lambda leaf: stand_in(leaf) if is_value(leaf) else leaf,
         (call.args, call.kwargs),
         is_leaf=is_value,
     )
@@ -104,7 +110,7 @@ def _viewed(call: Call) -> Step:
         views = tree_leaves(call.function(*args, **kwargs))
     except (RuntimeError, TypeError, IndexError, ValueError):
         return _picked(call)
-    if [tuple(v.shape) for v in views] != list(call.shapes) or len(call.values()) > 1 + _like(call):
+    if [tuple(v.shape) for v in views] != list(call.shapes) or len(call.values()) > 1 + like:
         return _picked(call)
     try:
         pieces = [_View(law, view.stride(), view.shape, view.storage_offset()) for view in views]
@@ -120,16 +126,6 @@ def _viewed(call: Call) -> Step:
             yield value, shifted(own if piece.taken else gradient, piece.chain.back)
 
     return Step([piece.law for piece in pieces], back)
-
-
-def _like(call: Call) -> bool:
-    return call.name.endswith("_as")
-
-
-def _shaped(call: Call, leaf, value, probe):
-    if leaf == value:
-        return probe
-    return torch.empty(call.law(leaf).shape, device="meta") if _like(call) else None
 
 
 @rule("gather", "index_select", "take_along_dim", "masked_select", "sort", "take")
@@ -168,15 +164,15 @@ def _repeated(call: Call) -> Step:
 
 
 @by_torch("pixel_shuffle")
-def _pixel_shuffle(input, factor):
+def _pixel_shuffle(input, upscale_factor):
     """Channels to places."""
-    parts = input.unflatten(-3, (-1, factor, factor))
+    parts = input.unflatten(-3, (-1, upscale_factor, upscale_factor))
     return parts.movedim((-4, -3), (-3, -1)).flatten(-4, -3).flatten(-2)
 
 
 @by_torch("pixel_unshuffle")
-def _pixel_unshuffle(input, factor):
-    parts = input.unflatten(-1, (-1, factor)).unflatten(-3, (-1, factor))
+def _pixel_unshuffle(input, downscale_factor):
+    parts = input.unflatten(-1, (-1, downscale_factor)).unflatten(-3, (-1, downscale_factor))
     return parts.movedim((-3, -1), (-4, -3)).flatten(-5, -3)
 
 

@@ -23,17 +23,11 @@ from normprop.nn.parametric import Parametric, weights_that_run
 
 
 def step_of_layer(call: Call, layer: nn.Module, node: Node) -> Step:
-    """What a normalised layer does: the layer of torch, with the weights that run, and constants.
-
-    Args:
-        call: of the layer.
-        layer: with its numbers.
-        node: of the trace.
-    """
+    """What a normalised layer does: torch's layer with the weights that run, and constants."""
     plain = layer.torch_type
     family = None if plain is nn.Module else rules.entry_of_type(plain).family
     if isinstance(layer, twins.GatedLinear):
-        return _divided(inside(call, lambda x: _gated(layer, x), call.args[0]), layer.constants)
+        return _divided(inside(call, lambda x: _gated(layer, x), call.input), layer.constants)
     if family in (None, "activation"):
         call.function = copy.deepcopy(layer).cpu().double()
         step = elementwise(call)
@@ -104,7 +98,7 @@ def _tensor(array):
 def _evaluated(call: Call, layer: nn.Module) -> Step:
     """Dropout in evaluation."""
     training, *center, factor = layer.constants
-    value, law = call.args[0], call.law(call.args[0])
+    value, law = call.input, call.law(call.input)
     shift = center[0] if center else training.shift
     moved = law.image((law.values - shift) * factor)
     return Step.curve(value, moved, factor)

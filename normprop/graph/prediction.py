@@ -6,7 +6,6 @@ import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from types import MethodType
 
 import torch
@@ -18,14 +17,13 @@ import normprop.graph.mixes
 import normprop.graph.moves
 import normprop.graph.products  # noqa: F401
 from normprop.graph.anatomy import single_layers
-from normprop.graph.calls import Call, Step, name_of, step_of
+from normprop.graph.calls import Call, Step, go_back, name_of, step_of
 from normprop.graph.kinds import is_twin
 from normprop.graph.known import UNFILLED, Known
 from normprop.graph.laws import (
     Gradient,
     Law,
     Part,
-    added,
     at_zero,
     dims_of,
     fresh,
@@ -36,7 +34,7 @@ from normprop.graph.laws import (
 from normprop.graph.normalised import step_of_layer
 from normprop.graph.rewrite import check_arguments
 from normprop.graph.scales import Row, Scales
-from normprop.graph.trace import Node, Trace, Value, trace
+from normprop.graph.trace import Node, Trace, trace
 from normprop.graph.wrappers import (
     no_reentrant_checkpoints,
     other_dice_kept,
@@ -82,7 +80,15 @@ def predict(model: nn.Module, /, *inputs: object, **keywords: object) -> Scales:
     # What is predicted is the model's, whatever mode the caller is in.
     with torch.inference_mode(False), torch.enable_grad():
         run, known = traced(model, inputs, keywords)
-        return propagate(model, run, known, (inputs, keywords)).scales()
+        flow = Flow(run, model, known)
+        # Whatever the default is, laws are computed here.
+        with torch.device("cpu"):
+            given = tensors_in((inputs, keywords))
+            for value, tensor in zip(run.nodes[0].outputs, given, strict=True):
+                given_law(flow, value, tensor)
+            go_through(flow, run.nodes[1:], model.get_submodule)
+            _backward(flow)
+            return flow.scales()
 
 
 def traced(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -> tuple[Trace, Known]:
@@ -175,22 +181,17 @@ def _leaves(model: nn.Module) -> set[str]:
     found = set()
     for path, module in model.named_modules():
         Together.take_off(module)
-        _unhook(module)
+        # Hooks may hand on what they get; those of torch make weights.
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key in [key for key, hook in hooks.items() if not is_of_torch(hook)]:
+                del hooks[key]
+        module._backward_hooks.clear()
+        module._backward_pre_hooks.clear()
         if is_twin(module):
             found.add(path)
             if module.torch_type is not nn.Module:
                 module.__dict__["forward"] = MethodType(module.torch_type.forward, module)
     return found
-
-
-def _unhook(module: nn.Module) -> None:
-    """Without hooks, which may hand on what they get; those of torch make weights."""
-    for hooks in (module._forward_hooks, module._forward_pre_hooks):
-        for key, hook in list(hooks.items()):
-            if not is_of_torch(hook):
-                del hooks[key]
-    module._backward_hooks.clear()
-    module._backward_pre_hooks.clear()
 
 
 def is_of_torch(hook: object) -> bool:
@@ -207,7 +208,9 @@ class Flow:
         laws: by value.
         gradients: by value; those that have none are missing.
         notes: by value, what its law or its gradient rests on that was not derived.
-        layers: paths of layers, by the value that they give.
+        steps: what was gone through, with the values that each gave.
+        weights: as of a :class:`Call`.
+        unfilled: values that hold whatever is there.
     """
 
     run: Trace
@@ -216,24 +219,9 @@ class Flow:
     laws: dict[int, Law] = field(default_factory=dict)
     gradients: dict[int, Gradient] = field(default_factory=dict)
     notes: dict[int, list[str]] = field(default_factory=dict)
-    steps: list[tuple[Node, Step]] = field(default_factory=list)
+    steps: list[tuple[Sequence[int], Step]] = field(default_factory=list)
     weights: dict = field(default_factory=dict)
     unfilled: set[int] = field(default_factory=set)
-
-    @cached_property
-    def shapes(self) -> dict[int, tuple[int, ...]]:
-        """By value."""
-        return {
-            value: shape
-            for node in self.run.nodes
-            for value, (shape, _) in zip(node.outputs, node.made, strict=False)
-        }
-
-    def std_of_gradient(self, value: int) -> float | None:
-        """Standard deviation of the gradient at a value; None where there is none."""
-        if value not in self.gradients:
-            return None
-        return math.sqrt(max(at_zero(total(self.gradients[value], self.laws[value])), 0.0))
 
     def scales(self) -> Scales:
         """The table."""
@@ -261,13 +249,14 @@ class Flow:
         """The row of a value; none for what is the same whatever is put in."""
         if value in self.unfilled or not (value in self.laws or value in self.known.looked):
             return None
-        law, shape = self.laws.get(value), self.shapes[value]
-        if law is None:
-            return Row(path, op, shape, None, None, None, None)
+        node, law = self.run.producer[value], self.laws.get(value)
+        shape, _ = node.made[node.outputs.index(value)]
         notes = tuple(dict.fromkeys(self.notes.get(value, ())))
-        if law.values is None or not math.prod(shape):
+        if law is None or law.values is None or not math.prod(shape):
             return Row(path, op, shape, None, None, None, None, notes)
-        std = self.std_of_gradient(value)
+        std = None
+        if value in self.gradients:
+            std = math.sqrt(max(at_zero(total(self.gradients[value], law)), 0.0))
         return Row(path, op, shape, law.mean, math.sqrt(law.variance), law.sample_std, std, notes)
 
 
@@ -279,43 +268,8 @@ def _above(path: str) -> Iterator[str]:
     yield ""
 
 
-def propagate(
-    model: nn.Module,
-    run: Trace,
-    known: Known,
-    given: object,
-) -> Flow:
-    """Laws and gradients of all values of a trace.
-
-    Args:
-        model: with its numbers.
-        run: of :func:`traced`.
-        known: of :func:`traced`.
-        given: what it was called with.
-    """
-    # Whatever the default is, laws are computed here.
-    with torch.device("cpu"):
-        return _propagated(Flow(run, model, known), given)
-
-
-def _propagated(flow: Flow, given: object) -> Flow:
-    run, model = flow.run, flow.model
-    source = run.nodes[0]
-    for value, tensor in zip(source.outputs, tensors_in(given), strict=True):
-        given_law(flow, value, tensor)
-    go_through(flow, run.nodes[1:], model.get_submodule)
-    _backward(flow)
-    return flow
-
-
 def go_through(flow: Flow, nodes: Sequence[Node], layer_at: Callable[[str], nn.Module]) -> None:
-    """Go through calls, and add the laws of what they give.
-
-    Args:
-        flow: has the laws of what comes in.
-        nodes: the calls, in their order.
-        layer_at: from the path of a normalised layer to it, with its numbers.
-    """
+    """Go through calls, and add the laws of what they give; layers have their numbers."""
     run, known = flow.run, flow.known
     for node in nodes:
         if not node.outputs:
@@ -345,7 +299,7 @@ def go_through(flow: Flow, nodes: Sequence[Node], layer_at: Callable[[str], nn.M
         if any(v in known.drawn for v in node.inputs):
             call.notes.append(_DRAWN)
         flow.laws.update(zip(node.outputs, step.laws, strict=True))
-        flow.steps.append((node, step))
+        flow.steps.append((node.outputs, step))
         if call.notes:
             for value in node.outputs:
                 flow.notes.setdefault(value, []).extend(call.notes)
@@ -375,18 +329,6 @@ def _backward(flow: Flow) -> None:
     for number, value in enumerate(end.inputs):
         law = flow.laws.get(value)
         if value in tracked and law is not None and law.values is not None:
-            part = Part(1.0, ones(law.dims))
-            _add(flow, value, {("output", number): part})
-    for node, step in reversed(flow.steps):
-        arriving = [flow.gradients.get(v, {}) for v in node.outputs]
-        if any(arriving):
-            for target, gradient in step.back(arriving):
-                if isinstance(target, Value) and target.number in tracked & flow.laws.keys():
-                    _add(flow, target.number, gradient)
-
-
-def _add(flow: Flow, value: int, gradient: Gradient) -> None:
-    if not gradient or flow.laws[value].values is None:
-        return
-    before = flow.gradients.get(value, {})
-    flow.gradients[value] = added(before, gradient, flow.laws[value])
+            flow.gradients[value] = flow.gradients.get(value, {})
+            flow.gradients[value] |= {("output", number): Part(1.0, ones(law.dims))}
+    go_back(flow.steps, flow.gradients, {v: law for v, law in flow.laws.items() if v in tracked})

@@ -101,7 +101,7 @@ def contracted(call: Call, left, right, first: str, second: str, out: str) -> St
 
 @rule("matmul", "bmm", "mm", "mv")
 def _matmul(call: Call) -> Step:
-    left, right = call.args[0], call.get(1, "other", call.get(1, "mat2"))
+    left, right = call.input, call.get(1, "other", call.get(1, "mat2"))
     weight, tensor = call.tensor(right), call.law(left)
     if weight is not None and weight.ndim == 2 and call.tensor(left) is None:
         return linear(call, left, right, weight.T, None)
@@ -140,7 +140,8 @@ def _added_product(call: Call) -> Step:
     if weight is not None and weight.ndim == 2 and call.tensor(bias) is not None and not scaled:
         return linear(call, left, right, weight.T, call.tensor(bias).expand(weight.shape[1]))
     alpha, beta = (_times(call.kwargs.get(name, 1)) for name in ("alpha", "beta"))
-    return inside(call, lambda b, x, y: beta(b) + alpha(x @ y), bias, left, right)
+    total = (lambda x: x.sum(0)) if call.name == "addbmm" else (lambda x: x)
+    return inside(call, lambda b, x, y: beta(b) + alpha(total(x @ y)), bias, left, right)
 
 
 def _times(factor: float) -> Callable[[Tensor], Tensor]:
@@ -187,7 +188,7 @@ def _filled(call: Call) -> Step:
 def _chosen(call: Call) -> Step:
     if len(call.args) < 3:
         return unknown(call)
-    return _where(call, call.tensor(call.args[0]), *call.args)
+    return _where(call, call.tensor(call.input), *call.args)
 
 
 def _where(call: Call, chosen: Tensor | None, mask, yes, no) -> Step:
@@ -242,7 +243,7 @@ def _hiding(call: Call, value, hidden: Tensor) -> Step:
 
 @rule("softmax", "softmin", "log_softmax")
 def _softmax(call: Call) -> Step:
-    value, dim = call.args[0], call.get(1, "dim")
+    value, dim = call.input, call.get(1, "dim")
     law = call.law(value)
     if dim is None:
         dim = 0 if len(law.dims) in (0, 1, 3) else 1
@@ -382,7 +383,7 @@ _ALPHA = ("alpha_dropout", "feature_alpha_dropout")
 @rule("dropout", "dropout1d", "dropout2d", "dropout3d", *_ALPHA)
 def _dropout(call: Call) -> Step:
     """A mask of elements, or of channels, times what is kept."""
-    value, p = call.args[0], call.get(1, "p", call.get(1, "train", 0.5))
+    value, p = call.input, call.get(1, "p", call.get(1, "train", 0.5))
     alpha = call.name in _ALPHA
     training = call.get(2, "training", call.get(2, "train", not alpha))
     law, keep = call.law(value), 1.0 - p
@@ -414,7 +415,7 @@ def _dropout(call: Call) -> Step:
 @rule("embedding")
 def _embedding(call: Call) -> Step:
     """Rows that tokens look up, any of them alike; the same token has the same row."""
-    tokens, own = call.args[0], call.get(1, "weight")
+    tokens, own = call.input, call.get(1, "weight")
     rows = call.tensor(own)
     if rows is None:
         return unknown(call, "its weight is made of what the model is given")
@@ -448,7 +449,7 @@ def _glu(input, dim=-1):
 @rule("rrelu")
 def _rrelu(call: Call) -> Step:
     """Slopes that are drawn on the left: their spread adds to the variance."""
-    value = call.args[0]
+    value = call.input
     low, high = call.get(1, "lower", 1.0 / 8.0), call.get(2, "upper", 1.0 / 3.0)
     law, mean = call.law(value), (low + high) / 2.0
     left = np.minimum(law.values, 0.0)
@@ -465,7 +466,7 @@ def _rrelu(call: Call) -> Step:
 
 @rule("prelu")
 def _prelu(call: Call) -> Step:
-    value, slopes = call.args[0], call.tensor(call.get(1, "weight"))
+    value, slopes = call.input, call.tensor(call.get(1, "weight"))
     if slopes is None:
         return unknown(call, "its slopes are made of what the model is given")
     if slopes.numel() > 1 and bool((slopes != slopes.flatten()[0]).any()):
@@ -500,7 +501,7 @@ def _thrown(call: Call) -> Step:
 @rule("normalize")
 def _unit_length(call: Call) -> Step:
     """Division by the length along a dimension, of which every entry has its share."""
-    value, dim = call.args[0], call.get(2, "dim", 1)
+    value, dim = call.input, call.get(2, "dim", 1)
     law = call.law(value)
     if call.get(1, "p", 2.0) != 2.0 or law.values is None:
         return unknown(call)
@@ -512,7 +513,7 @@ def _unit_length(call: Call) -> Step:
 @rule("amax", "amin", "max", "min")
 def _extreme(call: Call) -> Step:
     """The largest, or smallest, over dimensions: a window of all their places."""
-    value, named = call.args[0], call.get(1, "dim")
+    value, named = call.input, call.get(1, "dim")
     if is_value(named) or call.law(value).values is None:
         return unknown(call)
     law = call.law(value)

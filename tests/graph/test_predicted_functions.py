@@ -153,6 +153,9 @@ OF_SEVERAL = {
     "relu of a product": lambda a, b: F.relu(a) * torch.tanh(b),
     "div": lambda a, b: a / (2.0 + torch.sigmoid(b)),
     "lerp": lambda a, b: 0.3 * a + 0.7 * b,
+    "addbmm": lambda a, b: torch.addbmm(
+        torch.ones(16, 16), a.view(-1, 16, 16), b.view(-1, 16, 16), beta=0.5
+    ),
     "summed alone": lambda a, b: torch.einsum("ij,kj->i", a, b),
 }
 
@@ -172,6 +175,37 @@ def test_functions_of_two(name):
     holds(Applied(OF_SEVERAL[name]), VECTORS, VECTORS)
 
 
+BY_NAME = {
+    "softmax": ({"dim": -1}, torch.softmax),
+    "mean": ({"dim": 1}, torch.mean),
+    "amax": ({"dim": 1}, torch.amax),
+    "reshape": ({"shape": (4, -1)}, torch.reshape),
+    "index_select": ({"dim": 1, "index": torch.tensor([1, 3])}, torch.index_select),
+    "matmul": ({"other": torch.ones(12, 3)}, torch.matmul),
+    "dropout": ({"p": 0.3}, F.dropout),
+    "glu": ({"dim": 1}, F.glu),
+    "pad": ({"pad": (1, 2), "value": 1.0}, F.pad),
+    "prelu": ({"weight": torch.tensor([0.1])}, F.prelu),
+    "normalize": ({"dim": 1}, F.normalize),
+    "max_pool1d": ({"kernel_size": 2}, F.max_pool1d),
+    "avg_pool1d": ({"kernel_size": 2}, F.avg_pool1d),
+    "interpolate": ({"scale_factor": 2}, F.interpolate),
+    "conv1d": ({"weight": torch.ones(3, 4, 2)}, F.conv1d),
+    "layer_norm": ({"normalized_shape": (12,)}, F.layer_norm),
+    "group_norm": ({"num_groups": 2}, F.group_norm),
+    "batch_norm": ({"running_mean": None, "running_var": None, "training": True}, F.batch_norm),
+}
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_arguments_may_be_given_by_name(name):
+    options, function = BY_NAME[name]
+    x = torch.empty(8, 4, 12, device="meta")
+    by_name = predict(Applied(lambda x: function(input=x, **options)), x)
+    assert by_name == predict(Applied(lambda x: function(x, **options)), x)
+    assert by_name.rows[-1].op == name
+
+
 def attention(q, k, v, mask=None):
     weights = q @ k.transpose(-2, -1) / 8.0
     weights = weights if mask is None else weights.masked_fill(mask, -math.inf)
@@ -181,6 +215,7 @@ def attention(q, k, v, mask=None):
 CAUSAL = torch.ones(24, 24, dtype=torch.bool).triu(1)
 ATTENTION = {
     "by function": F.scaled_dot_product_attention,
+    "by name": lambda q, k, v: F.scaled_dot_product_attention(query=q, key=k, value=v),
     "causal": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
     "by hand": attention,
     "by hand, causal": lambda q, k, v: attention(q, k, v, CAUSAL),
