@@ -19,8 +19,8 @@ from normprop.companion import data, results
 from normprop.companion.methods import METHODS
 from normprop.companion.runs import Plan, SweepCell, experiment, origin
 
-LADDER = tuple(round(10 ** (k / 2), 8) for k in range(-10, 1))
-"""Learning rates, a factor √10 apart, from 1e-5 to 1."""
+LADDER = tuple(round(10 ** (k / 2), 8) for k in range(-10, 2))
+"""Learning rates, a factor √10 apart, from 1e-5 to 3.16."""
 CONV_WIDTH = 16
 NORMALISED = tuple(m for m in METHODS if m.startswith("separate"))
 NORMALISED += ("forward", "backward", "calibrated")
@@ -104,13 +104,13 @@ class Grid:
 
 
 GRIDS = {
-    "dense-10": Grid(10, first=2, rates=9),
+    "dense-10": Grid(10, first=2, rates=10),
     "dense-40": Grid(40, first=0, rates=10),
     "dense-100": Grid(100, first=0, rates=9),
-    "skips-40": Grid(40, first=3, weights=(False,), residual=True),
+    "skips-40": Grid(40, first=3, rates=9, weights=(False,), residual=True),
     "adam-40": Grid(40, first=0, optimizer="adam"),
-    "conv-10": Grid(10, first=3, kind="conv"),
-    "activations-10": Grid(10, first=3, activations=("sigmoid", "gelu"), weights=(False,)),
+    "conv-10": Grid(10, first=3, rates=9, kind="conv"),
+    "activations-10": Grid(10, first=3, rates=9, activations=("sigmoid", "gelu"), weights=(False,)),
     "batches-40": Grid(
         40,
         first=1,

@@ -18,8 +18,8 @@ from normprop.companion.training import Result
 
 TINY = ["--grid", "dense-10", "--methods", "he", "forward", "--steps", "4"]
 TINY += ["--seeds", "1", "--width", "8"]
-# Two methods, two activations, two kinds of weights; nine rates and a final run.
-RUNS = 8 * 10
+# Two methods, two activations, two kinds of weights; ten rates and a final run.
+RUNS = 8 * 11
 
 
 def command(folder, *more):
