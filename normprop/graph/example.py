@@ -11,20 +11,12 @@ from torch.utils._pytree import tree_map
 
 from normprop import functional, rules
 from normprop.graph.anatomy import layers_of, leaves_of, paths_of
-from normprop.graph.passing import ADD, JOIN, SUB
+from normprop.graph.passing import ADD, JOIN, MOVES, SUB, moves
 from normprop.graph.rewrite import copied
 from normprop.graph.roads import roads_of
 from normprop.graph.stepping import Steps, varied
-from normprop.graph.trace import Node, Trace, trace
+from normprop.graph.trace import Trace, trace
 from normprop.graph.wrappers import dice_of_its_own, run_as_written, tensors_in
-
-_MOVES = {
-    "view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim",
-    "squeeze", "unsqueeze", "contiguous", "clone", "detach", "__getitem__", "chunk", "split",
-    "unbind", "narrow", "select", "expand", "expand_as", "view_as", "reshape_as", "repeat",
-    "roll", "flip", "to", "float", "double", "half", "bfloat16", "type_as", "alias", "positive",
-    "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "t", "T", "mT",
-}  # fmt: skip
 
 
 class Example:
@@ -181,14 +173,6 @@ def _source(run: Trace, value: int) -> str:
     return node.name if node.module is not None else f"the function {node.name}"
 
 
-def moves(node: Node) -> bool:
-    """Whether a call changes no number but its place."""
-    if node.module is None:
-        return node.name in _MOVES
-    entry = rules.entry_of_type(type(node.module))
-    return entry is not None and entry.quiet
-
-
 def functions_of(runs: tuple[Trace, ...]) -> dict[str, str]:
     """By name, how often functions outside layers are called, and what could stand there."""
     counts: Counter[str] = Counter()
@@ -197,7 +181,7 @@ def functions_of(runs: tuple[Trace, ...]) -> dict[str, str]:
             node.name
             for node in run.nodes
             if node.function is not None and node.inputs and node.outputs
-            if node.name not in _MOVES
+            if node.name not in MOVES
         )
     return {name: f"{_times(n)}; {_instead(name)}" for name, n in counts.items()}
 

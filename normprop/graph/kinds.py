@@ -209,6 +209,6 @@ def _attention(module: nn.Module, node: Node) -> AttentionConstants:
     names = [*("query", "key", "value")[: len(args)], *keywords]
     if names[:3] != ["query", "key", "value"]:
         raise ValueError(f"it must be called with query, key and value first; it had {names}")
-    causal = keywords.get("is_causal", args[7] if len(args) > 7 else False)
+    causal = node.argument(7, "is_causal", False)
     # A fifth tensor is padding, and then the mask alone says what is seen.
     return module.constants_of(*node.shapes[:3], bool(causal) and len(node.shapes) < 5)

@@ -5,11 +5,13 @@ there, and its gradient for ``gradient`` times that of the other.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import nn
 
+from normprop import rules
 from normprop.functional.parametric import Affine
 from normprop.graph.kinds import Kind
 from normprop.graph.trace import Node
@@ -19,38 +21,26 @@ CLOSE = 2.0**-46
 """Products of the same constants in another order, and a shift that has cancelled, are as close."""
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """What a tensor has to stand for; None where it does not matter."""
 
     scale: float | None = None
     shift: float | None = None
     gradient: float | None = None
 
-    @classmethod
-    def of(cls, affine: Affine) -> "Target":
-        """Exactly this."""
-        return cls(*affine)
-
     def met_by(self, affine: Affine) -> bool:
         """Whether the tensor stands for it already."""
-        for wanted, value, size in zip(self.parts(), affine, (affine.scale, 1.0, 1.0), strict=True):
-            if wanted is not None and abs(wanted - value) > CLOSE * max(abs(size), abs(wanted)):
-                return False
-        return True
+        return all(
+            wanted is None or abs(wanted - there) <= CLOSE * max(abs(size), abs(wanted))
+            for wanted, there, size in zip(self, affine, (affine.scale, 1.0, 1.0), strict=True)
+        )
 
     def filled(self, affine: Affine) -> Affine:
         """What is wanted, and where it does not matter what there is."""
-        return Affine(*(v if w is None else w for w, v in zip(self.parts(), affine, strict=True)))
-
-    def parts(self) -> tuple[float | None, ...]:
-        """In the order of an :class:`Affine`."""
-        return self.scale, self.shift, self.gradient
+        return Affine(*(v if w is None else w for w, v in zip(self, affine, strict=True)))
 
 
-EXACT = Target.of(ONE)
-ANY = Target()
-UNSHIFTED = Target(shift=0.0)
+ANY, EXACT, UNSHIFTED = Target(), Target(*ONE), Target(shift=0.0)
 
 
 @dataclass(frozen=True)
@@ -74,7 +64,7 @@ class Line:
 
     def backward(self, target: Target, given: Affine) -> Target:
         """What the input would have to stand for."""
-        scale, shift, gradient = target.parts()
+        scale, shift, gradient = target
         scale = None if scale is None else scale / self.slope
         if shift is not None:
             actual = given.scale if scale is None else scale
@@ -112,8 +102,6 @@ WALL = Passing("wall", EXACT)
 _PASS = Passing("line")
 _KEEP_ZERO = Passing("line", UNSHIFTED)
 
-# Layers.
-
 
 def of_layer(kind: Kind, module: nn.Module, training: bool) -> Passing:
     """What a layer does whose constants are to move away.
@@ -126,34 +114,31 @@ def of_layer(kind: Kind, module: nn.Module, training: bool) -> Passing:
     learnt = training and next(module.parameters(), None) is not None
     # A slope that is learnt must not get the factor that is meant for its input.
     needs = Target(shift=0.0 if kind.needs_zero else None, gradient=1.0 if learnt else None)
-    if kind.name == "map":
-        return Passing("source", Target(shift=needs.shift), alike="all")
-    if kind.name in ("norm", "batchnorm"):
-        settled = kind.name == "batchnorm" and training
-        return Passing("source", EXACT if settled else Target(gradient=1.0), alike="all")
-    if kind.name in ("opaque", "remade"):
-        return WALL
-    if kind.name == "dropout" and training:
-        shift = module.constants.training.shift
-        return _KEEP_ZERO if shift == 0.0 else Passing("line", EXACT)
-    line = line_of(kind, module, training)
-    if kind.name == "curve":
-        scale, shift = kind.before
-        return Passing("line", Target(1 / scale, -shift / scale), line)
-    if kind.name == "clamp":
-        rectifier = kind.limits == (0.0, math.inf) and kind.before == (1.0, 0.0)
-        return Passing("line", needs, line, alike="kink" if rectifier else "all")
-    return Passing("line", needs, line)
+    alike = ""
+    match kind.name:
+        case "opaque" | "remade":
+            return WALL
+        case "map":
+            return Passing("source", Target(shift=needs.shift), alike="all")
+        case "batchnorm" | "norm":
+            settled = training and kind.name == "batchnorm"
+            return Passing("source", EXACT if settled else Target(gradient=1.0), alike="all")
+        case "dropout" if training:
+            needs = UNSHIFTED if module.constants.training.shift == 0.0 else EXACT
+        case "curve":
+            scale, shift = kind.before
+            needs = Target(1 / scale, -shift / scale)
+        case "clamp":
+            rectifier = kind.limits == (0.0, math.inf) and kind.before == (1.0, 0.0)
+            alike = "kink" if rectifier else "all"
+    return Passing("line", needs, line_of(kind, module, training), alike=alike)
 
 
 def line_of(kind: Kind, module: nn.Module, training: bool) -> Line:
     """What the output of the plain layer stands for, where its constants move away."""
     if kind.name == "dropout":
-        if training:
-            return Line()
-        constants = module.constants
-        factor = constants.evaluation
-        return Line(factor, factor, -constants.center * factor)
+        factor = 1.0 if training else module.constants.evaluation
+        return Line() if training else Line(factor, factor, -module.constants.center * factor)
     shift, forward, backward = kind.constants
     scale, moved = kind.before
     slope = scale / forward
@@ -161,112 +146,115 @@ def line_of(kind: Kind, module: nn.Module, training: bool) -> Line:
     return Line(slope, slope, (moved - shift) / forward, 0.0, ratio)
 
 
-# Functions.
+def _number(node: Node, *known: str) -> float | None:
+    """The other operand, where it is a number and no keyword but these is there."""
+    if not node.arguments[1].keys() <= {"other", *known} or len(node.inputs) != 1:
+        return None
+    return _finite(node.argument(1, "other"))
 
 
-def _add(node: Node) -> Passing:
-    return _sum(node, 1.0)
+def _finite(other: object) -> float | None:
+    number = isinstance(other, int | float) and not isinstance(other, bool)
+    return float(other) if number and math.isfinite(other) else None
 
 
-def _subtract(node: Node) -> Passing:
-    return _sum(node, -1.0)
+def _by_number(line: Callable[[float], Line], zero: bool = False):
+    """A call with a number of Python's, and whether that may be 0."""
+
+    def passing(node: Node) -> Passing:
+        number = _number(node)
+        return (
+            WALL if number is None or not (number or zero) else Passing("line", line=line(number))
+        )
+
+    return passing
 
 
-def _sum(node: Node, sign: float) -> Passing:
-    alpha = node.arguments[1].get("alpha", 1)
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        return WALL
-    number = _number(node, "alpha")
-    if number is not None:
-        number *= sign * alpha
-        return Passing("line", line=Line(offset=number, lift=-number))
-    plain = len(node.inputs) == 2 and set(node.arguments[1]) <= {"other", "alpha"}
-    return Passing("sum", weights=(1.0, sign * alpha)) if plain and alpha else WALL
+def _sum(sign: float):
+    def passing(node: Node) -> Passing:
+        alpha, number = _finite(node.arguments[1].get("alpha", 1)), _number(node, "alpha")
+        if alpha is None:
+            return WALL
+        if number is not None:
+            number *= sign * alpha
+            return Passing("line", line=Line(offset=number, lift=-number))
+        plain = len(node.inputs) == 2 and node.arguments[1].keys() <= {"other", "alpha"}
+        return Passing("sum", weights=(1.0, sign * alpha)) if plain and alpha else WALL
 
-
-def _subtract_from(node: Node) -> Passing:
-    number = _number(node)
-    if number is None:
-        return WALL
-    return Passing("line", line=Line(factor=-1.0, offset=number, lift=-number))
-
-
-def _multiply(node: Node) -> Passing:
-    number = _number(node)
-    return Passing("line", line=Line(factor=number)) if number else WALL
-
-
-def _divide(node: Node) -> Passing:
-    number = _number(node)
-    return Passing("line", line=Line(factor=1 / number)) if number else WALL
+    return passing
 
 
 def _pad(node: Node) -> Passing:
-    args, kwargs = node.arguments
-    mode = kwargs.get("mode", args[2] if len(args) > 2 else "constant")
-    fill = kwargs.get("value", args[3] if len(args) > 3 else None)
-    if mode != "constant":
+    if node.argument(2, "mode", "constant") != "constant":
         return _PASS
-    return WALL if fill else _KEEP_ZERO
+    return WALL if node.argument(3, "value") else _KEEP_ZERO
 
 
 def _dropout(node: Node) -> Passing:
-    args, kwargs = node.arguments
-    return WALL if kwargs.get("training", args[2] if len(args) > 2 else True) else _PASS
+    return WALL if node.argument(2, "training", True) else _PASS
 
 
 def _residual(node: Node) -> Passing:
-    args, kwargs = node.arguments
-    weight = kwargs.get("weight", args[2] if len(args) > 2 else math.sqrt(0.5))
-    if weight is None or len(node.inputs) != 2 or "branch" in kwargs:
+    weight = node.argument(2, "weight", math.sqrt(0.5))
+    if weight is None or len(node.inputs) != 2 or "branch" in node.arguments[1]:
         return WALL
     return Passing("sum", weights=(math.sqrt((1.0 - weight) * (1.0 + weight)), weight))
 
 
-def _always(passing: Passing):
-    return lambda node: passing
-
-
-_COMMUTING = (
+_PLACES = {
     "view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim",
     "squeeze", "unsqueeze", "contiguous", "clone", "detach", "__getitem__", "chunk", "split",
-    "unbind", "narrow", "select", "expand", "expand_as", "view_as", "reshape_as", "repeat", "roll",
-    "flip", "mean", "amax", "amin", "alias", "positive",
-    "max_pool1d", "max_pool2d", "max_pool3d",
+    "unbind", "narrow", "select", "expand", "expand_as", "view_as", "reshape_as", "repeat",
+    "roll", "flip", "alias", "positive", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
+}  # fmt: skip
+"""Functions that change no number but its place, and with which every affine map commutes."""
+
+MOVES = _PLACES | {
+    "to", "float", "double", "half", "bfloat16", "type_as", "t", "T", "mT",
+}  # fmt: skip
+"""Functions that change no number but its place or its type."""
+
+_COMMUTING = _PLACES | {
+    "mean", "amax", "amin", "interpolate", "max_pool1d", "max_pool2d", "max_pool3d",
     "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
-    "interpolate", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
-)  # fmt: skip
+}  # fmt: skip
 _HOMOGENEOUS = (
     "relu", "relu_", "leaky_relu", "sum", "avg_pool1d", "avg_pool2d", "avg_pool3d",
 )  # fmt: skip
 ADD = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 SUB = {"sub", "sub_", "subtract", "__sub__", "__isub__"}
+_SUB_FROM = ("rsub", "__rsub__")
+_NEGATE = ("neg", "negative", "__neg__")
 _MULTIPLY = ("mul", "mul_", "multiply", "__mul__", "__rmul__", "__imul__")
 _DIVIDE = ("div", "div_", "divide", "true_divide", "__truediv__", "__div__", "__itruediv__")
 JOIN = {"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"}
 _SHAPES_OF_ANOTHER = ("view_as", "reshape_as", "expand_as")
 _DROPOUTS = ("dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout")
-_TABLE = {
-    **dict.fromkeys(_COMMUTING, _always(_PASS)),
-    **dict.fromkeys(_HOMOGENEOUS, _always(_KEEP_ZERO)),
-    **dict.fromkeys(("neg", "negative", "__neg__"), _always(Passing("line", line=Line(factor=-1)))),
-    **dict.fromkeys(ADD, _add),
-    **dict.fromkeys(SUB, _subtract),
-    **dict.fromkeys(("rsub", "__rsub__"), _subtract_from),
-    **dict.fromkeys(_MULTIPLY, _multiply),
-    **dict.fromkeys(_DIVIDE, _divide),
-    **dict.fromkeys(JOIN, _always(Passing("join"))),
-    **dict.fromkeys(_DROPOUTS, _dropout),
-    "pad": _pad,
-    "functional.residual": _residual,
+_TABLE: dict[str, Passing | Callable[[Node], Passing]] = {
+    name: passing
+    for names, passing in (
+        (_COMMUTING, _PASS),
+        (_HOMOGENEOUS, _KEEP_ZERO),
+        (_NEGATE, Passing("line", line=Line(factor=-1.0))),
+        (ADD, _sum(1.0)),
+        (SUB, _sum(-1.0)),
+        (_SUB_FROM, _by_number(lambda n: Line(factor=-1.0, offset=n, lift=-n), zero=True)),
+        (_MULTIPLY, _by_number(lambda n: Line(factor=n))),
+        (_DIVIDE, _by_number(lambda n: Line(factor=1 / n))),
+        (JOIN, Passing("join")),
+        (_DROPOUTS, _dropout),
+        (("pad",), _pad),
+        (("functional.residual",), _residual),
+    )
+    for name in names
 }
 
 
 def of_function(node: Node) -> Passing:
     """What the call of a function does; where nothing is known of it, a wall."""
-    known = _TABLE.get(node.name)
-    return WALL if known is None or "out" in node.arguments[1] else known(node)
+    known = WALL if "out" in node.arguments[1] else _TABLE.get(node.name, WALL)
+    return known(node) if callable(known) else known
 
 
 def takes_shape_alone(node: Node) -> bool:
@@ -274,12 +262,9 @@ def takes_shape_alone(node: Node) -> bool:
     return node.name in _SHAPES_OF_ANOTHER
 
 
-def _number(node: Node, *known: str) -> float | None:
-    """The other operand, where it is a number and no keyword but these is there."""
-    args, kwargs = node.arguments
-    if not set(kwargs) <= {"other", *known} or len(node.inputs) != 1:
-        return None
-    other = args[1] if len(args) > 1 else kwargs.get("other")
-    if isinstance(other, bool) or not isinstance(other, int | float):
-        return None
-    return float(other) if math.isfinite(other) else None
+def moves(node: Node) -> bool:
+    """Whether a call changes no number but its place."""
+    if node.module is None:
+        return node.name in MOVES
+    entry = rules.entry_of_type(type(node.module))
+    return entry is not None and entry.quiet

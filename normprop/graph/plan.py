@@ -25,6 +25,7 @@ from normprop.graph.passing import (
     EXACT,
     JOIN,
     ONE,
+    UNSHIFTED,
     WALL,
     Passing,
     Target,
@@ -77,30 +78,14 @@ class _Missed:
     Attributes:
         node: the call.
         values: what it was called with; of a layer that has to get the same in all of its
-            calls, also what another got.
+            calls, also what another got; none where what it gives is too large or too small to be
+            left to others.
         target: what the first of them has to stand for; ``None`` where they have to agree.
-        piled: whether what it gives is too large or too small to be left to others.
     """
 
     node: Node
     values: tuple[int, ...] = ()
     target: Target | None = None
-    piled: bool = False
-
-
-@dataclass
-class _Round:
-    """What values stand for, up to the first call that misses something.
-
-    Attributes:
-        pending: by value.
-        first: by path of a layer, what its first call got, and in which value.
-        missed: what is missing.
-    """
-
-    pending: dict[int, Affine] = field(default_factory=dict)
-    first: dict[str, tuple[Affine, int]] = field(default_factory=dict)
-    missed: _Missed | None = None
 
 
 @dataclass
@@ -123,19 +108,16 @@ class Plan:
     def __post_init__(self):
         self.nodes = [node for trace in self.traces for node in trace.nodes]
         self.producer = {v: n for trace in self.traces for v, n in trace.producer.items()}
-        self.choices = self._at_first()
-        found = self._propagate(self.choices)
+        found = _Round(self, self._at_first())
         while found.missed is not None:
-            before = self._steps()
-            self.choices = self._resolved(found, found.missed)
-            if self._steps() <= before:
+            resolved = _Round(self, found.resolved())
+            if resolved.steps <= found.steps:
                 raise AssertionError(f"nothing was settled for {found.missed.node}")
-            found = self._propagate(self.choices)
-        for path, (given, _) in found.first.items():
-            self.choices[path] = replace(self.choices[path], before=given)
-
-    def _steps(self) -> int:
-        return sum(choice.steps for choice in self.choices.values())
+            found = resolved
+        self.choices = {
+            path: replace(choice, before=found.first[path][0] if path in found.first else ONE)
+            for path, choice in found.choices.items()
+        }
 
     def _at_first(self) -> Choices:
         read = set().union(*(trace.read for trace in self.traces))
@@ -157,26 +139,58 @@ class Plan:
             choices[node.name] = choice
         return choices
 
-    # A round
+    def after(self, kind: Kind, module: nn.Module, given: Affine) -> Affine:
+        """What the output of the plain layer stands for."""
+        return line_of(kind, module, self.training).forward(given)
 
-    def _propagate(self, choices: Choices) -> _Round:
-        found = _Round()
-        for node in self.nodes:
-            for value in node.inputs:
-                found.pending.setdefault(value, ONE)
-            passing = self._passing(node, choices)
-            found.missed = _missed(node, passing, found)
-            if found.missed is not None:
-                return found
-            out = self._out(node, passing, choices, found.pending)
-            for position, value in enumerate(node.outputs):
-                # What comes beside the first output of a pooling are indices.
-                indices = position and node.module is not None
-                found.pending[value] = ONE if indices else _tidy(out)
-            if node.module is not None and not _in_range(out):
-                found.missed = _Missed(node, piled=True)
-                return found
-        return found
+    def gives(self, path: str) -> bool:
+        """Whether it has parameters that can take what it is asked to give."""
+        kind = self.kinds[path]
+        return kind.gives and (kind.name == "map" or not self.training)
+
+
+class _Round:
+    """What values stand for, up to the first call that misses something.
+
+    Args:
+        plan: has the calls.
+        choices: of their layers.
+
+    Attributes:
+        pending: by value, what it stands for.
+        first: by path of a layer, what its first call got, and in which value.
+        missed: what is missing.
+    """
+
+    def __init__(self, plan: Plan, choices: Choices) -> None:
+        self.plan, self.choices = plan, choices
+        self.pending: dict[int, Affine] = {}
+        self.first: dict[str, tuple[Affine, int]] = {}
+        self.missed: _Missed | None = None
+        for node in plan.nodes:
+            self.missed = self._missed_at(node)
+            if self.missed is not None:
+                break
+
+    @property
+    def steps(self) -> int:
+        """How much is settled."""
+        return sum(choice.steps for choice in self.choices.values())
+
+    def _missed_at(self, node: Node) -> _Missed | None:
+        """Go through a call, unless it misses something."""
+        for value in node.inputs:
+            self.pending.setdefault(value, ONE)
+        passing = self._passing(node, self.choices)
+        missed = self._not_given(node, passing)
+        if missed is not None:
+            return missed
+        out = self._out(node, passing)
+        for position, value in enumerate(node.outputs):
+            # What comes beside the first output of a pooling are indices.
+            indices = position and node.module is not None
+            self.pending[value] = ONE if indices else _tidy(out)
+        return None if node.module is None or _in_range(out) else _Missed(node)
 
     def _passing(self, node: Node, choices: Choices) -> Passing:
         if node.opaque or not node.inputs:
@@ -184,115 +198,135 @@ class Plan:
         if node.module is None:
             return of_function(node)
         choice = choices[node.name]
-        if choice.mode == "kept" or (choice.mode == "explicit" and self.training):
+        if choice.mode == "kept" or (choice.mode == "explicit" and self.plan.training):
             return WALL
-        passing = of_layer(self.kinds[node.name], node.module, self.training)
+        passing = of_layer(self.plan.kinds[node.name], node.module, self.plan.training)
         return passing if choice.mode == "moved" else replace(passing, alike="all")
 
-    def _out(self, node: Node, passing: Passing, choices: Choices, pending) -> Affine:
+    def _not_given(self, node: Node, passing: Passing) -> _Missed | None:
+        pending = [self.pending[v] for v in node.inputs]
+        if passing.how in ("sum", "join"):
+            head = Target(*pending[0])
+            target = head._replace(shift=None) if passing.how == "sum" else head
+            agree = all(target.met_by(p) for p in pending)
+            return None if agree else _Missed(node, tuple(node.inputs))
+        other = ANY if takes_shape_alone(node) and passing is not WALL else EXACT
+        for position, (value, given) in enumerate(zip(node.inputs, pending, strict=True)):
+            target = other if position else passing.needs
+            if not target.met_by(given):
+                return _Missed(node, (value,), target)
+        if node.module is None or passing is WALL or not passing.alike:
+            return None
+        # A layer that depends on what its input stands for needs the same in every call.
+        value, given = node.inputs[0], pending[0]
+        whole = passing.alike == "all"
+        own = given if whole else Affine(1.0, given.shift / given.scale)
+        first, before = self.first.setdefault(node.name, (own, value))
+        target = Target(*first) if whole else Target(shift=first.shift * given.scale)
+        return None if target.met_by(given) else _Missed(node, (value, before), target)
+
+    def _out(self, node: Node, passing: Passing) -> Affine:
         if passing.how == "wall":
             return ONE
-        given = pending[node.inputs[0]]
+        given = self.pending[node.inputs[0]]
         if passing.how == "source":
-            return choices[node.name].after
+            return self.choices[node.name].after
         if passing.how == "sum":
-            first, second = (pending[v].shift for v in node.inputs)
+            first, second = (self.pending[v].shift for v in node.inputs)
             return given._replace(shift=passing.weights[0] * first + passing.weights[1] * second)
         if passing.how == "join":
             return given
         out = passing.line.forward(given)
-        mode = "moved" if node.module is None else choices[node.name].mode
+        mode = "moved" if node.module is None else self.choices[node.name].mode
         return {"moved": out, "shifted": out._replace(shift=0.0), "explicit": ONE}[mode]
-
-    def after(self, kind: Kind, module: nn.Module, given: Affine) -> Affine:
-        """What the output of the plain layer stands for."""
-        return line_of(kind, module, self.training).forward(given)
 
     # What a call misses
 
-    def _resolved(self, found: _Round, missed: _Missed) -> Choices:
-        if missed.piled:
-            return self._with(missed.node.name, "explicit", "scales would have piled up")
-        asking = _Asking(self, found.pending)
-        for wishes in _wishes(missed, found.pending):
-            choices = self.choices
-            for value, target in wishes:
-                choices = None if choices is None else asking.ask(choices, value, target)
+    def resolved(self) -> Choices:
+        """Choices with which more is settled."""
+        node = self.missed.node
+        if not self.missed.values:
+            return self._with(node.name, "explicit", "scales would have piled up")
+        for wishes in self._wishes(self.missed):
+            choices = self._ask_all(self.choices, wishes)
             if choices is not None and choices != self.choices:
                 return choices
-        return self._given_up(missed, found.pending)
+        return self._given_up(self.missed)
 
     def _with(self, path: str, mode: str, reason: str) -> Choices:
         return {**self.choices, path: replace(self.choices[path], mode=mode, reason=reason)}
 
-    def _given_up(self, missed: _Missed, pending) -> Choices:
-        half = missed.target == Target(shift=0.0)
+    def _wishes(self, missed: _Missed) -> Iterator[list[tuple[int, Target]]]:
+        """What may be asked, and of whom: all that stands in one list together."""
+        here, *others = dict.fromkeys(missed.values)
+        if missed.target is None:
+            summed = missed.node.name not in JOIN
+            for reference in (here, *others):
+                target = Target(*self.pending[reference])
+                target = target._replace(shift=None) if summed else target
+                yield [(v, target) for v in (here, *others) if v != reference]
+            return
+        here, *others = missed.values
+        given = Target(*self.pending[here])
+        for other in others:
+            # Two calls of one layer: at the same scale they can agree on the shift.
+            yield [(other, given._replace(shift=None))]
+            yield [(here, Target(*self.pending[other])._replace(shift=None))]
+        yield [(here, missed.target)]
+        yield from ([(other, given)] for other in others)
+
+    def _given_up(self, missed: _Missed) -> Choices:
         if missed.target is None:
             # They need not agree if none of them brings anything.
             choices = self.choices
             for value in dict.fromkeys(missed.values):
-                choices = self._settled(choices, value, False, missed.node, pending)
+                choices = self._settled(choices, value, False)
             return choices
         for beyond in (False, True):
             for value in missed.values:
-                choices = self._settled(self.choices, value, half, missed.node, pending, beyond)
+                choices = self._settled(self.choices, value, missed.target == UNSHIFTED, beyond)
                 if choices != self.choices:
                     return choices
         return self._with(missed.node.name, "kept", "nothing in front gives what it needs")
 
-    def _settled(self, choices, value, half, for_node, pending, beyond=False) -> Choices:
+    def _settled(self, choices: Choices, value: int, half: bool, beyond: bool = False) -> Choices:
         """Keep the constants that have come to a value where they were."""
         waiting, done = [value], set()
         while waiting:
             value = waiting.pop()
-            node = self.producer.get(value)
+            node = self.plan.producer.get(value)
             if node is None or value in done:
                 continue
             done.add(value)
-            if pending.get(value, ONE) == ONE and not beyond:
+            if self.pending.get(value, ONE) == ONE and not beyond:
                 continue
             if node.module is None:
                 waiting += [] if node.opaque else node.inputs
                 continue
-            choice = self._keeping(node.name, choices[node.name], half, for_node)
+            choice = self._keeping(node.name, choices[node.name], half)
             if choice != choices[node.name]:
                 choices = {**choices, node.name: choice}
-            elif not self._gives(node.name):
+            elif not self.plan.gives(node.name):
                 waiting += node.inputs
         return choices
 
-    def _gives(self, path: str) -> bool:
-        """Whether it has parameters that can take what it is asked to give."""
-        kind = self.kinds[path]
-        return kind.gives and (kind.name == "map" or not self.training)
-
-    def _keeping(self, path: str, choice: Choice, half: bool, for_node: Node) -> Choice:
-        kind = self.kinds[path]
-        if self._gives(path):
+    def _keeping(self, path: str, choice: Choice, half: bool) -> Choice:
+        kind, plan = self.plan.kinds[path], self.plan
+        if plan.gives(path):
             whole = choice.settled == _WHOLE
             return choice if whole else replace(choice, after=ONE, settled=_WHOLE)
-        if (kind.name == "dropout" and self.training) or not kind.normalised:
+        stays = (kind.name == "dropout" and plan.training) or not kind.normalised
+        if stays or choice.mode in ("explicit", "kept"):
             return choice
-        if choice.mode in ("explicit", "kept"):
-            return choice
-        if half and choice.mode == "moved" and path in self.can_shift:
-            return replace(choice, mode="shifted", reason=f"the shift alone, for {for_node}")
-        return replace(choice, mode="explicit", reason=f"shift and scale, for {for_node}")
+        if half and choice.mode == "moved" and path in plan.can_shift:
+            return replace(
+                choice, mode="shifted", reason=f"the shift alone, for {self.missed.node}"
+            )
+        return replace(choice, mode="explicit", reason=f"shift and scale, for {self.missed.node}")
 
+    # Asking those in front: each answer is a set of choices, or None.
 
-@dataclass(frozen=True)
-class _Asking:
-    """Asking those in front; each answer is a set of choices, or ``None``.
-
-    Args:
-        plan: has the calls.
-        pending: what values stand for as it is.
-    """
-
-    plan: Plan
-    pending: dict[int, Affine]
-
-    def ask(self, choices: Choices, value: int, target: Target) -> Choices | None:
+    def _ask(self, choices: Choices, value: int, target: Target) -> Choices | None:
         """The choices with which a value stands for the target."""
         given = self.pending.get(value, ONE)
         if target.met_by(given):
@@ -300,7 +334,7 @@ class _Asking:
         node = self.plan.producer.get(value)
         if node is None or value != node.outputs[0]:
             return None
-        passing = self.plan._passing(node, choices)
+        passing = self._passing(node, choices)
         if passing.how == "source":
             return self._ask_of_map(choices, node, given, target)
         if passing.how == "join":
@@ -311,31 +345,30 @@ class _Asking:
         if passing.how == "wall" or not moved:
             return None
         wanted = passing.line.backward(target, self.pending.get(node.inputs[0], ONE))
-        if not _both(passing.needs, wanted):
-            return None
-        return self.ask(choices, node.inputs[0], wanted)
+        can = all(
+            need is None or part is None or abs(need - part) <= CLOSE
+            for need, part in zip(passing.needs, wanted, strict=True)
+        )
+        return self._ask(choices, node.inputs[0], wanted) if can else None
 
     def _ask_all(self, choices, wishes) -> Choices | None:
         for value, target in wishes:
-            choices = self.ask(choices, value, target)
+            choices = self._ask(choices, value, target)
             if choices is None:
                 return None
         return choices
 
     def _ask_of_map(self, choices, node, given, target) -> Choices | None:
-        choice = choices[node.name]
-        after = target.filled(given)
-        parts = zip(Affine._fields, target.parts(), strict=True)
-        wanted = {name for name, part in parts if part is not None}
-        settled = choice.settled & set(Affine._fields)
-        again = Target(**{name: getattr(choice.after, name) for name in settled})
-        if not self.plan._gives(node.name) or not again.met_by(after) or not _in_range(after):
+        choice, after = choices[node.name], target.filled(given)
+        again = Target(**{part: getattr(choice.after, part) for part in choice.settled - {"whole"}})
+        if not self.plan.gives(node.name) or not again.met_by(after) or not _in_range(after):
             return None
+        wanted = {part for part, value in target._asdict().items() if value is not None}
         made = replace(choice, after=after, settled=choice.settled | wanted)
         return {**choices, node.name: made}
 
     def _ask_of_sum(self, choices, node, passing, target) -> Choices | None:
-        both = Target(target.scale, None, target.gradient)
+        both = target._replace(shift=None)
         pending = [self.pending[v] for v in node.inputs]
         if not all(both.met_by(p) for p in pending):
             # A new scale for all is asked of all.
@@ -346,8 +379,8 @@ class _Asking:
         # the other may have come through many a sum.
         for i in sorted(range(2), key=lambda i: self._distance(choices, node.inputs[i])):
             rest = target.shift - passing.weights[1 - i] * pending[1 - i].shift
-            wanted = Target(target.scale, rest / passing.weights[i], target.gradient)
-            made = self.ask(choices, node.inputs[i], wanted)
+            wanted = target._replace(shift=rest / passing.weights[i])
+            made = self._ask(choices, node.inputs[i], wanted)
             if made is not None:
                 return made
         return None
@@ -359,66 +392,10 @@ class _Asking:
             node = self.plan.producer.get(value)
             if node is None or node.opaque or not node.inputs:
                 return math.inf
-            if node.module is not None and self.plan._gives(node.name):
+            if node.module is not None and self.plan.gives(node.name):
                 settled = choices[node.name].settled
                 return math.inf if "shift" in settled else steps
             value, steps = node.inputs[0], steps + 1
-
-
-def _missed(node: Node, passing: Passing, found: _Round) -> _Missed | None:
-    pending = [found.pending[v] for v in node.inputs]
-    if passing.how in ("sum", "join"):
-        head = pending[0]
-        shift = None if passing.how == "sum" else head.shift
-        target = Target(head.scale, shift, head.gradient)
-        agree = all(target.met_by(p) for p in pending)
-        return None if agree else _Missed(node, tuple(node.inputs))
-    for position, (value, given) in enumerate(zip(node.inputs, pending, strict=True)):
-        exact = EXACT if passing is WALL or not takes_shape_alone(node) else ANY
-        target = passing.needs if not position else exact
-        if not target.met_by(given):
-            return _Missed(node, (value,), target)
-    if node.module is None or passing is WALL or not passing.alike:
-        return None
-    return _unlike(node, passing, found)
-
-
-def _unlike(node: Node, passing: Passing, found: _Round) -> _Missed | None:
-    """A layer that depends on what its input stands for needs the same in every call."""
-    value = node.inputs[0]
-    given = found.pending[value]
-    own = given if passing.alike == "all" else Affine(1.0, given.shift / given.scale)
-    first, other = found.first.setdefault(node.name, (own, value))
-    target = Target.of(first) if passing.alike == "all" else Target(shift=first.shift * given.scale)
-    return None if target.met_by(given) else _Missed(node, (value, other), target)
-
-
-def _wishes(missed: _Missed, pending) -> Iterator[list[tuple[int, Target]]]:
-    """What may be asked, and of whom: all that stands in one list together."""
-    if missed.target is None:
-        values = list(dict.fromkeys(missed.values))
-        summed = missed.node.name not in JOIN
-        for reference in values:
-            wanted = pending[reference]
-            target = Target(wanted.scale, None if summed else wanted.shift, wanted.gradient)
-            yield [(v, target) for v in values if v != reference]
-        return
-    value, *others = missed.values
-    here = pending[value]
-    for other in others:
-        # Two calls of one layer: at the same scale they can agree on the shift.
-        there = pending[other]
-        yield [(other, Target(here.scale, None, here.gradient))]
-        yield [(value, Target(there.scale, None, there.gradient))]
-    yield [(value, missed.target)]
-    for other in others:
-        yield [(other, Target.of(here))]
-
-
-def _both(needs: Target, wanted: Target) -> bool:
-    """Whether something can be as is needed and as is wanted."""
-    pairs = zip(needs.parts(), wanted.parts(), strict=True)
-    return all(a is None or b is None or abs(a - b) <= CLOSE for a, b in pairs)
 
 
 def _in_range(affine: Affine) -> bool:

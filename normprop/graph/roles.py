@@ -8,8 +8,7 @@ from functools import cached_property
 from torch import nn
 
 from normprop import rules
-from normprop.graph.example import moves
-from normprop.graph.passing import ADD, JOIN, SUB
+from normprop.graph.passing import ADD, JOIN, SUB, moves
 from normprop.graph.trace import Node, Trace
 
 _ONE_SIDED = (nn.Softplus, nn.LogSigmoid)

@@ -114,6 +114,11 @@ class Node:
 
         return tree_map(plain, self.call, is_leaf=is_value)
 
+    def argument(self, place: int, name: str, default: object = None) -> object:
+        """One that is given by place or by name."""
+        args, kwargs = self.arguments
+        return kwargs.get(name, args[place] if len(args) > place else default)
+
     @property
     def path(self) -> str:
         """Path of the layer, or of where a function was called with the function's name."""
