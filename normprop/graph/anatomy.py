@@ -37,7 +37,7 @@ def layers_of(
         yield from _parts(module, path, "computes a weight of {}")
         if whole:
             return
-    elif _is_own(kind) and (base is not None or not module._modules):
+    elif is_own(kind) and (base is not None or not module._modules):
         yield path, module, "is normalised already", True
         yield from _parts(module, path, "has a weight that {} normalises")
         return
@@ -110,7 +110,7 @@ def single_layers(model: nn.Module) -> set[str]:
     return {
         path
         for path, module in model.named_modules()
-        if not module._modules and (is_layer(module) or _is_own(type(module)))
+        if not module._modules and (is_layer(module) or is_own(type(module)))
     }
 
 
@@ -119,9 +119,10 @@ def is_plain(module: nn.Module) -> bool:
     return is_layer(module) and torch_type(type(module)) is type(module)
 
 
-def _is_own(kind: type) -> bool:
-    ours = ("normprop.nn.", "normprop.graph.")
-    return any(parent.__module__.startswith(ours) for parent in kind.__mro__)
+def is_own(kind: type, *homes: str) -> bool:
+    """Whether it is a class of this package, by default of its layers, or a subclass of one."""
+    homes = homes or ("normprop.nn.", "normprop.graph.")
+    return any(parent.__module__.startswith(homes) for parent in kind.__mro__)
 
 
 def _changes_nothing(kind: type, base: type) -> bool:

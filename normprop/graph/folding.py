@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import nn
@@ -15,10 +16,10 @@ from normprop.graph.report import remember
 from normprop.graph.rewrite import (
     check_arguments,
     clamp,
+    exchanged,
     limits_behind,
     plain_of,
     refuse_unreached,
-    replace,
     report_of,
     separated,
 )
@@ -85,16 +86,10 @@ def fold(model: nn.Module, /, *example_inputs, **example_keywords) -> nn.Module:
     roads = roads_of(seen, example_inputs, example_keywords, kinds)
     kinds, notes = _fitted(seen, kinds, roads)
     plan = Plan(roads.traces, training=False, kinds=kinds, can_shift=set(kinds))
-
-    folded = separated(model)[0].eval()
-    tied = _tied(folded)
     with torch.no_grad():
-        for path, choice in plan.choices.items():
-            layer = folded.get_submodule(path)
-            made = _made(layer, kinds[path], choice, plan)
-            folded = replace(folded, path, layer, made)
+        folded = exchanged(separated(model)[0].eval(), plan, partial(_made, plan))
     still = _tied(folded)
-    split += [names for names in tied if names not in still]
+    split += [names for names in _tied(seen) if names not in still]
     refuse_unreached(folded, seen, plan)
     return remember(folded, report_of(plan, folded, split, (*roads.notes, *notes, *_own(folded))))
 
@@ -122,26 +117,27 @@ def _fitted(model: nn.Module, kinds: dict[str, Kind], roads: Roads):
     """Kinds with constants for the shapes of the example, and notes on those shapes."""
     kinds, notes = dict(kinds), []
     nodes = [node for trace in roads.traces for node in trace.nodes if node.module is not None]
-    for path in [p for p, kind in kinds.items() if kind.constants is None]:
+    for path, kind in kinds.items():
+        if kind.constants is not None:
+            continue
         calls = [node for node in nodes if node.name == path]
         if not calls:
             continue
-        layer = model.get_submodule(path)
         try:
-            found = {constants_at(layer, node) for node in calls}
+            found = {constants_at(model.get_submodule(path), node) for node in calls}
         except ValueError as problem:
-            kinds[path] = kinds[path].staying(str(problem))
+            kinds[path] = kind.staying(str(problem))
             continue
         if len(found) > 1:
-            kinds[path] = kinds[path].staying("its constants change with the shapes that it gets")
+            kinds[path] = kind.staying("its constants change with the shapes that it gets")
             continue
-        kinds[path] = dataclasses.replace(kinds[path], constants=found.pop())
+        kinds[path] = dataclasses.replace(kind, constants=found.pop())
         text = " or ".join(sorted({str(node.shapes[0]) for node in calls}))
         notes.append(f"{path or 'the model'}: its constants are those of an input of shape {text}")
     return kinds, tuple(notes)
 
 
-def _made(layer: nn.Module, kind: Kind, choice: Choice, plan: Plan) -> nn.Module:
+def _made(plan: Plan, layer: nn.Module, kind: Kind, choice: Choice) -> nn.Module:
     if choice.mode == "kept":
         return layer
     if kind.name == "map":
@@ -153,17 +149,16 @@ def _made(layer: nn.Module, kind: Kind, choice: Choice, plan: Plan) -> nn.Module
     plain = _function(layer, kind, choice)
     if choice.mode == "moved":
         return plain
-    out = plan.after(kind, layer, choice.before)
-    scale = 1.0 if choice.mode == "shifted" else out.scale
-    shift = out.shift / out.scale if choice.mode == "shifted" else out.shift
+    scale, shift, _ = plan.after(kind, layer, choice.before)
+    if choice.mode == "shifted":
+        scale, shift = 1.0, shift / scale
     return affine.followed(plain, scale, shift, kind.name in ("curve", "clamp"))
 
 
 def _function(layer, kind, choice) -> nn.Module:
-    if kind.name == "clamp":
-        low, high = limits_behind(kind, choice.before)
-        if (low, high) != kind.limits or type(layer) in (nn.Threshold, affine.Clamp):
-            return clamp(low, high, getattr(layer, "inplace", False))
+    limits = limits_behind(layer, kind, choice.before) if kind.name == "clamp" else None
+    if limits is not None:
+        return clamp(*limits, getattr(layer, "inplace", False))
     if kind.plain is None:
         if hasattr(layer, "gate"):
             return affine.gating(gate_function(layer.gate), layer.dim)

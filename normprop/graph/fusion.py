@@ -1,5 +1,7 @@
 """Constants kept in neighbours while a network trains: a block runs the plain activation."""
 
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -13,10 +15,10 @@ from normprop.graph.report import remember
 from normprop.graph.rewrite import (
     check_arguments,
     clamp,
+    exchanged,
     limits_behind,
     plain_of,
     refuse_unreached,
-    replace,
     report_of,
     separated,
 )
@@ -92,11 +94,7 @@ def _planned(model: nn.Module, inputs: tuple, keywords: dict, lean: bool):
         roads = roads_of(network, inputs, keywords, kinds, first)
         traces, notes = traces + roads.traces, notes + roads.notes
     plan = Plan(traces, training=True, kinds=kinds, can_shift=_keep_their_input(seen, kinds))
-    fused = separated(model)[0]
-    for path, choice in plan.choices.items():
-        layer = fused.get_submodule(path)
-        made = _made(layer, kinds[path], choice, plan, lean)
-        fused = replace(fused, path, layer, made)
+    fused = exchanged(separated(model)[0], plan, partial(_made, plan, lean))
     refuse_unreached(fused, seen, plan)
     return fused, plan, split, notes
 
@@ -174,21 +172,19 @@ def _keep_their_input(model: nn.Module, kinds: dict[str, Kind]) -> set[str]:
     return found
 
 
-def _made(layer: nn.Module, kind: Kind, choice: Choice, plan: Plan, lean: bool) -> nn.Module:
+def _made(plan: Plan, lean: bool, layer: nn.Module, kind: Kind, choice: Choice) -> nn.Module:
     if kind.name == "map":
         absorbed = Absorbed(choice.before, choice.after)
         layer.absorbed = None if absorbed == Absorbed() else absorbed
         return layer
     if kind.name == "norm" and choice.before != Affine():
         layer.eps /= choice.before.scale**2
-    if kind.name not in ("clamp", "homogeneous", "curve", "commuting"):
+    function = kind.name in ("clamp", "homogeneous", "curve", "commuting")
+    if not function or choice.mode in ("explicit", "kept"):
         return layer
-    if choice.mode in ("explicit", "kept"):
-        return layer
-    if kind.name == "clamp":
-        limits = limits_behind(kind, choice.before)
-        if limits != kind.limits or type(layer) is nn.Threshold:
-            return affine.Clamp(*limits) if lean else clamp(*limits)
+    limits = limits_behind(layer, kind, choice.before) if kind.name == "clamp" else None
+    if limits is not None:
+        return affine.Clamp(*limits) if lean else clamp(*limits)
     plain = plain_of(layer, kind.plain)
     if choice.mode == "shifted":
         out = plan.after(kind, layer, choice.before)

@@ -1,7 +1,6 @@
 """What a layer does to an affine map that its input stands for."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -11,10 +10,12 @@ from normprop import rules
 from normprop.functional.attention import AttentionConstants
 from normprop.functional.scale import Constants
 from normprop.graph.affine import Clamp
+from normprop.graph.anatomy import CONTAINERS, is_layer, is_own, joined, torch_type
 from normprop.graph.trace import Node
 
 _IDENTITY = Constants(0.0, 1.0, 1.0)
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, twins.Residual, twins.Concat)
+_NO_LIMITS = (-math.inf, math.inf)
+_JOINS = (twins.Residual, twins.Concat)
 _REMADE = (twins.Bilinear, twins.Embedding, twins.MultiheadAttention)
 """Twins with weights that hold what they run with; no constant goes into them or comes out."""
 
@@ -43,7 +44,7 @@ class Kind:
     plain: type[nn.Module] | None
     constants: Constants | None = _IDENTITY
     before: tuple[float, float] = (1.0, 0.0)
-    limits: tuple[float, float] = (-math.inf, math.inf)
+    limits: tuple[float, float] = _NO_LIMITS
     needs_zero: bool = False
     gives: bool = False
     draws: bool = False
@@ -71,41 +72,24 @@ def _is_hooked(module: nn.Module) -> bool:
 
 def is_twin(module: nn.Module) -> bool:
     """Whether it is a normalised layer of ``normprop.nn``, or a subclass from elsewhere."""
-    own = any(t.__module__.startswith("normprop.nn.") for t in type(module).__mro__)
-    return own and not isinstance(module, _CONTAINERS)
+    return is_own(type(module), "normprop.nn.") and not isinstance(module, (*CONTAINERS, *_JOINS))
 
 
 def kinds_of(model: nn.Module) -> dict[str, Kind]:
     """The kind of every layer whose kind is known, by its path."""
-    found = {}
+    found, held = {}, {}
     for path, module in model.named_modules():
         kind = kind_of(module)
         if kind is not None:
             found[path] = kind.staying("it has hooks") if _is_hooked(module) else kind
-    for path, reason in _held(model):
-        if path in found:
-            found[path] = found[path].staying(reason)
-    return found
-
-
-def _held(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Paths of layers whose weights somebody else may read, past them."""
-    for path, module in model.named_modules():
-        name = path.rpartition(".")[2]
-        inner = [f"{path}.{p}" if path else p for p, _ in module.named_modules() if p]
-        if name == "parametrizations":
-            yield from ((p, "it makes a weight") for p in inner)
-        elif inner and _composed(module):
-            reason = f"it is a part of {path or 'the model'}, which may read its weights past it"
-            yield from ((p, reason) for p in inner)
-
-
-def _composed(module: nn.Module) -> bool:
-    """Whether a layer of torch, or a subclass of one, has layers of its own."""
-    if isinstance(module, _CONTAINERS):
-        return False
-    parents = (t for t in type(module).__mro__ if t is not nn.Module)
-    return any(getattr(nn, t.__name__, None) is t for t in parents)
+        inner = [joined(path, name) for name, _ in module.named_modules() if name]
+        if path.rpartition(".")[2] == "parametrizations":
+            held.update(dict.fromkeys(inner, "it makes a weight"))
+        elif is_layer(module):
+            owner = path or "the model"
+            reason = f"it is a part of {owner}, which may read its weights past it"
+            held.update(dict.fromkeys(inner, reason))
+    return {p: kind.staying(held[p]) if p in held else kind for p, kind in found.items()}
 
 
 def kind_of(module: nn.Module) -> Kind | None:
@@ -122,13 +106,12 @@ def kind_of(module: nn.Module) -> Kind | None:
     if type(module) is nn.Threshold and module.threshold == module.value:
         # What a shifted rectifier has become.
         return Kind("clamp", nn.ReLU, limits=(module.value, math.inf))
-    own = type(module).__module__.startswith("normprop.nn.")
-    plain = next((t for t in type(module).__mro__ if t.__module__.startswith("torch.nn.")), None)
-    if plain is None or not (own or type(module) is plain):
-        return None
-    if own:
-        return _of_twin(module, plain)
-    if getattr(nn, plain.__name__, None) is not plain:
+    if type(module) is twins.Calibrated:
+        return _calibrated(module)
+    plain = torch_type(type(module))
+    if type(module).__module__.startswith("normprop.nn."):
+        return None if isinstance(module, (*CONTAINERS, *_JOINS)) else _of_twin(module, plain)
+    if type(module) is not plain:
         return None
     facts = rules.entry_of_type(plain)
     if facts is not None and facts.algebra not in (None, "curve"):
@@ -138,52 +121,41 @@ def kind_of(module: nn.Module) -> Kind | None:
     return Kind("opaque", plain) if own_parameters and not module._modules else None
 
 
-def _of_twin(module, plain) -> Kind | None:
-    if isinstance(module, twins.Calibrated):
-        return _calibrated(module)
-    if isinstance(module, _CONTAINERS):
-        return None
+def _of_twin(module, plain) -> Kind:
     if isinstance(module, _REMADE):
         return Kind("remade", plain, None if plain is nn.MultiheadAttention else _IDENTITY)
-    facts = rules.entry_of_type(plain)
-    if plain is nn.Module:
+    if plain is None:
         return Kind("curve", None, module.constants)
+    facts = rules.entry_of_type(plain)
     if facts.family == "map":
         return _by_facts(module, plain, _IDENTITY, facts)
-    if facts.family == "dropout":
-        return Kind("dropout", plain, module.constants)
     constants = getattr(module, "constants", None)
-    if facts.algebra is None:
-        return Kind("curve", plain, constants, draws=facts.draws(module))
+    if facts.family == "dropout":
+        return Kind("dropout", plain, constants)
     return _by_facts(module, plain, constants, facts)
 
 
 def _by_facts(module, plain, constants, facts) -> Kind:
-    limits = facts.limits(module) if facts.algebra == "clamp" else (-math.inf, math.inf)
+    learnt = facts.algebra in ("batchnorm", "norm") and (
+        (module.weight is not None and module.bias is not None)
+        or getattr(module, "running_mean", None) is not None
+    )
     return Kind(
-        facts.algebra,
+        facts.algebra or "curve",
         plain,
         constants,
-        limits=limits,
+        limits=facts.limits(module) if facts.algebra == "clamp" else _NO_LIMITS,
         needs_zero=facts.needs_zero(module),
         draws=facts.draws(module),
-        gives=facts.algebra == "map" or _has_shift_and_scale(module, facts),
+        gives=facts.algebra == "map" or learnt,
     )
-
-
-def _has_shift_and_scale(module, facts) -> bool:
-    if facts.algebra not in ("batchnorm", "norm"):
-        return False
-    own = module.weight is not None and module.bias is not None
-    return own or getattr(module, "running_mean", None) is not None
 
 
 def _calibrated(module: twins.Calibrated) -> Kind:
     plain = module.plain
-    if plain is None:
-        return Kind("curve", None, module.constants, module.line)
-    own, facts = type(plain), rules.entry_of_type(type(plain))
-    if facts.algebra != "clamp":
+    own = None if plain is None else type(plain)
+    facts = rules.entry_of_type(own)
+    if facts is None or facts.algebra != "clamp":
         # Behind a shift, a homogeneous function is a curve like any other.
         return Kind("curve", own, module.constants, module.line)
     return Kind("clamp", own, module.constants, module.line, limits=facts.limits(plain))

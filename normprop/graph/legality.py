@@ -21,6 +21,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from normprop.functional.scale import Constants
+from normprop.graph.anatomy import is_own
 from normprop.graph.wrappers import run_as_written, tensors_in, unwrapped
 
 _TOLERANCE = 1e-12
@@ -253,8 +254,7 @@ def _agree(low, high):
 
 def is_separate(module: nn.Module) -> bool:
     """Whether it is a layer of ours with separate scales."""
-    own = any(kind.__module__.startswith("normprop.") for kind in type(module).__mro__)
-    return own and getattr(module, "scaling", None) == "separate"
+    return is_own(type(module)) and getattr(module, "scaling", None) == "separate"
 
 
 def _absorbed_factor(module: nn.Module) -> float:

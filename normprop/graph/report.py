@@ -4,6 +4,8 @@ from typing import TypeVar
 
 from torch import nn
 
+from normprop.graph.wrappers import check_model
+
 _Model = TypeVar("_Model", bound=nn.Module)
 _kinds: dict[str, type] = {}
 
@@ -40,8 +42,7 @@ def report(model: nn.Module):
         TypeError: the model is no module.
         ValueError: no verb has returned this model.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module; it was {type(model).__name__}")
+    check_model(model)
     found = getattr(model, "_normprop_report", None)
     if found is None:
         raise ValueError(

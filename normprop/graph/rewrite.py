@@ -3,17 +3,19 @@
 import copy
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from torch import nn
 
 from normprop.functional.parametric import Affine
+from normprop.graph.affine import Clamp
+from normprop.graph.anatomy import is_layer, joined
 from normprop.graph.kinds import Kind, is_twin
 from normprop.graph.plan import Plan
 from normprop.graph.report import kept_with_models
-from normprop.graph.wrappers import tensors_in, unwrapped
+from normprop.graph.wrappers import check_model, tensors_in, unwrapped
 from normprop.nn.calibrated import Calibrated
 from normprop.nn.together import Together
 
@@ -36,20 +38,12 @@ class Report:
     runs: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = [f"constants moved out of {len(self.moved)} of {self._total()} normalised layers"]
+        total = len(self.moved) + len(self.kept)
+        lines = [f"constants moved out of {len(self.moved)} of {total} normalised layers"]
         lines += [f"kept  {path:<32}  {reason}" for path, reason in self.kept.items()]
         lines += [f"split {', '.join(paths)}" for paths in self.split]
         lines += [f"seen  {note}" for note in self.runs]
         return "\n".join(lines)
-
-    def _total(self) -> int:
-        return len(self.moved) + len(self.kept)
-
-
-def check_model(model: nn.Module) -> None:
-    """Refuse what is no module."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module; it was {type(model).__name__}")
 
 
 def check_arguments(
@@ -103,7 +97,7 @@ def separated(model: nn.Module) -> tuple[nn.Module, list[tuple[str, ...]]]:
             known = paths.setdefault(id(child), [])
             if known:
                 parent._modules[name] = copy.copy(child)
-            known.append(f"{path}.{name}" if path else name)
+            known.append(joined(path, name))
     return model, [tuple(p) for p in paths.values() if len(p) > 1]
 
 
@@ -153,10 +147,8 @@ def arguments_of(layer: nn.Module, plain: type[nn.Module]) -> dict[str, object]:
     """What a class of torch has to be called with to give a layer like this one."""
     arguments = {}
     for name, parameter in inspect.signature(plain.__init__).parameters.items():
-        if name in ("self", "device", "dtype") or parameter.kind in (
-            parameter.VAR_POSITIONAL,
-            parameter.VAR_KEYWORD,
-        ):
+        several = (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if name in ("self", "device", "dtype") or parameter.kind in several:
             continue
         if name in ("bias", "add_bias_kv"):
             arguments[name] = _has_bias(layer, name)
@@ -173,18 +165,28 @@ def _has_bias(layer: nn.Module, argument: str) -> bool:
     return layer.bias is not None
 
 
+def exchanged(network: nn.Module, plan: Plan, made: Callable) -> nn.Module:
+    """Exchange the layers of a network for what is made of a layer, its kind and its choice."""
+    for path, choice in plan.choices.items():
+        layer = network.get_submodule(path)
+        network = replace(network, path, layer, made(layer, plan.kinds[path], choice))
+    return network
+
+
+def limits_behind(layer: nn.Module, kind: Kind, before: Affine) -> tuple[float, float] | None:
+    """Limits of a clamp whose input stands for ``before``; None where torch's layer has them."""
+    scale, moved = kind.before
+    scale, shift = before.scale * scale, before.shift * scale + moved
+    low, high = ((limit - shift) / scale for limit in kind.limits)
+    other = type(layer) in (nn.Threshold, Clamp) or (low, high) != kind.limits
+    return (low, high) if other else None
+
+
 def clamp(low: float, high: float, inplace: bool = False) -> nn.Module:
     """min(max(x, low), high), by a layer of torch."""
     if high == math.inf:
         return nn.Threshold(low, low, inplace)
     return nn.Hardtanh(low, high, inplace)
-
-
-def limits_behind(kind: Kind, before: Affine) -> tuple[float, float]:
-    """Limits of a clamp whose input stands for ``before``."""
-    scale, moved = kind.before
-    scale, shift = before.scale * scale, before.shift * scale + moved
-    return tuple((limit - shift) / scale for limit in kind.limits)
 
 
 _UNREACHED = "the example does not reach it; where constants have moved, its call raises"
@@ -201,17 +203,16 @@ def refuse_unreached(network: nn.Module, seen: nn.Module, plan: Plan) -> None:
         seen: the model that ran.
         plan: of the runs.
     """
-    if not any(choice.mode == "moved" and _moves(plan, p) for p, choice in plan.choices.items()):
+    if not any(c.mode == "moved" and plan.kinds[p].normalised for p, c in plan.choices.items()):
         return
+    modules = dict(seen.named_modules())
     ran = {path for trace in plan.traces for path, *_ in trace.returned}
     composed = tuple(
-        f"{path}."
-        for path, module in seen.named_modules()
-        if module._modules and _is_composed(module)
+        f"{p}." for p, module in modules.items() if module._modules and is_layer(module)
     )
     unreached = [
         path
-        for path, module in seen.named_modules()
+        for path, module in modules.items()
         if path and not (module._modules or path in ran or path.startswith(composed))
     ]
     if unreached:
@@ -243,19 +244,6 @@ class _Refusal:
                 f"{path} must be reached by the examples that a network is fused or folded with, "
                 "as its input may stand for something else now; none of the runs called it"
             )
-
-
-def _moves(plan: Plan, path: str) -> bool:
-    return plan.kinds[path].normalised
-
-
-def _is_composed(module: nn.Module) -> bool:
-    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-    of_torch = any(
-        kind.__module__.startswith("torch.nn.") and kind is not nn.Module
-        for kind in type(module).__mro__
-    )
-    return of_torch and not isinstance(module, containers)
 
 
 def report_of(plan: Plan, made: nn.Module, split, runs) -> Report:

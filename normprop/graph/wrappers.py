@@ -32,6 +32,12 @@ _OPAQUE = (
 )
 
 
+def check_model(model: nn.Module) -> None:
+    """Refuse what is no module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module; it was {type(model).__name__}")
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model itself, out of what compiling, data parallelism or averaging put around it.
 
@@ -46,8 +52,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         TypeError: it is no module; or it, or a part of it, cannot be looked into: a module of
             TorchScript, or one that is sharded.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module; it was {type(model).__name__}")
+    check_model(model)
     for path, module in model.named_modules():
         for home, name, reason in _OPAQUE:
             if _is(module, home, name):

@@ -6,6 +6,7 @@ from torch import nn
 
 import normprop.nn as nnp
 from normprop.graph import fold, fuse
+from normprop.graph.affine import Clamp
 from normprop.graph.kinds import kind_of, kinds_of
 from tests.nn.battery import ROWS
 
@@ -74,3 +75,18 @@ def test_what_somebody_has_changed_is_not_known(module):
     hooked = make(module)
     hooked.register_forward_hook(lambda *_: None)
     assert kinds_of(hooked)[""].reason == "it has hooks"
+
+
+@pytest.mark.parametrize("front", [nn.Identity(), nnp.Hardtanh(-1.0, 2.0, mean=0.3)], ids=str)
+@pytest.mark.parametrize("lean", [False, True])
+@pytest.mark.parametrize(
+    "clamp",
+    [Clamp(-0.5), Clamp(0.0), Clamp(-0.5, 0.7), nn.Threshold(-0.5, -0.5), nn.Hardtanh(-0.5, 0.7)],
+    ids=str,
+)
+def test_limits_are_those_of_the_layer(clamp, lean, front):
+    x = torch.linspace(-3.0, 3.0, 40, dtype=torch.float64).view(10, 4)
+    model = nn.Sequential(nnp.Linear(4, 4), front, clamp, nnp.Linear(4, 3)).double()
+    bound = 64 * torch.finfo(x.dtype).eps * model(x).abs().max()
+    for network in (fuse(model, x, lean=lean), fold(model, x)):
+        assert (network(x) - model(x)).abs().max() <= bound
