@@ -11,7 +11,9 @@ constants; a graph that cannot be read is refused.
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,9 +22,8 @@ from torch.autograd.graph import get_gradient_edge
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
-from normprop.functional.scale import Constants
 from normprop.graph.anatomy import is_own
-from normprop.graph.wrappers import run_as_written, tensors_in, unwrapped
+from normprop.graph.wrappers import held_by, run_as_written, tensors_in, unwrapped
 
 _TOLERANCE = 1e-12
 """Two products count as equal when they differ by less than the rounding of a long product."""
@@ -160,20 +161,23 @@ def check(model: nn.Module, /, *inputs, **keywords) -> Legality:
     roots, calls = _run(model, inputs, keywords)
     order = _topological(roots)
     nodes = set(order)
-    calls = {name: made for name, made in calls.items() if any(c.is_on_way(nodes) for c in made)}
+    # On the way to the outputs, or where no gradient can be, as no parameter stands before it.
+    calls = {
+        name: made
+        for name, made in calls.items()
+        if any(not call.roots or not nodes.isdisjoint(call.roots) for call in made)
+    }
     columns = {name: column for column, name in enumerate(calls, 1)}
-    owners = defaultdict(set)
+    owners = defaultdict(lambda: [0])
     for name, made in calls.items():
         for node in (node for call in made for node in call.order):
-            owners[node].add(columns[name])
+            owners[node].append(columns[name])
 
-    def together_and_alone(node) -> list[np.ndarray]:
+    def together_and_alone(node) -> np.ndarray:
         """The factors with all layers as they are, and with each as the only separate one."""
-        found = []
-        for factor in _stated(node):
-            row = np.ones(1 + len(columns))
-            row[[0, *owners[node]]] = factor
-            found.append(row)
+        stated = _stated(node)
+        found = np.ones((len(stated), 1 + len(columns)))
+        found[:, owners[node]] = np.reshape(stated, (-1, 1))
         return found
 
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -270,20 +274,9 @@ def _take_forward_scale(layer: nn.Module, name: str) -> None:
             f"{name} has absorbed those of its neighbours: {layer.absorbed}"
         )
     layer.scaling = "forward"
-    vars(layer).update({key: _with_one_divisor(value) for key, value in vars(layer).items()})
 
 
-def _with_one_divisor(value):
-    """The same, where it is or holds constants with the divisor of the forward pass in both."""
-    if isinstance(value, Constants):
-        return value._replace(backward=value.forward)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*map(_with_one_divisor, value))
-    if isinstance(value, dict) and any(isinstance(entry, Constants) for entry in value.values()):
-        return {key: _with_one_divisor(entry) for key, entry in value.items()}
-    return value
-
-
+@dataclass(frozen=True)
 class _Call:
     """What a layer added to autograd's graph when it was called.
 
@@ -293,50 +286,37 @@ class _Call:
         parameters: identities of its parameters.
     """
 
-    def __init__(self, module: nn.Module, inputs, output) -> None:
-        self.roots = _nodes_of(tensors_in(output))
-        self.order = _topological(self.roots, set(_nodes_of(tensors_in(inputs))))
-        self.parameters = {id(parameter) for parameter in module.parameters()}
-
-    def is_on_way(self, nodes: set) -> bool:
-        """Whether a gradient passes, or none can as no parameter stands before it."""
-        return not self.roots or not nodes.isdisjoint(self.roots)
+    roots: list
+    order: list
+    parameters: set[int]
 
 
 def _run(model, inputs, keywords) -> tuple[list, dict[str, list[_Call]]]:
     """Nodes of the model's outputs, and the calls of each layer with separate scales."""
     calls: dict[str, list[_Call]] = defaultdict(list)
-    handles = []
+
+    def record(name, module, inputs, keywords, output):
+        roots, stop = _nodes_of(tensors_in(output)), _nodes_of(tensors_in((inputs, keywords)))
+        own = {id(parameter) for parameter in module.parameters()}
+        calls[name].append(_Call(roots, _topological(roots, set(stop)), own))
+
     inner = unwrapped(model)
-    # Named as the user's model names them.
-    for name, module in model.named_modules():
-        if is_separate(module) or _absorbed_factor(module) != 1.0:
-            hook = _recorder(calls, name)
-            handles.append(module.register_forward_hook(hook, with_kwargs=True))
-    held = [*tensors_in((inputs, keywords)), *model.parameters(), *model.buffers()]
-    devices = {tensor.device for tensor in held if tensor.is_cuda}
-    try:
-        with (
-            torch.random.fork_rng(devices),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            run_as_written(),
-            _NoGradientsInside(),
-        ):
-            # Statistics are to be what they were.
-            buffers = {n: b.clone() for n, b in inner.named_buffers() if not is_lazy(b)}
-            result = torch.func.functional_call(inner, buffers, inputs, keywords)
-    finally:
-        for handle in handles:
-            handle.remove()
+    held = held_by(model, inputs, keywords)
+    with ExitStack() as stack:
+        # Named as the user's model names them.
+        for name, module in model.named_modules():
+            if is_separate(module) or _absorbed_factor(module) != 1.0:
+                hook = module.register_forward_hook(partial(record, name), with_kwargs=True)
+                stack.enter_context(hook)
+        stack.enter_context(torch.random.fork_rng({t.device for t in held if t.is_cuda}))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(run_as_written())
+        stack.enter_context(_NoGradientsInside())
+        # Statistics are to be what they were.
+        buffers = {n: b.clone() for n, b in inner.named_buffers() if not is_lazy(b)}
+        result = torch.func.functional_call(inner, buffers, inputs, keywords)
     return _nodes_of(tensors_in(result)), calls
-
-
-def _recorder(calls, name: str):
-    def record(module, inputs, keywords, output):
-        calls[name].append(_Call(module, (inputs, keywords), output))
-
-    return record
 
 
 class _NoGradientsInside(TorchFunctionMode):
@@ -367,12 +347,10 @@ def _stated(node) -> tuple[float, ...]:
         if "DifferentiableGraph" in node.name():
             raise ValueError("the model must be made of Python; it calls a function of TorchScript")
         return ()
-    stated = getattr(node, "gradient_factors", None)
+    stated = getattr(node, "gradient_factors", getattr(function, "gradient_factors", None))
     if stated is None:
-        stated = getattr(function, "gradient_factors", None)
-    if stated is None and function.__module__ in _DERIVATIVES:
-        return ()
-    if stated is None:
+        if function.__module__ in _DERIVATIVES:
+            return ()
         instead = _INSTEAD.get(function.__name__, "see normprop.check on how to state it")
         raise ValueError(
             "a function with a backward pass of its own must state its gradient_factors, or nobody "
@@ -384,18 +362,16 @@ def _stated(node) -> tuple[float, ...]:
 
 def _topological(roots, stop=frozenset()) -> list:
     """Nodes of autograd's graph, each before what it passes gradients to."""
-    order, seen = [], set()
+    order, seen = [], set(stop)
     stack = [(root, False) for root in roots]
     while stack:
         node, done = stack.pop()
         if done:
             order.append(node)
-            continue
-        if node in seen or node in stop:
-            continue
-        seen.add(node)
-        stack.append((node, True))
-        stack += [(child, False) for child, _ in node.next_functions if child is not None]
+        elif node not in seen:
+            seen.add(node)
+            stack.append((node, True))
+            stack += [(child, False) for child, _ in node.next_functions if child is not None]
     return order[::-1]
 
 
@@ -404,30 +380,28 @@ def _products(roots, order, factors_of: Callable, one) -> dict:
 
     Where a tensor needs no gradient, but has a factor, they end at None.
     """
-    low, high = dict.fromkeys(roots, one), dict.fromkeys(roots, one)
+    ends = dict.fromkeys(roots, (one, one))
     for node in order:
         if not node.next_functions:
             continue
-        least, most = low.pop(node), high.pop(node)
-        factors = factors_of(node)
+        arriving, factors = ends.pop(node), factors_of(node)
         for position, (child, _) in enumerate(node.next_functions):
-            ends = least, most
-            if position < len(factors):
-                ends = least * factors[position], most * factors[position]
-                ends = np.minimum(*ends), np.maximum(*ends)
-            elif child is None:
+            if position >= len(factors) and child is None:
                 continue
-            low[child] = np.minimum(low[child], ends[0]) if child in low else ends[0]
-            high[child] = np.maximum(high[child], ends[1]) if child in high else ends[1]
-    return {node: (low[node], high[node]) for node in low}
+            factor = factors[position] if position < len(factors) else 1.0
+            both = [*ends.get(child, ()), *(product * factor for product in arriving)]
+            ends[child] = np.min(both, axis=0), np.max(both, axis=0)
+    return ends
 
 
 def _factor_through(calls: Iterable[_Call]) -> float:
     """By what a layer multiplies the gradient on its way to the inputs."""
-    found = []
-    for call in calls:
-        for node, products in _products(call.roots, call.order, _stated, 1.0).items():
-            if id(getattr(node, "variable", None)) not in call.parameters:
-                found += products
+    found = [
+        product
+        for call in calls
+        for node, products in _products(call.roots, call.order, _stated, 1.0).items()
+        if id(getattr(node, "variable", None)) not in call.parameters
+        for product in products
+    ]
     factor = Factor(float(np.min(found)), float(np.max(found))) if found else Factor(1.0, 1.0)
     return factor.low if factor.legal else math.nan

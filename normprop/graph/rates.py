@@ -40,18 +40,15 @@ def rates_of(model: nn.Module, inputs: tuple, keywords: dict) -> Rates | None:
     """
     if not any(is_separate(module) for module in model.modules()):
         return None
-    called = _Called(copied(model), inputs, keywords)
-    if called.deep:
-        return None
     network = copied(model)
     for module in network.modules():
         if is_separate(module):
             module.scaling = "forward"
+    called, other = (_Called(copied(m), inputs, keywords) for m in (model, network))
     # Functions outside layers keep the scales that they have.
-    both = [_factors(called), _factors(_Called(copied(network), inputs, keywords))]
-    if None in both:
+    separate, forward = _factors(called), _factors(other)
+    if called.deep or separate is None or forward is None:
         return None
-    worth = {name: both[0][name] / both[1][name] for name in both[0]}
     held = {
         id(p)
         for m in called.model.modules()
@@ -60,14 +57,14 @@ def rates_of(model: nn.Module, inputs: tuple, keywords: dict) -> Rates | None:
     }
     parameters, given = {}, {}
     for name, parameter in called.named_parameters():
-        factor = worth.get(name, 1.0)
+        factor = separate[name] / forward[name] if name in separate else 1.0
+        where, _, rest = name.partition(".")
         if factor == 1.0:
             continue
-        where, _, rest = name.partition(".")
-        if where == "model" and id(parameter) in held:
-            parameters[rest] = factor
-        elif where == "given":
+        if where == "given":
             given[called.places[int(rest)]] = factor
+        elif id(parameter) in held:
+            parameters[rest] = factor
         else:
             return None
     return Rates(network, parameters, given)
@@ -75,14 +72,16 @@ def rates_of(model: nn.Module, inputs: tuple, keywords: dict) -> Rates | None:
 
 def _factors(called: "_Called") -> dict[str, float] | None:
     """By name, the factor of each gradient, where they are factors, the same in both modes."""
-    try:
-        found = [check(called.train(mode)) for mode in (True, False)]
-    except (TypeError, ValueError):
-        return None
-    if not all(legality.legal for legality in found):
-        return None
-    learning, judging = ({n: f.value for n, f in one.factors.items()} for one in found)
-    return learning if learning == judging else None
+    found = []
+    for mode in (True, False):
+        try:
+            legality = check(called.train(mode))
+        except (TypeError, ValueError):
+            return None
+        if not legality.legal:
+            return None
+        found.append({name: factor.value for name, factor in legality.factors.items()})
+    return found[0] if found[0] == found[1] else None
 
 
 class _Called(nn.Module):
@@ -92,16 +91,15 @@ class _Called(nn.Module):
         super().__init__()
         self.model, self.inputs, self.keywords = model, inputs, keywords
         flat = {**dict(enumerate(inputs)), **keywords}
-        self.places = [
-            k for k, v in flat.items() if isinstance(v, Tensor) and v.is_floating_point()
-        ]
+        tensors = {k: v for k, v in flat.items() if isinstance(v, Tensor)}
+        self.places = [k for k, v in tensors.items() if v.is_floating_point()]
         self.given = nn.ParameterList([flat[k].detach().clone() for k in self.places])
-        rest = [v for k, v in flat.items() if not isinstance(v, Tensor)]
+        rest = [v for k, v in flat.items() if k not in tensors]
         self.deep = any(t.is_floating_point() for t in tensors_in(rest))
 
     def forward(self):
-        inputs, keywords = list(self.inputs), dict(self.keywords)
-        for place, value in zip(self.places, self.given, strict=True):
-            # A model may write into what it is given.
-            (keywords if isinstance(place, str) else inputs)[place] = torch.mul(value, 1.0)
+        # A model may write into what it is given.
+        given = dict(zip(self.places, (torch.mul(v, 1.0) for v in self.given), strict=True))
+        inputs = [given.get(place, value) for place, value in enumerate(self.inputs)]
+        keywords = {name: given.get(name, value) for name, value in self.keywords.items()}
         return self.model(*inputs, **keywords)
