@@ -234,10 +234,9 @@ class _Inside(TorchFunctionMode):
         call, given = self.call, (args, kwargs or {})
         tensors = tensors_in(given)
         known = [self.held[id(tensor)][1] for tensor in tensors if id(tensor) in self.held]
-        # What weights make of the input is for its law to say.
-        worked = any(v.number in call.weights for v in known)
-        worked = worked and any(v.number in call.looked for v in known)
-        if not worked and not any(tensor.is_meta for tensor in tensors):
+        # What weights make of an input is for its law to say.
+        at_work = len({value.number in call.weights for value in known}) == 2
+        if not at_work and not any(tensor.is_meta for tensor in tensors):
             made = func(*given[0], **given[1])
             if isinstance(made, Tensor) and known:
                 call.weights[self.hold(made).number] = call.weight(known[0])[0], None

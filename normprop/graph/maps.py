@@ -172,6 +172,9 @@ def _padded(call: Call) -> Step:
     if fill:
         # What is left of it there is padded with zeros.
         return inside(call, lambda x: nn.functional.pad(x - fill, pads, mode) + fill, call.input)
+    shape = call.law(call.input).shape
+    if mode == "constant" and 2 * math.prod(shape) < math.prod(call.shapes[0]):
+        call.notes.append("most of its places are padding; all places are taken for alike")
     return _by_unit_vectors(call, len(pads) // 2)
 
 
@@ -370,6 +373,7 @@ def through_weights(call, value, weight, root, channel, steps=(), transposed=Fal
 
 
 _ROUNDING = 1e-13
+_FEW = 4
 
 
 def _plus_array(array: Array, last: Array, first: int) -> Array:
@@ -427,6 +431,9 @@ def _convolution(call: Call) -> Step:
         Steps(*numbers)
         for numbers in zip(inputs, outputs, window, stride, padding, dilation, strict=True)
     ]
+    seen = weight.shape[1] * math.prod(axis.pairs / axis.outputs for axis in steps)
+    if given["groups"] > 1 and not transposed and seen <= _FEW:
+        call.notes.append("each of its outputs is made of a few inputs, and taken for normal")
     root, back = call.weight(own)
     used = Weight(weight.flatten(2), call.tensor(bias), given["groups"], back)
     return through_weights(call, value, used, root, channel, steps, transposed)

@@ -5,7 +5,7 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -148,6 +148,10 @@ class _Figures:
     across: float | None = None
     not_finite: set[str] = field(default_factory=set)
 
+    @property
+    def variance(self) -> float:
+        return self.squares / self.count if self.count else 0.0
+
 
 @dataclass
 class _Found:
@@ -156,25 +160,22 @@ class _Found:
     path: str
     op: str
     shape: tuple[int, ...]
-    figures: _Figures | None = None
+    figures: _Figures = field(default_factory=_Figures)
     depends: bool = False
     masked: bool = False
     gradient: float | None = None
 
     def row(self) -> Measured:
-        figures = self.figures
-        if figures is None or not figures.count:
-            return Measured(self.path, self.op, self.shape, None, None, None, self.gradient)
-        std = math.sqrt(figures.squares / figures.count)
-        remarks = (_LEFT_OUT,) if self.masked else ()
-        known = (figures.mean, std, figures.across, self.gradient, remarks)
-        return Measured(self.path, self.op, self.shape, *known)
+        known, remarks = (None, None, None), ()
+        if self.figures.count:
+            known = self.figures.mean, math.sqrt(self.figures.variance), self.figures.across
+            remarks = (_LEFT_OUT,) if self.masked else ()
+        return Measured(self.path, self.op, self.shape, *known, self.gradient, remarks)
 
     def take_gradient(self, gradient: Tensor) -> None:
         """A hook of the tensor."""
         figures = _figures(gradient)
-        square = figures.squares / figures.count + figures.mean**2 if figures.count else 0.0
-        self.gradient = math.sqrt(square)
+        self.gradient = math.sqrt(figures.variance + figures.mean**2)
 
 
 class _Probe(Watcher):
@@ -292,9 +293,9 @@ class _Probe(Watcher):
                 waiting += [before for before, _ in step.next_functions if before is not None]
 
     def _stepped(self, node: Node, made: tuple, given: tuple) -> None:
-        found = _all_not_finite(made)
+        found = _not_finite(*made)
         if found:
-            for what in found - _all_not_finite(given):
+            for what in found - _not_finite(*given):
                 self._fault("backward", what, node.path, node.op, node.where)
 
     def run_backward(self, results: list[Tensor]) -> None:
@@ -347,7 +348,7 @@ def _writes_infinity(args, kwargs) -> bool:
 
 def _hold_infinity(tensors: list[Tensor]) -> bool:
     held = [t for t in tensors if _has_scale(t) and not isinstance(t, nn.Parameter)]
-    return "infinity" in _all_not_finite(held)
+    return "infinity" in _not_finite(*held)
 
 
 def _is_transformed(tensor: Tensor) -> bool:
@@ -355,12 +356,9 @@ def _is_transformed(tensor: Tensor) -> bool:
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
-def _all_not_finite(tensors: Iterable[Tensor | None]) -> set[str]:
-    return {what for tensor in tensors if tensor is not None for what in _not_finite(tensor)}
-
-
-def _not_finite(tensor: Tensor) -> set[str]:
-    return {what for part in _parts(tensor) for what in _kinds_in(part)}
+def _not_finite(*tensors: Tensor | None) -> set[str]:
+    parts = (part for tensor in tensors if tensor is not None for part in _parts(tensor))
+    return {what for part in parts for what in _kinds_in(part)}
 
 
 def _kinds_in(part: Tensor) -> set[str]:
@@ -370,12 +368,9 @@ def _kinds_in(part: Tensor) -> set[str]:
 
 
 def _figures(tensor: Tensor, samples: int = 1, masked: bool = False) -> _Figures:
-    """Running sums over the parts of a tensor.
+    """Running sums over the parts of a tensor, a row a sample.
 
-    Args:
-        tensor: of floating-point or complex numbers.
-        samples: length of its first dimension, if that stands for samples, else 1.
-        masked: whether elements that are infinite in some sample are left out.
+    With ``masked``, elements that are infinite in some sample are left out.
     """
     found = _Figures()
     across, columns = 0.0, 0
@@ -385,7 +380,10 @@ def _figures(tensor: Tensor, samples: int = 1, masked: bool = False) -> _Figures
         count, before = part.numel(), found.count
         if not count:
             continue
-        mean, squares, between = _sums(part)
+        average = part.mean()
+        between = part.var(0).sum() if len(part) > 1 else torch.zeros_like(average)
+        sums = torch.stack([average, (part - average).square().sum(), between])
+        mean, squares, between = sums.tolist()
         if not math.isfinite(mean):
             found.not_finite |= _kinds_in(part)
         found.count = before + count
@@ -414,24 +412,11 @@ def _parts(tensor: Tensor, samples: int = 1) -> Iterator[Tensor]:
         yield part.to(home).to(torch.float64)
 
 
-def _sums(part: Tensor) -> list[float]:
-    """Mean, sum of squares about it, and sum of the columns' variances."""
-    mean = part.mean()
-    between = part.var(0).sum() if len(part) > 1 else torch.zeros_like(mean)
-    return torch.stack([mean, (part - mean).square().sum(), between]).tolist()
-
-
 def beside(scales: Scales, predicted: Scales, depends: Sequence[bool]) -> Scales:
     """Measured rows with the predicted rows of the same calls.
 
     Where dice or numbers have decided otherwise, so that the calls are not the same, a note says
-    so.
-
-    Args:
-        scales: measured.
-        predicted: of the same model and inputs.
-        depends: by row, whether it depends on the input; of what does not, nothing need be
-            predicted.
+    so; of a row that does not depend on the input nothing need be predicted.
     """
     waiting: dict[tuple, list[Row]] = {}
     for row in reversed(predicted.rows):

@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -161,11 +161,11 @@ class Scales:
 
     def __str__(self) -> str:
         remarks = _Remarks()
-        heads = self._heads()
+        heads, texts = zip(*self._columns(), strict=True)
         table = [("tensor", "made by", "shape", *heads)]
         for row in self.rows:
             shape = "×".join(map(str, row.shape)) or "1"
-            cells = self._cells(row, "×" in heads)
+            cells = (text(row) for text in texts)
             table.append((row.path + remarks.marks(row), row.op, shape, *cells))
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = [self._caption(), *self._says()]
@@ -245,21 +245,14 @@ class Scales:
     def _says(self) -> list[str]:
         return [*map(str, self.faults), *self.notes]
 
-    def _heads(self) -> list[str]:
-        heads = []
+    def _columns(self) -> list[tuple[str, Callable[[Row], str]]]:
+        """Heads, and what stands below them in a row."""
+        columns = []
         for name, head in _FIGURES.items():
-            heads.append(head)
+            columns.append((head, lambda row, name=name: _number(getattr(row, name))))
             if name != "fwd_mean" and self.measured and self.predicted:
-                heads.append("×")
-        return heads
-
-    def _cells(self, row: Row, beside: bool) -> list[str]:
-        cells = []
-        for name in _FIGURES:
-            cells.append(_number(getattr(row, name)))
-            if name != "fwd_mean" and beside:
-                cells.append(_number(row.deviation.get(name), ""))
-        return cells
+                columns.append(("×", lambda row, name=name: _number(row.deviation.get(name), "")))
+        return columns
 
 
 def _predicted(row: Row) -> Row | None:

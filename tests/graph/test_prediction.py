@@ -169,6 +169,29 @@ def test_what_is_not_known_is_marked():
     assert "cumsum" in row.assumed[0]
 
 
+class FirstPlace(nn.Module):
+    """What a classification token does: one place alone goes on."""
+
+    def forward(self, x):
+        return (x + x.mean(1, keepdim=True))[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "said"),
+    [
+        (FirstPlace(), (8, 5, 16), "some places alone"),
+        (nn.ZeroPad2d(1), (8, 16, 1, 1), "most of its places are padding"),
+        (nn.ZeroPad2d(1), (8, 16, 8, 8), None),
+        (nn.Conv2d(16, 16, 3, padding=1, groups=16), (8, 16, 1, 1), "made of a few inputs"),
+        (nn.Conv2d(16, 16, 3, padding=1, groups=16), (8, 16, 8, 8), None),
+        (nn.Conv2d(16, 16, 3, padding=1), (8, 16, 1, 1), None),
+    ],
+)
+def test_what_mean_field_does_not_reach_is_marked(model, shape, said):
+    last = predict(nn.Sequential(model), vectors(*shape)).rows[-1]
+    assert [said in text for text in last.assumed] == [True] if said else last.assumed == ()
+
+
 class UNet(nn.Module):
     def __init__(self, width):
         super().__init__()
