@@ -178,30 +178,23 @@ def _sum(call: Call) -> Step:
     return elementwise(call) or unknown(call)
 
 
-@rule("masked_fill")
-def _filled(call: Call) -> Step:
-    value, mask, number = (call.get(i, n) for i, n in enumerate(("input", "mask", "value")))
-    return _where(call, call.tensor(mask), mask, number, value)
+@by_torch("masked_fill")
+def _filled(input, mask, value):
+    return torch.where(mask, value, input)
 
 
 @rule("where")
-def _chosen(call: Call) -> Step:
-    if len(call.args) < 3:
-        return unknown(call)
-    return _where(call, call.tensor(call.input), *call.args)
-
-
-def _where(call: Call, chosen: Tensor | None, mask, yes, no) -> Step:
+def _where(call: Call) -> Step:
     """Numbers of the one where a mask is, of the other elsewhere."""
-    fill = call.tensor(yes) if is_value(yes) else torch.tensor(float(yes))
-    if chosen is None:
+    mask, *parts = (call.get(i, n) for i, n in enumerate(("condition", "input", "other")))
+    chosen = call.tensor(mask)
+    if chosen is None or None in parts:
         return unknown(call, "which numbers are taken is not known before it runs")
-    if fill is not None and bool((fill < _HIDDEN).all()):
-        return _hiding(call, no, chosen)
-    fill = call.tensor(no) if is_value(no) else torch.tensor(float(no))
-    if fill is not None and bool((fill < _HIDDEN).all()):
-        return _hiding(call, yes, ~chosen)
-    return _mixed(call, chosen, yes, no)
+    for fill, kept, hidden in ((*parts, chosen), (*parts[::-1], ~chosen)):
+        numbers = call.tensor(fill) if is_value(fill) else torch.tensor(float(fill))
+        if numbers is not None and bool((numbers < _HIDDEN).all()):
+            return _hiding(call, kept, hidden)
+    return _mixed(call, chosen, *parts)
 
 
 def _mixed(call: Call, chosen: Tensor, yes, no) -> Step:
@@ -241,16 +234,18 @@ def _hiding(call: Call, value, hidden: Tensor) -> Step:
     return Step.curve(value, replace(law, seen=seen.flatten().double().cpu().numpy()))
 
 
-@rule("softmax", "softmin", "log_softmax")
+@by_torch("softmin")
+def _softmin(input, dim=None, _stacklevel=3, dtype=None):
+    return nn.functional.softmax(-input, dim)
+
+
+@rule("softmax", "log_softmax")
 def _softmax(call: Call) -> Step:
-    value, dim = call.input, call.get(1, "dim")
-    law = call.law(value)
+    law, dim = call.law(call.input), call.get(1, "dim")
     if dim is None:
         dim = 0 if len(law.dims) in (0, 1, 3) else 1
-    dim %= len(law.dims)
-    if call.name == "log_softmax":
-        return _log_softmax(call, value, dim)
-    return _probabilities(call, value, dim)
+    kind = _log_probabilities if call.name == "log_softmax" else _probabilities
+    return kind(call, call.input, dim % len(law.dims))
 
 
 def _probabilities(call: Call, value, dim: int) -> Step:
@@ -279,14 +274,11 @@ def _probabilities(call: Call, value, dim: int) -> Step:
     correlations = twos(logits / variance if variance else 0.0 * logits)
     shared = np.full(correlations.shape, float((1.0 / seen).mean()))
     if law.seen is not None and dim > 0 and law.along(dim - 1):
-        rows = np.sort(seen)
-        below = np.arange(len(rows))
+        # Of two rows of other lengths, the longer one sees all that the shorter one does.
+        rows, row = np.sort(seen), law.along(dim - 1)[0]
         pairs = max(len(rows) * (len(rows) - 1) / 2.0, 1.0)
-        row = law.along(dim - 1)[0]
-        apart = [slice(None)] * shared.ndim
-        apart[row] = slice(1, None)
         if shared.shape[row] == 2:
-            shared[tuple(apart)] = float((below / rows).sum() / pairs)
+            np.moveaxis(shared, row, 0)[1:] = (np.arange(len(rows)) / rows).sum() / pairs
     found = np.minimum(shared * np.exp(variance * correlations), 1.0)
     found[middle(found.shape)] = squares
     second = np.stack([found / n, (1.0 - found) / (n * (n - 1.0))], axis=k)
@@ -294,9 +286,9 @@ def _probabilities(call: Call, value, dim: int) -> Step:
     with np.errstate(over="ignore"):
         form = np.exp(np.minimum(law.values - law.values.mean(), 700.0))
     shape = Law(law.dims, law.rho, form, -1)
-    made = shape.rescaled(1.0 / n, covariance, roots=law.roots) if variance else Law.normal(
-        law.dims, 1.0 / n, covariance, law.roots)  # fmt: skip
-
+    made = Law.normal(law.dims, 1.0 / n, covariance, law.roots)
+    if variance:
+        made = shape.rescaled(1.0 / n, covariance, law.roots)
     places = tuple(law.along(dim))
     return Step.linear(value, made, lambda array: np.expand_dims(within(array) * slope, places))
 
@@ -322,19 +314,14 @@ def _of_row(call: Call, size: int, std: float) -> tuple[float, float]:
     return size**2 * row.fwd_std**2 + 1.0, (size * row.bwd_std) ** 2
 
 
-def _log_softmax(call: Call, value, dim: int) -> Step:
+def _log_probabilities(call: Call, value, dim: int) -> Step:
     law = call.law(value)
-    n = law.shape[dim]
-    std = math.sqrt(law.variance)
+    kind, given = nn.LogSoftmax, Normal(0.0, max(math.sqrt(law.variance), 1e-6))
     try:
-        row = rules.entry_of_type(torch.nn.LogSoftmax).rule(
-            torch.nn.LogSoftmax(-1), Normal(0.0, max(std, 1e-6)), (n,)
-        )
+        row = rules.entry_of_type(kind).rule(kind(-1), given, law.shape[dim : dim + 1])
     except ValueError:
         return unknown(call, "its logits spread too far")
-    covariance = (
-        law.covariance * (row.fwd_std**2 / law.variance) if law.variance else law.covariance
-    )
+    covariance = law.covariance * (row.fwd_std**2 / law.variance if law.variance else 1.0)
     return Step.curve(value, law.rescaled(row.fwd_mean, covariance), row.bwd_std)
 
 
@@ -478,12 +465,14 @@ def _prelu(call: Call) -> Step:
 # Tensors that are made.
 
 
+_MADE_OF = {"zeros": 0.0, "ones": 1.0}
+
+
 @rule("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
 def _filled_like(call: Call) -> Step:
-    number = {"zeros": 0.0, "ones": 1.0}.get(call.name.replace("new_", "").replace("_like", ""))
-    if number is None:
-        number = call.get(1, "fill_value", call.get(2, "fill_value", 0.0))
-        number = call.get(2, "fill_value") if call.name == "new_full" else number
+    what = call.name.replace("new_", "").replace("_like", "")
+    given = call.get(2 if call.name == "new_full" else 1, "fill_value")
+    number = _MADE_OF.get(what, given)
     if not isinstance(number, int | float):
         return unknown(call)
     return Step([Law.constant(dims_of(call.shapes[0]), float(number))])
@@ -513,10 +502,13 @@ def _unit_length(call: Call) -> Step:
 @rule("amax", "amin", "max", "min")
 def _extreme(call: Call) -> Step:
     """The largest, or smallest, over dimensions: a window of all their places."""
-    value, named = call.input, call.get(1, "dim")
-    if is_value(named) or call.law(value).values is None:
-        return unknown(call)
+    value, named = call.input, call.get(1, "dim", call.kwargs.get("other"))
     law = call.law(value)
+    if law.values is None:
+        return unknown(call)
+    if is_value(named):
+        two = torch.maximum if call.name == "max" else torch.minimum
+        return inside(call, two, value, named)
     over = dimensions(named, len(law.dims))
     order = [*(d for d in range(len(law.dims)) if d not in over), *over]
     first, sign = len(order) - len(over), -1.0 if call.name.endswith("min") else 1.0

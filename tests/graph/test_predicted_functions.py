@@ -258,3 +258,11 @@ def test_a_twin_without_weights_is_the_plain_layer_over_a_constant(row):
     divided = plain.rows[-1].fwd_std / twin.rows[-1].fwd_std
     assert plain["input"].bwd_std / twin["input"].bwd_std == pytest.approx(divided, rel=2.0**-24)
     assert plain.rows[-1].assumed == twin.rows[-1].assumed
+
+
+@pytest.mark.parametrize(("one", "other"), [(torch.max, torch.maximum), (torch.min, torch.minimum)])
+def test_the_extreme_of_two_tensors_has_two_names(one, other):
+    x = torch.empty(VECTORS, device="meta")
+    first, second = (predict(Applied(f), x, x.clone()).rows[-1] for f in (one, other))
+    assert (first.fwd_mean, first.fwd_std) == (second.fwd_mean, second.fwd_std)
+    assert all("correlations" in text for text in first.assumed)
