@@ -51,12 +51,12 @@ def _constants(layer_type, arguments, more, shape, scaling, mean, std, after) ->
     # Lists have no hash; True and 1 have the same.
     pairs = tuple((n, tuple(v) if isinstance(v, list) else v, type(v)) for n, v in arguments)
     call = (layer_type, pairs, more, shape, scaling, mean, std)
-    if after is None or isinstance(after, str):
-        return _remembered(*call, after)
     # A module may change, or be freed.
-    return _found(*call, after)
+    found = _found if after is None or isinstance(after, str) else _found.__wrapped__
+    return found(*call, after)
 
 
+@lru_cache(maxsize=1024, typed=True)
 def _found(layer_type, arguments, more, shape, scaling, mean, std, after) -> Constants:
     layer = layer_type(**{name: value for name, value, _ in arguments})
     for name, value in more:
@@ -64,21 +64,16 @@ def _found(layer_type, arguments, more, shape, scaling, mean, std, after) -> Con
     return Constants.of(rules.declared(layer, law_of(mean, std, after), shape), scaling)
 
 
-_remembered = lru_cache(maxsize=1024, typed=True)(_found)
-
-
 @constant_when_compiled
 def constants_by(figures, function, scaling, mean, std) -> Constants:
     """Those of what ``figures(function, law)`` finds, remembered where the function has a name."""
-    found = _of_name if isinstance(function, str) else _of_function
+    found = _by if isinstance(function, str) else _by.__wrapped__
     return found(figures, function, scaling, mean, std)
 
 
-def _of_function(figures, function, scaling, mean, std) -> Constants:
+@lru_cache(maxsize=1024, typed=True)
+def _by(figures, function, scaling, mean, std) -> Constants:
     return Constants.of(figures(function, rules.check_law(mean, std)), scaling)
-
-
-_of_name = lru_cache(maxsize=1024, typed=True)(_of_function)
 
 
 def law_of(mean: float, std: float, after: After) -> Law:

@@ -20,6 +20,7 @@ from normprop.functional.keywords import (
 from normprop.functional.scale import (
     Constants,
     Scaling,
+    check_option,
     check_real,
     constant_when_compiled,
     literal,
@@ -212,8 +213,7 @@ def dropout_constants(
     rules.check_probability(p)
     if p == 1.0:
         raise ValueError("p must be less than 1 for a normalised dropout; it was 1")
-    if eval not in ("variance", "mean"):
-        raise ValueError(f"eval must be 'variance' or 'mean'; it was {eval!r}")
+    check_option("eval", eval)
     moments = rules.alpha_dropout(p, law) if alpha else rules.dropout(p, law)
     training = Constants.of(moments, scaling)
     over_masks = rules.alpha_gain(p) * (1.0 - p) if alpha else 1.0

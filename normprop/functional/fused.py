@@ -95,7 +95,7 @@ class Map:
         forward: y from x, the line and the parameters; by default ``plain`` and a line in place.
         keeps: what ``backward`` wants, by the parameters.
         kinks: of functions of lines that keep y, the values of f at the ends of the steepest.
-        stepped: ``backward`` for compiled code, where that compares and needs nothing else.
+        stepped: for compiled code, where ``backward`` compares, the slope f' in steps, without b.
         derived: whether ``backward`` is autograd's, for want of one that saves a pass.
         lean: whether ``plain`` keeps x for autograd in a type, and nothing else.
     """
@@ -305,8 +305,9 @@ def _backward(name, params, constants, kept, saved, grad) -> Tensor:
     if kept == "output" and constants.forward != constants.backward and torch.is_grad_enabled():
         # dy/dx is b f' where y gives its gradient back, and a f' where its slope is meant.
         saved = scale_gradient(saved, constants.backward / constants.forward)
-    stepped = row.stepped if torch.compiler.is_compiling() else None
-    return (stepped or row.backward)(grad, saved, line, *params).to(dtype)
+    if row.stepped is not None and torch.compiler.is_compiling():
+        return (grad * (row.stepped(saved, line, *params) * line.slope)).to(dtype)
+    return row.backward(grad, saved, line, *params).to(dtype)
 
 
 @remembered
@@ -408,18 +409,14 @@ def _between_kinks(plain, kinks, forward=None, factor=1.0) -> Map:
     def backward(grad, y, line, *_):
         return _aten.hardtanh_backward(grad, y, line.low, line.high).mul_(factor * line.slope)
 
-    def stepped(grad, y, line, *_):
-        return grad * (_step(y - line.low) * _step(line.high - y) * (factor * line.slope))
+    def stepped(y, line, *_):
+        return _step(y - line.low) * _step(line.high - y) * factor
 
     return Map(plain, backward, forward, kinks=kinks, stepped=stepped)
 
 
 def _relu(grad, y, line):
     return _aten.threshold_backward(grad, y, line.low).mul_(line.slope)
-
-
-def _relu_stepped(grad, y, line):
-    return grad * (_step(y - line.low) * line.slope)
 
 
 def _leaky_relu(grad, saved, line, negative_slope):
@@ -435,9 +432,9 @@ def _leaky_relu(grad, saved, line, negative_slope):
     return _aten.elu_backward.grad_input(grad, *factors, True, t, grad_input=t)
 
 
-def _leaky_relu_stepped(grad, saved, line, negative_slope):
+def _leaky_relu_stepped(saved, line, negative_slope):
     step = _step(saved - line.low if negative_slope >= 0 else saved)
-    return grad * ((negative_slope + (1.0 - negative_slope) * step) * line.slope)
+    return negative_slope + (1.0 - negative_slope) * step
 
 
 def _exponential(grad, saved, line, alpha, scale=1.0, input_scale=1.0):
@@ -551,12 +548,8 @@ def _silu(grad, x, line):
     return product(grad, s * (1.0 + x * (1.0 - s)), line.slope)
 
 
-def _beyond_stepped(grad, x, line, limit):
-    return grad * (_step(x.abs() - limit) * line.slope)
-
-
-def _above_stepped(grad, x, line, limit, _):
-    return grad * (_step(x - limit) * line.slope)
+def _beyond(x, line, limit):
+    return _step(x.abs() - limit)
 
 
 # Torch's own have a float32 sixth in float64: forward on CUDA, and hardsigmoid's slope everywhere
@@ -581,10 +574,6 @@ def _hardswish(x):
 def _relu_forward(x, line):
     # a max(x, 0) + c = max(ax + c, c).
     return affine(x, line.scale, line.shift).clamp_min_(line.shift)
-
-
-def _identity_forward(x, line):
-    return affine(x, line.scale, line.shift)
 
 
 def _softsign_forward(x, line):
@@ -619,7 +608,7 @@ MAPS = {
         _fn.hardshrink,
         _by_aten(_aten.hardshrink_backward),
         keeps=lambda _: "input",
-        stepped=_beyond_stepped,
+        stepped=_beyond,
     ),
     "hardsigmoid": _between_kinks(
         _hardsigmoid, lambda: (0.0, 1.0), _hardsigmoid_forward, factor=1.0 / 6.0
@@ -634,7 +623,7 @@ MAPS = {
     "identity": Map(
         lambda x: x,
         lambda grad, _, line: grad * line.slope,
-        _identity_forward,
+        lambda x, line: affine(x, line.scale, line.shift),
         keeps=lambda: "nothing",
     ),
     "leaky_relu": Map(
@@ -647,7 +636,11 @@ MAPS = {
     "logsigmoid": Map(_fn.logsigmoid, _logsigmoid),
     "mish": Map(_fn.mish, _mish, keeps=lambda: "input"),
     "relu": Map(
-        torch.relu, _relu, _relu_forward, kinks=lambda: (0.0, math.inf), stepped=_relu_stepped
+        torch.relu,
+        _relu,
+        _relu_forward,
+        kinks=lambda: (0.0, math.inf),
+        stepped=lambda y, line: _step(y - line.low),
     ),
     "relu6": _between_kinks(_fn.relu6, lambda: (0.0, 6.0)),
     "selu": Map(_fn.selu, lambda *saved: _exponential(*saved, SELU_ALPHA, SELU_SCALE)),
@@ -662,7 +655,7 @@ MAPS = {
         _fn.softshrink,
         _by_aten(_aten.softshrink_backward),
         keeps=lambda _: "input",
-        stepped=_beyond_stepped,
+        stepped=_beyond,
     ),
     "softsign": Map(_fn.softsign, _softsign, _softsign_forward),
     "tanh": Map(torch.tanh, lambda grad, y, line: _parabola(grad, y, line, 1.0, 0.0)),
@@ -677,7 +670,7 @@ MAPS = {
         _fn.threshold,
         lambda grad, x, line, limit, _: _aten.threshold_backward(grad, x, limit).mul_(line.slope),
         keeps=lambda *_: "input",
-        stepped=_above_stepped,
+        stepped=lambda x, line, limit, _: _step(x - limit),
     ),
 }
 """Every elementwise function without parameters to learn or numbers to draw."""

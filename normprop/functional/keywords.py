@@ -27,7 +27,14 @@ from torch.nn import functional as torch_functional
 
 from normprop import rules
 from normprop.functional.fused import Backend, check_backend
-from normprop.functional.scale import SCALINGS, Scaling, check_scaling, refuse_inplace
+from normprop.functional.scale import (
+    OPTIONS,
+    SCALINGS,
+    Scaling,
+    check_option,
+    check_scaling,
+    refuse_inplace,
+)
 from normprop.functional.weight import Method, Per
 
 After = str | nn.Module | Callable | None
@@ -152,15 +159,6 @@ def _finite(name: str, value: float, least: float = -math.inf, must: str = "") -
 _positive = functools.partial(_finite, least=0.0, must=" and greater than 0")
 
 
-def _one_of(*known: str) -> Callable[[str, str], str]:
-    def check(name: str, value: str) -> str:
-        if value not in known:
-            raise ValueError(f"{name} must be {' or '.join(map(repr, known))}; it was {value!r}")
-        return value
-
-    return check
-
-
 def _by(check: Callable[[object], None]) -> Callable[[str, object], object]:
     def checked(name: str, value):
         check(value)
@@ -174,13 +172,11 @@ _CHECKS: dict[str, Callable] = {
     "mean": _finite,
     "std": _positive,
     "backend": _by(check_backend),
-    "eval": _one_of("variance", "mean"),
     "target_mean": _finite,
     "target_std": _positive,
-    "per": _one_of("neuron", "layer"),
     "gain": _positive,
-    "method": _one_of("normalize", "project"),
     "inplace": _by(refuse_inplace),
+    **{name: lambda name, value: check_option(name, value) or value for name in OPTIONS},
 }
 
 

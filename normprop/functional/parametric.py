@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
-from normprop.functional.scale import Scaling, check_scaling, scale_gradient, transforms_active
+from normprop.functional.scale import check_option, check_scaling, scale_gradient, transforms_active
 from normprop.functional.weight import Method, Per, checked_gain, on_sphere, separate_factor, sphere
 
 
@@ -41,7 +41,7 @@ def apply(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    scaling: Scaling,
+    scaling: str,
     per: Per,
     gain: float,
     method: Method,
@@ -87,10 +87,8 @@ def apply(
 
 def check_method(method: str, per: str) -> None:
     """Refuse a method or a grain that does not exist."""
-    if method not in ("normalize", "project"):
-        raise ValueError(f"method must be 'normalize' or 'project'; it was {method!r}")
-    if per not in ("neuron", "layer"):
-        raise ValueError(f"per must be 'neuron' or 'layer'; it was {per!r}")
+    check_option("method", method)
+    check_option("per", per)
 
 
 def absorbing_bias(bias, used, before, after, outputs):

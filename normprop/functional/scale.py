@@ -13,6 +13,13 @@ __all__ = ["Constants", "scale_gradient"]
 
 Scaling = Literal["forward", "backward", "separate"]
 SCALINGS = ("forward", "backward", "separate")
+OPTIONS = {
+    "ball": ("forward", "backward"),
+    "eval": ("variance", "mean"),
+    "method": ("normalize", "project"),
+    "per": ("neuron", "layer"),
+    "vary": ("both", "std", "mean"),
+}
 Made = TypeVar("Made", bound=Callable)
 
 
@@ -48,6 +55,13 @@ def check_scaling(scaling: str) -> None:
     """Refuse a scaling that does not exist."""
     if scaling not in SCALINGS:
         raise ValueError(f"scaling must be one of {', '.join(SCALINGS)}; it was {scaling!r}")
+
+
+def check_option(name: str, value: str) -> None:
+    """Refuse what an option cannot be."""
+    if value not in OPTIONS[name]:
+        *rest, last = map(repr, OPTIONS[name])
+        raise ValueError(f"{name} must be {', '.join(rest)} or {last}; it was {value!r}")
 
 
 def constant_when_compiled(function: Callable) -> Callable:

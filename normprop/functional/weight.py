@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from normprop.functional.fused import Backend, is_transformed, wants_triton
-from normprop.functional.scale import literal, transforms_active, upcast
+from normprop.functional.scale import check_option, literal, transforms_active, upcast
 
 __all__ = ["normalize_weight"]
 
@@ -487,7 +487,5 @@ def checked_gain(gain: float) -> float:
 
 def check_ball(ball: str, per: str) -> None:
     """Refuse a ball or a grain that does not exist."""
-    if ball not in ("forward", "backward"):
-        raise ValueError(f"ball must be 'forward' or 'backward'; it was {ball!r}")
-    if per not in ("neuron", "layer"):
-        raise ValueError(f"per must be 'neuron' or 'layer'; it was {per!r}")
+    check_option("ball", ball)
+    check_option("per", per)

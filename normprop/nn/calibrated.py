@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar, Literal, Unpack, get_args
+from typing import ClassVar, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -250,15 +250,4 @@ def _checked_growth(growth) -> float:
     return float(growth)
 
 
-def _checked_vary(vary) -> Vary:
-    if vary not in get_args(Vary):
-        raise ValueError(f"vary must be 'both', 'std' or 'mean'; it was {vary!r}")
-    return vary
-
-
-_CHECKS = {
-    "depth": _checked_depth,
-    "growth": _checked_growth,
-    "vary": _checked_vary,
-    "at": lambda at: checked("mean", at),
-}
+_CHECKS = {"depth": _checked_depth, "growth": _checked_growth, "at": lambda at: checked("mean", at)}
