@@ -5,7 +5,8 @@ layer gets the constants of the law that comes to it, so that what it gives has 
 deviation 1, or the size that its place in a sum asks for.
 
 * A map takes a radius, its ``gain``.  What it gives has standard deviation 1; at the end of a
-  branch :math:`g`, in front of an output that of a logit.
+  branch :math:`g`, in front of an output that of a logit.  A branch that ends in an activation has
+  :math:`g` by that.
 * An activation runs where it is calibrated for as many activations as the longest way through the
   network has, at the law that arrives.
 * Behind an activation the k-th sum of a stage adds a branch of :math:`g^2 = 1/k`, as large beside
@@ -25,9 +26,9 @@ from torch import nn
 
 from normprop import nn as twins
 from normprop import rules
-from normprop.graph.roles import Roles, Sum, family_of, has_radius
+from normprop.functional.scale import Constants
+from normprop.graph.roles import Roles, Sum, family_of, has_radius, is_curve
 from normprop.graph.trace import Node, Trace
-from normprop.nn.activation import Activation
 
 NEAR = 1.5
 """By what factor a standard deviation on the trunk may differ from 1."""
@@ -251,11 +252,20 @@ class Composition:
             )
             if note:
                 self.notes[node.name] = note
+            if node.name in self.targets:
+                self._give_share(node.name)
             flow.step(node, self.made[node.name])
         elif family_of(layer) != "dropout" and hasattr(layer, "mean"):
             self._scaled(node, layer, law, self._in_front(node, roles), flow)
         else:
             flow.step(node, layer)
+
+    def _give_share(self, path: str) -> None:
+        """Have an activation give the size that its sum asks for, by its divisors."""
+        size = self.targets[path] * self._share[path]
+        shift, forward, backward = self.made[path].constants
+        self.made[path].constants = Constants(shift, forward / size, backward / size)
+        self.notes[path] = f"gives a standard deviation of {size:.3g}, its share of a sum"
 
     def _radius(self, node: Node, layer: nn.Module, flow) -> None:
         layer.gain = 1.0
@@ -339,13 +349,6 @@ class Composition:
             offset, divisor = shift
             layer.mean = law.mean + offset + made.mean * divisor - factor * offset
         flow.step(node, layer)
-
-
-def is_curve(layer: nn.Module) -> bool:
-    """Whether it is an activation that can be calibrated."""
-    if isinstance(layer, twins.Calibrated):
-        return True
-    return isinstance(layer, Activation) and next(layer.parameters(), None) is None
 
 
 def calibrated(

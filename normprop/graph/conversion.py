@@ -18,7 +18,7 @@ from normprop.functional.parametric import check_method
 from normprop.functional.scale import Scaling, check_scaling
 from normprop.functional.weight import Method, Per
 from normprop.graph.anatomy import is_layer, joined, layers_of, paths_of, torch_type
-from normprop.graph.composition import Composition, Wishes, calibrated, is_curve
+from normprop.graph.composition import Composition, Wishes, calibrated
 from normprop.graph.example import Example, functions_of, in_front
 from normprop.graph.exchange import Factory, check_replace, drop_normalization, exchange
 from normprop.graph.judging import outside, span
@@ -27,7 +27,7 @@ from normprop.graph.prediction import predict
 from normprop.graph.report import kept_with_models, remember
 from normprop.graph.rewrite import check_arguments, check_model, copied, remade
 from normprop.graph.rewrite import replace as put_in
-from normprop.graph.roles import family_of
+from normprop.graph.roles import family_of, is_curve
 from normprop.graph.scales import Scales
 from normprop.graph.sites import exchange_functions
 from normprop.graph.stepping import varied
@@ -143,10 +143,10 @@ def convert(
     - activations are :class:`normprop.nn.Calibrated`, at the law that arrives, for the number of
       activations L on the longest way through the network, so that the squared gradient
       grows by ``growth`` on it; where L of them grow by less than that as they are, they stay so;
-    - at a sum with a trunk, the last map of the branch has a share: g² = 1/k at the k-th sum of
-      a stage whose trunk goes through an activation, which takes the sum back to 1, and 1/K at
-      each of K sums in a row with nothing between them, which end at √2; where both parts end in
-      maps, as where the skip path has a convolution, the sum has standard deviation 1;
+    - at a sum with a trunk, the last map or activation of the branch has a share: g² = 1/k at the
+      k-th sum of a stage whose trunk goes through an activation, which takes the sum back to 1, and
+      1/K at each of K sums in a row with nothing between them, which end at √2; where both parts
+      end in maps, as where the skip path has a convolution, the sum has standard deviation 1;
     - pooling gives standard deviation 1, whatever its places have in common;
     - maps in front of outputs give logits of standard deviation ``logits``;
     - sigmoid, tanh, softplus and the like that reach an output or a product stay as they are;
@@ -205,7 +205,8 @@ def convert(
             where there are fewer.
         normalization: ``"keep"`` leaves layers that normalise by statistics where they are;
             ``"drop"`` puts the identity there, and a bias of 0 for their shift into the map in
-            front, where that has none and gives to nobody else.
+            front, where that has none and gives to nobody else.  A subclass of such a layer, whose
+            forward takes one tensor, counts as one.
         replace: by class of the model's own, what makes of each such layer the one to be
             converted: ``{Swish: lambda layer: nn.SiLU()}``.  Activations of Hugging Face's
             transformers are known, their layers that divide by the root mean square, and their

@@ -194,7 +194,7 @@ def _instead(name: str) -> str:
     if name.startswith("functional."):
         return "is normalised already"
     if name in ADD | SUB:
-        return "variances add up; branches that end in a map have their share"
+        return "variances add up; branches that can be scaled have their share"
     if name in JOIN:
         return "parts should have one scale: nn.Concat gives it to them"
     plain = name.rstrip("_")

@@ -1,15 +1,16 @@
 """What is exchanged before a network is converted: classes from elsewhere, and normalisation."""
 
+import inspect
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from normprop import nn as twins
-from normprop.graph.anatomy import is_layer, joined, paths_of, torch_type
+from normprop import rules
+from normprop.graph.anatomy import joined, paths_of, torch_type
 from normprop.graph.example import Example
 from normprop.graph.rewrite import replace as put_in
-from normprop.graph.roles import family_of
 from normprop.nn.parametric import MapFromWeight
 
 Factory = Callable[[nn.Module], nn.Module]
@@ -136,9 +137,7 @@ def drop_normalization(model: nn.Module, example: Example) -> tuple[nn.Module, d
     found: dict[str, str] = {}
     fronts = _fronts(example)
     for path, layer in list(paths_of(model)):
-        if not (is_layer(layer) and torch_type(type(layer)) is type(layer)):
-            continue
-        if family_of(layer) != "statistics":
+        if not _normalises(layer):
             continue
         keys = ", ".join(joined(path, key) for key in layer.state_dict())
         found[path] = f"a {type(layer).__name__} is dropped" + (f": {keys} go" if keys else "")
@@ -147,6 +146,15 @@ def drop_normalization(model: nn.Module, example: Example) -> tuple[nn.Module, d
             found[path] += f"; its shift is a bias of {front} now"
         model = put_in(model, path, layer, nn.Identity())
     return model, found
+
+
+def _normalises(layer: nn.Module) -> bool:
+    """Whether it is of a class of torch that does by statistics, or of a subclass called alike."""
+    entry = rules.entry_of_type(torch_type(type(layer)))
+    if entry is None or entry.family != "statistics":
+        return False
+    taken = inspect.signature(layer.forward).parameters.values()
+    return sum(p.default is p.empty for p in taken) == 1
 
 
 def _fronts(example: Example) -> dict[str, str]:

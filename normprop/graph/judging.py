@@ -100,7 +100,9 @@ def _profile(composition: Composition, roles: Roles, passes: float) -> dict[int,
             live, shares = _shares(node, live, roles, flow)
         else:
             shares = [1.0] * len(live)
-        if is_attention(node) or (_averages(node) and node.outputs[0] not in roles.trunk):
+        if is_attention(node):
+            arriving *= passes * _thinned(node, live, flow)
+        elif _averages(node) and node.outputs[0] not in roles.trunk:
             arriving *= passes
         for value, share in zip(live, shares, strict=True):
             squares[value] = squares.get(value, 0.0) + share * arriving
@@ -122,6 +124,17 @@ def _shares(node: Node, live: list[int], roles: Roles, flow) -> tuple[list[int],
         sizes.append(0.0 if law is None else count * (law.std**2 + law.mean**2))
     total = sum(sizes)
     return live, [size / total if total else 1.0 / len(sizes) for size in sizes]
+
+
+def _thinned(node: Node, live: list[int], flow) -> float:
+    """By how much attention lets the square of its values' signal fall, at least 1.
+
+    A gradient that all places have in common, as an average over them makes it, does not fall.
+    """
+    values, mixed = (flow.law(v) for v in (live[0], node.outputs[0]))
+    if values is None or mixed is None or not mixed.std > 0:
+        return 1.0
+    return max(1.0, (values.std / mixed.std) ** 2)
 
 
 def _averages(node: Node) -> bool:

@@ -487,6 +487,19 @@ def _thrown(call: Call) -> Step:
     return Step([made])
 
 
+@rule("bernoulli")
+def _tossed(call: Call) -> Step:
+    """Ones, of chances that are a number or those of a tensor, and zeros."""
+    in_place = call.function.__name__.endswith("_")
+    chance = call.law(call.get(1, "p", 0.5 if in_place else call.input)).mean
+    dims = dims_of(call.shapes[0])
+    if not 0.0 < chance < 1.0:
+        return Step([Law.constant(dims, chance)])
+    heads = np.cumsum(WEIGHTS) - 0.5 * WEIGHTS > 1.0 - chance
+    made = Law.normal(dims, 0.0, ones(dims)).image(heads.astype(float))
+    return Step([made.rescaled(chance, ones(dims) * chance * (1.0 - chance))])
+
+
 @rule("normalize")
 def _unit_length(call: Call) -> Step:
     """Division by the length along a dimension, of which every entry has its share."""

@@ -7,9 +7,11 @@ from functools import cached_property
 
 from torch import nn
 
+from normprop import nn as twins
 from normprop import rules
 from normprop.graph.passing import ADD, JOIN, SUB, moves
 from normprop.graph.trace import Node, Trace
+from normprop.nn.activation import Activation
 
 _ONE_SIDED = (nn.Softplus, nn.LogSigmoid)
 # Of outputs within the unit interval, or as far from 0 on both sides.
@@ -17,8 +19,10 @@ _UNIT_SPAN = 2.0
 
 _MULTIPLY = {"mul", "mul_", "multiply", "__mul__", "__rmul__", "__imul__", "matmul", "bmm",
              "__matmul__", "einsum", "baddbmm"}  # fmt: skip
-_NUMBERS = {"neg", "negative", "__neg__", "rsub", "__rsub__", "div", "__truediv__", "div_", "clamp",
-            "exp", "log"} | ADD | SUB | _MULTIPLY  # fmt: skip
+_DIVIDE = {"div", "__truediv__", "div_"}
+_NUMBERS = {"neg", "negative", "__neg__", "rsub", "__rsub__", "clamp", "exp", "log"} | (
+    ADD | SUB | _MULTIPLY | _DIVIDE
+)
 _ATTENTION = {"scaled_dot_product_attention", "functional.scaled_dot_product_attention"}
 _DROPOUTS = {"dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d"}
 _GATES = {"softmax", "log_softmax", "sigmoid", "hardsigmoid", "logsigmoid", "tanh", "softplus"}
@@ -170,13 +174,23 @@ class Roles:
         return found
 
     def _sources_of(self, node: Node):
-        sources = [self.sources(value) for value in node.inputs]
+        sources = [self.sources(value) or self._curve_of(value) for value in node.inputs]
         for i, other in enumerate(reversed(node.inputs)):
             behind = self._behind(other)
             # What the other comes from is no branch of its own.
             if any(path in behind for path in sources[i]):
                 sources[i] = ()
         return tuple(sources)
+
+    def _curve_of(self, value: int) -> tuple[str, ...]:
+        """The path of an activation that a branch ends in, where it is called there alone."""
+        node = self.trace.producer.get(value)
+        while node is not None and node.inputs and not node.opaque and self.carries(node):
+            node = self.trace.producer.get(node.inputs[0])
+        if node is None or node.module is None or not is_curve(self.made.get(node.name)):
+            return ()
+        calls = sum(n.module is node.module for n in self.trace.nodes)
+        return (node.name,) if calls == 1 else ()
 
     def sources(self, value: int) -> tuple[str, ...]:
         """Paths of the layers that scale a value; none where a part of it cannot be scaled."""
@@ -193,8 +207,11 @@ class Roles:
         if node.name in _MULTIPLY and len(live) == 2 and len(node.inputs) == 2:
             values = [v for v in live if not self.is_gate(v)]
             return self.sources(values[0]) if len(values) == 1 else ()
-        if node.name in _MULTIPLY and len(node.inputs) == 1:
-            return self.sources(node.inputs[0])
+        others = [v for v in node.inputs if v not in live]
+        drawn = all(v in self.trace.producer for v in others)
+        if node.name in _MULTIPLY | _DIVIDE and len(live) == 1 and live[0] == node.inputs[0]:
+            # A number, or what is drawn anew, as where whole branches are dropped.
+            return self.sources(live[0]) if drawn else ()
         if node.name in ADD | SUB and len(node.inputs) == 2 and len(live) == 2:
             parts = self._sources_of(node)
             return (*parts[0], *parts[1]) if all(parts) else ()
@@ -321,6 +338,13 @@ class Roles:
 def has_radius(layer: nn.Module | None) -> bool:
     """Whether a twin has a gain: the radius of its ball."""
     return layer is not None and "gain" in getattr(type(layer), "_settings", ())
+
+
+def is_curve(layer: nn.Module | None) -> bool:
+    """Whether it is an activation that can be calibrated."""
+    if isinstance(layer, twins.Calibrated):
+        return True
+    return isinstance(layer, Activation) and next(layer.parameters(), None) is None
 
 
 def is_attention(node: Node) -> bool:

@@ -30,7 +30,7 @@ from normprop.graph.anatomy import CONTAINERS, joined
 from normprop.graph.example import Example
 from normprop.graph.passing import ADD, JOIN, SUB
 from normprop.graph.rewrite import copied
-from normprop.graph.roles import Roles
+from normprop.graph.roles import Roles, family_of
 from normprop.graph.trace import Node, Trace
 
 # What a result may go into: where it has another mean and scale, a layer behind makes up for it.
@@ -38,10 +38,11 @@ _GO_ON = JOIN | {
     "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
     "conv_transpose3d", "bilinear", "batch_norm", "layer_norm", "group_norm", "instance_norm",
     "rms_norm", "scaled_dot_product_attention", "matmul", "__matmul__", "bmm", "einsum", "pad",
-    "interpolate", "mean", "sum", "amax", "amin", "max", "min", "softmax", "log_softmax", "outputs",
+    "interpolate", "softmax", "log_softmax", "outputs",
 }  # fmt: skip
-_OF_TWO = ADD | SUB
-_MULTIPLY = {"mul", "mul_", "__mul__", "__rmul__", "__imul__", "div", "div_", "__truediv__"}
+_REDUCES = {"mean", "sum", "amax", "amin", "max", "min"}
+_PRODUCTS = {"mul", "mul_", "__mul__", "__rmul__", "__imul__"}
+_RATIOS = {"div", "div_", "__truediv__"}
 _COUNTS = {"children", "named_children", "modules", "named_modules", "_modules"}
 
 
@@ -359,19 +360,24 @@ def _check_end(roles: Roles, node: Node, layer: nn.Module) -> None:
     end = roles.end_of_range(layer, node.outputs[0])
     if end:
         raise _StaysError(f"keeps its range, as it reaches {end}")
+    # What is taken from something else, as by a filter, has to keep its scale beside that.
+    of_two = ADD | _PRODUCTS if family_of(layer) == "pool" else ADD | SUB | _PRODUCTS
     waiting = [node.outputs[0]]
     while waiting:
         for user in roles.users.get(waiting.pop(), ()):
-            if roles.carries(user):
+            if roles.carries(user) or (user.module is None and user.name in _REDUCES):
                 waiting += user.outputs[:1]
-                continue
-            known = user.module is not None or user.name in _GO_ON or _layer_type(user.name)
-            known = known or user.name.startswith(("functional.", "a hook of"))
-            live = len({v for v in user.inputs if v in roles.live})
-            known = known or (user.name in _OF_TWO and live == 2)
-            known = known or (user.name in _MULTIPLY and (live == 2 or len(user.inputs) == 1))
-            if not known:
+            elif not _makes_up(user, of_two if len(roles.live & {*user.inputs}) == 2 else set()):
                 raise _StaysError(f"goes into {user.name}, which its numbers may matter to")
+
+
+def _makes_up(user: Node, of_two: set[str]) -> bool:
+    """Whether a call may be given another mean and scale than those of the function."""
+    if user.module is not None or user.name.startswith(("functional.", "a hook of")):
+        return True
+    if len(user.inputs) == 1 and user.name in _PRODUCTS | _RATIOS:
+        return True
+    return user.name in _GO_ON | of_two or _layer_type(user.name) is not None
 
 
 # A class for a module

@@ -1,5 +1,6 @@
 """convert() plans a network: its scales hold from input to output, predicted and measured."""
 
+import copy
 import math
 
 import pytest
@@ -70,13 +71,10 @@ def test_what_is_measured_is_what_was_predicted(made, name):
         if wanted.fwd_std and row.fwd_std and len(row.shape) > 1 and row.shape[-1] > 1:
             assert 0.5 < row.fwd_std / wanted.fwd_std < 2.0, (row.path, row.fwd_std, wanted)
             seen += 1
-        if wanted.bwd_std and row.bwd_std and not _queries(row.path):
-            assert 0.4 < row.bwd_std / wanted.bwd_std < 2.5, (row.path, row.bwd_std, wanted)
+        # Sixteen channels stand in front of a gate, too few for mean field.
+        if wanted.bwd_std and row.bwd_std and "gate" not in row.path:
+            assert 0.5 < row.bwd_std / wanted.bwd_std < 2.0, (row.path, row.bwd_std, wanted)
     assert seen > 5
-
-
-def _queries(path):
-    return any(part in path for part in ("qkv", "split", "view", "transpose", "gate", "softmax"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -187,6 +185,92 @@ def test_a_sum_of_a_sum_is_shared_by_all():
     after = report(convert(Three(), torch.randn(64, 64))).after
     for path in ("a", "b", "c"):
         assert after[path].fwd_std == pytest.approx(3**-0.5, rel=0.02)
+
+
+class Branch(nn.Module):
+    """What stands in a branch, beside its input."""
+
+    def __init__(self, end, last=nn.Identity):
+        super().__init__()
+        self.map, self.last, self.end = nn.Linear(64, 64), last(), end
+        self.gamma = nn.Parameter(torch.full((64,), 1e-3))
+
+    def forward(self, x):
+        return x + self.end(self, self.last(self.map(x)))
+
+
+def _branches(end, last=nn.Identity, count=6):
+    torch.manual_seed(0)
+    body = [Branch(end, last) for _ in range(count)]
+    model = nn.Sequential(nn.Linear(8, 64), *body, nn.Linear(64, 5)).double()
+    return model, torch.randn(64, 8, dtype=torch.float64)
+
+
+def _mask(x, keep=0.8):
+    return (keep + torch.rand(len(x), 1, dtype=x.dtype)).floor()
+
+
+WHOLE = {
+    "transformers": lambda _, x: x.div(0.8) * _mask(x),
+    "timm": lambda _, x: x * _mask(x).div_(0.8),
+    "torchvision": lambda _, x: x * torch.empty(len(x), 1, dtype=x.dtype).bernoulli_(0.8) / 0.8,
+}
+
+
+@pytest.mark.parametrize("style", WHOLE)
+def test_branches_that_are_dropped_as_a_whole_have_their_share(style):
+    model, x = _branches(WHOLE[style])
+    found = report(convert(model, x))
+    assert "6 of 6 sums" in str(found)
+    assert found.outside == {}
+    assert found.after["6.add"].fwd_std == pytest.approx(2**0.5, rel=0.03)
+
+
+def test_a_branch_that_a_parameter_scales_keeps_that():
+    model, x = _branches(lambda self, y: self.gamma * y)
+    net = convert(model, x)
+    assert "0 of 6 sums" in str(report(net))
+    assert all(0.5 < net[i].map.gain < 2.0 for i in range(1, 7))
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU, nn.Tanh, nn.SiLU])
+def test_branches_that_end_in_an_activation_have_their_share(activation):
+    model, x = _branches(lambda self, y: F.dropout(y, 0.1, self.training), activation)
+    net = convert(model, x)
+    found = report(net)
+    assert "6 of 6 sums" in str(found)
+    assert found.outside == {}
+    assert found.after["6.add"].fwd_std == pytest.approx(2**0.5, rel=0.03)
+    assert "its share of a sum" in found.notes["3.last"]
+    net.eval()
+    wanted = net(x)
+    for other in (normprop.fuse(net, x).eval(), normprop.fold(net, x), copy.deepcopy(net)):
+        torch.testing.assert_close(other(x), wanted, rtol=1e-12, atol=1e-12)
+
+
+class Pooled(nn.Module):
+    """Attention of equal weights, and the average of all places."""
+
+    def __init__(self):
+        super().__init__()
+        self.values, self.last, self.head = (nn.Linear(64, n) for n in (64, 64, 3))
+
+    def forward(self, x):
+        v = self.values(x)
+        y = F.scaled_dot_product_attention(0 * v, 0 * v, v)
+        return self.head(self.last(y).mean(1))
+
+
+def test_a_gradient_that_all_places_share_passes_attention_whole():
+    torch.manual_seed(0)
+    x = torch.randn(64, 16, 64)
+    found = report(convert(Pooled(), x)).after
+    values, mixed = found["values"], found["scaled_dot_product_attention"]
+    # The signal falls by about the root of the number of places, and the gradient does not.
+    assert values.fwd_std / mixed.fwd_std > 3.5
+    assert values.bwd_std == pytest.approx(mixed.bwd_std, rel=1e-6)
+    # That is what the growth gives there.
+    assert not any("growth gives" in text for text in report(convert(Pooled(), x)).outside.values())
 
 
 def test_calls_that_want_different_constants_are_named():
@@ -384,6 +468,35 @@ def test_layernorm_is_dropped_and_the_sums_keep_their_scale():
     assert not any("std" in text for text in found.outside.values())
     # Nothing stands in front of them but sums.
     assert not any("a bias of" in text for text in found.exchanged.values())
+
+
+def test_a_subclass_of_a_norm_is_dropped_where_it_is_called_like_one():
+    class ChannelsFirst(nn.LayerNorm):
+        def forward(self, x):
+            return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+    class Conditional(nn.LayerNorm):
+        def forward(self, x, by):
+            return super().forward(x) * by
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.one = nn.Conv2d(3, 8, 3), ChannelsFirst(8)
+            self.two, self.head = Conditional(8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            x = self.one(self.conv(x)).mean((2, 3))
+            return self.head(self.two(x, x.sigmoid()))
+
+    net = convert(Two(), planned.images(), normalization="drop")
+    assert type(net.one) is nn.Identity
+    assert type(net.two) is Conditional
+    assert "one.weight, one.bias go" in report(net).exchanged["one"]
+    convnext = pytest.importorskip("transformers.models.convnext.modeling_convnext")
+    layer = convnext.ConvNextLayerNorm(3, data_format="channels_first")
+    net = convert(nn.Sequential(layer, nn.Conv2d(3, 4, 3)), planned.images(), normalization="drop")
+    assert type(net[0]) is nn.Identity
 
 
 def test_a_map_that_gives_to_others_gets_no_bias():

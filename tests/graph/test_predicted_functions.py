@@ -110,6 +110,7 @@ OF_VECTORS = {
     "min": lambda x: x.view(64, 16, 16).min(1).values * 1.0,
     "normalize": lambda x: F.normalize(x, dim=-1),
     "noise": lambda x: x + torch.randn_like(x) + torch.rand_like(x) + torch.zeros_like(x),
+    "coins": lambda x: x * torch.empty_like(x).bernoulli_(0.3) + torch.bernoulli(0 * x + 0.8),
     "outer": lambda x: torch.einsum("ni,nj->nij", x[:, :16], x[:, 16:32]),
 }  # fmt: skip
 
