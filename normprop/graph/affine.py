@@ -41,9 +41,29 @@ def line(scale: float, shift: float, inplace: bool = False) -> fx.GraphModule:
 
     ``inplace`` overwrites the input where the scale is 1.
     """
+    return _module("Line", lambda graph, x: _line(graph, x, scale, shift, inplace))
+
+
+def computing(function: Callable[[Tensor], Tensor]) -> fx.GraphModule:
+    """A function that has a name, as a module of torch alone."""
+    return _module("Function", lambda graph, x: graph.call_function(function, (x,)))
+
+
+def gating(gate: Callable[[Tensor], Tensor], dim: int) -> fx.GraphModule:
+    """a·g(b), of the halves a and b of the input, as a module of torch alone."""
+
+    def gated(graph, x):
+        halves = graph.call_method("chunk", (x, 2, dim))
+        a, b = (graph.call_function(operator.getitem, (halves, i)) for i in range(2))
+        return graph.call_function(torch.mul, (a, graph.call_function(gate, (b,))))
+
+    return _module("Gated", gated)
+
+
+def _module(name: str, compute: Callable[[fx.Graph, fx.Node], fx.Node]) -> fx.GraphModule:
     graph = fx.Graph()
-    graph.output(_line(graph, graph.placeholder("input"), scale, shift, inplace))
-    return fx.GraphModule(nn.Module(), graph, "Line")
+    graph.output(compute(graph, graph.placeholder("input")))
+    return fx.GraphModule(nn.Module(), graph, name)
 
 
 def _line(graph: fx.Graph, x: fx.Node, scale: float, shift: float, inplace: bool) -> fx.Node:
@@ -53,22 +73,6 @@ def _line(graph: fx.Graph, x: fx.Node, scale: float, shift: float, inplace: bool
     if inplace:
         return graph.call_method("add_", (x, shift))
     return graph.call_function(torch.add, (x, shift))
-
-
-def computing(function: Callable[[Tensor], Tensor]) -> fx.GraphModule:
-    """A function that has a name, as a module of torch alone."""
-    graph = fx.Graph()
-    graph.output(graph.call_function(function, (graph.placeholder("input"),)))
-    return fx.GraphModule(nn.Module(), graph, "Function")
-
-
-def gating(gate: Callable[[Tensor], Tensor], dim: int) -> fx.GraphModule:
-    """a·g(b), of the halves a and b of the input, as a module of torch alone."""
-    graph = fx.Graph()
-    halves = graph.call_method("chunk", (graph.placeholder("input"), 2, dim))
-    value, gated = (graph.call_function(operator.getitem, (halves, i)) for i in range(2))
-    graph.output(graph.call_function(torch.mul, (value, graph.call_function(gate, (gated,)))))
-    return fx.GraphModule(nn.Module(), graph, "Gated")
 
 
 def followed(layer: nn.Module, scale: float, shift: float, inplace: bool) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Container, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from normprop.graph.rewrite import copied
 from normprop.graph.roads import roads_of
 from normprop.graph.stepping import Steps, varied
 from normprop.graph.trace import Trace, trace
-from normprop.graph.wrappers import dice_of_its_own, run_as_written, tensors_in
+from normprop.graph.wrappers import dice_of_its_own, held_by, run_as_written, tensors_in
 
 
 class Example:
@@ -31,8 +31,7 @@ class Example:
 
     def __init__(self, model: nn.Module, inputs: tuple, keywords: Mapping[str, object]):
         self.model, self.inputs, self.keywords = model, inputs, keywords
-        held = [*tensors_in((inputs, dict(keywords))), *model.parameters(), *model.buffers()]
-        self.on_gpu = any(tensor.is_cuda for tensor in held)
+        self.on_gpu = any(t.is_cuda for t in held_by(model, inputs, dict(keywords)))
         # Not run in the model itself: training would move its statistics.
         seen = copied(model)
         leaves = leaves_of(seen)
@@ -67,7 +66,7 @@ class Example:
 
     def _run(self, model: nn.Module):
         args, kwargs = self._fresh()
-        held = [*tensors_in((args, kwargs)), *model.parameters(), *model.buffers()]
+        held = held_by(model, args, kwargs)
         with torch.no_grad(), run_as_written(), dice_of_its_own(held, 0):
             return model(*args, **kwargs)
 
@@ -79,20 +78,16 @@ class Example:
         seen = copied(self.model)
         calls = []
 
-        def remember_call(path):
-            def hook(module, args, output):
-                for which, tensors in (("output", tensors_in(output)), ("input", args[:1])):
-                    calls.extend(
-                        (path, which, t, t._version) for t in tensors if isinstance(t, Tensor)
-                    )
-
-            return hook
+        def remember(path, module, args, output):
+            found = [("output", t) for t in tensors_in(output)]
+            found += [("input", t) for t in args[:1] if isinstance(t, Tensor)]
+            calls.extend((path, which, tensor, tensor._version) for which, tensor in found)
 
         for path, module in paths_of(seen):
             if path in converted:
                 _not_in_place(module)
             if path in paths:
-                module.register_forward_hook(remember_call(path))
+                module.register_forward_hook(partial(remember, path))
         self._run(seen)
         found: dict[str, str] = {}
         for path, which, tensor, version in calls:
@@ -115,10 +110,9 @@ class Example:
         if not writing:
             return set()
         as_is = self._results(())
-        if not _same(as_is, self._results(())):
-            # Nobody can tell a difference from chance.
-            return set()
-        if _same(as_is, self._results(writing)):
+        # Nobody can tell a difference from chance.
+        by_chance = not _same(as_is, self._results(()))
+        if by_chance or _same(as_is, self._results(writing)):
             return set()
         alone = {path for path in writing if not _same(as_is, self._results([path]))}
         return alone or set(writing)

@@ -22,32 +22,30 @@ _REMADE = (twins.Bilinear, twins.Embedding, twins.MultiheadAttention)
 
 @dataclass(frozen=True)
 class Kind:
-    """What a module does.
+    """What a module does, by name.
 
-    Attributes:
-        name: "map", linear but for a bias; "clamp"; "homogeneous", f(cx) = c f(x) for c > 0;
-            "curve", any other function; "commuting" with every affine map; "batchnorm";
-            "norm", which no affine map of its input changes; "dropout", the normalised one;
-            "remade", whose weights alone are normalised; "opaque", which stays as it is.
-        plain: the class of torch; None where there is none.
-        constants: shift and divisors; those of the identity for layers of torch; None where
-            they follow from the shape of the input.
-        before: scale and shift of the input in front of the function.
-        limits: of a clamp.
-        needs_zero: whether the shift of its input has to be 0.
-        gives: whether its parameters can take any scale and shift of its output.
-        draws: whether it draws random numbers in the mode that it is in.
-        reason: of an opaque one, why it stays.
+    "map", linear but for a bias; "clamp"; "homogeneous", f(cx) = c f(x) for c > 0; "curve", any
+    other function; "commuting" with every affine map; "batchnorm"; "norm", which no affine map of
+    its input changes; "dropout", the normalised one; "remade", whose weights alone are normalised;
+    "opaque", which stays as it is.
     """
 
     name: str
+    # The class of torch; None where there is none.
     plain: type[nn.Module] | None
+    # None where they follow from the shape of the input.
     constants: Constants | None = _IDENTITY
+    # Scale and shift of the input in front of the function.
     before: tuple[float, float] = (1.0, 0.0)
+    # Of a clamp.
     limits: tuple[float, float] = _NO_LIMITS
+    # Whether the shift of its input has to be 0.
     needs_zero: bool = False
+    # Whether its parameters can take any scale and shift of its output.
     gives: bool = False
+    # Whether it draws random numbers in the mode that it is in.
     draws: bool = False
+    # Of an opaque one, why it stays.
     reason: str = ""
 
     @property

@@ -46,20 +46,18 @@ _MODES = ("moved", "shifted", "explicit", "kept")
 class Choice:
     """What is settled about a layer.
 
-    Attributes:
-        after: of a map, what its output stands for.
-        settled: of a map, the parts of that which nobody may ask to be otherwise; "whole", too,
-            where it gives what it gave.
-        mode: "moved", the constants of the layer are somebody else's; "shifted", its scale is;
-            "explicit", it keeps both; "kept", it stays what it is.
-        reason: why the constants stay.
-        before: what the input stands for.
+    Its mode: "moved", its constants are somebody else's; "shifted", its scale is; "explicit", it
+    keeps both; "kept", it stays what it is.
     """
 
+    # Of a map, what its output stands for, and the parts of that which nobody may ask to be
+    # otherwise; "whole", too, where it gives what it gave.
     after: Affine = ONE
     settled: frozenset[str] = frozenset()
     mode: str = "moved"
+    # Why the constants stay.
     reason: str = ""
+    # What the input stands for.
     before: Affine = ONE
 
     @property
@@ -73,18 +71,13 @@ Choices = dict[str, Choice]
 
 @dataclass(frozen=True)
 class _Missed:
-    """What a call did not get.
-
-    Attributes:
-        node: the call.
-        values: what it was called with; of a layer that has to get the same in all of its
-            calls, also what another got; none where what it gives is too large or too small to be
-            left to others.
-        target: what the first of them has to stand for; ``None`` where they have to agree.
-    """
+    """What a call did not get."""
 
     node: Node
+    # What it was called with; of a layer that has to get the same in all of its calls, also what
+    # another got; none where what it gives is too large or too small to be left to others.
     values: tuple[int, ...] = ()
+    # What the first of them has to stand for; None where they have to agree.
     target: Target | None = None
 
 

@@ -73,36 +73,29 @@ def is_value(leaf) -> bool:
 
 @dataclass(eq=False)
 class Node:
-    """A call, or something else that values go to.
+    """A call, or something else that values go to."""
 
-    Attributes:
-        name: path of the module, or name of the function.
-        module: the leaf that was called; None for a function, and for the ends of the model.
-        function: the function that was called.
-        inputs: values of the tensors among the arguments, in order.
-        opaque: whether more is read or written than inputs and outputs say.
-        outputs: values of the tensors that came out.
-        made: their shapes and types.
-        tracked: whether a gradient would reach them.
-        call: positional and keyword arguments, a :class:`Value` in the place of every tensor.
-        shapes: of the tensors among them.
-        where: file and line that called.
-        site: of a function, the code that called it, and its instruction there.
-        within: path of the module whose forward called.
-    """
-
+    # Path of the module, or name of the function.
     name: str
+    # The leaf that was called; None for a function, and for the ends of the model.
     module: nn.Module | None = None
     function: Callable | None = None
+    # Values of the tensors among the arguments, in order.
     inputs: list[int] = field(default_factory=list)
+    # Whether more is read or written than inputs and outputs say.
     opaque: bool = False
+    # Values of the tensors that came out, their shapes and types, and whether a gradient would
+    # reach them.
     outputs: list[int] = field(default_factory=list)
     made: tuple[tuple[tuple[int, ...], torch.dtype], ...] = ()
     tracked: tuple[bool, ...] = ()
+    # Positional and keyword arguments, a Value in the place of every tensor, and their shapes.
     call: tuple = ((), {})
     shapes: tuple[tuple[int, ...], ...] = ()
+    # File and line that called; of a function, also the code that did, and its instruction there.
     where: str = ""
     site: tuple[CodeType, int] | None = None
+    # Path of the module whose forward called.
     within: str = ""
 
     @cached_property
@@ -137,13 +130,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Decision:
-    """A truth that Python learnt from a tensor.
+    """A truth that Python learnt from a tensor: at which line, and what it was told.
 
-    Attributes:
-        where: file and line that asked.
-        answer: what it was told.
-        by: what the tensor depends on: ``"value"``, what a layer made of the model's input;
-            ``"input"``, that alone; ``"chance"``, dice; ``"state"``, what earlier runs have left.
+    The tensor depends on: ``"value"``, what a layer made of the model's input; ``"input"``, that
+    alone; ``"chance"``, dice; ``"state"``, what earlier runs have left.
     """
 
     where: str
@@ -153,32 +143,24 @@ class Decision:
 
 @dataclass
 class Trace:
-    """What was called, in order.
-
-    Attributes:
-        nodes: the calls; the model's outputs are the inputs of the last one.
-        producer: by value, the call that it came out of; constants have none.
-        constants: the model's own tensors, by value.
-        read: identities of the parameters and buffers that functions outside leaves read.
-        written: paths of layers whose input or output is written in place, and whose plain
-            twin would give back its input itself.
-        decisions: truths that Python learnt from tensors that are no constants, in order.
-        told: file and line of each place where it learnt a number.
-        numbers: those that it was told.
-        returned: of each call of a module that ended, its path, the values that it gave, and how
-            many nodes there were.
-        next: the first number that no value has.
-    """
+    """What was called, in order; the model's outputs are the inputs of the last call."""
 
     nodes: list[Node] = field(default_factory=list)
+    # By value, the call that it came out of, or the model's own tensor.
     producer: dict[int, Node] = field(default_factory=dict)
     constants: dict[int, Tensor] = field(default_factory=dict)
+    # Identities of the parameters and buffers that functions outside leaves read.
     read: set[int] = field(default_factory=set)
+    # Paths of layers whose input or output is written in place, and whose plain twin would give
+    # back its input itself.
     written: set[str] = field(default_factory=set)
+    # Truths that Python learnt from tensors that are no constants, in order; numbers, and where.
     decisions: list[Decision] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
     numbers: set[float] = field(default_factory=set)
+    told: list[str] = field(default_factory=list)
+    # Of each call of a module that ended, path, values that it gave, and how many nodes there were.
     returned: list[tuple[str, tuple[int, ...], int]] = field(default_factory=list)
+    # The first number that no value has.
     next: int = 0
 
 

@@ -60,12 +60,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
                 raise TypeError(
                     f"model must be made of layers that can be seen; {where} is {reason}"
                 )
-    found = True
-    while found:
-        found = False
-        for home, name, inside in _WRAPPERS:
-            if _is(model, home, name):
-                model, found = getattr(model, inside), True
+    while inside := next((i for home, name, i in _WRAPPERS if _is(model, home, name)), None):
+        model = getattr(model, inside)
     return model
 
 
