@@ -13,7 +13,7 @@ from normprop.functional.scale import check_option, check_scaling, scale_gradien
 from normprop.functional.weight import Method, Per, checked_gain, on_sphere, separate_factor, sphere
 
 
-class Affine(NamedTuple):
+class Meaning(NamedTuple):
     """What a tensor stands for: scale·tensor + shift, with ``scale`` greater than 0.
 
     ``gradient`` is the factor by which the gradient that arrives at the tensor is to exceed
@@ -31,8 +31,8 @@ class Absorbed(NamedTuple):
     ``factors`` multiply the gradients of weight and bias: what separate scales are on a chain.
     """
 
-    before: Affine = Affine()
-    after: Affine = Affine()
+    before: Meaning = Meaning()
+    after: Meaning = Meaning()
     factors: tuple[float, float] = (1.0, 1.0)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from normprop.functional.gated import gate_function
-from normprop.functional.parametric import Absorbed, Affine, absorbing_bias
+from normprop.functional.parametric import Absorbed, Meaning, absorbing_bias
 from normprop.graph import affine
 from normprop.graph.kinds import Kind, constants_at, kinds_of
 from normprop.graph.plan import Choice, Plan
@@ -208,14 +208,14 @@ def _absorb(layer, weight, bias, absorbed: Absorbed):
     return weight, absorbing_bias(bias, weight, absorbed.before, absorbed.after, outputs)
 
 
-def _norm(layer, kind, before: Affine, after: Affine) -> nn.Module:
+def _norm(layer, kind, before: Meaning, after: Meaning) -> nn.Module:
     # The same quotient, as mean, standard deviation and √eps shrink alike.
     layer.eps /= before.scale**2
     counted = kind.name == "batchnorm" and layer.running_mean is not None
     if counted:
         layer.running_mean.sub_(before.shift).div_(before.scale)
         layer.running_var.div_(before.scale**2)
-    if after == Affine():
+    if after == Meaning():
         return layer
     if layer.weight is not None and layer.bias is not None:
         weight, bias = layer.weight, layer.bias

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from normprop import rules
-from normprop.functional.parametric import Absorbed, Affine
+from normprop.functional.parametric import Absorbed, Meaning
 from normprop.graph import affine
 from normprop.graph.kinds import Kind, is_watched, kinds_of
 from normprop.graph.plan import Choice, Plan
@@ -177,7 +177,7 @@ def _made(plan: Plan, lean: bool, layer: nn.Module, kind: Kind, choice: Choice) 
         absorbed = Absorbed(choice.before, choice.after)
         layer.absorbed = None if absorbed == Absorbed() else absorbed
         return layer
-    if kind.name == "norm" and choice.before != Affine():
+    if kind.name == "norm" and choice.before != Meaning():
         layer.eps /= choice.before.scale**2
     function = kind.name in ("clamp", "homogeneous", "curve", "commuting")
     if not function or choice.mode in ("explicit", "kept"):

@@ -12,11 +12,11 @@ from typing import Literal, NamedTuple
 from torch import nn
 
 from normprop import rules
-from normprop.functional.parametric import Affine
+from normprop.functional.parametric import Meaning
 from normprop.graph.kinds import Kind
 from normprop.graph.trace import Node
 
-ONE = Affine()
+ONE = Meaning()
 CLOSE = 2.0**-46
 """Products of the same constants in another order, and a shift that has cancelled, are as close."""
 
@@ -28,16 +28,16 @@ class Target(NamedTuple):
     shift: float | None = None
     gradient: float | None = None
 
-    def met_by(self, affine: Affine) -> bool:
+    def met_by(self, given: Meaning) -> bool:
         """Whether the tensor stands for it already."""
         return all(
-            wanted is None or abs(wanted - there) <= CLOSE * max(abs(size), abs(wanted))
-            for wanted, there, size in zip(self, affine, (affine.scale, 1.0, 1.0), strict=True)
+            wanted is None or abs(wanted - part) <= CLOSE * max(abs(size), abs(wanted))
+            for wanted, part, size in zip(self, given, (given.scale, 1.0, 1.0), strict=True)
         )
 
-    def filled(self, affine: Affine) -> Affine:
+    def filled(self, given: Meaning) -> Meaning:
         """What is wanted, and where it does not matter what there is."""
-        return Affine(*(v if w is None else w for w, v in zip(self, affine, strict=True)))
+        return Meaning(*(v if w is None else w for w, v in zip(self, given, strict=True)))
 
 
 ANY, EXACT, UNSHIFTED = Target(), Target(*ONE), Target(shift=0.0)
@@ -57,12 +57,12 @@ class Line:
     lift: float = 0.0
     ratio: float = 1.0
 
-    def forward(self, given: Affine) -> Affine:
+    def forward(self, given: Meaning) -> Meaning:
         """What the output stands for."""
         shift = self.factor * given.shift + self.offset + self.lift * given.scale
-        return Affine(self.slope * given.scale, shift, self.ratio * given.gradient)
+        return Meaning(self.slope * given.scale, shift, self.ratio * given.gradient)
 
-    def backward(self, target: Target, given: Affine) -> Target:
+    def backward(self, target: Target, given: Meaning) -> Target:
         """What the input would have to stand for."""
         scale, shift, gradient = target
         scale = None if scale is None else scale / self.slope
@@ -79,22 +79,18 @@ How = Literal["line", "sum", "join", "source", "wall"]
 class Passing:
     """What a call does.
 
-    Attributes:
-        how: "line", by ``line``; "sum" of inputs times ``weights``, which must be scaled alike;
-            "join" of inputs that stand for the same; "source", a layer that gives what it is
-            asked to give; "wall", whose inputs and outputs stay what they are.
-        needs: what its first input has to stand for; every other, but of a sum or a join, has
-            to stand for itself.
-        line: of a line.
-        weights: of a sum.
-        alike: whether its input has to stand for the same in every call: ``"all"`` of it, or
-            of a rectifier the place of the ``"kink"``.
+    How: "line", by its line; "sum" of inputs times its weights, which must be scaled alike; "join"
+    of inputs that stand for the same; "source", a layer that gives what it is asked to give;
+    "wall", whose inputs and outputs stay what they are.
     """
 
     how: How
+    # What its first input has to stand for; every other, but of a sum or a join, for itself.
     needs: Target = ANY
     line: Line = Line()
     weights: tuple[float, float] = (1.0, 1.0)
+    # Whether its input has to stand for the same in every call: all of it, or of a rectifier the
+    # place of the kink.
     alike: Literal["", "all", "kink"] = ""
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from normprop.functional.parametric import Affine
+from normprop.functional.parametric import Meaning
 from normprop.graph.kinds import Kind
 from normprop.graph.passing import (
     ANY,
@@ -38,7 +38,7 @@ from normprop.graph.trace import Node, Trace
 
 _RANGE = 2.0**24
 """Scales beyond this are not left pending: float32 holds 2^127, and half precision 2^15."""
-_WHOLE = frozenset((*Affine._fields, "whole"))
+_WHOLE = frozenset((*Meaning._fields, "whole"))
 _MODES = ("moved", "shifted", "explicit", "kept")
 
 
@@ -52,13 +52,13 @@ class Choice:
 
     # Of a map, what its output stands for, and the parts of that which nobody may ask to be
     # otherwise; "whole", too, where it gives what it gave.
-    after: Affine = ONE
+    after: Meaning = ONE
     settled: frozenset[str] = frozenset()
     mode: str = "moved"
     # Why the constants stay.
     reason: str = ""
     # What the input stands for.
-    before: Affine = ONE
+    before: Meaning = ONE
 
     @property
     def steps(self) -> int:
@@ -132,7 +132,7 @@ class Plan:
             choices[node.name] = choice
         return choices
 
-    def after(self, kind: Kind, module: nn.Module, given: Affine) -> Affine:
+    def after(self, kind: Kind, module: nn.Module, given: Meaning) -> Meaning:
         """What the output of the plain layer stands for."""
         return line_of(kind, module, self.training).forward(given)
 
@@ -157,8 +157,8 @@ class _Round:
 
     def __init__(self, plan: Plan, choices: Choices) -> None:
         self.plan, self.choices = plan, choices
-        self.pending: dict[int, Affine] = {}
-        self.first: dict[str, tuple[Affine, int]] = {}
+        self.pending: dict[int, Meaning] = {}
+        self.first: dict[str, tuple[Meaning, int]] = {}
         self.missed: _Missed | None = None
         for node in plan.nodes:
             self.missed = self._missed_at(node)
@@ -213,12 +213,12 @@ class _Round:
         # A layer that depends on what its input stands for needs the same in every call.
         value, given = node.inputs[0], pending[0]
         whole = passing.alike == "all"
-        own = given if whole else Affine(1.0, given.shift / given.scale)
+        own = given if whole else Meaning(1.0, given.shift / given.scale)
         first, before = self.first.setdefault(node.name, (own, value))
         target = Target(*first) if whole else Target(shift=first.shift * given.scale)
         return None if target.met_by(given) else _Missed(node, (value, before), target)
 
-    def _out(self, node: Node, passing: Passing) -> Affine:
+    def _out(self, node: Node, passing: Passing) -> Meaning:
         if passing.how == "wall":
             return ONE
         given = self.pending[node.inputs[0]]
@@ -391,13 +391,13 @@ class _Round:
             value, steps = node.inputs[0], steps + 1
 
 
-def _in_range(affine: Affine) -> bool:
-    return 1 / _RANGE < affine.scale < _RANGE and abs(affine.shift) < _RANGE
+def _in_range(given: Meaning) -> bool:
+    return 1 / _RANGE < given.scale < _RANGE and abs(given.shift) < _RANGE
 
 
-def _tidy(affine: Affine) -> Affine:
+def _tidy(given: Meaning) -> Meaning:
     """Without what rounding left of a shift."""
-    return affine._replace(shift=0.0) if abs(affine.shift) <= CLOSE else affine
+    return given._replace(shift=0.0) if abs(given.shift) <= CLOSE else given
 
 
 def _learns_apart(kind: Kind, module: nn.Module) -> bool:

@@ -9,7 +9,7 @@ from functools import partial
 
 from torch import nn
 
-from normprop.functional.parametric import Affine
+from normprop.functional.parametric import Meaning
 from normprop.graph.affine import Clamp
 from normprop.graph.anatomy import is_layer, joined
 from normprop.graph.kinds import Kind, is_twin
@@ -173,7 +173,7 @@ def exchanged(network: nn.Module, plan: Plan, made: Callable) -> nn.Module:
     return network
 
 
-def limits_behind(layer: nn.Module, kind: Kind, before: Affine) -> tuple[float, float] | None:
+def limits_behind(layer: nn.Module, kind: Kind, before: Meaning) -> tuple[float, float] | None:
     """Limits of a clamp whose input stands for ``before``; None where torch's layer has them."""
     scale, moved = kind.before
     scale, shift = before.scale * scale, before.shift * scale + moved

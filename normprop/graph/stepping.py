@@ -15,7 +15,7 @@ from normprop.graph.wrappers import tensors_in
 
 
 @dataclass(frozen=True)
-class Figures:
+class Size:
     """Mean and standard deviation of a value."""
 
     mean: float
@@ -56,12 +56,12 @@ class Steps:
         for value, tensor in zip(run.nodes[0].outputs, tensors_in(given), strict=True):
             given_law(self.flow, value, tensor)
 
-    def law(self, value: int) -> Figures | None:
+    def law(self, value: int) -> Size | None:
         """What is known of a value; None where it holds no real numbers."""
         law = self.flow.laws.get(value)
         if law is None or law.values is None:
             return None
-        return Figures(law.mean, math.sqrt(law.variance))
+        return Size(law.mean, math.sqrt(law.variance))
 
     def step(self, node: Node, layer: nn.Module | None) -> None:
         """Go through a call.

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from normprop.functional.parametric import Absorbed, Affine
+from normprop.functional.parametric import Absorbed, Meaning
 from normprop.functional.together import asked, bias_of, make, together, weight_of
 from normprop.functional.weight import sphere
 
 ABSORBED = [
     Absorbed(),
-    Absorbed(Affine(2.0, 0.7), Affine(0.5, -0.3)),
-    Absorbed(Affine(0.4, 0.0), Affine(1.0, 0.0)),
-    Absorbed(Affine(1.0, -0.2), Affine(1.0, 0.0)),
+    Absorbed(Meaning(2.0, 0.7), Meaning(0.5, -0.3)),
+    Absorbed(Meaning(0.4, 0.0), Meaning(1.0, 0.0)),
+    Absorbed(Meaning(1.0, -0.2), Meaning(1.0, 0.0)),
 ]
 LAYERS = [
     # shape, stride, groups, transposed
@@ -207,7 +207,7 @@ def test_operators_are_few(shape, ball):
 
     def count(normalize):
         parts = [
-            part(w, ball, "neuron", 1, 1, False, normalize, Absorbed(Affine(1.7, 0.4)))
+            part(w, ball, "neuron", 1, 1, False, normalize, Absorbed(Meaning(1.7, 0.4)))
             for w in weights
         ]
         kept = make(parts, weights, biases)

@@ -257,7 +257,7 @@ def test_a_fused_network_folds():
 def test_it_says_what_it_absorbed_and_can_be_copied():
     model, x = build("mlp")
     fused = fuse(model, x)
-    assert "absorbed=Absorbed(before=Affine(scale=" in str(fused)
+    assert "absorbed=Absorbed(before=Meaning(scale=" in str(fused)
     assert "absorbed" not in str(model)
     assert_same(copy.deepcopy(fused), model, x)
 

@@ -8,7 +8,7 @@ BOUNDS = {
     "normprop": 1_100,
     "functional": 5_000,
     "gaussian": 4_800,
-    "graph": 11_000,
+    "graph": 10_400,
     "kernels": 2_000,
     "montecarlo": 900,
     "nn": 2_370,

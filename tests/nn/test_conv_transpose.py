@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 import normprop
 from normprop import functional, moments
-from normprop.functional.parametric import Absorbed, Affine
+from normprop.functional.parametric import Absorbed, Meaning
 from normprop.nn.init import orthogonal_
 from tests.nn.battery import on_ball, same_up_to_order
 
@@ -96,7 +96,7 @@ def test_the_output_size_can_be_chosen(size):
 
 def test_scales_are_absorbed_and_shifts_of_the_output():
     x, weight, bias = tensors_of(2)
-    absorbed = Absorbed(Affine(2.0), Affine(4.0, 0.5))
+    absorbed = Absorbed(Meaning(2.0), Meaning(4.0, 0.5))
     got = functional.conv_transpose2d(x, weight, bias, 2, scaling="forward", absorbed=absorbed)
     plain = functional.conv_transpose2d(2.0 * x, weight, bias, 2, scaling="forward")
     assert same_up_to_order([got], [(plain - 0.5) / 4.0], weight.numel())
@@ -104,7 +104,7 @@ def test_scales_are_absorbed_and_shifts_of_the_output():
 
 def test_a_shift_of_the_input_is_refused():
     with pytest.raises(ValueError, match=r"a shift of the input must be 0.*it was 0\.5"):
-        functional.conv_transpose2d(*tensors_of(2), absorbed=Absorbed(Affine(1.0, 0.5)))
+        functional.conv_transpose2d(*tensors_of(2), absorbed=Absorbed(Meaning(1.0, 0.5)))
 
 
 @pytest.mark.parametrize(
