@@ -41,6 +41,13 @@ NO_RESULT = {
         "Mean-field theory knows a better one",
         "Separate scales show that the size",
     ),
+    FOURTEEN: (
+        "**It goes beyond** the post",
+        "The signal grows, from",
+        "That is harmless at this depth",
+        "The column *across samples* falls behind it",
+        "So train both on small pictures",
+    ),
 }
 """Beginnings of sentences with such a word that compare no results."""
 
@@ -65,7 +72,7 @@ ELSEWHERE = [
         FOURTEEN,
         "claims_above",
     ),
-    ("README.md", "is level with them on one of the two", FOURTEEN, "vgg_leaky_level"),
+    ("README.md", "is level with them on the chain", FOURTEEN, "vgg_leaky"),
     ("CHANGELOG.md", "Plain tanh at its critical point trains a", TEN, "critical_learns"),
 ]
 """File, words of a sentence that compares, the page of its record, and the record."""
@@ -95,20 +102,20 @@ def comparing(page):
     return [sentence for sentence in prose(page) if COMPARES.search(sentence)]
 
 
-@pytest.mark.parametrize("page", [NINE, TEN])
+@pytest.mark.parametrize("page", [NINE, TEN, FOURTEEN])
 def test_a_sentence_that_compares_pastes_a_comparison_that_holds(page):
     for sentence in comparing(page):
         if not sentence.startswith(NO_RESULT[page]):
             assert any(is_true(page, record) for record in PASTED.findall(sentence)), sentence
 
 
-@pytest.mark.parametrize("page", [NINE, TEN])
+@pytest.mark.parametrize("page", [NINE, TEN, FOURTEEN])
 def test_every_exception_is_a_sentence_of_the_page(page):
     for beginning in NO_RESULT[page]:
         assert any(sentence.startswith(beginning) for sentence in comparing(page)), beginning
 
 
-@pytest.mark.parametrize("page", [NINE, TEN])
+@pytest.mark.parametrize("page", [NINE, TEN, FOURTEEN])
 def test_every_comparison_is_said_somewhere_and_expected_to_hold(page):
     pasted = set(PASTED.findall((ROOT / page).read_text("utf-8")))
     names = [name for name in expected.registry(page) if name.endswith("_holds")]

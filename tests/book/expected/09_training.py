@@ -151,8 +151,9 @@ SAID = {
     "c17_neuron": (FORTY_ADAM, ("separate-neuron", N, "relu"), ("backward", N, "relu")),
     **{
         f"skips_{m}": (SKIPS, ("backward", N, "relu"), (m, N, "relu"))
-        for m in ("forward", "batchnorm", "calibrated")
+        for m in ("forward", "batchnorm", "calibrated", "fixup", "skipinit", "selu")
     },
+    "skips_scaled": (SKIPS, ("backward", N, "relu"), ("scaled-ws", N, "relu")),
     "skips_bridge": (SKIPS, ("separate-bridge", N, "relu"), ("forward", N, "relu")),
 }
 for _name, (_sheet_of, _one, _other) in SAID.items():
