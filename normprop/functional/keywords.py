@@ -149,14 +149,15 @@ DEFAULTS = {
 }
 
 
-def _finite(name: str, value: float, least: float = -math.inf, must: str = "") -> float:
+def finite(name: str, value: float, least: float = -math.inf, must: str = "") -> float:
+    """The number, finite and above the least; else an error that says what it must be."""
     rules.check_number(name, value)
     if not (math.isfinite(value) and value > least):
         raise ValueError(f"{name} must be finite{must}; it was {value}")
     return float(value)
 
 
-_positive = functools.partial(_finite, least=0.0, must=" and greater than 0")
+_positive = functools.partial(finite, least=0.0, must=" and greater than 0")
 
 
 def _by(check: Callable[[object], None]) -> Callable[[str, object], object]:
@@ -169,10 +170,10 @@ def _by(check: Callable[[object], None]) -> Callable[[str, object], object]:
 
 _CHECKS: dict[str, Callable] = {
     "scaling": _by(check_scaling),
-    "mean": _finite,
+    "mean": finite,
     "std": _positive,
     "backend": _by(check_backend),
-    "target_mean": _finite,
+    "target_mean": finite,
     "target_std": _positive,
     "gain": _positive,
     "inplace": _by(refuse_inplace),

@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar, Literal, Unpack
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from normprop import rules
 from normprop.functional.activation import NAMES
 from normprop.functional.fused import Params, affine
-from normprop.functional.keywords import LawOnBackend, checked
+from normprop.functional.keywords import LawOnBackend, finite
 from normprop.functional.scale import check_real, constant_when_compiled, normalized, upcast
 from normprop.gaussian import Function, Law, Normal
 from normprop.gaussian.calibration import Calibration, calibrate, calibrate_mean, calibrate_std
@@ -240,14 +241,10 @@ def _checked_depth(depth) -> int:
     return depth
 
 
-def _checked_growth(growth) -> float:
-    rules.check_number("growth", growth)
-    if not (math.isfinite(growth) and growth > 1):
-        raise ValueError(
-            f"growth must be finite and greater than 1, which only straight lines reach; "
-            f"it was {growth}"
-        )
-    return float(growth)
-
-
-_CHECKS = {"depth": _checked_depth, "growth": _checked_growth, "at": lambda at: checked("mean", at)}
+_CHECKS = {
+    "depth": _checked_depth,
+    "growth": partial(
+        finite, "growth", least=1.0, must=" and greater than 1, which only straight lines reach"
+    ),
+    "at": partial(finite, "mean"),
+}
