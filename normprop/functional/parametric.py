@@ -191,7 +191,7 @@ def _linear_backward(gradient, input, weight, wanted):
 
 
 # Whether it is transposed, of each of torch's convolutions.
-_CONVOLUTIONS = {
+CONVOLUTIONS = {
     getattr(torch_functional, f"conv{kind}{dims}d"): bool(kind)
     for kind in ("", "_transpose")
     for dims in (1, 2, 3)
@@ -200,9 +200,9 @@ _CONVOLUTIONS = {
 
 def _convolution_of(function, weight):
     """What ATen calls the arguments of a partial convolution; None where it has no words."""
-    if not isinstance(function, partial) or function.args or function.func not in _CONVOLUTIONS:
+    if not isinstance(function, partial) or function.args or function.func not in CONVOLUTIONS:
         return None
-    transposed = _CONVOLUTIONS[function.func]
+    transposed = CONVOLUTIONS[function.func]
     window = weight.shape[2:]
     given = function.keywords
     stride, dilation, output_padding = (
@@ -221,7 +221,7 @@ def _convolution_of(function, weight):
 
 def _outputs(function, weight) -> int:
     """Number of output channels."""
-    if isinstance(function, partial) and _CONVOLUTIONS.get(function.func, False):
+    if isinstance(function, partial) and CONVOLUTIONS.get(function.func, False):
         return weight.shape[1] * function.keywords.get("groups", 1)
     return weight.shape[0]
 

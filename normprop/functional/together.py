@@ -197,7 +197,7 @@ def _meet(weight: Tensor, bias: Tensor | None) -> bool:
 
 def again(
     layer: Layer,
-    ball: tuple[str, float],
+    ball: tuple[str, float, int],
     weight: Tensor,
     bias: Tensor | None,
     made: tuple[Tensor, Tensor | None],
@@ -209,7 +209,7 @@ def again(
     value, biased = made
     fits = value is weight or (_alike(value, weight) and value.stride() == weight.stride())
     fits = fits and _meet(weight, bias) and (value is weight) == (layer.size == 1.0)
-    over, radius = ball
+    over, radius, _ = ball
     placed = Placed(
         weight,
         layer._replace(over=over, size=radius, gain=layer.size),

@@ -26,6 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from normprop import rules
+from normprop.functional.parametric import CONVOLUTIONS
 from normprop.graph.anatomy import CONTAINERS, joined
 from normprop.graph.example import Example
 from normprop.graph.passing import ADD, JOIN, SUB
@@ -34,11 +35,10 @@ from normprop.graph.roles import Roles, family_of
 from normprop.graph.trace import Node, Trace
 
 # What a result may go into: where it has another mean and scale, a layer behind makes up for it.
-_GO_ON = JOIN | {
-    "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
-    "conv_transpose3d", "bilinear", "batch_norm", "layer_norm", "group_norm", "instance_norm",
-    "rms_norm", "scaled_dot_product_attention", "matmul", "__matmul__", "bmm", "einsum", "pad",
-    "interpolate", "softmax", "log_softmax", "outputs",
+_GO_ON = JOIN | {function.__name__ for function in CONVOLUTIONS} | {
+    "linear", "bilinear", "batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm",
+    "scaled_dot_product_attention", "matmul", "__matmul__", "bmm", "einsum", "pad", "interpolate",
+    "softmax", "log_softmax", "outputs",
 }  # fmt: skip
 _REDUCES = {"mean", "sum", "amax", "amin", "max", "min"}
 _PRODUCTS = {"mul", "mul_", "__mul__", "__rmul__", "__imul__"}

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from normprop import functional, rules
 from normprop.functional.bilinear import check_bilinear, factors, sphere_of
-from normprop.functional.weight import on_sphere
 from normprop.gaussian import Law
 from normprop.nn.parametric import Parametric
 
@@ -24,12 +23,9 @@ class Bilinear(Parametric, nn.Bilinear):
             check_bilinear(self.scaling, self.per, self.method)
         super()._forget()
 
-    def _on_ball(self, weight: Tensor, ball: str) -> Tensor:
-        return on_sphere(weight, *self.sphere())
-
-    def sphere(self) -> tuple[str, float]:
-        """What the norm of the weight goes over, and what it has to be."""
-        return sphere_of(self.weight, self.scaling, self.per, self.gain)
+    def sphere(self, ball: str | None = None) -> tuple[str, float, int]:
+        """As of every layer with weights; it has one ball."""
+        return *sphere_of(self.weight, self.scaling, self.per, self.gain), 1
 
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
         """Apply the map."""

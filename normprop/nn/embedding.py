@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from normprop import functional, rules
-from normprop.functional.embedding import Placed, normalize_rows, refuse_max_norm
+from normprop.functional.embedding import Placed, refuse_max_norm
 from normprop.gaussian import Law
 from normprop.nn.parametric import Parametric
 
@@ -45,12 +45,9 @@ class Embedding(Parametric, nn.Embedding):
             refuse_max_norm(value)
         return super()._checked(name, value)
 
-    def _on_ball(self, weight: Tensor, ball: str) -> Tensor:
-        return normalize_rows(weight, self.gain)
-
-    def sphere(self) -> tuple[str, float]:
-        """What the norm of the weight goes over, and what it has to be."""
-        return "fan-in", self.gain * math.sqrt(self.embedding_dim)
+    def sphere(self, ball: str | None = None) -> tuple[str, float, int]:
+        """As of every layer with weights; it has one ball."""
+        return "fan-in", self.gain * math.sqrt(self.embedding_dim), 1
 
     def forward(self, input: Tensor) -> Tensor:
         """Look up."""
@@ -63,5 +60,5 @@ class Embedding(Parametric, nn.Embedding):
         rules.check_no_law(self, law)
         rows = rules.rows_of(self)
         if self.method == "normalize":
-            rows = normalize_rows(torch.from_numpy(rows), self.gain).numpy()
+            rows = self._on_ball(torch.from_numpy(rows), self._ball()).numpy()
         return rules.embedding(rows)

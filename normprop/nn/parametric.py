@@ -14,8 +14,8 @@ from normprop.functional.scale import saving, upcast
 from normprop.functional.together import Layer, Placed, place_
 from normprop.functional.weight import (
     Method,
-    normalize_weight,
     normalize_weight_,
+    on_sphere,
     separate_factor,
     sphere,
 )
@@ -134,10 +134,10 @@ class Parametric(Settings):
         return "backward" if self.scaling == "backward" else "forward"
 
     def _on_ball(self, weight: Tensor, ball: str) -> Tensor:
-        raise NotImplementedError
+        return on_sphere(weight, *self.sphere(ball))
 
-    def sphere(self) -> tuple[str, float]:
-        """What the norm of the weight goes over, and what it has to be."""
+    def sphere(self, ball: str | None = None) -> tuple[str, float, int]:
+        """What the norm of the weight goes over on its ball, what it has to be, and groups."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
@@ -176,9 +176,6 @@ class MapFromWeight(Parametric):
         # Without a copy of the weight.
         normalize_weight_(self.weight, self._ball(), self.per, **self._geometry())
 
-    def _on_ball(self, weight: Tensor, ball: str) -> Tensor:
-        return normalize_weight(weight, ball, self.per, **self._geometry())
-
     def _at_hand(self) -> tuple[Tensor, Tensor | None] | None:
         """Weight and bias that run, where the network has made them.
 
@@ -190,9 +187,10 @@ class MapFromWeight(Parametric):
         written = any(t._version != version for t, version in self.made.parameters)
         return None if written else self.made.pair
 
-    def sphere(self) -> tuple[str, float]:
-        """What the norm of the weight goes over, and what it has to be."""
-        return sphere(self.weight, self._ball(), self.per, **self._geometry())
+    def sphere(self, ball: str | None = None) -> tuple[str, float, int]:
+        """What the norm of the weight goes over on its ball, what it has to be, and groups."""
+        geometry = self._geometry()
+        return *sphere(self.weight, ball or self._ball(), self.per, **geometry), geometry["groups"]
 
     @property
     def outputs(self) -> int:
@@ -221,11 +219,7 @@ def project_(module: nn.Module) -> int:
     made = {layer: placed for network in networks for layer, placed in network.asked().items()}
     # Where a hook or a parametrization makes the weight, the layer sees to it.
     own = [m for m in layers if "weight" in m._parameters]
-    groups = [getattr(m, "groups", 1) for m in own]
-    asked = [
-        made.get(m) or Placed(m.weight, Layer(*m.sphere(), groups=g))
-        for m, g in zip(own, groups, strict=True)
-    ]
+    asked = [made.get(m) or Placed(m.weight, Layer(*m.sphere())) for m in own]
     done = {own[i] for i in place_(asked)}
     for layer in layers:
         if layer in done:

@@ -167,9 +167,8 @@ def _has_its_own(layer: MapFromWeight) -> bool:
 def _asked(layer: MapFromWeight) -> Layer:
     if layer.scaling == "separate":
         raise ValueError(f"scales must be chosen before the model is fused; {layer} chose after")
-    over, radius = layer.sphere()
     own, absorbed = layer.method == "normalize", layer.absorbed or Absorbed()
-    return asked(over, radius, getattr(layer, "groups", 1), own, absorbed, layer.outputs)
+    return asked(*layer.sphere(), own, absorbed, layer.outputs)
 
 
 def _versions(weights, biases) -> tuple | None:
