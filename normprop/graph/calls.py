@@ -231,14 +231,18 @@ class _Inside(TorchFunctionMode):
         return self.held[id(leaf)][1] if id(leaf) in self.held else self.hold(leaf)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        call, given = self.call, (args, kwargs or {})
+        kwargs = dict(kwargs or {})
+        if str(kwargs.get("device")) == "meta":
+            # Made beside a stand-in, with numbers of its own.
+            kwargs["device"] = "cpu"
+        call, given = self.call, (args, kwargs)
         tensors = tensors_in(given)
         known = [self.held[id(tensor)][1] for tensor in tensors if id(tensor) in self.held]
         # What weights make of an input is for its law to say.
         at_work = len({value.number in call.weights for value in known}) == 2
         if not at_work and not any(tensor.is_meta for tensor in tensors):
             made = func(*given[0], **given[1])
-            if isinstance(made, Tensor) and known:
+            if isinstance(made, Tensor) and known and known[0].number in call.weights:
                 call.weights[self.hold(made).number] = call.weight(known[0])[0], None
             return made
         args, kwargs = tree_map(_empty, given)

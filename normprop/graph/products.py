@@ -1,5 +1,6 @@
 """Products of tensors, softmax and attention, dropout, embeddings."""
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -151,8 +152,10 @@ def _times(factor: float) -> Callable[[Tensor], Tensor]:
 @rule("bilinear")
 def _bilinear(call: Call) -> Step:
     """A map with weights of all products of an entry of the one and one of the other."""
-    if call.tensor(call.get(2, "weight")) is None:
+    own = call.get(2, "weight")
+    if call.tensor(own) is None:
         return unknown(call, "its weight is made of what the model is given")
+    call.weights[own.number] = call.weight(own)
 
     def apply(input1, input2, weight, bias=None):
         rest = "abcdefg"[: input1.ndim - 1]
@@ -178,15 +181,13 @@ def _sum(call: Call) -> Step:
     return elementwise(call) or unknown(call)
 
 
-@by_torch("masked_fill")
-def _filled(input, mask, value):
-    return torch.where(mask, value, input)
-
-
-@rule("where")
+@rule("where", "masked_fill")
 def _where(call: Call) -> Step:
     """Numbers of the one where a mask is, of the other elsewhere."""
-    mask, *parts = (call.get(i, n) for i, n in enumerate(("condition", "input", "other")))
+    if call.name == "where":
+        mask, *parts = (call.get(i, n) for i, n in enumerate(("condition", "input", "other")))
+    else:
+        mask, *parts = (call.get(i, n) for i, n in ((1, "mask"), (2, "value"), (0, "input")))
     chosen = call.tensor(mask)
     if chosen is None or None in parts:
         return unknown(call, "which numbers are taken is not known before it runs")
@@ -327,6 +328,8 @@ def _log_probabilities(call: Call, value, dim: int) -> Step:
 
 # Attention.
 
+_UNKNOWN_MASK = "what its mask hides is not known before it runs; taken for nothing"
+
 
 @rule("scaled_dot_product_attention")
 def _attention(call: Call) -> Step:
@@ -342,7 +345,7 @@ def _attention(call: Call) -> Step:
             hidden = torch.ones(logits.shape[-2:], dtype=torch.bool).triu(1)
             logits = logits.masked_fill(hidden, -math.inf)
         elif attn_mask is not None and attn_mask.is_meta:
-            call.notes.append("what its mask hides is not known before it runs; taken for nothing")
+            call.notes.append(_UNKNOWN_MASK)
         elif attn_mask is not None:
             hidden = ~attn_mask if attn_mask.dtype == torch.bool else attn_mask < _HIDDEN
             logits = logits.masked_fill(hidden, -math.inf)
@@ -353,13 +356,21 @@ def _attention(call: Call) -> Step:
 
 _heads = nn.functional.multi_head_attention_forward
 # The code of torch, which would else be told to be what its callers override.
-by_torch("multi_head_attention_forward")(
-    FunctionType(
-        _heads.__code__,
-        {**_heads.__globals__, "has_torch_function": lambda _: False},
-        argdefs=_heads.__defaults__,
-    )
+_code_of_heads = FunctionType(
+    _heads.__code__,
+    {**_heads.__globals__, "has_torch_function": lambda _: False},
+    argdefs=_heads.__defaults__,
 )
+
+
+@rule("multi_head_attention_forward")
+def _multi_head(call: Call) -> Step:
+    given = inspect.signature(_heads).bind(*call.args, **call.kwargs).arguments
+    for name in ("attn_mask", "key_padding_mask"):
+        if is_value(given.get(name)) and call.tensor(given[name]) is None:
+            call.notes.append(_UNKNOWN_MASK)
+            given |= {name: None, "is_causal": False}
+    return inside(call, _code_of_heads, **given)
 
 
 # Dropout and embeddings.

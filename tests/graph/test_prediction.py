@@ -192,6 +192,47 @@ def test_what_mean_field_does_not_reach_is_marked(model, shape, said):
     assert [said in text for text in last.assumed] == [True] if said else last.assumed == ()
 
 
+class Attends(nn.Module):
+    def __init__(self, kind=nn.MultiheadAttention, masks=None, **options):
+        super().__init__()
+        torch.manual_seed(11)
+        self.layer, self.masks = kind(WIDE, 4, batch_first=True, **options), masks or {}
+
+    def forward(self, x):
+        masks = {k: mask(x) if callable(mask) else mask for k, mask in self.masks.items()}
+        return self.layer(x, x, x, **masks)[0]
+
+    def predicted(self):
+        return predict(self, vectors(16, 6, WIDE)).rows[-1]
+
+
+@pytest.mark.parametrize("kind", [nn.MultiheadAttention, nnp.MultiheadAttention])
+def test_masks_hide_the_same_however_they_are_given(kind):
+    causal = torch.ones(6, 6, dtype=torch.bool).triu(1)
+    padding = (torch.arange(6) > 3).expand(16, 6)
+    plain = Attends(kind).predicted()
+    for masks in (
+        [{"attn_mask": causal}, {"attn_mask": torch.zeros(6, 6).masked_fill(causal, -math.inf)}],
+        [{"key_padding_mask": padding}, {"attn_mask": padding[:6]}],
+    ):
+        one, other = (Attends(kind, given).predicted() for given in masks)
+        assert one.assumed == other.assumed == ()
+        assert one.fwd_std == pytest.approx(other.fwd_std, rel=1e-9)
+        assert one.fwd_std > 1.05 * plain.fwd_std
+    unknown = Attends(kind, {"key_padding_mask": lambda x: x[:, :, 0] > 0})
+    said = [text for row in predict(unknown, vectors(16, 6, WIDE)) for text in row.assumed]
+    assert any("mask hides is not known" in text for text in said)
+
+
+@pytest.mark.parametrize("keys", ["add_bias_kv", "add_zero_attn"])
+def test_attention_has_keys_of_its_own(keys):
+    model = Attends(**{keys: True})
+    last = model.predicted()
+    assert last.assumed == ()
+    # A width of 256, at two layers with weights.
+    assert last.fwd_std == pytest.approx(model(vectors(16, 6, WIDE)).std().item(), rel=0.1)
+
+
 class UNet(nn.Module):
     def __init__(self, width):
         super().__init__()
