@@ -31,13 +31,21 @@ _RAISES = (
 _INPUT = inspect.Parameter("input", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Tensor)
 
 
-def _activation(layer_type: type[nn.Module], doc: str) -> Callable[..., Tensor]:
-    """The normalised function of a class of torch, with its arguments."""
+def _activation(
+    layer_type: type[nn.Module], doc: str, formula: str = "", **meanings: str
+) -> Callable[..., Tensor]:
+    """The normalised function of a class of torch, with its arguments.
+
+    With a formula, of f, the docstring begins with what f is called; else it is given whole.
+    """
     name = NAMES[layer_type] = CLASSES[layer_type]
     if name not in MAPS:
         MAPS[name] = plain_map(getattr(nn.functional, name))
     taken = (*arguments_of(layer_type), "inplace")
     own = [p for p in by_place(layer_type) if p.name in taken]
+    if formula:
+        title, _, more = doc.partition("\n")
+        doc = f"Normalised {title}, :math:`y = ({formula} - \\mu)/\\sigma`.\n{more}"
 
     def body(arguments, law):
         input, backend = arguments.pop("input"), law.pop("backend")
@@ -45,7 +53,7 @@ def _activation(layer_type: type[nn.Module], doc: str) -> Callable[..., Tensor]:
         params = tuple(v if isinstance(v, str) else literal(v) for v in arguments.values())
         return fused(name, input, params, constants_of(layer_type, law, **arguments), backend)
 
-    return tabled(name, [_INPUT, *own], LawOnBackend, body, doc, raises=_RAISES)
+    return tabled(name, [_INPUT, *own], LawOnBackend, body, doc, raises=_RAISES, **meanings)
 
 
 relu = _activation(
@@ -63,58 +71,44 @@ relu = _activation(
 )
 celu = _activation(
     nn.CELU,
-    r"""Normalised CELU, :math:`y = (\max(x, 0) + \min(\alpha(e^{x/\alpha} - 1), 0) - \mu)/\sigma`.
-
-    Args:
-        alpha: width of the exponential, greater than 0.
-    """,
+    "CELU",
+    r"\max(x, 0) + \min(\alpha(e^{x/\alpha} - 1), 0)",
+    alpha="width of the exponential, greater than 0.",
 )
 elu = _activation(
     nn.ELU,
-    r"""Normalised ELU, :math:`y = (\max(x, 0) + \min(\alpha(e^x - 1), 0) - \mu)/\sigma`.
-
-    Args:
-        alpha: depth of the exponential.
-    """,
+    "ELU",
+    r"\max(x, 0) + \min(\alpha(e^x - 1), 0)",
+    alpha="depth of the exponential.",
 )
 gelu = _activation(
     nn.GELU,
-    r"""Normalised GELU, :math:`y = (x\Phi(x) - \mu)/\sigma`.
+    """GELU
 
     Of the exact function at mean 0 and std 1, μ = 1/(2√π), σ_f = 0.58791497… and σ_b =
     0.67516729….
-
-    Args:
-        approximate: ``"none"``, or ``"tanh"`` for Φ by a hyperbolic tangent.
     """,
+    r"x\Phi(x)",
+    approximate='``"none"``, or ``"tanh"`` for Φ by a hyperbolic tangent.',
 )
 hardshrink = _activation(
-    nn.Hardshrink,
-    r"""Normalised hard shrinkage, :math:`y = (x\,[|x| > \lambda] - \mu)/\sigma`.
-
-    Args:
-        lambd: λ, not negative.
-    """,
+    nn.Hardshrink, "hard shrinkage", r"x\,[|x| > \lambda]", lambd="λ, not negative."
 )
 hardsigmoid = _activation(
     nn.Hardsigmoid,
-    r"""Normalised hard sigmoid, :math:`y = (\min(\max(x/6 + 1/2, 0), 1) - \mu)/\sigma`.
+    """hard sigmoid
 
     Its gradient is exact in float64, where torch's own uses a float32 sixth.
     """,
+    r"\min(\max(x/6 + 1/2, 0), 1)",
 )
-hardswish = _activation(
-    nn.Hardswish,
-    r"""Normalised hard swish, :math:`y = (x\min(\max(x/6 + 1/2, 0), 1) - \mu)/\sigma`.""",
-)
+hardswish = _activation(nn.Hardswish, "hard swish", r"x\min(\max(x/6 + 1/2, 0), 1)")
 hardtanh = _activation(
     nn.Hardtanh,
-    r"""Normalised hard tanh, :math:`y = (\min(\max(x, \mathrm{min}), \mathrm{max}) - \mu)/\sigma`.
-
-    Args:
-        min_val: least value.
-        max_val: greatest value, above min_val.
-    """,
+    "hard tanh",
+    r"\min(\max(x, \mathrm{min}), \mathrm{max})",
+    min_val="least value.",
+    max_val="greatest value, above min_val.",
 )
 identity = _activation(
     nn.Identity,
@@ -125,79 +119,62 @@ identity = _activation(
     """,
 )
 leaky_relu = _activation(
-    nn.LeakyReLU,
-    r"""Normalised leaky ReLU, :math:`y = (\max(x, 0) + a\min(x, 0) - \mu)/\sigma`.
-
-    Args:
-        negative_slope: a.
-    """,
+    nn.LeakyReLU, "leaky ReLU", r"\max(x, 0) + a\min(x, 0)", negative_slope="a."
 )
-logsigmoid = _activation(
-    nn.LogSigmoid,
-    r"""Normalised logarithm of the sigmoid, :math:`y = (-\log(1 + e^{-x}) - \mu)/\sigma`.""",
-)
-mish = _activation(
-    nn.Mish, r"""Normalised Mish, :math:`y = (x\tanh(\log(1 + e^x)) - \mu)/\sigma`."""
-)
-relu6 = _activation(
-    nn.ReLU6, r"""Normalised ReLU6, :math:`y = (\min(\max(x, 0), 6) - \mu)/\sigma`."""
-)
-selu = _activation(nn.SELU, r"""Normalised SELU, :math:`y = (\mathrm{selu}(x) - \mu)/\sigma`.""")
+logsigmoid = _activation(nn.LogSigmoid, "logarithm of the sigmoid", r"-\log(1 + e^{-x})")
+mish = _activation(nn.Mish, "Mish", r"x\tanh(\log(1 + e^x))")
+relu6 = _activation(nn.ReLU6, "ReLU6", r"\min(\max(x, 0), 6)")
+selu = _activation(nn.SELU, "SELU", r"\mathrm{selu}(x)")
 sigmoid = _activation(
     nn.Sigmoid,
-    r"""Normalised sigmoid, :math:`y = (1/(1 + e^{-x}) - \mu)/\sigma`.
+    """sigmoid
 
     At mean 0 and std 1, μ = ½, σ_f = 0.20827634… and σ_b = 0.21174570….
     """,
+    r"1/(1 + e^{-x})",
 )
 silu = _activation(
     nn.SiLU,
-    r"""Normalised SiLU, :math:`y = (x/(1 + e^{-x}) - \mu)/\sigma`.
+    """SiLU
 
     At mean 0 and std 1, μ = 0.20662096…, σ_f = 0.55953847… and σ_b = 0.61602139….
     """,
+    r"x/(1 + e^{-x})",
 )
 softplus = _activation(
     nn.Softplus,
-    r"""Normalised softplus, :math:`y = (\log(1 + e^{\beta x})/\beta - \mu)/\sigma`.
+    """softplus
 
     Just below the threshold, where the function has all but become x, its slope in float64 is
     off by no more than e^-threshold.
-
-    Args:
-        beta: β, greater than 0.
-        threshold: βx beyond which the function is x.
     """,
+    r"\log(1 + e^{\beta x})/\beta",
+    beta="β, greater than 0.",
+    threshold="βx beyond which the function is x.",
 )
 softshrink = _activation(
     nn.Softshrink,
-    r"""Normalised soft shrinkage, :math:`y = (x - \min(\max(x, -\lambda), \lambda) - \mu)/\sigma`.
-
-    Args:
-        lambd: λ, not negative.
-    """,
+    "soft shrinkage",
+    r"x - \min(\max(x, -\lambda), \lambda)",
+    lambd="λ, not negative.",
 )
-softsign = _activation(
-    nn.Softsign, r"""Normalised softsign, :math:`y = (x/(1 + |x|) - \mu)/\sigma`."""
-)
+softsign = _activation(nn.Softsign, "softsign", r"x/(1 + |x|)")
 tanh = _activation(
     nn.Tanh,
-    r"""Normalised tanh, :math:`y = (\tanh x - \mu)/\sigma`.
+    """tanh
 
     At mean 0 and std 1, μ = 0, σ_f = 0.62792873… and σ_b = 0.68147113….
     """,
+    r"\tanh x",
 )
-tanhshrink = _activation(
-    nn.Tanhshrink, r"""Normalised tanh shrinkage, :math:`y = (x - \tanh x - \mu)/\sigma`."""
-)
+tanhshrink = _activation(nn.Tanhshrink, "tanh shrinkage", r"x - \tanh x")
 threshold = _activation(
     nn.Threshold,
-    r"""Normalised threshold, :math:`y = (t(x) - \mu)/\sigma`.
+    """threshold
 
     Here t(x) is x above ``threshold`` and ``value`` elsewhere.
-
-    Args:
-        threshold: where the line begins.
-        value: what stands for x up to it.
     """,
+    "t(x)",
+    threshold="where the line begins.",
+    value="what stands for x up to it.",
 )

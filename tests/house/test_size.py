@@ -11,7 +11,7 @@ BOUNDS = {
     "graph": 10_400,
     "kernels": 2_000,
     "montecarlo": 900,
-    "nn": 2_370,
+    "nn": 2_340,
     "rules": 2_900,
 }
 
