@@ -35,7 +35,6 @@ def bilinear(
         input1: shape (…, in1).
         input2: shape (…, in2).
         weight: shape (out, in1, in2).
-        bias: shape (out,), not normalised.
         per: ``"layer"`` for one factor, which alone the backward ball has, so that it is the
             default; ``"neuron"`` for one norm an output.
 

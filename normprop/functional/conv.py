@@ -43,7 +43,6 @@ def _conv(
     Args:
         input: shape (N, in, …) or (in, …).
         weight: shape (out, in/groups, k…).
-        bias: shape (out,), not normalised.
         absorbed: as in :func:`linear`; a shift of the input does not go with zero padding.
 
     Returns:
@@ -99,7 +98,6 @@ def _conv_transpose(
     Args:
         input: shape (N, in, …) or (in, …).
         weight: shape (in, out/groups, k…).
-        bias: shape (out,), not normalised.
         absorbed: as in :func:`linear`, without a shift of the input, of which the phases of the
             stride would make different numbers.
 

@@ -128,6 +128,7 @@ class Ball(TypedDict, total=False):
 
 
 _MEANINGS = {
+    "bias": "shape (out,), not normalised.",
     "inplace": "must be ``False``; there so that torch's arguments fit.",
     "kernel_size": "the window.",
     "return_indices": "also return where the maxima are.",
@@ -320,10 +321,12 @@ def tabled(
 
 def takes(keywords: type, **defaults) -> Callable[[Made], Made]:
     """Have ``**law`` of a function hold all of a ``TypedDict``; signature and docstring show it."""
-    return functools.partial(_taking, keywords, defaults, "any shape.")
+    return functools.partial(_taking, keywords, defaults, {})
 
 
-def _taking(keywords: type, defaults: dict, shape: str, function: Made) -> Made:
+def _taking(
+    keywords: type, defaults: dict[str, object], said: Mapping[str, str], function: Made
+) -> Made:
     more = parameters_of(keywords, **defaults)
     filled = {p.name: p.default for p in more}
     signature = inspect.signature(function)
@@ -339,8 +342,10 @@ def _taking(keywords: type, defaults: dict, shape: str, function: Made) -> Made:
         return function(*args, **{**filled, **given})
 
     called.__signature__ = signature.replace(parameters=[*own, *more])
-    meanings = {"input": shape, **_MEANINGS, **meanings_of(keywords)}
-    called.__doc__ = documented(function.__doc__, known, meanings, Raises=_OUT_OF_RANGE)
+    meanings = {"input": "any shape.", **_MEANINGS, **meanings_of(keywords), **said}
+    usual = {name: said[name] for name in _SECTIONS if name in said}
+    usual = {"Raises": _OUT_OF_RANGE, **usual}
+    called.__doc__ = documented(function.__doc__, known, meanings, **usual)
     return called
 
 
@@ -368,11 +373,13 @@ def in_dimensions(
     keywords: type,
     dims: Sequence[int] = (1, 2, 3),
     without: str = "",
+    said: Mapping[str, str] | None = None,
 ) -> tuple[Callable[Own, Found], ...]:
     """The functions that a template stands for, each under torch's name.
 
     A template bears torch's name behind an underscore, and takes what torch has, then arguments, of
-    which they may be ``without`` one; ``keywords`` is a ``TypedDict`` of those by name alone.
+    which they may be ``without`` one; ``keywords`` is a ``TypedDict`` of those by name alone.  What
+    is ``said`` of arguments, and in sections, is what the docstring says nothing of.
     """
 
     def made(dims: int) -> Callable[Own, Found]:
@@ -384,8 +391,8 @@ def in_dimensions(
         taken = inspect.signature(function)
         own = [p for p in taken.parameters.values() if p.name != without]
         function.__signature__ = taken.replace(parameters=own)
-        shape = f"shape {SHAPES[dims]}."
-        return under_name(_taking(keywords, {}, shape, function), name)
+        more = {"input": f"shape {SHAPES[dims]}.", **(said or {})}
+        return under_name(_taking(keywords, {}, more, function), name)
 
     return tuple(made(each) for each in dims)
 

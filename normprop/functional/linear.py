@@ -34,7 +34,6 @@ def linear(
     Args:
         input: shape (…, in).
         weight: shape (out, in).
-        bias: shape (out,), not normalised.
         absorbed: what the input stands for and what the output is to stand for; it goes into
             weight and bias.
 

@@ -40,13 +40,6 @@ def _max_pool(
     the largest of K draws, and σ_b = (∏stride)^(-1/2).  The scalings choose σ as in
     :func:`relu`.  The constants are those of the interior: padding, ``ceil_mode`` and
     borders leave fewer elements in a window, and fewer windows over an element.
-
-    Args:
-        stride: step of the window, by default its size.
-
-    Returns:
-        Tensor of the shape that torch's pooling gives; with its indices if they were asked
-        for.
     """
     own = kernel_size, stride, padding, dilation
     constants = constants_of(torch.layer, law, kernel_size=kernel_size, stride=stride)
@@ -74,11 +67,7 @@ def _avg_pool(
     those of the interior: padding, ``ceil_mode`` and borders shift them there.
 
     Args:
-        stride: step of the window, by default its size.
         divisor_override: takes the place of K, in two and three dimensions; as in torch.
-
-    Returns:
-        Tensor of the shape that torch's pooling gives.
     """
     own = {"kernel_size": kernel_size, "stride": stride}
     if divisor_override is not None:
@@ -109,10 +98,6 @@ def _lp_pool(
 
     Args:
         norm_type: p: 1, 2 or infinite.
-        stride: step of the window, by default its size.
-
-    Returns:
-        Tensor of the shape that torch's pooling gives.
     """
     own = {"norm_type": norm_type, "kernel_size": kernel_size, "stride": stride}
     constants = constants_of(torch.layer, law, **own)
@@ -131,12 +116,6 @@ def _adaptive_avg_pool(
     over windows of k_i elements that follow from both sizes, a bar for the average over all
     outputs, of which none is a border here.  The constants follow from the shape of the input,
     when it is seen.  The scalings choose σ as in :func:`relu`.
-
-    Args:
-        output_size: as in torch; ``None`` keeps a size.
-
-    Returns:
-        Tensor of the shape that torch's pooling gives.
     """
     sample = sample_of(input, torch.dims)
     constants = constants_of(torch.layer, law, sample, output_size=output_size)
@@ -157,13 +136,6 @@ def _adaptive_max_pool(
 
     over windows that follow from both sizes, as in :func:`adaptive_avg_pool1d`; μ and σ_f are
     those of the mixture of their maxima.
-
-    Args:
-        output_size: as in torch; ``None`` keeps a size.
-
-    Returns:
-        Tensor of the shape that torch's pooling gives; with its indices if they were asked
-        for.
     """
     sample = sample_of(input, torch.dims)
     constants = constants_of(torch.layer, law, sample, output_size=output_size)
@@ -192,10 +164,6 @@ def _fractional_max_pool(
         output_size: size of the output; either it or the ratio.
         output_ratio: size of the output over that of the input, between 0 and 1.
         _random_samples: as in torch.
-
-    Returns:
-        Tensor of the shape that torch's pooling gives; with its indices if they were asked
-        for.
     """
     # torch's function wants a ratio for each axis, its layer does not.
     single = isinstance(output_ratio, float | int)
@@ -227,7 +195,6 @@ def _max_unpool(
 
     Args:
         indices: where the values go, as max pooling returns them.
-        stride: step of the window, by default its size.
 
     Returns:
         Tensor of the shape that torch's unpooling gives.
@@ -237,18 +204,23 @@ def _max_unpool(
     return normalized(lambda x: torch.run(x, indices, *own), input, constants)
 
 
-max_pool1d, max_pool2d, max_pool3d = in_dimensions(_max_pool, LawBehind)
-avg_pool2d, avg_pool3d = in_dimensions(_avg_pool, LawBehind, (2, 3))
+_GIVES = "Tensor of the shape that torch's pooling gives"
+_POOLED = {"Returns": f"{_GIVES}.", "stride": "step of the window, by default its size."}
+_FITTED = {**_POOLED, "output_size": "as in torch; ``None`` keeps a size."}
+_INDEXED = {"Returns": f"{_GIVES}; with its indices if they were asked for."}
+
+max_pool1d, max_pool2d, max_pool3d = in_dimensions(_max_pool, LawBehind, said=_POOLED | _INDEXED)
+avg_pool2d, avg_pool3d = in_dimensions(_avg_pool, LawBehind, (2, 3), said=_POOLED)
 # torch's has no divisor to choose in one dimension.
-(avg_pool1d,) = in_dimensions(_avg_pool, LawBehind, (1,), without="divisor_override")
-lp_pool1d, lp_pool2d, lp_pool3d = in_dimensions(_lp_pool, Law)
+(avg_pool1d,) = in_dimensions(_avg_pool, LawBehind, (1,), "divisor_override", _POOLED)
+lp_pool1d, lp_pool2d, lp_pool3d = in_dimensions(_lp_pool, Law, said=_POOLED)
 adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = in_dimensions(
-    _adaptive_avg_pool, LawBehind
+    _adaptive_avg_pool, LawBehind, said=_FITTED
 )
 adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = in_dimensions(
-    _adaptive_max_pool, LawBehind
+    _adaptive_max_pool, LawBehind, said=_FITTED | _INDEXED
 )
 fractional_max_pool2d, fractional_max_pool3d = in_dimensions(
-    _fractional_max_pool, LawBehind, (2, 3)
+    _fractional_max_pool, LawBehind, (2, 3), said=_INDEXED
 )
-max_unpool1d, max_unpool2d, max_unpool3d = in_dimensions(_max_unpool, Law)
+max_unpool1d, max_unpool2d, max_unpool3d = in_dimensions(_max_unpool, Law, said=_POOLED)
