@@ -19,19 +19,17 @@ from itertools import product
 
 import torch
 
-from normprop.companion import data
+from normprop.companion import cli, data
 from normprop.companion.benchmarks import interleaved, quantiles, ratios
 from normprop.companion.images import LAYERS, METHODS
 from normprop.companion.runs import (
     Plan,
     SweepCell,
-    experiment,
     network,
     origin,
     split_of,
     write,
 )
-from normprop.companion.sweep import add_places
 from normprop.companion.training import optimizer_of, take_step
 
 PREFERRED = "fashion-mnist"
@@ -143,16 +141,15 @@ def main(argv: list[str] | None = None) -> None:
         print(f"results are in {path}")
         return
 
-    changed = {name: getattr(options, name) for name in ("batches", "steps", "rates", "seeds")}
-    grid = replace(GRIDS[options.grid], **{k: v for k, v in changed.items() if v is not None})
+    changed = cli.given(options, "batches", "steps", "rates", "seeds")
+    grid = replace(GRIDS[options.grid], **changed)
     cells = _chosen(grid.cells(options.kinds, **common), options.methods)
     plan = Plan(
         {"sgd": tuple(grid.rates)},
         seeds=tuple(range(1, grid.seeds + 1)),
         tuning_steps=grid.tuning_steps,
     )
-    name = f"images_{options.grid}"
-    experiment(name, cells, plan, source, options.journal, options.results, options.processes)
+    cli.run(options, f"images_{options.grid}", cells, plan, source)
 
 
 def times(cells: list[SweepCell], turns: Turns) -> list[dict]:
@@ -198,18 +195,11 @@ def _step(cell: SweepCell) -> Callable[[], None]:
 
 
 def _chosen(cells: list[SweepCell], methods: list[str] | None) -> list[SweepCell]:
-    kept = [cell for cell in cells if methods is None or cell.method in methods]
-    if not kept:
-        raise SystemExit("no cell is left: --methods must leave some of the grid's")
-    return kept
+    return cli.some([cell for cell in cells if methods is None or cell.method in methods])
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m normprop.companion.compare",
-        description=__doc__.split("\n\n")[1].replace("``", ""),
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = cli.parser("compare", __doc__)
     add = parser.add_argument
     add("--grid", choices=(*GRIDS, "time"), default="few", help="which cells")
     add("--kinds", nargs="+", choices=LAYERS, default=tuple(LAYERS), help="which networks")
@@ -221,7 +211,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--side", type=int, help=f"pixels to which images are brought; without it {SIDES}")
     add("--seen", type=int, default=5000, help="images that the choice of a rate looks at")
     add("--seeds", type=int, help="runs at the best learning rate; without it the grid's")
-    add_places(parser)
     # Not the same for all: where it is not given, it is what is installed.
     parser.set_defaults(data=None)
     return parser

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from normprop.companion import data, results
+from normprop.companion import cli
 from normprop.companion.methods import METHODS
-from normprop.companion.runs import Plan, SweepCell, experiment, origin
+from normprop.companion.runs import Plan, SweepCell, origin
 
 LADDER = tuple(round(10 ** (k / 2), 8) for k in range(-10, 2))
 """Learning rates, a factor √10 apart, from 1e-5 to 3.16."""
@@ -135,25 +135,18 @@ def main(argv: list[str] | None = None) -> None:
     options = _parser().parse_args(argv)
     source = origin("normprop.companion.sweep", argv, options.device)
     common = {name: getattr(options, name) for name in ("width", "data", "device")}
-    changed = {name: getattr(options, name) for name in ("methods", "batches", "steps")}
-    grid = replace(GRIDS[options.grid], **{k: v for k, v in changed.items() if v is not None})
+    grid = replace(GRIDS[options.grid], **cli.given(options, "methods", "batches", "steps"))
     cells = grid.cells(**common)
-    if not cells:
-        raise SystemExit("no cell is left: --methods must leave some")
     name = f"sweep_{options.grid}"
     if options.data != "digits":
         # A folder of files has the name of its last part.
         name += f"_{Path(options.data).name}"
     plan, name = grid.plan(options.seeds), name.replace("-", "_")
-    experiment(name, cells, plan, source, options.journal, options.results, options.processes)
+    cli.run(options, name, cells, plan, source)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m normprop.companion.sweep",
-        description=__doc__.split("\n\n")[1].replace("``", ""),
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = cli.parser("sweep", __doc__)
     add = parser.add_argument
     add("--grid", choices=GRIDS, default="dense-40", help="which cells")
     add("--methods", nargs="+", choices=METHODS, help="only these methods")
@@ -161,18 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--width", type=int, default=64, help="neurons of a fully connected layer")
     add("--batches", type=int, nargs="+", help="samples in a step; without it the grid's")
     add("--seeds", type=int, default=5, help="runs at the best learning rate")
-    add_places(parser)
     return parser
-
-
-def add_places(parser: argparse.ArgumentParser) -> None:
-    """Options that every experiment has: where it runs, reads and writes."""
-    add, names = parser.add_argument, ", ".join(data.FOLDERS)
-    add("--processes", type=int, default=1, help="runs at a time, one thread each")
-    add("--data", default="digits", help=f"one of digits, {names}, or a folder of IDX files")
-    add("--device", default="cpu", help="torch device")
-    add("--results", type=Path, default=results.FOLDER, help="folder of the results")
-    add("--journal", type=Path, default=Path("build/companion"), help="folder of finished runs")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ part once each.  A run that was killed continues when its command is given again
 import argparse
 import math
 
+from normprop.companion import cli
 from normprop.companion.methods import METHODS
-from normprop.companion.runs import Plan, SweepCell, experiment, origin
-from normprop.companion.sweep import add_places
+from normprop.companion.runs import Plan, SweepCell, origin
 from normprop.companion.training import OPTIMIZERS
 
 ORTHOGONAL = ("calibrated", "critical", "dks", "tat", "leaky", "selu", "lsuv", "he")
@@ -54,15 +54,11 @@ def main(argv: list[str] | None = None) -> None:
     seeds = tuple(range(1, options.seeds + 1))
     plan = Plan(rates, seeds=seeds, tuning_steps=options.tuning_steps, graph=options.graph)
     name = "_".join(["depth", str(options.depth), options.optimizer, *options.name])
-    experiment(name, cells, plan, source, options.journal, options.results, options.processes)
+    cli.run(options, name, cells, plan, source)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m normprop.companion.thousand",
-        description=__doc__.split("\n\n")[1],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = cli.parser("thousand", __doc__)
     add = parser.add_argument
     add("--methods", nargs="*", choices=METHODS, default=ORTHOGONAL, help="with orthogonal weights")
     add("--normal", nargs="*", choices=METHODS, default=NORMAL, help="methods with normal weights")
@@ -77,7 +73,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=128, help="samples in a step")
     add("--seeds", type=int, default=3, help="runs at the best learning rate")
     add("--graph", action="store_true", help="a step as one CUDA graph; needs --device cuda")
-    add_places(parser)
     return parser
 
 

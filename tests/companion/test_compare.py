@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from normprop.companion import compare, data, results, runs
+from normprop.companion import cli, compare, data, results, runs
 from normprop.companion.images import LAYERS, METHODS
 
 TINY = ["--steps", "2", "--rates", "0.01", "0.1", "0.3", "--seeds", "1", "--width", "2"]
@@ -53,7 +53,7 @@ def test_what_is_finished_is_not_run_again(finished, capsys):
 
 def test_other_data_are_never_taken_in_silence(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(data.FOLDERS, "fashion-mnist", tmp_path / "nowhere")
-    monkeypatch.setattr(compare, "experiment", lambda *given: seen.append(given))
+    monkeypatch.setattr(cli, "experiment", lambda *given: seen.append(given))
     seen = []
     compare.main(TINY)
     ((_, cells, _, origin, *_),) = seen
@@ -70,7 +70,7 @@ def test_other_data_are_never_taken_in_silence(tmp_path, monkeypatch, capsys):
 def test_what_is_installed_is_taken(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setitem(data.FOLDERS, "fashion-mnist", tmp_path)
-    monkeypatch.setattr(compare, "experiment", lambda *given: seen.append(given))
+    monkeypatch.setattr(cli, "experiment", lambda *given: seen.append(given))
     compare.main(TINY)
     assert {(cell.data, cell.side) for cell in seen[0][1]} == {("fashion-mnist", 14)}
     assert "fallback" not in seen[0][3]
@@ -117,7 +117,7 @@ def test_steps_are_timed_side_by_side(tmp_path, monkeypatch):
 
 def test_long_runs_are_tuned_by_short_ones(monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(compare, "experiment", lambda *given: seen.append(given))
+    monkeypatch.setattr(cli, "experiment", lambda *given: seen.append(given))
     places = ["--data", "digits", "--journal", str(tmp_path)]
     changed = ["--grid", "long", "--seeds", "2", "--batches", "8", "16"]
     for given in (["--grid", "few"], ["--grid", "long"], changed):

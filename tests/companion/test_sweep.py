@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from normprop.companion import runs, sweep, thousand
+from normprop.companion import cli, runs, sweep, thousand
 from normprop.companion.methods import METHODS
 from normprop.companion.networks import build
 from normprop.companion.runs import Log, Plan, Run, SweepCell
@@ -43,7 +43,7 @@ def lines(folder):
 
 def test_other_data_have_a_file_of_their_own(tmp_path, monkeypatch):
     names = []
-    monkeypatch.setattr(sweep, "experiment", lambda name, *rest: names.append(name))
+    monkeypatch.setattr(cli, "experiment", lambda name, *rest: names.append(name))
     for data in ("digits", "fashion-mnist", str(tmp_path / "mine")):
         sweep.main(["--grid", "dense-10", "--data", data])
     assert names == ["sweep_dense_10", "sweep_dense_10_fashion_mnist", "sweep_dense_10_mine"]
