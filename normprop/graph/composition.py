@@ -20,7 +20,6 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from torch import nn
 
@@ -28,6 +27,7 @@ from normprop import nn as twins
 from normprop import rules
 from normprop.functional.scale import Constants
 from normprop.graph.roles import Roles, Sum, family_of, has_radius, is_curve
+from normprop.graph.stepping import Size
 from normprop.graph.trace import Node, Trace
 
 NEAR = 1.5
@@ -35,16 +35,6 @@ NEAR = 1.5
 _ROUNDS = 3
 _SAME = 0.01
 _ALIKE = 0.1
-
-
-class Law(Protocol):
-    """What is known of a value."""
-
-    mean: float
-    std: float
-
-
-Laws = Callable[[Node, nn.Module | None], None]
 
 
 @dataclass(frozen=True)
@@ -187,12 +177,12 @@ class Composition:
         """Choose what was not chosen yet; by path, what a layer's radius was too small by."""
         flow = self.flow(roles.trace)
         self.flows.append(flow)
+        # By path, where the size of what a layer gives shows, and who else has a part in it.
         ends = {}
         for found in roles.sums:
             for value, sources in zip(found.node.inputs, found.sources, strict=True):
-                for path in sources:
-                    ends[path] = value
-        ends |= roles.heads
+                ends |= dict.fromkeys(sources, (value, sources))
+        ends |= {path: (value, (path,)) for path, value in roles.heads.items()}
         corrections = {}
         for node in roles.trace.nodes[1:]:
             made = None if node.module is None else self.made.get(node.name)
@@ -205,13 +195,13 @@ class Composition:
             else:
                 self.done.add(node.name)
                 self._choose(node, made, roles, flow)
-        for path, value in ends.items():
+        for path, (value, sources) in ends.items():
             made = flow.law(value)
             if made is not None and made.std > 0:
-                corrections[path] = self._wanted(path, roles, value) / made.std
+                corrections[path] = math.hypot(*(self.targets[p] for p in sources)) / made.std
         return corrections
 
-    def _compare(self, node: Node, layer: nn.Module, law: Law | None) -> None:
+    def _compare(self, node: Node, layer: nn.Module, law: Size | None) -> None:
         """Say where a call brings another law than the one that an activation is made for."""
         if law is None or not is_curve(layer) or not law.std > 0:
             return
@@ -219,17 +209,6 @@ class Composition:
             self.notes[node.name] = (
                 f"is made for an input of std {layer.std:.3g}; in another call it is {law.std:.3g}"
             )
-
-    def _wanted(self, path: str, roles: Roles, value: int) -> float:
-        shared = [s for s in roles.sums if value in s.node.inputs]
-        if path in roles.heads or not shared:
-            return self.targets[path]
-        sources = next(
-            sources
-            for v, sources in zip(shared[0].node.inputs, shared[0].sources, strict=True)
-            if v == value
-        )
-        return math.sqrt(sum(self.targets[p] ** 2 for p in sources))
 
     def _choose(self, node: Node, layer: nn.Module, roles: Roles, flow) -> None:
         law = flow.law(node.inputs[0])
@@ -319,7 +298,7 @@ class Composition:
         made = None if front is None or front.module is None else self.made.get(front.name)
         return made if made is not None and is_curve(made) else None
 
-    def _scaled(self, node: Node, layer: nn.Module, law: Law, front, flow) -> None:
+    def _scaled(self, node: Node, layer: nn.Module, law: Size, front, flow) -> None:
         """The law by which what it gives has standard deviation 1, whatever is correlated."""
         near = _SAME
         if front is not None and getattr(layer, "after", None) is not None:
@@ -380,7 +359,7 @@ def calibrated(
         return layer, f"is not calibrated for the depth: {problem}"
 
 
-def _tidy(law: Law) -> tuple[float, float]:
+def _tidy(law: Size) -> tuple[float, float]:
     """Mean and standard deviation, 0 and 1 where they are nearly so."""
     mean = 0.0 if abs(law.mean) <= _SAME * law.std else law.mean
     return mean, 1.0 if abs(law.std - 1.0) <= _SAME else law.std

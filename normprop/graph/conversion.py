@@ -166,7 +166,8 @@ def convert(
     layer before, where an example shows the call: the module gets it under the function's name,
     and a class of its own whose method calls it there, a subclass with the rest of the method as
     it was.  The call has to stand in a method of the module, whose source is there, with arguments
-    that are numbers or attributes; those are read once.  Dropout has to follow ``self.training``.
+    that are numbers or attributes; those are read once.  Dropout has to follow ``self.training``,
+    and ``x.mean((2, 3))`` is a pooling layer in front of another layer.
     Others stay, and the report names their lines and the reasons.
 
     What stays is in :func:`normprop.report` with its reason: layers that normalise by
@@ -265,12 +266,11 @@ def convert(
         if made.composition is not None:
             given = example_inputs, example_keywords
             found = _with_prediction(found, inner, converted, made.composition, given)
-            found = _with_lengths(found, converted)
     return remember(converted, found)
 
 
 def _with_prediction(found, model, network, composition, given) -> Conversion:
-    """The report, with what is predicted of the model and of the network."""
+    """The report, with what is predicted of both; weights have the norm that follows then."""
     (inputs, keywords), constant = varied(given)
     plan = composition.said()
     if constant:
@@ -288,21 +288,12 @@ def _with_prediction(found, model, network, composition, given) -> Conversion:
             f"std on the trunk, predicted: {low:.3g} to {high:.3g} before, {least:.3g} to "
             f"{most:.3g} now",
         )
+    length = lengthen_(network, found.converted, after)
+    if length is not None:
+        stored = f"weights are stored with norm {length:.3g}, as a step moves what "
+        plan = (*plan, f"{stored}{length**2:.3g} maps do")
     beyond = outside(composition, after)
     return dataclasses.replace(found, before=before, after=after, outside=beyond, plan=plan)
-
-
-def _with_lengths(found: Conversion, network: nn.Module) -> Conversion:
-    """The report, with the norm at which weights are stored from now on."""
-    length = None
-    if found.after is not None:
-        length = lengthen_(network, found.converted, found.after)
-    if length is None:
-        return found
-    said = (
-        f"weights are stored with norm {length:.3g}, as a step moves what {length**2:.3g} maps do"
-    )
-    return dataclasses.replace(found, plan=(*found.plan, said))
 
 
 def _check_examples(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -> None:

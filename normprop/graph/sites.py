@@ -87,6 +87,10 @@ class Site:
         """Of the layer."""
         return joined(self.owner, self.name)
 
+    def runs(self, example: Example) -> bool:
+        """Whether an example reaches the layer, or its parts."""
+        return any(f"{path}.".startswith(f"{self.path}.") for path in example.reached)
+
 
 def exchange_functions(
     model: nn.Module, example: Example
@@ -114,14 +118,18 @@ def exchange_functions(
             stay(site, reason)
     while found:
         made, seen = _with_layers(model, found, example)
-        unreached = [site for site in found if seen is None or site.path not in seen.reached]
+        unreached = [site for site in found if seen is None or not site.runs(seen)]
         if not unreached and example.computes_as(seen):
             model, example = made, seen
             break
         for site in unreached or found:
             stay(site, "would be computed otherwise by a layer")
         found = [site for site in found if unreached and site not in unreached]
-    exchanged = {s.path: f"{s.function} at {s.place} became {s.layer}" for s in found}
+    exchanged = {
+        s.path: f"{s.function} at {s.place} became "
+        + " and ".join(map(str, s.layer if isinstance(s.layer, nn.Sequential) else [s.layer]))
+        for s in found
+    }
     said = {name: "; ".join(dict.fromkeys(reasons)) for name, reasons in stays.items()}
     return model, example, exchanged, said
 
@@ -157,7 +165,7 @@ def _sites(runs: tuple[Trace, ...]) -> Iterator[Site]:
 
 @cache
 def _layer_types() -> dict[str, type[nn.Module]]:
-    found = {"interpolate": nn.Upsample}
+    found = {"interpolate": nn.Upsample, "mean": nn.AdaptiveAvgPool2d}
     for name, kind in vars(nn).items():
         entry = rules.entry_of_type(kind) if isinstance(kind, type) else None
         taken = entry is not None and entry.family in ("activation", "dropout", "pool")
@@ -317,6 +325,8 @@ def _arguments(site: Site, scope: _Scope, node: Node) -> dict[str, ast.expr]:
 @cache
 def _signature(function: str) -> inspect.Signature:
     """Of a function of torch, whose layer takes the same where it is not written in Python."""
+    if function == "mean":
+        return inspect.signature(lambda input, dim=None, keepdim=False, *, dtype=None: None)
     # One that may return places too takes whatever there is, and gives it to another.
     known = getattr(F, f"_{function}", getattr(F, function, None))
     try:
@@ -329,6 +339,8 @@ def _signature(function: str) -> inspect.Signature:
 
 
 def _layer(site: Site, given: dict[str, ast.expr], scope: _Scope) -> nn.Module:
+    if site.function == "mean":
+        return _pool(site, given, scope)
     made, known = _layer_type(site.function), _signature(site.function).parameters
     kind, taken, options = f"nn.{made.__name__}", inspect.signature(made.__init__).parameters, {}
     if "training" in known:
@@ -355,6 +367,20 @@ def _layer(site: Site, given: dict[str, ast.expr], scope: _Scope) -> nn.Module:
         raise _StaysError(f"has no {kind}: {problem}") from problem
 
 
+def _pool(site: Site, given: dict[str, ast.expr], scope: _Scope) -> nn.Module:
+    """The average of an image."""
+    pool, options = nn.AdaptiveAvgPool2d(1), {"keepdim": False}
+    try:
+        options |= {name: scope.value(expression) for name, expression in given.items()}
+        dims = sorted(d % 4 for d in options.pop("dim"))
+    except (LookupError, AttributeError, TypeError) as problem:
+        raise _StaysError("is no average of an image") from problem
+    images = all(len(node.shapes[0]) == 4 for _, node in site.nodes)
+    if not images or dims != [2, 3] or options.keys() != {"keepdim"}:
+        raise _StaysError("is no average of an image")
+    return pool if options["keepdim"] else nn.Sequential(pool, nn.Flatten())
+
+
 def _check_end(roles: Roles, node: Node, layer: nn.Module) -> None:
     """Refuse what goes where the numbers of the function itself are meant."""
     end = roles.end_of_range(layer, node.outputs[0])
@@ -367,6 +393,10 @@ def _check_end(roles: Roles, node: Node, layer: nn.Module) -> None:
         for user in roles.users.get(waiting.pop(), ()):
             if roles.carries(user) or (user.module is None and user.name in _REDUCES):
                 waiting += user.outputs[:1]
+            elif node.name == "mean":
+                # A map alone; averages are parts of norms, too.
+                if user.module is None:
+                    raise _StaysError(f"goes into {user.name}, which is no layer")
             elif not _makes_up(user, of_two if len(roles.live & {*user.inputs}) == 2 else set()):
                 raise _StaysError(f"goes into {user.name}, which its numbers may matter to")
 

@@ -114,11 +114,13 @@ CALLS = {
     "F.alpha_dropout(x, 0.3, training=self.training)": nn.AlphaDropout,
     "F.feature_alpha_dropout(x, training=self.training)": nn.FeatureAlphaDropout,
     "F.interpolate(x, scale_factor=2.0, mode='bilinear')": nn.Upsample,
+    "x.mean((2, 3), keepdim=True)": nn.AdaptiveAvgPool2d,
+    "torch.mean(x, dim=[-1, -2])": nn.Sequential,
 }  # fmt: skip
 
 
 def test_every_layer_that_has_a_function_is_called_here():
-    assert set(CALLS.values()) == set(_layer_types().values())
+    assert set(CALLS.values()) - {nn.Sequential} == set(_layer_types().values())
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -131,7 +133,7 @@ def test_a_layer_computes_what_its_function_did(written, call):
     assert type(made.get_submodule(path)) is CALLS[call]
     assert stays == {}
     assert "at written.py:" in text
-    assert path in example.reached
+    assert any(reached.startswith(path) for reached in example.reached)
     assert list(made.state_dict()) == list(model.state_dict())
     assert type(model).forward is not type(made).forward
     for mode in (True, False):
@@ -144,6 +146,9 @@ STAYS = {
     "F.alpha_dropout(x)": "does not follow self.training",
     "F.rrelu(x)": "does not follow self.training",
     "F.avg_pool2d(x, x.size()[2:])": "is given kernel_size=x.size()[2:], which may change",
+    "x.mean(1)": "is no average of an image",
+    "x[..., 0].mean((0, 1))[None]": "is no average of an image",
+    "(x - x.mean((2, 3), keepdim=True))": "goes into sub, which is no layer",
     "F.max_pool2d(x, 2 if self.training else 3)": "which may change",
     "F.relu(*[x])": "by a star",
     "F.relu(x, **{})": "by a star",
