@@ -25,7 +25,6 @@ from normprop.graph.rewrite import (
 )
 from normprop.graph.roads import Roads, roads_of
 from normprop.nn.attention import MultiheadAttention
-from normprop.nn.parametric import Parametric
 
 
 def fold(model: nn.Module, /, *example_inputs, **example_keywords) -> nn.Module:
@@ -176,29 +175,34 @@ def _remade(layer, kind) -> nn.Module:
             setattr(made.get_submodule(place), key, nn.Parameter(weight, weight.requires_grad))
         return made
     if layer.method == "normalize":
-        weight = layer.weight
-        wide = layer._on_ball(weight.detach().to("cpu", torch.float64), layer._ball())
-        made.weight = nn.Parameter(wide.to(weight), weight.requires_grad)
+        made.weight = _rounded(_running(layer), layer.weight)
     return made
+
+
+def _running(layer) -> torch.Tensor:
+    """The weight that a layer runs with, in float64."""
+    wide = layer.weight.detach().to("cpu", torch.float64)
+    normalized = getattr(layer, "method", None) == "normalize"
+    return layer._on_ball(wide, layer._ball()) if normalized else wide
+
+
+def _rounded(wide: torch.Tensor, like: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(wide.to(like), like.requires_grad)
 
 
 def _map(layer, kind, absorbed: Absorbed) -> nn.Module:
     if type(layer) is kind.plain and absorbed == Absorbed():
         return layer
-    weight, bias = layer.weight, layer.bias
-    # Once in float64, and rounded once.
-    wide = weight.detach().to("cpu", torch.float64)
-    offset = None if bias is None else bias.detach().to("cpu", torch.float64)
-    if isinstance(layer, Parametric):
-        if layer.method == "normalize":
-            wide = layer._on_ball(wide, layer._ball())
-        if layer.absorbed is not None:
-            wide, offset = _absorb(layer, wide, offset, layer.absorbed)
+    bias = layer.bias
+    # Made in float64, and rounded once.
+    wide, offset = _running(layer), None if bias is None else bias.detach().to("cpu", torch.float64)
+    if getattr(layer, "absorbed", None) is not None:
+        wide, offset = _absorb(layer, wide, offset, layer.absorbed)
     wide, offset = _absorb(layer, wide, offset, absorbed)
     made = plain_of(layer, kind.plain, bias=offset is not None)
-    made.weight = nn.Parameter(wide.to(weight), weight.requires_grad)
+    made.weight = _rounded(wide, layer.weight)
     if offset is not None:
-        made.bias = nn.Parameter(offset.to(weight), weight.requires_grad)
+        made.bias = _rounded(offset, layer.weight if bias is None else bias)
     return made
 
 

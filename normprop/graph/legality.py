@@ -228,7 +228,12 @@ def separate_on_bridges_(model: nn.Module, /, *inputs, **keywords) -> Legality:
         bridges = check(model, *inputs, **keywords).layers
         for name, layer in modules.items():
             if not bridges[name].legal if name in bridges else layer in saved:
-                _take_forward_scale(layer, name)
+                if _absorbed_factor(layer) != 1.0:
+                    raise ValueError(
+                        "scales must be chosen before the model is fused; "
+                        f"{name} has absorbed those of its neighbours: {layer.absorbed}"
+                    )
+                layer.scaling = "forward"
         _refuse_turned(check(model, *inputs, **keywords))
     except BaseException:
         for layer, attributes in saved.items():
@@ -267,27 +272,14 @@ def _absorbed_factor(module: nn.Module) -> float:
     return 1.0 if absorbed is None else absorbed.before.gradient / absorbed.after.gradient
 
 
-def _take_forward_scale(layer: nn.Module, name: str) -> None:
-    if _absorbed_factor(layer) != 1.0:
-        raise ValueError(
-            "scales must be chosen before the model is fused; "
-            f"{name} has absorbed those of its neighbours: {layer.absorbed}"
-        )
-    layer.scaling = "forward"
-
-
 @dataclass(frozen=True)
 class _Call:
-    """What a layer added to autograd's graph when it was called.
+    """What a layer added to autograd's graph when it was called."""
 
-    Attributes:
-        roots: the nodes of its outputs.
-        order: the nodes between them and its inputs.
-        parameters: identities of its parameters.
-    """
-
+    # The nodes of its outputs, and those between them and its inputs.
     roots: list
     order: list
+    # Identities of its parameters.
     parameters: set[int]
 
 

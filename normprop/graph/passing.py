@@ -100,13 +100,7 @@ _KEEP_ZERO = Passing("line", UNSHIFTED)
 
 
 def of_layer(kind: Kind, module: nn.Module, training: bool) -> Passing:
-    """What a layer does whose constants are to move away.
-
-    Args:
-        kind: of the layer.
-        module: the layer.
-        training: whether gradients matter.
-    """
+    """What a layer does whose constants are to move away; in training, gradients matter."""
     learnt = training and next(module.parameters(), None) is not None
     # A slope that is learnt must not get the factor that is meant for its input.
     needs = Target(shift=0.0 if kind.needs_zero else None, gradient=1.0 if learnt else None)

@@ -197,11 +197,6 @@ def refuse_unreached(network: nn.Module, seen: nn.Module, plan: Plan) -> None:
 
     What comes to them may stand for something else than it did, and nobody has looked.  Parts of
     composed layers of torch are those layers' own affair.
-
-    Args:
-        network: what is given to the user.
-        seen: the model that ran.
-        plan: of the runs.
     """
     if not any(c.mode == "moved" and plan.kinds[p].normalised for p, c in plan.choices.items()):
         return
@@ -247,14 +242,7 @@ class _Refusal:
 
 
 def report_of(plan: Plan, made: nn.Module, split, runs) -> Report:
-    """What became of the normalised layers.
-
-    Args:
-        plan: says what became of those that the runs reached.
-        made: the model that they are in now.
-        split: as in :class:`Report`.
-        runs: as in :class:`Report`.
-    """
+    """What became of the normalised layers, which are in the model ``made`` now."""
     moved, kept = [], {}
     for path, kind in plan.kinds.items():
         choice = plan.choices.get(path)

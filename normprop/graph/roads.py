@@ -26,12 +26,7 @@ _RUNS = 1024
 
 @dataclass(frozen=True)
 class Roads:
-    """What a model does in one mode.
-
-    Attributes:
-        traces: one of each road.
-        notes: what was looked at, in words.
-    """
+    """What a model does in one mode: a trace of each road, and in words what was looked at."""
 
     traces: tuple[Trace, ...]
     notes: tuple[str, ...]
@@ -46,12 +41,8 @@ def roads_of(
 ) -> Roads:
     """Run the model as often as it takes to know its roads in the mode that it is in.
 
-    Args:
-        model: is run without gradients, and changed as its runs change it.
-        inputs: what it is called with.
-        keywords: what else it is called with.
-        leaves: paths of the modules that are leaves.
-        first: the smallest number to give to a value.
+    It runs without gradients, and is changed as its runs change it; the rest is as in
+    :func:`~normprop.graph.trace.trace`.
 
     Raises:
         TypeError: the model returns no tensor.

@@ -235,13 +235,7 @@ def _old_objects_apart():
 
 @contextmanager
 def watched(model, leaves, watcher):
-    """Show the calls of a model to a :class:`Watcher`, and run it as it is written.
-
-    Args:
-        model: what is run in this context.
-        leaves: paths of the modules that are leaves.
-        watcher: is shown every call.
-    """
+    """A context in which a :class:`Watcher` is shown the calls of a model; leaves have paths."""
     paths = {id(module): path for path, module in model.named_modules()}
 
     def begin(module, inputs):
@@ -305,15 +299,7 @@ class Watcher(TorchFunctionMode):
         self.within: list[str] = []
 
     def called(self, node, args, kwargs, result, changed):
-        """A call has ended.
-
-        Args:
-            node: says which, and nothing else yet.
-            args: what it was called with.
-            kwargs: what else.
-            result: what it has given.
-            changed: tensors among the arguments that it has written into.
-        """
+        """A call has ended, which has ``changed`` some of the tensors among its arguments."""
         raise NotImplementedError
 
     def gave(self, path, result):

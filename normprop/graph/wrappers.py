@@ -81,11 +81,8 @@ def run_as_written() -> AbstractContextManager:
 def dice_of_its_own(tensors: Iterable[Tensor], seed: int) -> Iterator[None]:
     """A context in which torch's dice are seeded; behind it they are what they were.
 
-    ``torch.manual_seed`` would seed those of every GPU, and of those that nobody has used yet.
-
-    Args:
-        tensors: on the CPU, and on the GPUs whose dice are meant.
-        seed: of each.
+    ``torch.manual_seed`` would seed those of every GPU, and of those that nobody has used yet;
+    here it is those of the GPUs that a tensor is on.
     """
     devices = {tensor.device for tensor in tensors if tensor.is_cuda}
     with torch.random.fork_rng(devices):

@@ -48,6 +48,17 @@ def test_outputs_are_the_same_in_single_precision(name):
     assert_same(fold(model, x), model, x)
 
 
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+@pytest.mark.parametrize("name", ["mlp", "padded", "homogeneous", "among norms", "mixed"])
+def test_what_is_frozen_stays_frozen(name, frozen):
+    model, x = build(name)
+    for key, parameter in model.named_parameters():
+        parameter.requires_grad_(not key.endswith(frozen))
+    found = {key: p.requires_grad for key, p in fold(model, x).named_parameters()}
+    for key, parameter in model.named_parameters():
+        assert found[key] == parameter.requires_grad, key
+
+
 # Where constants stay, and how many. A ReLU before a tanh gets its input scaled and shifted, so
 # that its output is what it was; nobody stands behind the last activation.
 STAY = {
