@@ -11,6 +11,7 @@ import os
 import random
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -54,8 +55,8 @@ def roads_of(
 
 class _Search:
     def __init__(self, model, inputs, keywords, leaves, first):
-        self.model, self.inputs, self.keywords, self.leaves = model, inputs, keywords, leaves
-        self.first, self.runs = first, 0
+        self.model, self.first, self.runs = model, first, 0
+        self.trace = partial(trace, model, inputs, leaves, keywords=keywords)
         self.traces: dict[tuple, Trace] = {}
         self.checks: set[str] = set()
         self.idle: set[str] = set()
@@ -79,17 +80,8 @@ class _Search:
 
     def _run(self, answers=(), shifted=False, keep=True) -> Trace:
         self.runs += 1
-        made = trace(
-            self.model,
-            self.inputs,
-            self.leaves,
-            self.first,
-            keywords=self.keywords,
-            answers=answers,
-            changing=self.changing,
-            shifted=shifted,
-            seed=self.runs,
-        )
+        told = {"answers": answers, "changing": self.changing, "shifted": shifted}
+        made = self.trace(self.first, seed=self.runs, **told)
         self.first = made.next
         if keep:
             self.traces.setdefault(_road(made), made)
@@ -196,6 +188,14 @@ def _road(run: Trace, numbers: bool = True) -> tuple:
     )
 
 
+_STATES = {
+    random.Random: lambda held: held.getstate(),
+    np.random.Generator: lambda held: held.bit_generator.state,
+    np.random.RandomState: lambda held: [*map(_plain, held.get_state())],
+    torch.Generator: lambda held: _plain(held.get_state().numpy()),
+}
+
+
 def _dice(model: nn.Module) -> dict[str, str]:
     """States of the dice of Python and numpy, and of those that modules hold."""
     found = {
@@ -204,15 +204,9 @@ def _dice(model: nn.Module) -> dict[str, str]:
     }
     for path, module in model.named_modules():
         for name, held in vars(module).items():
-            place = f"{name} of {path or 'the model'}"
-            if isinstance(held, random.Random):
-                found[place] = repr(held.getstate())
-            elif isinstance(held, np.random.Generator):
-                found[place] = repr(held.bit_generator.state)
-            elif isinstance(held, np.random.RandomState):
-                found[place] = repr([*map(_plain, held.get_state())])
-            elif isinstance(held, torch.Generator):
-                found[place] = repr(_plain(held.get_state().numpy()))
+            state = next((s for kind, s in _STATES.items() if isinstance(held, kind)), None)
+            if state is not None:
+                found[f"{name} of {path or 'the model'}"] = repr(state(held))
     return found
 
 
