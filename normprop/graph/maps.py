@@ -309,6 +309,12 @@ class Steps:
         return at(array, k) if self.inputs == 1 else array
 
 
+def steps_of(inputs: Sequence[int], outputs: Sequence[int], *geometry) -> list[Steps]:
+    """Of all axes; window, stride, padding and dilation may be one number for all of them."""
+    entries = (entries_of(numbers, len(inputs)) for numbers in geometry)
+    return [Steps(*numbers) for numbers in zip(inputs, outputs, *entries, strict=True)]
+
+
 def _along(steps: Sequence[Steps], weight: Weight, array: Array, first: int, up: bool) -> Array:
     """An array over places behind the taps of a convolution, up to the sum of their squares."""
 
@@ -418,19 +424,14 @@ def _convolution(call: Call) -> Step:
     channel = len(law.dims) - count - 1
     if transposed:
         weight = weight.unflatten(0, (given["groups"], -1)).transpose(1, 2).flatten(0, 1)
-    window = weight.shape[2:]
-    stride, dilation = entries_of(given["stride"], count), entries_of(given["dilation"], count)
-    padding = given["padding"]
-    if padding == "same":
-        padding = [d * (k - 1) // 2 for d, k in zip(dilation, window, strict=True)]
-    padding = entries_of(0 if padding == "valid" else padding, count)
-    inputs, outputs = law.shape[channel + 1 :], call.shapes[0][channel + 1 :]
-    if transposed:
-        inputs, outputs = outputs, inputs
-    steps = [
-        Steps(*numbers)
-        for numbers in zip(inputs, outputs, window, stride, padding, dilation, strict=True)
-    ]
+    window, padding = weight.shape[2:], given["padding"]
+    if isinstance(padding, str):
+        apart = zip(window, entries_of(given["dilation"], count), strict=True)
+        padding = [d * (k - 1) // 2 if padding == "same" else 0 for k, d in apart]
+    ends = law.shape[channel + 1 :], call.shapes[0][channel + 1 :]
+    steps = steps_of(
+        *(ends[::-1] if transposed else ends), window, given["stride"], padding, given["dilation"]
+    )
     seen = weight.shape[1] * math.prod(axis.pairs / axis.outputs for axis in steps)
     if given["groups"] > 1 and not transposed and seen <= _FEW:
         call.notes.append("each of its outputs is made of a few inputs, and taken for normal")

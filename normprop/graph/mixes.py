@@ -26,7 +26,7 @@ from normprop.graph.laws import (
     times,
     total,
 )
-from normprop.graph.maps import Steps, entries_of, sized
+from normprop.graph.maps import Steps, entries_of, sized, steps_of
 from normprop.graph.trace import Value
 
 
@@ -47,15 +47,14 @@ def _max_pooled(call: Call) -> Step:
     inputs, outputs = law.shape[first:], shape[first:]
     if "adaptive" in call.name:
         window = [max(round(n / o), 1) for n, o in zip(inputs, outputs, strict=True)]
-        stride, padding, dilation = window, (0,) * count, (1,) * count
+        stride, padding, dilation = window, 0, 1
     else:
         names = ("kernel_size", None), ("stride", None), ("padding", 0), ("dilation", 1)
         window, stride, padding, dilation = (
             call.get(i, *own) for i, own in enumerate(names, start=1)
         )
         stride = window if stride is None or stride == [] else stride
-    geometry = (entries_of(n, count) for n in (window, stride, padding, dilation))
-    steps = [Steps(*numbers) for numbers in zip(inputs, outputs, *geometry, strict=True)]
+    steps = steps_of(inputs, outputs, window, stride, padding, dilation)
     return of_windows(call, value, first, steps)
 
 

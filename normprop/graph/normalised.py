@@ -4,6 +4,7 @@ import copy
 import functools
 import inspect
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from normprop.functional.join import constants_of_parts
 from normprop.functional.parametric import Absorbed, absorbing_bias
 from normprop.functional.scale import Constants
 from normprop.functional.weight import normalize_weight
-from normprop.graph.calls import Call, Step, elementwise, inside, rule, step_of, unknown
+from normprop.graph.calls import Call, Step, custom, elementwise, inside, rule, step_of, unknown
 from normprop.graph.kinds import constants_at
 from normprop.graph.laws import times
 from normprop.graph.trace import Node
@@ -27,7 +28,7 @@ def step_of_layer(call: Call, layer: nn.Module, node: Node) -> Step:
     plain = layer.torch_type
     family = None if plain is nn.Module else rules.entry_of_type(plain).family
     if isinstance(layer, twins.GatedLinear):
-        return _divided(inside(call, lambda x: _gated(layer, x), call.input), layer.constants)
+        return _divided(inside(call, _gated(layer), call.input), layer.constants)
     if family in (None, "activation"):
         call.function = copy.deepcopy(layer).cpu().double()
         step = elementwise(call)
@@ -46,9 +47,16 @@ def step_of_layer(call: Call, layer: nn.Module, node: Node) -> Step:
     return _divided(step, constants)
 
 
-def _gated(layer: nn.Module, x: Tensor) -> Tensor:
-    passing, gate = x.chunk(2, layer.dim)
-    return passing * gate_function(layer.gate)(gate)
+def _gated(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    def curve(call: Call) -> Step:
+        call.function = gate_function(layer.gate)
+        return elementwise(call) or unknown(call, "what its gate does is not known")
+
+    def apply(x):
+        passing, gate = x.chunk(2, layer.dim)
+        return passing * custom(curve)(gate)
+
+    return apply
 
 
 def _with(module: nn.Module, **tensors: Tensor | None) -> nn.Module:

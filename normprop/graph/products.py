@@ -48,7 +48,7 @@ from normprop.graph.laws import (
     total,
     twos,
 )
-from normprop.graph.maps import Steps, dimensions, linear
+from normprop.graph.maps import dimensions, linear, steps_of
 from normprop.graph.mixes import normalised, of_windows
 from normprop.graph.trace import Value, is_value
 from normprop.rules.dropout import ALPHA
@@ -536,7 +536,8 @@ def _extreme(call: Call) -> Step:
     over = dimensions(named, len(law.dims))
     order = [*(d for d in range(len(law.dims)) if d not in over), *over]
     first, sign = len(order) - len(over), -1.0 if call.name.endswith("min") else 1.0
-    steps = [Steps(law.shape[d], 1, law.shape[d], law.shape[d], 0, 1) for d in over]
+    sizes = [law.shape[d] for d in over]
+    steps = steps_of(sizes, [1] * len(sizes), sizes, sizes, 0, 1)
     largest = custom(lambda c: of_windows(c, c.args[0], first, steps))
 
     def extreme(x):

@@ -267,3 +267,28 @@ def test_the_extreme_of_two_tensors_has_two_names(one, other):
     first, second = (predict(Applied(f), x, x.clone()).rows[-1] for f in (one, other))
     assert (first.fwd_mean, first.fwd_std) == (second.fwd_mean, second.fwd_std)
     assert all("correlations" in text for text in first.assumed)
+
+
+class OwnSigmoid(torch.autograd.Function):
+    """A function whose inside torch does not show."""
+
+    @staticmethod
+    def forward(ctx, x):
+        made = torch.sigmoid(x)
+        ctx.save_for_backward(made)
+        return made
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (made,) = ctx.saved_tensors
+        return gradient * made * (1.0 - made)
+
+
+def test_a_gate_may_be_any_function():
+    x = torch.empty(VECTORS, device="meta")
+    one, other = (
+        predict(nn.Sequential(nnp.GatedLinear(gate)), x) for gate in ("sigmoid", OwnSigmoid.apply)
+    )
+    for a, b in zip(one, other, strict=True):
+        assert b.assumed == a.assumed
+        assert (b.fwd_std, b.bwd_std) == pytest.approx((a.fwd_std, a.bwd_std), rel=1e-9)
