@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from itertools import chain, product
 from typing import TYPE_CHECKING, NamedTuple
 
 from normprop.companion import compare, results, sweep
@@ -139,6 +140,18 @@ class Sheet:
         tried, accuracies = self.rates(way)
         inside = min(tried) < self.cells[Way(*way)]["lr"] < max(tried)
         return not inside and max(accuracies) > _LEARNED
+
+    def columns(self) -> dict[tuple[str, bool], list[Way]]:
+        """The networks that share activation and kind of weights, by these."""
+        found: dict[tuple[str, bool], list[Way]] = {}
+        order = [*LABELS, *METHODS]
+        for way in sorted(self.cells, key=lambda way: order.index(way.method)):
+            found.setdefault((way.activation, way.orthogonal), []).append(way)
+        return {
+            column: found[column]
+            for column in product(ACTIVATIONS, (False, True))
+            if column in found
+        }
 
     def rates(self, way: tuple[str, bool, str]) -> tuple[list[float], list[float]]:
         """Learning rates, and the validation accuracy at each; 0 for a run that diverged."""
@@ -308,12 +321,12 @@ def _weights(orthogonal: bool) -> str:
 
 
 def _half(sheet: Sheet, names: tuple[str, ...], against: str) -> str:
-    ways = [way for way in sheet.cells if way.activation in names]
-    columns = sorted({(names.index(way.activation), way.orthogonal) for way in ways})
-    heads = [f"{ACTIVATIONS[names[place]]}, {_weights(turned)}" for place, turned in columns]
+    columns = {which: ways for which, ways in sheet.columns().items() if which[0] in names}
+    heads = [f"{ACTIVATIONS[name]}, {_weights(turned)}" for name, turned in columns]
+    ways = list(chain.from_iterable(columns.values()))
     rows = ""
-    for method in sorted({way.method for way in ways}, key=[*LABELS, *METHODS].index):
-        found = (Way(method, turned, names[place]) for place, turned in columns)
+    for method in (one for one in [*LABELS, *METHODS] if one in {way.method for way in ways}):
+        found = (Way(method, turned, name) for name, turned in columns)
         body = "".join(f"<td>{_shown(sheet, way, against)}</td>" for way in found)
         rows += f"<tr><th scope='row'>{label(method)}</th>{body}</tr>"
     seeds = " or ".join(map(str, sorted({len(sheet.tests(way)) for way in ways})))
