@@ -192,6 +192,11 @@ def _settle(site: Site, owner: nn.Module) -> None:
         raise _StaysError("is called by a container, which counts its layers")
     if _is_made_otherwise(type(owner)):
         raise _StaysError("is called by a class that is copied in a way of its own")
+    try:
+        calling_layers(type(owner), ())
+    except Exception as problem:
+        # Whatever a class may say to one that inherits from it.
+        raise _StaysError(f"is called by a class that has no subclass: {problem}") from problem
     site.method = _method_of(type(owner), node.site[0])
     name, function, _ = site.method
     definition = _definition_of(function)

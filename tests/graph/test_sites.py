@@ -400,6 +400,41 @@ def test_a_model_that_counts_its_layers_elsewhere_is_left_alone():
         assert why in stays["relu"]
 
 
+def test_classes_that_cannot_be_made_again_stay():
+    class Alone(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.map = nn.Linear(4, 4)
+
+        def __init_subclass__(cls):
+            raise TypeError("nothing may inherit")
+
+        def forward(self, x):
+            return F.relu(self.map(x))
+
+    class Copied(nn.Module):
+        def __deepcopy__(self, memo):
+            return Copied()
+
+        def forward(self, x):
+            return F.relu(x)
+
+    names = {"nn": nn, "F": F}
+    exec("class Told(nn.Module):\n def forward(self, x):\n  return F.relu(x)", names)
+    graph = torch.fx.symbolic_trace(Copied())
+    x = torch.randn(3, 4)
+    for model, why in (
+        (Alone(), "has no subclass: nothing may inherit"),
+        (Copied(), "copied in a way of its own"),
+        (names["Told"](), "whose source is not there"),
+        (graph, "copied in a way of its own"),
+    ):
+        made, _, found, stays = exchanged(nn.Sequential(model, nn.Linear(4, 4)), x)
+        assert found == {}
+        assert why in stays["relu"]
+        assert torch.equal(made[0](x), model(x))
+
+
 def test_a_decision_by_values_keeps_its_roads():
     class Decides(nn.Module):
         def __init__(self):
