@@ -188,15 +188,7 @@ def _settle(site: Site, owner: nn.Module) -> None:
         _StaysError: no layer can be.
     """
     _, node = site.nodes[0]
-    if isinstance(owner, CONTAINERS):
-        raise _StaysError("is called by a container, which counts its layers")
-    if _is_made_otherwise(type(owner)):
-        raise _StaysError("is called by a class that is copied in a way of its own")
-    try:
-        calling_layers(type(owner), ())
-    except Exception as problem:
-        # Whatever a class may say to one that inherits from it.
-        raise _StaysError(f"is called by a class that has no subclass: {problem}") from problem
+    _check_class(type(owner))
     site.method = _method_of(type(owner), node.site[0])
     name, function, _ = site.method
     definition = _definition_of(function)
@@ -208,18 +200,24 @@ def _settle(site: Site, owner: nn.Module) -> None:
     if site.call is None:
         raise _StaysError(f"is called past the code of {name}, or by an operator")
     scope = _Scope(definition, function, owner)
-    if _COUNTS & {*scope.attributes}:
-        raise _StaysError(f"is called in {name}, which counts its layers")
     site.layer = _layer(site, _arguments(site, scope, node), scope)
     site.layer.train(owner.training)
     for roles, each in site.nodes:
         _check_end(roles, each, site.layer)
 
 
-def _is_made_otherwise(kind: type) -> bool:
-    reduced = kind.__reduce__ is not object.__reduce__
-    again = kind.__reduce_ex__ is not object.__reduce_ex__ and not hasattr(kind, "_exchanged")
-    return reduced or again or hasattr(kind, "__deepcopy__")
+def _check_class(kind: type) -> None:
+    if issubclass(kind, CONTAINERS):
+        raise _StaysError("is called by a container, which counts its layers")
+    own = getattr(kind, "_exchanged", (kind,))[0]
+    plain = own.__reduce__ is object.__reduce__ and own.__reduce_ex__ is object.__reduce_ex__
+    if not plain or hasattr(kind, "__deepcopy__"):
+        raise _StaysError("is called by a class that is copied in a way of its own")
+    try:
+        calling_layers(kind, ())
+    except Exception as problem:
+        # Whatever a class may say to one that inherits from it.
+        raise _StaysError(f"is called by a class that has no subclass: {problem}") from problem
 
 
 def _method_of(kind: type, code: CodeType) -> tuple[str, FunctionType, type]:
@@ -265,11 +263,14 @@ class _Scope:
         self.function, self.owner = function, owner
         self.first = _first(definition)
         nodes = list(ast.walk(definition))
-        self.attributes = [n.attr for n in nodes if isinstance(n, ast.Attribute)]
-        stored = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-        if self.first in stored:
+        if _COUNTS & {n.attr for n in nodes if isinstance(n, ast.Attribute)}:
+            raise _StaysError(f"is called in {definition.name}, which counts its layers")
+        stored = [n for n in nodes if isinstance(getattr(n, "ctx", None), ast.Store)]
+        names = {n.id for n in stored if isinstance(n, ast.Name)}
+        if self.first in names:
             raise _StaysError(f"is called where {self.first} is given another value")
-        self.local = stored | {n.arg for n in nodes if isinstance(n, ast.arg)} - {self.first}
+        self.local = names | {n.arg for n in nodes if isinstance(n, ast.arg)} - {self.first}
+        self.changed = {"training"} | {n.attr for n in stored if isinstance(n, ast.Attribute)}
 
     def value(self, expression: ast.expr) -> object:
         """Of a number, a name from outside, an attribute, and what is made of these.
@@ -283,8 +284,11 @@ class _Scope:
             return tuple(self.value(entry) for entry in expression.elts)
         if isinstance(expression, ast.UnaryOp) and isinstance(expression.op, ast.USub):
             return -self.value(expression.operand)
-        if isinstance(expression, ast.Attribute):
-            return getattr(self.value(expression.value), expression.attr)
+        if isinstance(expression, ast.Attribute) and expression.attr not in self.changed:
+            try:
+                return getattr(self.value(expression.value), expression.attr)
+            except AttributeError as problem:
+                raise LookupError(ast.unparse(expression)) from problem
         if isinstance(expression, ast.Name) and expression.id not in self.local:
             return self._name(expression.id)
         raise LookupError(ast.unparse(expression))
@@ -309,7 +313,7 @@ def _arguments(site: Site, scope: _Scope, node: Node) -> dict[str, ast.expr]:
     given, named = list(call.args), {k.arg: k.value for k in call.keywords}
     try:
         called = scope.value(call.func)
-    except (LookupError, AttributeError):
+    except LookupError:
         called = None
     if called is None:
         # A method of a tensor.
@@ -355,7 +359,7 @@ def _layer(site: Site, given: dict[str, ast.expr], scope: _Scope) -> nn.Module:
     for name, expression in given.items():
         try:
             value = scope.value(expression)
-        except (LookupError, AttributeError) as problem:
+        except LookupError as problem:
             text = ast.unparse(expression)
             raise _StaysError(f"is given {name}={text}, which may change") from problem
         if name in taken:
@@ -378,7 +382,7 @@ def _pool(site: Site, given: dict[str, ast.expr], scope: _Scope) -> nn.Module:
     try:
         options |= {name: scope.value(expression) for name, expression in given.items()}
         dims = sorted(d % 4 for d in options.pop("dim"))
-    except (LookupError, AttributeError, TypeError) as problem:
+    except (LookupError, TypeError) as problem:
         raise _StaysError("is no average of an image") from problem
     images = all(len(node.shapes[0]) == 4 for _, node in site.nodes)
     if not images or dims != [2, 3] or options.keys() != {"keepdim"}:
@@ -433,8 +437,8 @@ def _rewrite(owner: nn.Module, sites: list[Site]) -> None:
 
 
 def _free_name(owner: nn.Module, name: str) -> str:
-    names = chain([name], (f"{name}_{i}" for i in count(1)))
-    return next(n for n in names if not hasattr(owner, n))
+    names, taken = chain([name], (f"{name}_{i}" for i in count(1))), {*dir(owner)}
+    return next(n for n in names if n not in taken)
 
 
 def _rewritten(calls: list[Site]) -> str:

@@ -150,6 +150,7 @@ STAYS = {
     "x[..., 0].mean((0, 1))[None]": "is no average of an image",
     "(x - x.mean((2, 3), keepdim=True))": "goes into sub, which is no layer",
     "F.max_pool2d(x, 2 if self.training else 3)": "which may change",
+    "F.max_pool2d(x, 2, ceil_mode=self.training)": "is given ceil_mode=self.training, which may",
     "F.relu(*[x])": "by a star",
     "F.relu(x, **{})": "by a star",
     "(lambda f: f(x))(F.relu)": "is called as f",
