@@ -76,10 +76,7 @@ celu = _activation(
     alpha="width of the exponential, greater than 0.",
 )
 elu = _activation(
-    nn.ELU,
-    "ELU",
-    r"\max(x, 0) + \min(\alpha(e^x - 1), 0)",
-    alpha="depth of the exponential.",
+    nn.ELU, "ELU", r"\max(x, 0) + \min(\alpha(e^x - 1), 0)", alpha="depth of the exponential."
 )
 gelu = _activation(
     nn.GELU,

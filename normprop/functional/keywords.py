@@ -10,17 +10,9 @@ import inspect
 import math
 import re
 import textwrap
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import (
-    Annotated,
-    Concatenate,
-    Literal,
-    NamedTuple,
-    ParamSpec,
-    TypedDict,
-    TypeVar,
-    get_type_hints,
-)
+from typing import Annotated, Concatenate, Literal, NamedTuple, ParamSpec, TypedDict, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional as torch_functional
@@ -199,7 +191,7 @@ def given_by_name(name: str, values: Sequence) -> None:
             raise TypeError(f"scaling must be given by name: {name}(scaling={value!r})")
 
 
-_kinds = functools.cache(get_type_hints)
+_kinds = functools.cache(typing.get_type_hints)
 
 
 def parameters_of(keywords: type, **defaults) -> list[inspect.Parameter]:

@@ -12,13 +12,7 @@ from normprop.functional.keywords import Ball
 from normprop.functional.parametric import Absorbed
 from normprop.functional.scale import saving, upcast
 from normprop.functional.together import Layer, Placed, place_
-from normprop.functional.weight import (
-    Method,
-    normalize_weight_,
-    on_sphere,
-    separate_factor,
-    sphere,
-)
+from normprop.functional.weight import Method, normalize_weight_, on_sphere, separate_factor, sphere
 from normprop.gaussian import Law
 from normprop.nn.settings import Settings
 

@@ -8,17 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from normprop import functional, rules
-from normprop.functional.keywords import (
-    DEFAULTS,
-    After,
-    arguments_in,
-    by_place,
-    checked,
-    documented,
-    given_by_name,
-    meanings_of,
-    parameters_of,
-)
+from normprop.functional import keywords
 
 
 class Settings:
@@ -53,8 +43,9 @@ class Settings:
         if found is None:
             return
         cls.torch_type = found
-        first = _own_parameters(cls.__init__)[1:] if found is nn.Module else by_place(found)
-        parameters = [*first, *parameters_of(cls._keywords, **cls._defaults)]
+        own = found is nn.Module
+        first = _own_parameters(cls.__init__)[1:] if own else keywords.by_place(found)
+        parameters = [*first, *keywords.parameters_of(cls._keywords, **cls._defaults)]
         cls.__signature__ = inspect.Signature(parameters)
         cls.__doc__ = _documented(cls)
         # A bias is asked for, and is a parameter then.
@@ -64,11 +55,11 @@ class Settings:
 
     def __new__(cls, *args, **options):
         """A scaling by position is refused before anything takes it for another argument."""
-        given_by_name(cls.__name__, args)
+        keywords.given_by_name(cls.__name__, args)
         return super().__new__(cls)
 
     def __init__(self, *args, **options) -> None:
-        usual = {**DEFAULTS, **self._defaults}
+        usual = {**keywords.DEFAULTS, **self._defaults}
         own = {name: options.pop(name, usual[name]) for name in self._keywords.__annotations__}
         # A layer that torch does not have has set arguments of its own, modules perhaps.
         if "_modules" not in self.__dict__:
@@ -96,7 +87,7 @@ class Settings:
 
     def _checked(self, name: str, value):
         """The value as it is kept; an error where it can be none."""
-        return checked(name, value)
+        return keywords.checked(name, value)
 
     def _forget(self) -> None:
         """Let go of what followed from the settings."""
@@ -106,7 +97,7 @@ class Settings:
         parts = [super().extra_repr()]
         for name, value in self._chosen().items():
             # A backend, a gain or a layer before only where one was chosen.
-            if name not in ("after", "backend", "gain") or value != DEFAULTS[name]:
+            if name not in ("after", "backend", "gain") or value != keywords.DEFAULTS[name]:
                 parts.append(f"{name}={_shown(name, value)}")
         return ", ".join(filter(None, parts))
 
@@ -117,15 +108,15 @@ _BESIDE = re.compile(r":func:`(\w+)`")
 
 def _documented(layer_type: type[Settings]) -> str | None:
     """The docstring of a class, with what the function that it names says of arguments."""
-    meanings = meanings_of(layer_type._keywords)
+    meanings = keywords.meanings_of(layer_type._keywords)
     named = _FUNCTION.search(layer_type.__doc__ or "")
     if named is not None:
-        own = arguments_in(getattr(functional, named[1]).__doc__)
+        own = keywords.arguments_in(getattr(functional, named[1]).__doc__)
         # A function has it as a tensor, a class is told whether there is one.
         own.pop("bias", None)
         for name, said in own.items():
             meanings[name] = _BESIDE.sub(r":func:`~normprop.functional.\1`", said)
-    return documented(layer_type.__doc__, layer_type.__signature__.parameters, meanings)
+    return keywords.documented(layer_type.__doc__, layer_type.__signature__.parameters, meanings)
 
 
 def _own_parameters(function) -> list[inspect.Parameter]:
@@ -134,7 +125,7 @@ def _own_parameters(function) -> list[inspect.Parameter]:
     return [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
-def described(after: After) -> str | None:
+def described(after: keywords.After) -> str | None:
     """What stands before a layer, as its ``repr`` prints it."""
     if after is None or isinstance(after, str):
         return after
