@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map_only
 
+from normprop.graph.known import in_place_of_values
 from normprop.graph.laws import (
     GRID,
     Array,
@@ -212,10 +213,8 @@ class _Inside(TorchFunctionMode):
         self.held[id(tensor)] = tensor, value
         return value
 
-    def stand_in(self, leaf):
+    def stand_in(self, leaf: Value) -> Tensor:
         """The tensor in the place of a value, another in each place."""
-        if not is_value(leaf):
-            return leaf
         tensor = self.call.tensor(leaf)
         if tensor is None:
             law = self.call.law(leaf)
@@ -224,10 +223,8 @@ class _Inside(TorchFunctionMode):
         self.hold(tensor, leaf)
         return tensor
 
-    def value_of(self, leaf):
-        """The value that a tensor stands for."""
-        if not isinstance(leaf, Tensor):
-            return leaf
+    def value_of(self, leaf: Tensor) -> Value:
+        """What a tensor stands for."""
         return self.held[id(leaf)][1] if id(leaf) in self.held else self.hold(leaf)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -245,11 +242,11 @@ class _Inside(TorchFunctionMode):
             if isinstance(made, Tensor) and known and known[0].number in call.weights:
                 call.weights[self.hold(made).number] = call.weight(known[0])[0], None
             return made
-        args, kwargs = tree_map(_empty, given)
+        args, kwargs = tree_map_only(Tensor, _empty, given)
         made = func(*args, **kwargs)
         results = tensors_in(made)
         if results:
-            args, kwargs = tree_map(self.value_of, given)
+            args, kwargs = tree_map_only(Tensor, self.value_of, given)
             shapes = [tuple(tensor.shape) for tensor in results]
             real = [tensor.is_floating_point() for tensor in results]
             name = name_of(getattr(func, "__name__", str(func)), func)
@@ -279,11 +276,10 @@ class _Inside(TorchFunctionMode):
         return Step([self.call.law(v) for v in values], back)
 
 
-def _empty(leaf):
-    if not isinstance(leaf, Tensor) or leaf.is_meta:
-        return leaf
-    kind = torch.float32 if leaf.is_floating_point() else leaf.dtype
-    return torch.empty(leaf.shape, dtype=kind, device="meta")
+def _empty(tensor: Tensor) -> Tensor:
+    kind = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    # A stand-in stays itself, so that whatever writes into it gives it back.
+    return tensor if tensor.is_meta else torch.empty(tensor.shape, dtype=kind, device="meta")
 
 
 def inside(call: Call, does: Callable, *args, weights: Sequence = (), **kwargs) -> Step:
@@ -294,7 +290,7 @@ def inside(call: Call, does: Callable, *args, weights: Sequence = (), **kwargs) 
     run = _Inside(call)
     for tensor, own in weights:
         call.weights[run.hold(tensor).number] = own
-    args, kwargs = tree_map(run.stand_in, (args, kwargs), is_leaf=is_value)
+    args, kwargs = in_place_of_values(run.stand_in, (args, kwargs))
     with torch.no_grad(), run:
         results = does(*args, **kwargs)
     return run.end(tensors_in(results))
@@ -396,11 +392,8 @@ _POINT = 3
 def _run(call: Call, leaves: Sequence[Tensor]):
     places = iter(leaves)
     # A copy of each, into which a function may write.
-    args, kwargs = tree_map(
-        lambda leaf: next(places) * 1.0 if is_value(leaf) else leaf,
-        (call.args, {**call.kwargs, **({"inplace": False} if "inplace" in call.kwargs else {})}),
-        is_leaf=is_value,
-    )
+    kwargs = {**call.kwargs, **({"inplace": False} if "inplace" in call.kwargs else {})}
+    args, kwargs = in_place_of_values(lambda _: next(places) * 1.0, (call.args, kwargs))
     return call.function(*args, **kwargs)
 
 

@@ -1,11 +1,11 @@
 """Numbers that are known before a model runs: its own, tokens, masks, what is made of them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from normprop.graph.trace import Node, Trace, is_value
 from normprop.graph.wrappers import tensors_in
@@ -60,9 +60,7 @@ class Known:
             result = self._run(node.function, call)
         except (RuntimeError, TypeError, ValueError, NotImplementedError):
             return None
-        return tree_map(
-            lambda leaf: torch.empty_like(leaf, device="meta") if _is_tensor(leaf) else leaf, result
-        )
+        return tree_map_only(Tensor, lambda t: torch.empty_like(t, device="meta"), result)
 
     def find(self, run: Trace, value: int) -> Tensor | None:
         """The numbers of a value."""
@@ -122,18 +120,17 @@ class Known:
     def _run(self, function, call: tuple):
         # A function may write into what it gets.
         copies = {v: self.tensors[v].detach().cpu().clone() for v in tensor_values(call)}
-        args, kwargs = tree_map(
-            lambda leaf: copies[leaf.number] if is_value(leaf) else leaf, call, is_leaf=is_value
-        )
+        args, kwargs = in_place_of_values(lambda value: copies[value.number], call)
         kwargs = {k: v for k, v in kwargs.items() if k != "device"}
         with torch.device("cpu"), torch.no_grad(), torch.random.fork_rng(()):
             return function(*args, **kwargs)
 
 
+def in_place_of_values(made: Callable, call: tuple) -> tuple:
+    """A call with something else in the place of every value."""
+    return tree_map(lambda leaf: made(leaf) if is_value(leaf) else leaf, call, is_leaf=is_value)
+
+
 def tensor_values(call: tuple) -> list[int]:
     """Values of the tensors in a call."""
     return [leaf.number for leaf in tree_leaves(call, is_leaf=is_value) if is_value(leaf)]
-
-
-def _is_tensor(leaf) -> bool:
-    return isinstance(leaf, Tensor)

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from normprop.graph.calls import Call, Spread, Step, by_torch, portion, rule, unknown
+from normprop.graph.known import in_place_of_values
 from normprop.graph.laws import (
     WEIGHTS,
     Array,
@@ -28,7 +29,6 @@ from normprop.graph.laws import (
     quantiles,
     shifted,
 )
-from normprop.graph.trace import is_value
 
 
 @rule(
@@ -101,11 +101,7 @@ def _viewed(call: Call) -> Step:
             return probe
         return torch.empty(call.law(leaf).shape, device="meta") if like else None
 
-    args, kwargs = tree_map(
-        lambda leaf: stand_in(leaf) if is_value(leaf) else leaf,
-        (call.args, call.kwargs),
-        is_leaf=is_value,
-    )
+    args, kwargs = in_place_of_values(stand_in, (call.args, call.kwargs))
     try:
         views = tree_leaves(call.function(*args, **kwargs))
     except (RuntimeError, TypeError, IndexError, ValueError):

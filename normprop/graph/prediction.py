@@ -83,9 +83,7 @@ def predict(model: nn.Module, /, *inputs: object, **keywords: object) -> Scales:
         flow = Flow(run, model, known)
         # Whatever the default is, laws are computed here.
         with torch.device("cpu"):
-            given = tensors_in((inputs, keywords))
-            for value, tensor in zip(run.nodes[0].outputs, given, strict=True):
-                given_law(flow, value, tensor)
+            given_laws(flow, (inputs, keywords))
             go_through(flow, run.nodes[1:], model.get_submodule)
             _backward(flow)
             return flow.scales()
@@ -308,18 +306,18 @@ def go_through(flow: Flow, nodes: Sequence[Node], layer_at: Callable[[str], nn.M
 _DRAWN = "its weights have no numbers; taken for what its law draws"
 
 
-def given_law(flow: Flow, value: int, tensor: Tensor) -> None:
-    """Add the law of a tensor that the model is called with."""
-    if not tensor.is_meta:
-        flow.laws[value] = measured(tensor, samples=True, roots=frozenset({value}))
-        return
-    dims = dims_of(tensor.shape, samples=True)
-    if tensor.is_floating_point():
-        flow.laws[value] = Law.normal(dims, 0.0, ones(dims), frozenset({value}))
-        flow.notes[value] = ["it has no numbers; taken for independent N(0, 1)"]
-    else:
-        flow.laws[value] = Law(dims, ones(dims), None, next(fresh))
-        flow.notes[value] = ["it has no numbers; taken for tokens that all differ"]
+def given_laws(flow: Flow, given: object) -> None:
+    """Add the laws of the tensors that the model is called with."""
+    for value, tensor in zip(flow.run.nodes[0].outputs, tensors_in(given), strict=True):
+        dims = dims_of(tensor.shape, samples=True)
+        if not tensor.is_meta:
+            flow.laws[value] = measured(tensor, samples=True, roots=frozenset({value}))
+        elif tensor.is_floating_point():
+            flow.laws[value] = Law.normal(dims, 0.0, ones(dims), frozenset({value}))
+            flow.notes[value] = ["it has no numbers; taken for independent N(0, 1)"]
+        else:
+            flow.laws[value] = Law(dims, ones(dims), None, next(fresh))
+            flow.notes[value] = ["it has no numbers; taken for tokens that all differ"]
 
 
 def _backward(flow: Flow) -> None:

@@ -110,14 +110,10 @@ def _matmul(call: Call) -> Step:
 
 
 def _letters(left: Sequence[int], right: Sequence[int]) -> tuple[str, str, str]:
-    batch = "abcdefgh"
-    first = batch[8 - max(len(left) - 2, 0) :] + ("ik" if len(left) > 1 else "k")
-    second = batch[8 - max(len(right) - 2, 0) :] + ("kj" if len(right) > 1 else "k")
-    wide = max(len(left), len(right)) - 2
-    out = (
-        batch[8 - max(wide, 0) :] + ("i" if len(left) > 1 else "") + ("j" if len(right) > 1 else "")
-    )
-    return first, second, out
+    one, other = (max(len(shape) - 2, 0) for shape in (left, right))
+    batch, row, column = "abcdefgh", "i" * (len(left) > 1), "j" * (len(right) > 1)
+    out = batch[8 - max(one, other) :] + row + column
+    return batch[8 - one :] + row + "k", batch[8 - other :] + "k" + column, out
 
 
 @rule("einsum")

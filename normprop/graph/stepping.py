@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from normprop.graph.kinds import is_twin
-from normprop.graph.known import Known, tensor_values
-from normprop.graph.prediction import Flow, given_law, go_through, traced
-from normprop.graph.trace import Node, Trace, is_value
+from normprop.graph.known import Known, in_place_of_values, tensor_values
+from normprop.graph.prediction import Flow, given_laws, go_through, traced
+from normprop.graph.trace import Node, Trace, Value
 from normprop.graph.wrappers import tensors_in
 
 
@@ -53,8 +53,7 @@ class Steps:
     def __init__(self, run: Trace, given: object) -> None:
         own = {id(tensor): tensor for tensor in run.constants.values()}
         self.flow = Flow(run, nn.Module(), Known(own, tensors_in(given)))
-        for value, tensor in zip(run.nodes[0].outputs, tensors_in(given), strict=True):
-            given_law(self.flow, value, tensor)
+        given_laws(self.flow, given)
 
     def law(self, value: int) -> Size | None:
         """What is known of a value; None where it holds no real numbers."""
@@ -80,7 +79,7 @@ class Steps:
 
     def _inside(self, node: Node, layer: nn.Module) -> None:
         """By what a layer of torch calls."""
-        args, kwargs = tree_map(self._empty, node.call, is_leaf=is_value)
+        args, kwargs = in_place_of_values(self._empty, node.call)
         run, known = traced(layer, args, kwargs)
         inner, own = Flow(run, layer, known), self.flow.known
         for value, mine in zip(run.nodes[0].outputs, tensor_values(node.call), strict=True):
@@ -95,9 +94,7 @@ class Steps:
             elif found in known.tensors:
                 own.tensors[value] = known.tensors[found]
 
-    def _empty(self, leaf):
-        if not is_value(leaf):
-            return leaf
+    def _empty(self, leaf: Value) -> Tensor:
         tensor = self.flow.known.find(self.flow.run, leaf.number)
         if tensor is not None:
             return torch.empty_like(tensor, device="meta")
