@@ -111,7 +111,7 @@ class Coverage:
         stream = io.StringIO()
         writer = csv.DictWriter(stream, asdict(self.layers[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(layer) for layer in self.layers)
+        writer.writerows(map(asdict, self.layers))
         return stream.getvalue()
 
     def __str__(self) -> str:
@@ -167,17 +167,14 @@ def coverage() -> Coverage:
         'exact'
     """
     order = {group: place for place, group in enumerate((*GROUPS, "others"))}
-    rows = [_row(name, module_type) for name, module_type in _classes()]
+    exported = ((name, getattr(torch_nn, name)) for name in dir(torch_nn))
+    rows = [
+        _row(name, found)
+        for name, found in exported
+        if isinstance(found, type) and issubclass(found, torch_nn.Module)
+    ]
     rows.sort(key=lambda layer: (order[layer.group], layer.name.lower()))
     return Coverage(tuple(rows), torch.__version__.split("+")[0])
-
-
-def _classes():
-    """Names and classes of the modules that ``torch.nn`` exports."""
-    for name in dir(torch_nn):
-        found = getattr(torch_nn, name)
-        if isinstance(found, type) and issubclass(found, torch_nn.Module):
-            yield name, found
 
 
 def _row(name: str, module_type: type) -> Layer:

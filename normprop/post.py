@@ -87,11 +87,8 @@ class Table:
 
     def to_json(self) -> str:
         """The table as a JSON object: samples, seed, cells."""
-        content = {
-            "samples": self.samples,
-            "seed": self.seed,
-            "cells": [asdict(cell) for cell in self.cells],
-        }
+        cells = [asdict(cell) for cell in self.cells]
+        content = {"samples": self.samples, "seed": self.seed, "cells": cells}
         return json.dumps(content, indent=2, ensure_ascii=False)
 
     def to_csv(self) -> str:
@@ -99,7 +96,7 @@ class Table:
         stream = io.StringIO()
         writer = csv.DictWriter(stream, asdict(self.cells[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(cell) for cell in self.cells)
+        writer.writerows(map(asdict, self.cells))
         return stream.getvalue()
 
     def __str__(self) -> str:
@@ -189,35 +186,25 @@ class _Column:
         claim = getattr(self, row)
         value, truth = claim.value(self.layer), _first(getattr(exact, row))
         standard_error = _first(getattr(estimate, f"{row}_se"))
+        # That of the post's own simulation.
         theirs = standard_error * math.sqrt(estimate.n / _POST_SAMPLES)
-        verdict, note = self._judged(row, claim, value, truth, exact.error, theirs)
-        return Cell(
-            column=self.name,
-            row=row,
-            post=claim.printed,
-            post_value=value,
-            exact=truth,
-            error=exact.error,
-            simulated=_first(getattr(estimate, row)),
-            standard_error=standard_error,
-            samples=estimate.n,
-            verdict=verdict,
-            note=note,
-        )
-
-    def _judged(self, row, claim, value, truth, error, theirs) -> tuple[str, str]:
-        """Verdict and note; ``theirs`` is the standard error of the post's own simulation."""
-        if not _agrees(value, truth, error, claim.decimals):
-            return "corrected", (
+        verdict, note = "confirmed", ""
+        if not _agrees(value, truth, exact.error, claim.decimals):
+            off = abs(value - truth) / theirs
+            verdict = "corrected"
+            note = (
                 f"exact {truth:.10f}; the post's {_POST_SAMPLES:,} samples have a standard error "
-                f"of {theirs:.5f}, and its value is {abs(value - truth) / theirs:.2f} of them off"
+                f"of {theirs:.5f}, and its value is {off:.2f} of them off"
             )
-        if claim.abroad is not None:
+        elif claim.abroad is not None:
             measured = _measured(claim.abroad)
             there, ruled = _first(getattr(measured, row)), claim.value(claim.abroad)
             if not _agrees(ruled, there, measured.error, claim.decimals):
-                return "qualified", f"{claim.condition}: there {there:.6f}, the rule {ruled:.6f}"
-        return "confirmed", ""
+                verdict = "qualified"
+                note = f"{claim.condition}: there {there:.6f}, the rule {ruled:.6f}"
+        known = claim.printed, value, truth, exact.error
+        seen = _first(getattr(estimate, row)), standard_error, estimate.n
+        return Cell(self.name, row, *known, *seen, verdict, note)
 
 
 def _agrees(value: float, truth: float, error: float, decimals: int | None) -> bool:

@@ -37,32 +37,20 @@ _AGREEMENT = 4e-14
 _RARE = 1e-10
 # Nearer to 0 the rows of shorter queries are the same to the square of this.
 _SHORTEST = 1e-7
-
-
 _STANDARD = Normal(0.0, 1.0)
 
 
 @dataclass(frozen=True)
 class AttentionFigures:
-    """Figures of scaled dot-product attention.
+    """Figures of scaled dot-product attention."""
 
-    Attributes:
-        mean: mean of an output element.
-        std: standard deviation of an output element.
-        query: standard deviation of the gradient at an element of the queries.
-        key: the same at the keys.
-        value: the same at the values.
-        error: bound on the absolute error of each of the five.
-        method: "closed form" or "quadrature".
-    """
-
-    mean: float
-    std: float
-    query: float
-    key: float
-    value: float
-    error: float
-    method: str
+    mean: float  # mean of an output element
+    std: float  # standard deviation of an output element
+    query: float  # standard deviation of the gradient at an element of the queries
+    key: float  # the same at the keys
+    value: float  # the same at the values
+    error: float  # bound on the absolute error of each of the five
+    method: str  # "closed form" or "quadrature"
 
 
 @lru_cache(maxsize=512)
@@ -97,12 +85,8 @@ def attention(
         ValueError: an argument is out of its range, or the logits spread too far.
     """
     value_width = width if value_width is None else value_width
-    for name, size in (
-        ("width", width),
-        ("queries", queries),
-        ("keys", keys),
-        ("value_width", value_width),
-    ):
+    sizes = {"width": width, "queries": queries, "keys": keys, "value_width": value_width}
+    for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"{name} must be an integer of at least 1; it was {size!r}")
     if causal and queries != keys:
@@ -118,29 +102,27 @@ def attention(
     # Lengths of q in units of its own std.
     spread = scale * key_law.std * query_law.std
     offset = 0.5 * width * (query_law.mean / query_law.std) ** 2
-    (flat, bent, tilted, weighted), errors = _averages(width, keys, spread, offset, causal)
+    averages, errors = _averages(width, keys, spread, offset, causal)
     keep = 1.0 - dropout
     values = (value_law.std**2 + dropout * value_law.mean**2) / keep
     back = scale**2 * value_width * values / width
     # Averaged over a column of the rows that see it, L rows of n entries each.
     column = queries / keys
-    squares = {
-        "std": (values * flat, values * errors[0]),
-        "value": (column * flat / keep, column * errors[0] / keep),
-        "query": (
+
+    def squares(flat, bent, tilted, weighted) -> tuple[float, float, float, float]:
+        return (
+            values * flat,
             back * key_law.std**2 * ((width - 1) * bent + tilted),
-            back * key_law.std**2 * ((width - 1) * errors[1] + errors[2]),
-        ),
-        "key": (
             back * column * query_law.std**2 * weighted,
-            back * column * query_law.std**2 * errors[3],
-        ),
-    }
-    roots = {name: math.sqrt(square) for name, (square, _) in squares.items()}
-    error = max(std_error(square, bound) for square, bound in squares.values())
-    error += 8.0 * EPS * max(abs(value_law.mean), *roots.values())
+            column * flat / keep,
+        )
+
+    found = squares(*averages)
+    roots = [math.sqrt(square) for square in found]
+    error = max(map(std_error, found, squares(*errors)))
+    error += 8.0 * EPS * max(abs(value_law.mean), *roots)
     method = "closed form" if keys == 1 else "quadrature"
-    return AttentionFigures(value_law.mean, **roots, error=error, method=method)
+    return AttentionFigures(value_law.mean, *roots, error, method)
 
 
 @lru_cache(maxsize=512)

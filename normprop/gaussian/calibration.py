@@ -139,23 +139,19 @@ def calibrate_std(function: Function, depth: int, growth: float, mean: float = 0
     Raises:
         ValueError: no s has this growth.
     """
-    target = growth ** (1.0 / depth)
-
-    def excess(log_std: float) -> float:
-        return chi(function, Normal(mean, math.exp(log_std))).value - target
-
     low, high = math.log(_SMALLEST), math.log(_LARGEST)
     grid = [low + (high - low) * k / _STEPS for k in range(_STEPS + 1)]
-    if excess(grid[0]) >= 0:
-        at = chi(function, Normal(mean, _SMALLEST)).value
-        raise ValueError(
-            f"{function.name} must be smooth at mean {mean:g} with a slope other than 0, or the "
-            f"growth larger: there χ is {at:.6g} at any small std, and growth {growth:g} over "
-            f"depth {depth} asks for {target:.6g}; move the mean instead"
-        )
-    start, end = _bracket(excess, grid, function, depth, growth, target, "std")
-    std = math.exp(_bisected(excess, start, end))
-    return _at(function, Normal(mean, std))
+    refused = (
+        f"{function.name} must be smooth at mean {mean:g} with a slope other than 0, or the "
+        "growth larger: there",
+        " at any small std, and",
+        "; move the mean instead",
+    )
+
+    def law(log_std: float) -> Normal:
+        return Normal(mean, math.exp(log_std))
+
+    return _first(function, depth, growth, grid, law, 1.0, "std", refused)
 
 
 def calibrate_mean(function: Function, depth: int, growth: float, std: float = 1.0) -> Calibration:
@@ -167,30 +163,30 @@ def calibrate_mean(function: Function, depth: int, growth: float, std: float = 1
     Raises:
         ValueError: no such mean has this growth.
     """
-    target = growth ** (1.0 / depth)
-
-    def excess(mean: float) -> float:
-        return target - chi(function, Normal(mean, std)).value
-
     grid = [_FARTHEST_MEAN * std * k / _STEPS for k in range(_STEPS + 1)]
+    refused = f"growth must be less than {function.name} has at mean 0, where", ";", ""
+    return _first(
+        function, depth, growth, grid, lambda mean: Normal(mean, std), -1.0, "mean", refused
+    )
+
+
+def _first(function, depth, growth, grid, law, sign, what, refused) -> Calibration:
+    """The first law along a grid at which χ rises to what is asked for, or with sign -1 falls."""
+    target = growth ** (1.0 / depth)
+    asked = f"growth {growth:g} over depth {depth} asks for"
+
+    def excess(place: float) -> float:
+        return sign * (chi(function, law(place)).value - target)
+
     if excess(grid[0]) >= 0:
-        raise ValueError(
-            f"growth must be less than {function.name} has at mean 0, where χ is "
-            f"{chi(function, Normal(0.0, std)).value:.6g}; growth {growth:g} over depth {depth} "
-            f"asks for {target:.6g}"
-        )
-    start, end = _bracket(excess, grid, function, depth, growth, target, "mean")
-    mean = _bisected(excess, start, end)
-    return _at(function, Normal(mean, std))
-
-
-def _bracket(excess, grid, function, depth, growth, target, what) -> tuple[float, float]:
+        where, between, instead = refused
+        seen = chi(function, law(grid[0])).value
+        raise ValueError(f"{where} χ is {seen:.6g}{between} {asked} {target:.6g}{instead}")
     for start, end in itertools.pairwise(grid):
         if excess(end) >= 0:
-            return start, end
+            return _at(function, law(_bisected(excess, start, end)))
     raise ValueError(
-        f"growth {growth:g} over depth {depth} asks for χ = {target:.6g}; "
-        f"{function.name} reaches it at no {what} that was searched"
+        f"{asked} χ = {target:.6g}; {function.name} reaches it at no {what} that was searched"
     )
 
 

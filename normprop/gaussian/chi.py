@@ -21,19 +21,12 @@ DEPTH = 44.0
 
 @dataclass(frozen=True)
 class Nodes:
-    """A rule for E F(g).
+    """A rule for E F(g)."""
 
-    Attributes:
-        nodes: values of g.
-        weights: their weights, which add up to 1.
-        rounding: relative rounding errors of the weights.
-        truncation: relative error for an F whose modulus on the strip is at most that of
-            F(g cos y).
-    """
-
-    nodes: Array
-    weights: Array
-    rounding: Array
+    nodes: Array  # values of g
+    weights: Array  # their weights, which add up to 1
+    rounding: Array  # relative rounding errors of the weights
+    # Relative error for an F whose modulus on the strip is at most that of F(g cos y).
     truncation: float
 
 

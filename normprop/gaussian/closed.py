@@ -65,23 +65,15 @@ def relu(law: Normal) -> Figures:
 
 @dataclass(frozen=True)
 class Spline:
-    """A function made of pieces of straight lines and parabolas.
+    """A function made of pieces of straight lines and parabolas."""
 
-    Attributes:
-        kinks: where the pieces meet, strictly increasing.
-        slopes: piece i has the slope ``slopes[i] + 2 curves[i] x``; one more than kinks.
-        curves: see ``slopes``.
-        jumps: f(c+) - f(c-) at each kink.
-        at: a point.
-        value: f there; where it is a kink, on its left.
-    """
-
-    kinks: tuple[float, ...]
+    kinks: tuple[float, ...]  # where the pieces meet, strictly increasing
+    # Piece i has the slope ``slopes[i] + 2 curves[i] x``; one more than kinks.
     slopes: tuple[float, ...]
-    curves: tuple[float, ...]
-    jumps: tuple[float, ...]
-    at: float
-    value: float
+    curves: tuple[float, ...]  # see ``slopes``
+    jumps: tuple[float, ...]  # f(c+) - f(c-) at each kink
+    at: float  # a point
+    value: float  # f there; where it is a kink, on its left
 
     def slope(self, piece: int, x: float) -> float:
         """Slope at x of a piece."""
@@ -105,25 +97,15 @@ class Spline:
 
 @dataclass(frozen=True)
 class _Tail:
-    """What f is more than its middle piece beyond one kink, in units of the amplitude.
+    """What f is more than its middle piece beyond one kink, in units of the amplitude."""
 
-    Attributes:
-        side: 1 to the right of the mean, -1 to its left.
-        kink: c.
-        t: |c - m|/s.
-        rise: coefficients of (±z - t)^k, k = 0, 1, 2.
-        steeper: the same for f'², in its own units.
-        moments: E max(z - t, 0)^k, k = 0 … 4.
-        errors: bounds on the errors of ``moments``.
-    """
-
-    side: float
-    kink: float
-    t: float
-    rise: tuple[float, float, float]
-    steeper: tuple[float, float, float]
-    moments: list[float]
-    errors: list[float]
+    side: float  # 1 to the right of the mean, -1 to its left
+    kink: float  # c
+    t: float  # |c - m|/s
+    rise: tuple[float, float, float]  # coefficients of (±z - t)^k, k = 0, 1, 2
+    steeper: tuple[float, float, float]  # the same for f'², in its own units
+    moments: list[float]  # E max(z - t, 0)^k, k = 0 … 4
+    errors: list[float]  # bounds on the errors of ``moments``
 
 
 def spline(pieces: Spline, law: Normal) -> Figures:
@@ -152,7 +134,8 @@ def spline(pieces: Spline, law: Normal) -> Figures:
     if amplitude == 0.0:
         return Figures(start, 0.0, 0.0, start_error, _CLOSED)
     if not math.isfinite(amplitude):
-        return _hopeless()
+        # Nothing is known: whoever compares bounds looks elsewhere.
+        return Figures(0.0, 0.0, 0.0, math.inf, _CLOSED)
     tails = [
         _Tail(side, c, t, tuple(r / amplitude for r in rise), steeper, *tail_moments(t))
         for side, c, t, rise, steeper in raw
@@ -164,7 +147,10 @@ def spline(pieces: Spline, law: Normal) -> Figures:
 
     mean = start + amplitude * (b + rises)
     error_mean = start_error + amplitude * (rises_error + 4.0 * EPS * abs(b))
-    square, error_square = _square_slope(slope, curve * s, tails, loose)
+    bent = curve * s
+    here = slope * slope + 4.0 * bent * bent
+    squares = [(here, 8.0 * EPS * here + 2.0 * abs(slope) * loose)]
+    square, error_square = _sum(squares + [_dot(tail.steeper, tail) for tail in tails])
     of_slope = std_error(square, error_square) + 4.0 * EPS * math.sqrt(max(square, 0.0))
     bound = max(
         error_mean + 4.0 * EPS * (abs(start) + abs(mean)),
@@ -274,13 +260,6 @@ def _product(near: _Tail, far: _Tail, s: float) -> Term:
     return value, error
 
 
-def _square_slope(slope: float, curve: float, tails: list[_Tail], loose: float) -> Term:
-    """E f'² from the middle piece and what f'² is more beyond the kinks."""
-    here = slope * slope + 4.0 * curve * curve
-    terms = [(here, 8.0 * EPS * here + 2.0 * abs(slope) * loose)]
-    return _sum(terms + [_dot(tail.steeper, tail) for tail in tails])
-
-
 def _dot(coefficients: tuple[float, ...], tail: _Tail) -> Term:
     """Σ_k coefficient_k I_k."""
     value = error = 0.0
@@ -293,11 +272,6 @@ def _dot(coefficients: tuple[float, ...], tail: _Tail) -> Term:
 def _sum(terms: list[Term]) -> Term:
     total = math.fsum(value for value, _ in terms)
     return total, sum(error for _, error in terms) + EPS * abs(total)
-
-
-def _hopeless() -> Figures:
-    """Figures of which nothing is known: whoever compares bounds looks elsewhere."""
-    return Figures(0.0, 0.0, 0.0, math.inf, _CLOSED)
 
 
 _NARROW = 0.5
@@ -331,7 +305,7 @@ def _elu_from_line(gamma: float, law: Normal) -> Figures:
     m, s = law.mean, law.std
     t = min(m / s, NOTHING_BEYOND)
     (below, first, second), tail_ulps = _tail(t)
-    one, two = _exponential_below(1, law), _exponential_below(2, law)
+    one, two = _exponential(1, law), _exponential(2, law)
     shift = [gamma * one, -gamma * below, s * first]
     # In units that keep squares in range.
     scale = max(s, 1.0)
@@ -342,7 +316,7 @@ def _elu_from_line(gamma: float, law: Normal) -> Figures:
     square += [2.0 * g * product, -2.0 * g * u * first, u * u * second]
     drift = [u * u, 2.0 * u * u * gamma * one, -2.0 * u * u * below]
     slope = [1.0, -below, gamma * gamma * two]
-    ulps = _ulps(8.0, tail_ulps)
+    ulps = 8.0, tail_ulps
     variance = [*drift, *square, -mean * mean]
     return _figures(m, shift, variance, slope, ulps, scale, 2.0 * abs(mean))
 
@@ -353,7 +327,7 @@ def _elu_from_exponential(gamma: float, law: Normal) -> Figures:
     t = min(-m / s, NOTHING_BEYOND)
     (above, first, second), tail_ulps = _tail(t)
     whole = math.exp(m + 0.5 * s * s)
-    one, two = _exponential_above(1, law), _exponential_above(2, law)
+    one, two = _exponential(1, law, 1.0), _exponential(2, law, 1.0)
     # E x e^x over x > 0.
     product = s * pdf(t) * mills_defect(t - s) if t >= s else (m + s * s) * one + s * pdf(t)
     shift = [s * first, -gamma * one, gamma * above]
@@ -362,9 +336,9 @@ def _elu_from_exponential(gamma: float, law: Normal) -> Figures:
     variance += [2.0 * g * product, -2.0 * g * g * two, 2.0 * g * g * one, -2.0 * g * whole * mean]
     variance += [s * s * second, -2.0 * g * product, 2.0 * g * s * first]
     variance += [g * g * two, -2.0 * g * g * one, g * g * above, -mean * mean]
-    slope = [g * g * _exponential_below(2, law), above]
+    slope = [g * g * _exponential(2, law), above]
     # The exponents m + s²/2 and twice that are rounded.
-    ulps = _ulps(32.0 + 8.0 * abs(m), tail_ulps)
+    ulps = 32.0 + 8.0 * abs(m), tail_ulps
     anchor, pull = gamma * math.expm1(m + 0.5 * s * s), 2.0 * (abs(mean) + abs(g) * whole)
     return _figures(anchor, shift, variance, slope, ulps, 1.0, pull)
 
@@ -374,12 +348,12 @@ def _elu_from_floor(gamma: float, law: Normal) -> Figures:
     m, s = law.mean, law.std
     t = min(-m / s, NOTHING_BEYOND)
     (above, first, second), tail_ulps = _tail(t)
-    one, two = _exponential_below(1, law), _exponential_below(2, law)
+    one, two = _exponential(1, law), _exponential(2, law)
     shift = [gamma * one, s * first, gamma * above]
     g, mean = gamma / s, math.fsum(shift) / s
     variance = [g * g * two, second, 2.0 * g * first, g * g * above, -mean * mean]
     # e^(-|m|/2) times |m| ulp, where no tail stands before it, is less than one ulp.
-    ulps = _ulps(64.0 + 8.0 * min(t * t, abs(m)), tail_ulps)
+    ulps = 64.0 + 8.0 * min(t * t, abs(m)), tail_ulps
     slope = [gamma * gamma * two, above]
     return _figures(-gamma, shift, variance, slope, ulps, s, 2.0 * abs(mean))
 
@@ -387,7 +361,7 @@ def _elu_from_floor(gamma: float, law: Normal) -> Figures:
 def _tail(t: float) -> tuple[list[float], float]:
     """I₀, I₁, I₂ at t, and by how many ulp a product of figures of that tail may be off.
 
-    The moments are off by what their bounds say; an :func:`_exponential_tail` by 16 ulp for the
+    The moments are off by what their bounds say; an :func:`_exponential` by 16 ulp for the
     density and Mills' ratio, and by t² + 2t for the ulp of t in both; 12 more are for products.
     """
     moments, errors = tail_moments(t)
@@ -395,25 +369,13 @@ def _tail(t: float) -> tuple[list[float], float]:
     return moments[:3], 12.0 + max(ulps, 16.0 + t * t + 2.0 * t)
 
 
-def _exponential_below(k: int, law: Normal) -> float:
-    """E e^(kx) over x < 0."""
-    return _exponential_tail(k, law, k * law.std + law.mean / law.std)
-
-
-def _exponential_above(k: int, law: Normal) -> float:
-    """E e^(kx) over x > 0, for m < 0 and s ≤ ½."""
-    return _exponential_tail(k, law, -law.mean / law.std - k * law.std)
-
-
-def _exponential_tail(k: int, law: Normal, b: float) -> float:
+def _exponential(k: int, law: Normal, side: float = -1.0) -> float:
+    """E e^(kx) over x < 0; on side 1 over x > 0, for m < 0 and s ≤ ½."""
     m, s = law.mean, law.std
+    b = -side * (k * s + m / s)
     if b >= 0:
         return pdf(m / s) * mills(b)
     return math.exp(k * m + 0.5 * (k * s) * (k * s)) * cdf(-b)
-
-
-def _ulps(first: float, others: float) -> list[float]:
-    return [first] + [others] * 16
 
 
 def _figures(
@@ -421,7 +383,7 @@ def _figures(
     shift: list[float],
     variance: list[float],
     slope: list[float],
-    ulps: list[float],
+    ulps: tuple[float, float],
     scale: float = 1.0,
     pull: float = 0.0,
 ) -> Figures:
@@ -431,23 +393,24 @@ def _figures(
     which do not hang on a tail; the second is that of all others.  ``pull`` is the size of the
     derivative of σ_f²/scale² by the mean over scale.
     """
+    first, others = ulps
+
+    def rounding(terms: list[float]) -> float:
+        return sum(abs(term) * (others if k else first) for k, term in enumerate(terms))
+
     mean = anchor + math.fsum(shift)
     v, q = math.fsum(variance), math.fsum(slope)
     size = sum(map(abs, shift))
     # Where the mean stands in the variance, it carries the errors of all its terms.
-    error_v = _weighted(variance, ulps) + pull * ulps[1] * size / scale
+    error_v = rounding(variance) + pull * others * size / scale
     std, root = math.sqrt(max(v, 0.0)), math.sqrt(max(q, 0.0))
-    of_slope = std_error(q, EPS * _weighted(slope, ulps)) + 2.0 * EPS * root
+    of_slope = std_error(q, EPS * rounding(slope)) + 2.0 * EPS * root
     bound = max(
-        EPS * (ulps[1] * size + ulps[0] * abs(anchor)),
+        EPS * (others * size + first * abs(anchor)),
         scale * (std_error(v, EPS * error_v) + 2.0 * EPS * std),
         of_slope,
     )
     return Figures(mean, scale * std, root, bound, _CLOSED, of_slope)
-
-
-def _weighted(terms: list[float], ulps: list[float]) -> float:
-    return sum(abs(term) * u for term, u in zip(terms, ulps, strict=False))
 
 
 _HALF_NODES, _HALF_WEIGHTS = np.polynomial.legendre.leggauss(32)
@@ -499,11 +462,11 @@ def gelu(law: Normal) -> Figures:
     away = h * (r / q) / q
     slope = [both, 2.0 * h * rest * dense * mid]
     slope += [2.0 * rho * pair / q, pair / q * (s / q) ** 2, pair / q * away * away]
-    ulps = _ulps(48.0 + 6.0 * h * h, 48.0 + 6.0 * h * h)
+    ulps = 48.0 + 6.0 * h * h
     if law.mean <= 0:
-        return _figures(0.0, shift, variance, slope, ulps, s)
+        return _figures(0.0, shift, variance, slope, (ulps, ulps), s)
     drift = [1.0, -2.0 * low, -2.0 * h * rest * dense]
-    return _figures(law.mean, shift, drift + variance, drift + slope, [4.0, *ulps], s)
+    return _figures(law.mean, shift, drift + variance, drift + slope, (4.0, ulps), s)
 
 
 def _association(h: float, q: float, r: float, rho: float) -> float:

@@ -15,7 +15,7 @@ from normprop.gaussian.landmarks import located
 from normprop.gaussian.law import Figures, Normal, says_something, std_error
 from normprop.gaussian.named import FUNCTIONS
 from normprop.gaussian.normal import BEYOND, EPS, REACH, pdf
-from normprop.gaussian.quadrature import Mesh, converged_mesh
+from normprop.gaussian.quadrature import Mesh, converged_mesh, ended
 
 # A closed form this good, relative to its largest figure, is not worth a comparison; the floor
 # is where a figure counts as small.
@@ -46,7 +46,7 @@ def elementwise(function: Function, law: Normal) -> Figures:
     """
     try:
         # A callable is described anew each time it comes: nothing to remember.
-        found = _remembered(function, law) if function.both is None else integrate(function, law)
+        found = _figures(function, law) if function.both is None else integrate(function, law)
     except (OverflowError, ZeroDivisionError, ValueError) as problem:
         # Python's own words for numbers that left the range.
         raise _out_of_range(function, law) from problem
@@ -63,11 +63,12 @@ def _out_of_range(function: Function, law: Normal) -> ArithmeticError:
     )
 
 
+@lru_cache(maxsize=4096)
 def _figures(function: Function, law: Normal) -> Figures:
     if function.closed is None:
-        special = _SPECIAL.get(function.name)
-        known = special is not None and FUNCTIONS[function.name] is function
-        return special(law) if known else integrate(function, law)
+        own = FUNCTIONS.get(function.name) is function
+        special = _SPECIAL.get(function.name) if own else None
+        return integrate(function, law) if special is None else special(law)
     found = function.closed(law)
     if found.error <= _GOOD * max(abs(found.mean), found.std, found.slope, _SMALL):
         return found
@@ -78,11 +79,6 @@ def _figures(function: Function, law: Normal) -> Figures:
             return found
         raise
     return found if found.error <= numeric.error else numeric
-
-
-@lru_cache(maxsize=4096)
-def _remembered(function: Function, law: Normal) -> Figures:
-    return _figures(function, law)
 
 
 def _tanh(law: Normal) -> Figures:
@@ -100,14 +96,8 @@ def _sigmoid(law: Normal) -> Figures:
         return integrate(function, law)
     # 1 - sigmoid(x) = sigmoid(-x): integrate where the values are small, so that they are
     # accurate relative to themselves.
-    mirrored = integrate(function, Normal(-law.mean, law.std))
-    return Figures(
-        1.0 - mirrored.mean,
-        mirrored.std,
-        mirrored.slope,
-        mirrored.error + EPS,
-        mirrored.method,
-    )
+    found = integrate(function, Normal(-law.mean, law.std))
+    return Figures(1.0 - found.mean, found.std, found.slope, found.error + EPS, found.method)
 
 
 def _tanh_mean(law: Normal) -> tuple[float, float]:
@@ -160,24 +150,16 @@ def integrate(function: Function, law: Normal) -> Figures:
     g, slope, values = mesh.values[4:]
     weights = mesh.weights * mesh.values[0]
 
-    mean_g = math.fsum(weights * g)
-    variance = math.fsum(weights * (g - mean_g) ** 2)
+    # The density is off by z² ulp, everything else by a few and by what hangs on x.
+    z = mesh.nodes + (anchor - m) / s
+    ulp = EPS * (16.0 + z * z)
+    steep, slope_error = rough
+    mean_g, variance, error_g, error_square = spread(weights, g, ulp, steep, mesh.truncation)
     slope_square = math.fsum(weights * slope**2)
     direct = value_m + mean_g
     # Where f(m) and the mean increment cancel, the values themselves are the better road.
     mean = math.fsum(weights * values) if abs(value_m) > abs(direct) else direct
 
-    # The density is off by z² ulp, everything else by a few and by what hangs on x.
-    z = mesh.nodes + (anchor - m) / s
-    ulp = EPS * (16.0 + z * z)
-    steep, slope_error = rough
-    error_g = _total(weights, np.abs(g) * ulp + steep) + mesh.truncation[1]
-    error_square = (
-        _total(weights, g * g * ulp + 2.0 * np.abs(g) * steep)
-        + mesh.truncation[2]
-        + 2.0 * abs(mean_g) * error_g
-        + mean_g**2 * (_total(weights, ulp) + mesh.truncation[0])
-    )
     error_slope = (
         _total(weights, slope**2 * ulp + (2.0 * np.abs(slope) + slope_error) * slope_error)
         + mesh.truncation[3]
@@ -197,6 +179,25 @@ def integrate(function: Function, law: Normal) -> Figures:
         raise _out_of_range(function, law)
     std, root = math.sqrt(variance), math.sqrt(slope_square)
     return Figures(mean, std, root, float(error), "quadrature", of_slope)
+
+
+def spread(
+    weights: np.ndarray, g: np.ndarray, ulp: np.ndarray, steep: np.ndarray, cut: np.ndarray
+) -> tuple[float, float, float, float]:
+    """Mean and variance of g under a rule, bounds on the errors of the mean and of the square.
+
+    The weights are off by ``ulp`` of themselves, g by ``steep``, integrals of 1, g, g² by ``cut``.
+    """
+    mean = math.fsum(weights * g)
+    variance = math.fsum(weights * (g - mean) ** 2)
+    error = _total(weights, np.abs(g) * ulp + steep) + cut[1]
+    error_square = (
+        _total(weights, g * g * ulp + 2.0 * np.abs(g) * steep)
+        + cut[2]
+        + 2.0 * abs(mean) * error
+        + mean**2 * (_total(weights, ulp) + cut[0])
+    )
+    return mean, variance, error, error_square
 
 
 def _still_growing(function: Function, law: Normal) -> ArithmeticError:
@@ -230,12 +231,8 @@ def _described(function: Function, law: Normal, anchor: float) -> Sampled:
         x, h = anchor + s * v, s * v + offset
         return _rows(v - center, function.increment(m, h), function.slope(x), function.value(x))
 
-    marks = [
-        (c + shift - anchor) / s
-        for c in function.features
-        for shift in {0.0, function.width, -function.width, 0.1 * function.width}
-    ]
-    mesh = converged_mesh(integrand, panel_ends(center, marks), tested=4)
+    ends = panel_ends(center, function.marks(anchor, s))
+    mesh = converged_mesh(integrand, ends, tested=4)
     slope = mesh.values[5]
     # x is off by |m| + s|z| ulp.
     x_error = EPS * (abs(m) + abs(anchor) + s * np.abs(mesh.nodes))
@@ -373,9 +370,7 @@ def _beyond(g: np.ndarray, slope: np.ndarray) -> np.ndarray | None:
 
 def panel_ends(center: float, marks: list[float]) -> np.ndarray:
     """Ends of the first panels: the bulk of the normal law, and the marks that fall in it."""
-    grid = center + np.array([-REACH, -6.0, -3.0, 0.0, 3.0, 6.0, REACH])
-    inside = [v for v in marks if grid[0] < v < grid[-1]]
-    return np.unique(np.concatenate([grid, inside]))
+    return ended(center + np.array([-REACH, -6.0, -3.0, 0.0, 3.0, 6.0, REACH]), marks)
 
 
 def _total(weights: np.ndarray, errors: np.ndarray) -> float:

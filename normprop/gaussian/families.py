@@ -13,14 +13,7 @@ import numpy as np
 
 from normprop.gaussian import closed
 from normprop.gaussian.closed import Spline
-from normprop.gaussian.functions import (
-    Array,
-    Function,
-    by_name,
-    hardsigmoid,
-    hardsigmoid_increment,
-    relu_increment,
-)
+from normprop.gaussian.functions import Array, Function, by_name
 from normprop.gaussian.law import Figures, Normal
 from normprop.gaussian.normal import EPS
 
@@ -52,20 +45,16 @@ def piecewise_linear(
     """
     kinks, slopes = tuple(map(float, kinks)), tuple(map(float, slopes))
     jumps = (0.0,) * len(kinks) if jumps is None else tuple(map(float, jumps))
-    _check_lines(kinks, slopes, jumps, (at, value))
-    return _lines(name, kinks, slopes, jumps, float(at), float(value))
-
-
-def _check_lines(kinks, slopes, jumps, start) -> None:
     if len(slopes) != len(kinks) + 1 or len(jumps) != len(kinks):
         raise ValueError(
             "there must be one slope more than kinks and as many jumps; there were "
             f"{len(kinks)} kinks, {len(slopes)} slopes and {len(jumps)} jumps"
         )
-    if not all(map(math.isfinite, (*kinks, *slopes, *jumps, *start))):
+    if not all(map(math.isfinite, (*kinks, *slopes, *jumps, at, value))):
         raise ValueError(f"kinks, slopes and jumps must be finite; they were {kinks}, {slopes}")
     if list(kinks) != sorted(set(kinks)):
         raise ValueError(f"kinks must be strictly increasing; they were {kinks}")
+    return _lines(name, kinks, slopes, jumps, float(at), float(value))
 
 
 @lru_cache(maxsize=1024)
@@ -85,6 +74,11 @@ def _lines(name, kinks, slopes, jumps, at, value) -> Function:
     def increment(c: float, h: Array) -> Array:
         return _rise(pieces, c, np.asarray(h, dtype=float))
 
+    # Bound on sup f - inf f, where f is flat at both ends.
+    span = math.inf
+    if slopes[0] == slopes[-1] == 0.0:
+        inner = np.abs(steep[1:-1]) @ np.diff(ends) if len(kinks) > 1 else 0.0
+        span = float(inner + sum(map(abs, jumps)))
     # Values are counted from f(at), whose rounding stays in those that are smaller.
     noise = 8.0 * (abs(value) + steepest * abs(at))
     mixed = any(j > 0 for j in jumps) and any(j < 0 for j in jumps)
@@ -99,7 +93,7 @@ def _lines(name, kinks, slopes, jumps, at, value) -> Function:
         width=0.0,
         features=kinks or (0.0,),
         lipschitz=steepest,
-        span=_span(pieces) if slopes[0] == slopes[-1] == 0.0 else math.inf,
+        span=span,
         log_slope=0.0,
         increasing=min(slopes) >= 0 and min(jumps, default=0.0) >= 0,
         looseness=8.0 * steepest if turning else 0.0,
@@ -131,11 +125,25 @@ def _rise(pieces: Spline, c: float, h: Array) -> Array:
     return total
 
 
-def _span(pieces: Spline) -> float:
-    """Bound on sup f - inf f where f is flat at both ends."""
-    gaps = np.diff(pieces.kinks)
-    inner = np.abs(np.array(pieces.slopes[1:-1])) @ gaps if len(gaps) else 0.0
-    return float(inner + sum(map(abs, pieces.jumps)))
+def relu_increment(c: float, h: Array) -> Array:
+    """Increment of max(x, 0) from c to c + h."""
+    return np.maximum(h, -c) if c > 0 else np.maximum(c + h, 0.0)
+
+
+@by_name
+def relu() -> Function:
+    """The function max(x, 0)."""
+    return Function(
+        name="relu",
+        value=lambda x: np.maximum(x, 0.0),
+        slope=lambda x: (x > 0).astype(float),
+        increment=relu_increment,
+        width=0.0,
+        lipschitz=1.0,
+        log_slope=0.0,
+        increasing=True,
+        closed=closed.relu,
+    )
 
 
 def identity() -> Function:
@@ -229,12 +237,24 @@ def elu(alpha: float = 1.0, scale: float = 1.0, width: float = 1.0, name: str = 
         return amplitude * (line + np.sign(h) * fall)
 
     def figures(law: Normal) -> Figures:
-        unit = Normal(law.mean / width, law.std / width)
-        return _stretched(closed.elu(ratio, unit), amplitude, width, law, lipschitz)
+        unit = closed.elu(ratio, Normal(law.mean / width, law.std / width))
+        size, steep = abs(amplitude), abs(amplitude / width)
+        slope = steep * unit.slope
+        off, off_slope = size * unit.error, steep * unit.error
+        if width != 1.0:
+            # m/width and s/width are rounded.  Mean and std move by at most f's steepest slope
+            # times that; the slope's mean square as for another ulp of t, which its bound knows.
+            off += 2.0 * EPS * (abs(law.mean) + law.std) * lipschitz
+            off_slope *= 2.0
+        error = max(off, off_slope)
+        error += 4.0 * EPS * max(size * abs(unit.mean), size * unit.std, slope)
+        return Figures(amplitude * unit.mean, size * unit.std, slope, error, unit.method)
 
     return Function(
         name=name,
-        value=lambda x: amplitude * np.where(x > 0, x / width, ratio * _decay(x / width)),
+        value=lambda x: (
+            amplitude * np.where(x > 0, x / width, ratio * np.expm1(np.minimum(x / width, 0.0)))
+        ),
         slope=lambda x: scale * np.where(x > 0, 1.0, ratio * np.exp(np.minimum(x / width, 0.0))),
         increment=increment,
         width=40.0 * width,
@@ -245,28 +265,6 @@ def elu(alpha: float = 1.0, scale: float = 1.0, width: float = 1.0, name: str = 
         convex=0 <= ratio <= 1,
         closed=figures,
     )
-
-
-def _decay(x: Array) -> Array:
-    return np.expm1(np.minimum(x, 0.0))
-
-
-def _stretched(
-    figures: Figures, amplitude: float, width: float, law: Normal, lipschitz: float
-) -> Figures:
-    """Figures of amplitude·f(x/width) from those of f at the law of x/width."""
-    size, steep = abs(amplitude), abs(amplitude / width)
-    slope = steep * figures.slope
-    off, off_slope = size * figures.error, steep * figures.error
-    if width != 1.0:
-        # m/width and s/width are rounded.  Mean and std move by at most f's steepest slope
-        # times that; the slope's mean square as for another ulp of t, which its bound knows.
-        off += 2.0 * EPS * (abs(law.mean) + law.std) * lipschitz
-        off_slope *= 2.0
-    error = max(off, off_slope)
-    error += 4.0 * EPS * max(size * abs(figures.mean), size * figures.std, slope)
-    mean, std = amplitude * figures.mean, abs(amplitude) * figures.std
-    return Figures(mean, std, slope, error, figures.method)
 
 
 @by_name
@@ -299,14 +297,50 @@ def gated_increment(gate, gate_increment):
     return increment
 
 
+def ramp(x: Array) -> Array:
+    """x/6 + 1/2, clipped to [0, 1]."""
+    return np.clip(x / 6.0 + 0.5, 0.0, 1.0)
+
+
+def ramp_increment(c: float, h: Array) -> Array:
+    """Increment of the ramp from c to c + h."""
+    # Clipping the ends first leaves a difference of numbers of at most 3 in size.
+    start = min(max(c, -3.0), 3.0)
+    inside = np.abs(c + h) < 3.0
+    shift = np.where(inside & (start == c), h, np.clip(c + h, -3.0, 3.0) - start)
+    return shift / 6.0
+
+
+_RAMP = Spline((-3.0, 3.0), (0.0, 1.0 / 6.0, 0.0), (0.0, 0.0, 0.0), (0.0, 0.0), -3.0, 0.0)
+
+
+@by_name
+def hardsigmoid() -> Function:
+    """The function x/6 + 1/2, clipped to [0, 1]."""
+    # torch's float64 gradient uses a float32 sixth; this one does not.
+    return Function(
+        name="hardsigmoid",
+        value=ramp,
+        slope=lambda x: np.where(np.abs(x) < 3.0, 1.0 / 6.0, 0.0),
+        increment=ramp_increment,
+        width=0.0,
+        features=(-3.0, 3.0),
+        lipschitz=1.0 / 6.0,
+        span=1.0,
+        log_slope=0.0,
+        increasing=True,
+        closed=lambda law: closed.spline(_RAMP, law),
+    )
+
+
 @by_name
 def hardswish() -> Function:
     """The function x·hardsigmoid(x): 0 up to -3, x(x + 3)/6 up to 3, then x."""
     return Function(
         name="hardswish",
-        value=lambda x: x * hardsigmoid(x),
+        value=lambda x: x * ramp(x),
         slope=lambda x: np.where(np.abs(x) < 3.0, x / 3.0 + 0.5, (x >= 3.0).astype(float)),
-        increment=gated_increment(hardsigmoid, hardsigmoid_increment),
+        increment=gated_increment(ramp, ramp_increment),
         width=0.0,
         features=(-3.0, 3.0),
         lipschitz=1.5,

@@ -1,9 +1,9 @@
-"""What integration needs to know of a scalar function, and the functions that others are made of.
+"""What integration needs to know of a scalar function.
 
 A function is described once: its value, its slope, its increments without cancellation, where
 it bends, and its closed form where it has one.  ``normprop.gaussian.families`` and
-``normprop.gaussian.smooth`` make such descriptions, ``normprop.gaussian.named`` lists those
-that have a name: :func:`by_name` enters them there.
+``normprop.gaussian.smooth`` make such descriptions; those that have a name are in
+``normprop.gaussian.named``, where :func:`by_name` enters them.
 """
 
 from __future__ import annotations
@@ -81,6 +81,12 @@ class Function:
         """Bound on the distance of f from f(c) over the outskirts that integration leaves out."""
         return min(self.span, 2.0 * reach * std * self.lipschitz + self.jumps)
 
+    def marks(
+        self, mean: float, std: float, shares: tuple[float, ...] = (0.0, 1.0, -1.0, 0.1)
+    ) -> list[float]:
+        """The features and these shares of the width beside them, in standard deviations."""
+        return [(c + share * self.width - mean) / std for c in self.features for share in shares]
+
     @property
     def bounded(self) -> bool:
         """Whether the growth of f is known."""
@@ -100,54 +106,3 @@ def by_name(make: Maker) -> Maker:
     """
     MAKERS[make.__name__] = lru_cache(maxsize=1024)(make)
     return MAKERS[make.__name__]
-
-
-def sigmoid(x: Array) -> Array:
-    """1/(1 + exp(-x)), accurate relative to its value for every x."""
-    small = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1.0, small) / (1.0 + small)
-
-
-def sigmoid_slope(x: Array) -> Array:
-    """Slope of the sigmoid, accurate relative to its value for every x."""
-    small = np.exp(-np.abs(x))
-    return small / (1.0 + small) ** 2
-
-
-def sigmoid_increment(c: float, h: Array) -> Array:
-    """Increment of the sigmoid from c to c + h."""
-    # σ(c+h) - σ(c) = σ(c+h) σ(-c) (1 - e^-h).  The factor is bounded for h ≥ 0; for h < 0
-    # swap the ends.  Both need only the exponential of a negative number.
-    start, end = np.asarray(c, dtype=float), c + h
-    low, high = np.minimum(start, end), np.maximum(start, end)
-    rise = -np.expm1(-np.abs(h)) * sigmoid(high) * sigmoid(-low)
-    return np.copysign(rise, h)
-
-
-def tanh_slope(x: Array) -> Array:
-    """Slope of tanh, accurate relative to its value for every x."""
-    return 4.0 * sigmoid_slope(2.0 * x)
-
-
-def tanh_increment(c: float, h: Array) -> Array:
-    """Increment of tanh from c to c + h."""
-    return 2.0 * sigmoid_increment(2.0 * c, 2.0 * h)
-
-
-def relu_increment(c: float, h: Array) -> Array:
-    """Increment of max(x, 0) from c to c + h."""
-    return np.maximum(h, -c) if c > 0 else np.maximum(c + h, 0.0)
-
-
-def hardsigmoid(x: Array) -> Array:
-    """x/6 + 1/2, clipped to [0, 1]."""
-    return np.clip(x / 6.0 + 0.5, 0.0, 1.0)
-
-
-def hardsigmoid_increment(c: float, h: Array) -> Array:
-    """Increment of the hard sigmoid from c to c + h."""
-    # Clipping the ends first leaves a difference of numbers of at most 3 in size.
-    start = min(max(c, -3.0), 3.0)
-    inside = np.abs(c + h) < 3.0
-    shift = np.where(inside & (start == c), h, np.clip(c + h, -3.0, 3.0) - start)
-    return shift / 6.0

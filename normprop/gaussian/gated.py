@@ -18,23 +18,14 @@ from normprop.gaussian.normal import EPS
 
 @dataclass(frozen=True)
 class GatedFigures:
-    """Figures of a gated unit.
+    """Figures of a gated unit."""
 
-    Attributes:
-        mean: E a·g(b).
-        std: Std a·g(b).
-        value: standard deviation of the gradient at the half a.
-        gate: standard deviation of the gradient at the half b.
-        error: bound on the absolute error of each of the four.
-        method: that of the gate's figures.
-    """
-
-    mean: float
-    std: float
-    value: float
-    gate: float
-    error: float
-    method: str
+    mean: float  # E a·g(b)
+    std: float  # Std a·g(b)
+    value: float  # standard deviation of the gradient at the half a
+    gate: float  # standard deviation of the gradient at the half b
+    error: float  # bound on the absolute error of each of the four
+    method: str  # that of the gate's figures
 
     @property
     def slope(self) -> float:

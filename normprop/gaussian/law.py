@@ -75,17 +75,13 @@ def in_range(figures: Callable[_Arguments, _Found]) -> Callable[_Arguments, _Fou
         try:
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 return figures(*arguments, **options)
-        except ArithmeticError as problem:
+        except (ArithmeticError, ValueError) as problem:
+            if isinstance(problem, ValueError) and not str(problem).startswith(_OF_PYTHON):
+                raise
             # Python's own words for it are no help: (34, 'Numerical result out of range').
             ours = type(problem) is ArithmeticError
             reason = f": {problem}" if ours else "; at this law they do not"
             raise ValueError(f"figures must stay in the range of float64{reason}") from problem
-        except ValueError as problem:
-            if not str(problem).startswith(_OF_PYTHON):
-                raise
-            raise ValueError(
-                "figures must stay in the range of float64; at this law they do not"
-            ) from problem
 
     return checked
 

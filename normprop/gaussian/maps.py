@@ -21,7 +21,7 @@ from normprop.gaussian.functions import Function
 from normprop.gaussian.law import Figures, Normal, in_range
 from normprop.gaussian.named import FUNCTIONS
 from normprop.gaussian.normal import BEYOND, EPS, REACH, pdf
-from normprop.gaussian.quadrature import converged_mesh
+from normprop.gaussian.quadrature import converged_mesh, ended
 
 _HERMITE_TERMS = 128
 # Where those leave out more than this, so many.
@@ -119,11 +119,7 @@ def scale_slope(
         g = function.value(law.mean + s * z) - shift
         return pdf(z) * np.stack([(z * z - 1.0) * g * g, g * g])
 
-    marks = [
-        (c + offset - law.mean) / s
-        for c in function.features
-        for offset in {0.0, function.width, -function.width}
-    ]
+    marks = function.marks(law.mean, s, (0.0, 1.0, -1.0))
     mesh = converged_mesh(integrand, panel_ends(0.0, marks))
     scale = 0.5 / (second_moment * divisor**2)
     value = float(mesh.integrals()[0]) * scale
@@ -205,13 +201,10 @@ def hermite_energies(function: Function, law: Normal, terms: int = _HERMITE_TERM
         g = function.increment(law.mean, law.std * z)
         return (pdf(z) * g)[None] * _hermite(z, terms)
 
-    marks = [(c - law.mean) / law.std for c in function.features]
     # Polynomials up to this degree oscillate with a wave length of about 2π/√degree.
     panels = int(2.0 * REACH * math.sqrt(terms) / (2.0 * math.pi)) + 2
-    grid = np.linspace(-REACH, REACH, panels)
-    inside = [v for v in marks if abs(v) < REACH]
-    mesh = converged_mesh(integrand, np.unique(np.concatenate([grid, inside])))
-    coefficients = mesh.integrals()
+    grid, marks = np.linspace(-REACH, REACH, panels), function.marks(law.mean, law.std, (0.0,))
+    coefficients = converged_mesh(integrand, ended(grid, marks)).integrals()
     return coefficients**2 / elementwise(function, law).std ** 2
 
 

@@ -23,21 +23,13 @@ from normprop.gaussian.normal import EPS
 
 @dataclass(frozen=True)
 class Normalization:
-    """What normalising over a group of n does.
+    """What normalising over a group of n does."""
 
-    Attributes:
-        variance: E y².
-        own: mean square of the derivative of y_i by x_i.
-        other: mean square of the derivative of y_i by x_j, j ≠ i.
-        errors: bounds on the absolute errors of the three.
-        method: "closed form" or "quadrature".
-    """
-
-    variance: float
-    own: float
-    other: float
-    errors: tuple[float, float, float]
-    method: str
+    variance: float  # E y²
+    own: float  # mean square of the derivative of y_i by x_i
+    other: float  # mean square of the derivative of y_i by x_j, j ≠ i
+    errors: tuple[float, float, float]  # bounds on the absolute errors of the three
+    method: str  # "closed form" or "quadrature"
 
     def slope(self, n: int) -> tuple[float, float]:
         """Root mean square of the gradient for weights of 1, and a bound on its error."""

@@ -8,10 +8,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from normprop.gaussian.elementwise import elementwise
+from normprop.gaussian.elementwise import elementwise, spread
 from normprop.gaussian.law import Image, Law, std_error
 from normprop.gaussian.normal import BEYOND, EPS, REACH, log_cdf, pdf
-from normprop.gaussian.quadrature import Mesh, converged_mesh
+from normprop.gaussian.quadrature import Mesh, converged_mesh, ended
 
 Spread = tuple[float, float, float, str]
 """Mean, standard deviation, error bound and method."""
@@ -83,34 +83,19 @@ def maximum_of(n: int, law: Image) -> Spread:
             f"decrease; {function.name} does"
         )
     center, *_ = maximum(n, base)
-    marks = [
-        (c + offset - base.mean) / base.std
-        for c in function.features
-        for offset in {0.0, function.width, -function.width, 0.1 * function.width}
-    ]
-    mesh = _mesh(
-        n,
-        lambda z: function.increment(center, base.std * z + (base.mean - center)),
-        marks,
-    )
-    z = mesh.nodes
-    weights = mesh.weights * _density(n, z)
-    g = function.increment(center, base.std * z + (base.mean - center))
-    mean_g = math.fsum(weights * g)
-    variance = math.fsum(weights * (g - mean_g) ** 2)
 
-    ulp = EPS * _density_ulps(n, z)
+    def increment(z: np.ndarray) -> np.ndarray:
+        return function.increment(center, base.std * z + (base.mean - center))
+
+    mesh = _mesh(n, increment, function.marks(base.mean, base.std))
+    z = mesh.nodes
+    weights, g = mesh.weights * _density(n, z), increment(z)
     x_error = EPS * (2.0 * abs(base.mean) + abs(center) + base.std * np.abs(z))
     steep = np.abs(function.slope(base.mean + base.std * z)) * x_error
     way = np.abs(base.std * z + (base.mean - center))
     steep += EPS * (function.looseness * way + function.noise)
-    error_g = float(weights @ (np.abs(g) * ulp + steep)) + mesh.truncation[1]
-    error_square = (
-        float(weights @ (g * g * ulp + 2.0 * np.abs(g) * steep))
-        + mesh.truncation[2]
-        + 2.0 * abs(mean_g) * error_g
-        + mean_g**2 * (float(weights @ ulp) + mesh.truncation[0])
-    )
+    ulp = EPS * _density_ulps(n, z)
+    mean_g, variance, error_g, error_square = spread(weights, g, ulp, steep, mesh.truncation)
     value = float(function.value(np.array([center]))[0])
     mean = (value + mean_g - law.shift) / law.scale
     scale = abs(law.scale)
@@ -130,9 +115,7 @@ def _mesh(n: int, image, marks: list[float]) -> Mesh:
         g = image(z)
         return _density(n, z) * np.stack([np.ones_like(z), g, g * g])
 
-    grid = np.linspace(-REACH, REACH, 17)
-    inside = [v for v in marks if -REACH < v < REACH]
-    return converged_mesh(integrand, np.unique(np.concatenate([grid, inside])))
+    return converged_mesh(integrand, ended(np.linspace(-REACH, REACH, 17), marks))
 
 
 def _density(n: int, z: np.ndarray) -> np.ndarray:

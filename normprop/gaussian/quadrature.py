@@ -41,21 +41,20 @@ _MAX_SEARCHED = 24
 Breaks = Callable[[np.ndarray, np.ndarray], list[np.ndarray]]
 
 
+def ended(grid: np.ndarray, marks: list[float]) -> np.ndarray:
+    """Ends of the first panels: a grid, and the marks that fall in it."""
+    inside = [v for v in marks if grid[0] < v < grid[-1]]
+    return np.unique(np.concatenate([grid, inside]))
+
+
 @dataclass(frozen=True)
 class Mesh:
-    """Nodes and weights on which all integrands of one problem have converged.
+    """Nodes and weights on which all integrands of one problem have converged."""
 
-    Attributes:
-        nodes: shape (n,).
-        weights: shape (n,).
-        values: the integrands at the nodes, shape (integrands, n).
-        truncation: bound on the truncation error of each integral, shape (integrands,).
-    """
-
-    nodes: np.ndarray
-    weights: np.ndarray
-    values: np.ndarray
-    truncation: np.ndarray
+    nodes: np.ndarray  # shape (n,)
+    weights: np.ndarray  # shape (n,)
+    values: np.ndarray  # the integrands at the nodes, shape (integrands, n)
+    truncation: np.ndarray  # bound on the truncation error of each integral, shape (integrands,)
 
     def integrals(self) -> np.ndarray:
         """The integrals, shape (integrands,)."""

@@ -28,23 +28,14 @@ _OF_A_WIDTH = np.array([-1.0, -0.25, -0.06, 0.0, 0.06, 0.25, 1.0])
 
 @dataclass(frozen=True)
 class Laws:
-    """Laws at which χ has one value.
+    """Laws at which χ has one value."""
 
-    Attributes:
-        mean: of each, shape (n,).
-        std: of each.
-        far: how far each is from a straight line, N(1 - Q'(1)).
-        slope: Q'(1) of each.
-        attracts: whether second moments far from 1 move towards it, too.
-        most: the largest χ that was seen at any law.
-    """
-
-    mean: Array
-    std: Array
-    far: Array
-    slope: Array
-    attracts: Array
-    most: float
+    mean: Array  # of each, shape (n,)
+    std: Array  # of each
+    far: Array  # how far each is from a straight line, N(1 - Q'(1))
+    slope: Array  # Q'(1) of each
+    attracts: Array  # whether second moments far from 1 move towards it, too
+    most: float  # the largest χ that was seen at any law
 
     def farthest(self) -> Normal | None:
         """The farthest from a straight line of those with Q'(1) < 1, if there is one.

@@ -9,35 +9,82 @@ from functools import lru_cache
 import numpy as np
 
 from normprop.gaussian import closed
-from normprop.gaussian.families import gated_increment
-from normprop.gaussian.functions import (
-    Array,
-    Function,
-    by_name,
-    relu_increment,
-    sigmoid,
-    sigmoid_increment,
-    sigmoid_slope,
-    tanh_increment,
-    tanh_slope,
-)
+from normprop.gaussian.families import gated_increment, relu_increment
+from normprop.gaussian.functions import Array, Function, by_name
 from normprop.gaussian.normal import pdf, upper_tail
 
 # Beyond this every gate is 0 or 1; the powers that are taken of x stay in range.
 _GATE_REACH = 1e6
 
 
-def gated(name: str, gate, gate_slope, gate_increment, curvature, width: float, **more) -> Function:
-    """The function x·g(x) with a gate g that rises from 0 to 1.
+def logistic(x: Array) -> Array:
+    """1/(1 + exp(-x)), accurate relative to its value for every x."""
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1.0, small) / (1.0 + small)
 
-    Args:
-        name: its name.
-        gate: g.
-        gate_slope: g'.
-        gate_increment: ``(c, h)`` → g(c + h) - g(c), accurate relative to itself.
-        curvature: bound on |2g' + xg''|.
-        width: half width of the neighbourhood of 0 where it is no straight line.
-        more: further fields.
+
+def logistic_slope(x: Array) -> Array:
+    """Slope of the same, as accurate."""
+    small = np.exp(-np.abs(x))
+    return small / (1.0 + small) ** 2
+
+
+def logistic_increment(c: float, h: Array) -> Array:
+    """Increment from c to c + h."""
+    # σ(c+h) - σ(c) = σ(c+h) σ(-c) (1 - e^-h).  The factor is bounded for h ≥ 0; for h < 0
+    # swap the ends.  Both need only the exponential of a negative number.
+    start, end = np.asarray(c, dtype=float), c + h
+    low, high = np.minimum(start, end), np.maximum(start, end)
+    rise = -np.expm1(-np.abs(h)) * logistic(high) * logistic(-low)
+    return np.copysign(rise, h)
+
+
+def tanh_slope(x: Array) -> Array:
+    """Slope of tanh, as accurate."""
+    return 4.0 * logistic_slope(2.0 * x)
+
+
+def tanh_increment(c: float, h: Array) -> Array:
+    """Increment of tanh from c to c + h."""
+    return 2.0 * logistic_increment(2.0 * c, 2.0 * h)
+
+
+@by_name
+def sigmoid() -> Function:
+    """The function 1/(1 + e^-x)."""
+    return Function(
+        name="sigmoid",
+        value=logistic,
+        slope=logistic_slope,
+        increment=logistic_increment,
+        width=40.0,
+        lipschitz=0.25,
+        span=1.0,
+        log_slope=1.0,
+        increasing=True,
+    )
+
+
+@by_name
+def tanh() -> Function:
+    """The function tanh x."""
+    return Function(
+        name="tanh",
+        value=np.tanh,
+        slope=tanh_slope,
+        increment=tanh_increment,
+        width=20.0,
+        lipschitz=1.0,
+        span=2.0,
+        log_slope=2.0,
+        increasing=True,
+    )
+
+
+def gated(name: str, gate, gate_slope, gate_increment, curvature, width: float, **more) -> Function:
+    """The function x·g(x), a line but for |x| < ``width``, with a gate g that rises from 0 to 1.
+
+    ``curvature`` is a bound on |2g' + xg''|; increments of g are accurate relative to themselves.
     """
 
     def slope(x: Array) -> Array:
@@ -60,14 +107,11 @@ def gated(name: str, gate, gate_slope, gate_increment, curvature, width: float, 
 @by_name
 def silu() -> Function:
     """The function x·sigmoid(x)."""
-    return gated(
-        "silu",
-        sigmoid,
-        sigmoid_slope,
-        sigmoid_increment,
-        lambda x: sigmoid_slope(x) * (2.0 + np.abs(x)),
-        40.0,
-    )
+
+    def curvature(x: Array) -> Array:
+        return logistic_slope(x) * (2.0 + np.abs(x))
+
+    return gated("silu", logistic, logistic_slope, logistic_increment, curvature, 40.0)
 
 
 def _cdf(x: Array) -> Array:
@@ -92,15 +136,16 @@ def _cdf_increment(c: float, h: Array) -> Array:
 @by_name
 def gelu() -> Function:
     """The function x·Φ(x), in closed form."""
-    return gated(
-        "gelu",
-        _cdf,
-        pdf,
-        _cdf_increment,
-        lambda x: pdf(x) * (2.0 + x * x),
-        9.0,
-        closed=closed.gelu,
-    )
+
+    def curvature(x: Array) -> Array:
+        return pdf(x) * (2.0 + x * x)
+
+    return gated("gelu", _cdf, pdf, _cdf_increment, curvature, 9.0, closed=closed.gelu)
+
+
+def _curvature(x: Array) -> Array:
+    """Of both gates below."""
+    return 3.0 * (1.0 + np.abs(x)) * np.exp(-np.abs(x))
 
 
 _TANH_RATE = math.sqrt(2.0 / math.pi)
@@ -114,7 +159,7 @@ def _tanh_gate_argument(x: Array) -> Array:
 
 def _tanh_gate_slope(x: Array) -> Array:
     rate = 2.0 * _TANH_RATE * (1.0 + 3.0 * _TANH_CUBE * x * x)
-    return sigmoid_slope(_tanh_gate_argument(x)) * rate
+    return logistic_slope(_tanh_gate_argument(x)) * rate
 
 
 def _tanh_gate_increment(c: float, h: Array) -> Array:
@@ -123,20 +168,17 @@ def _tanh_gate_increment(c: float, h: Array) -> Array:
     way = np.where((end == c + h) & (start == c), h, end - start)
     squares = start * start + start * end + end * end
     step = 2.0 * _TANH_RATE * way * (1.0 + _TANH_CUBE * squares)
-    return sigmoid_increment(float(_tanh_gate_argument(np.array(start))), step)
+    return logistic_increment(float(_tanh_gate_argument(np.array(start))), step)
 
 
 @lru_cache(maxsize=1)
 def gelu_tanh() -> Function:
     """The function x·(1 + tanh(√(2/π)(x + 0.044715x³)))/2, GELU with ``approximate="tanh"``."""
-    return gated(
-        "gelu_tanh",
-        lambda x: sigmoid(_tanh_gate_argument(x)),
-        _tanh_gate_slope,
-        _tanh_gate_increment,
-        lambda x: 3.0 * (1.0 + np.abs(x)) * np.exp(-np.abs(x)),
-        9.0,
-    )
+
+    def gate(x: Array) -> Array:
+        return logistic(_tanh_gate_argument(x))
+
+    return gated("gelu_tanh", gate, _tanh_gate_slope, _tanh_gate_increment, _curvature, 9.0)
 
 
 def _mish_gate(x: Array) -> Array:
@@ -168,14 +210,7 @@ def _mish_gate_increment(c: float, h: Array) -> Array:
 @by_name
 def mish() -> Function:
     """The function x·tanh(softplus(x))."""
-    return gated(
-        "mish",
-        _mish_gate,
-        _mish_gate_slope,
-        _mish_gate_increment,
-        lambda x: 3.0 * (1.0 + np.abs(x)) * np.exp(-np.abs(x)),
-        45.0,
-    )
+    return gated("mish", _mish_gate, _mish_gate_slope, _mish_gate_increment, _curvature, 45.0)
 
 
 def _softplus(x: Array) -> Array:
@@ -185,7 +220,7 @@ def _softplus(x: Array) -> Array:
 def _softplus_increment(c: float, h: Array) -> Array:
     """log(1 + σ(c)(e^h - 1)) over short ways; over long ones ReLU's and what is added to it."""
     start = np.array([c], dtype=float)
-    short = np.log1p(sigmoid(start) * np.expm1(np.clip(h, -1.0, 1.0)))
+    short = np.log1p(logistic(start) * np.expm1(np.clip(h, -1.0, 1.0)))
     rest = np.log1p(np.exp(-np.abs(c + h))) - np.log1p(np.exp(-np.abs(start)))
     return np.where(np.abs(h) <= 1.0, short, relu_increment(c, h) + rest)
 
@@ -205,13 +240,10 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> Function:
     limit = threshold / beta
     jump = -float(np.log1p(np.exp(-np.abs(threshold))) + max(-threshold, 0.0)) / beta
 
-    def value(x: Array) -> Array:
-        return np.where(beta * x > threshold, x, _softplus(beta * x) / beta)
-
     def increment(c: float, h: Array) -> Array:
         smooth = _softplus_increment(beta * c, beta * h) / beta
-        # Beyond the threshold the rest of f above x is missing.
-        excess = _above_line(beta * (c + h)) / beta
+        # Beyond the threshold the rest of f above x is missing, softplus(-x).
+        excess = _softplus(-beta * (c + h)) / beta
         if beta * c > threshold:
             return np.where(c + h > limit, h, h + excess)
         missing = np.where(beta * (c + h) > threshold, excess, 0.0)
@@ -219,8 +251,8 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> Function:
 
     return Function(
         name="softplus",
-        value=value,
-        slope=lambda x: np.where(beta * x > threshold, 1.0, sigmoid(beta * x)),
+        value=lambda x: np.where(beta * x > threshold, x, _softplus(beta * x) / beta),
+        slope=lambda x: np.where(beta * x > threshold, 1.0, logistic(beta * x)),
         increment=increment,
         features=(0.0, limit) if limit else (0.0,),
         width=40.0 / beta,
@@ -235,18 +267,13 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> Function:
     )
 
 
-def _above_line(x: Array) -> Array:
-    """softplus(x) - x = softplus(-x)."""
-    return _softplus(-x)
-
-
 @by_name
 def logsigmoid() -> Function:
     """The function log sigmoid(x) = -log(1 + e^-x)."""
     return Function(
         name="logsigmoid",
         value=lambda x: -_softplus(-x),
-        slope=lambda x: sigmoid(-x),
+        slope=lambda x: logistic(-x),
         increment=lambda c, h: -_softplus_increment(-c, -h),
         width=40.0,
         lipschitz=1.0,

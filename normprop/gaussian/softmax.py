@@ -29,6 +29,7 @@ relative to the integral itself, for every C and s.  The inner one is bounded al
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -53,19 +54,12 @@ _DEEP = 52.0
 
 @dataclass(frozen=True)
 class Rows:
-    """Second moments of a row p = softmax(x) of n independent normals x = m + s z.
+    """Second moments of a row p = softmax(x) of n independent normals x = m + s z."""
 
-    Attributes:
-        concentration: n E p_1², the mean of Σ p².
-        gradient: n E p_1²(1 - 2p_1 + Σ p_j²), the mean square length of p∘(dy - ⟨p, dy⟩).
-        tilted: E Σ_j p_j²(z_j - Σ_k p_k z_k)², the mean square of that vector's product with z.
-        errors: bounds on the absolute errors of the three.
-    """
-
-    concentration: float
-    gradient: float
-    tilted: float
-    errors: tuple[float, float, float]
+    concentration: float  # n E p_1², the mean of Σ p²
+    gradient: float  # n E p_1²(1 - 2p_1 + Σ p_j²), the mean square length of p∘(dy - ⟨p, dy⟩)
+    tilted: float  # E Σ_j p_j²(z_j - Σ_k p_k z_k)², the mean square of that vector's product with z
+    errors: tuple[float, float, float]  # bounds on the absolute errors of the three
 
 
 def softmax(classes: int, std: float) -> Figures:
@@ -200,7 +194,7 @@ def rows_of(n: int, std: float, causal: bool = False) -> Rows:
     return Rows(*values, tuple(errors))
 
 
-def _falls(found: "_Transforms", n: int, k: int, causal: bool) -> Array:
+def _falls(found: SimpleNamespace, n: int, k: int, causal: bool) -> Array:
     r"""n(n-1)…(n-k+1) Λ^(n-k), or the sum of these over 1, …, n.
 
     The sum is :math:`k!\,Q^{-k-1} P(B > k)` for a binomial B of n + 1 trials of chance Q: from
@@ -293,27 +287,9 @@ def log_sum(classes: int, std: float) -> tuple[float, float, float, float]:
     return mean, variance, float(mean_error), float(variance_error)
 
 
-@dataclass(frozen=True)
-class _Transforms:
-    """The transforms on the nodes of u, all of shape (nodes,), and their relative errors."""
-
-    u: Array
-    gamma: Array
-    q: Array
-    log_lambda: Array
-    log_lambda_error: Array
-    spread: Array
-    spread_error: Array
-    tilt_one: Array
-    tilt_two: Array
-    rough: Array
-    log_ratio: Array
-    log_ratio_error: Array
-
-
 @lru_cache(maxsize=256)
-def _transforms(s: float, low: int, high: int) -> _Transforms:
-    """Transforms over the stretch of u that counts for ``low`` to ``high`` classes."""
+def _transforms(s: float, low: int, high: int) -> SimpleNamespace:
+    """Transforms and their relative errors, on the nodes that ``low`` to ``high`` classes need."""
     if not 0.0 < s <= WIDEST:
         raise ValueError(
             f"the standard deviation of what softmax sees must be greater than 0 and at most "
@@ -373,7 +349,7 @@ def _transforms(s: float, low: int, high: int) -> _Transforms:
         "log_ratio_error": found["log_ratio_error"] + 1e3 * inner * np.minimum(np.exp(u), 1.0) * s,
     }
     del found["rough_q"]
-    return _Transforms(**{name: values[..., shift:] for name, values in found.items()})
+    return SimpleNamespace(**{name: values[..., shift:] for name, values in found.items()})
 
 
 def _rows(u, s, z, weight, grow, rise):

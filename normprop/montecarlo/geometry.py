@@ -49,18 +49,16 @@ def _side(layer, axis: int, dims: int) -> tuple[int, slice, slice]:
     def entry(name, default):
         value = getattr(layer, name, default)
         value = default if value is None else value
-        return int(value[axis] if len(value) > 1 else value[0]) if _is_tuple(value) else int(value)
+        if not isinstance(value, tuple | list):
+            return int(value)
+        return int(value[axis] if len(value) > 1 else value[0])
 
     kernel = entry("kernel_size", 1)
     stride = entry("stride", kernel)
     extent = entry("dilation", 1) * (kernel - 1) + 1
+    words = {"same": (extent - 1) // 2, "valid": 0}
     padding = getattr(layer, "padding", 0)
-    if padding == "same":
-        padding = (extent - 1) // 2
-    elif padding == "valid":
-        padding = 0
-    else:
-        padding = entry("padding", 0)
+    padding = words[padding] if isinstance(padding, str) else entry("padding", 0)
 
     windows = _WINDOWS_A_SIDE[dims] + math.ceil(extent / stride)
     start = -padding % stride
@@ -91,7 +89,3 @@ def _transposed_side(layer, axis: int, dims: int) -> tuple[int, slice, slice]:
     periods = (highest - lowest) // stride
     first, last = -(-padding // stride), (output + padding - extent) // stride
     return length, slice(first, last + 1), slice(lowest, lowest + periods * stride)
-
-
-def _is_tuple(value) -> bool:
-    return isinstance(value, tuple | list)

@@ -22,35 +22,21 @@ caches, large enough that a layer call costs nothing beside its numbers."""
 
 @dataclass(frozen=True)
 class Plan:
-    """What a simulation draws and which elements of it count.
+    """What a simulation draws and which elements of it count."""
 
-    Attributes:
-        sample: shape of an input of the layer, without the batch dimension.
-        output: shape of an output.
-        rows: samples of each block of a replicate.
-        stacked: replicates that share a block.
-        inside_x: the input's places that count, of the dimensions after the channels.
-        inside_y: the output's.
-        by_channel: whether figures are one a channel.
-        channels: entries of a figure.
-        mean: of the input.
-        std: of the input.
-        alone: whether blocks have to run one after the other, in order.
-        writes: whether the layer may write on its input.
-    """
-
-    sample: tuple[int, ...]
-    output: tuple[int, ...]
-    rows: tuple[int, ...]
-    stacked: int
+    sample: tuple[int, ...]  # shape of an input of the layer, without the batch dimension
+    output: tuple[int, ...]  # shape of an output
+    rows: tuple[int, ...]  # samples of each block of a replicate
+    stacked: int  # replicates that share a block
+    # The input's places that count, of the dimensions after the channels.
     inside_x: tuple[slice, ...]
-    inside_y: tuple[slice, ...]
-    by_channel: bool
-    channels: int
-    mean: float
-    std: float
-    alone: bool = True
-    writes: bool = True
+    inside_y: tuple[slice, ...]  # the output's
+    by_channel: bool  # whether figures are one a channel
+    channels: int  # entries of a figure
+    mean: float  # of the input
+    std: float  # of the input
+    alone: bool = True  # whether blocks have to run one after the other, in order
+    writes: bool = True  # whether the layer may write on its input
 
     @property
     def elements(self) -> int:
@@ -69,25 +55,13 @@ def planned(function, before, n, mean, std, shape, replicates, device, dtype) ->
     counts = (most,) * (rows // most) + ((rows % most,) if rows % most else ())
     # With a shape, samples of a batch may depend on one another, as statistics of batches do.
     stacked = max(1, min(replicates, most // rows)) if shape is None else 1
-    channels = 1
-    if by_channel:
-        # Forward figures have an entry an output channel, backward ones an input channel.
-        channels = max(sample[0], output[0])
+    # Forward figures have an entry an output channel, backward ones an input channel.
+    channels = max(sample[0], output[0]) if by_channel else 1
     parts = [function] if before is None else [function, before]
-    return Plan(
-        sample,
-        output,
-        counts,
-        stacked,
-        inside_x,
-        inside_y,
-        by_channel,
-        channels,
-        float(mean),
-        float(std),
-        alone=draws or torch.is_autocast_enabled("cpu") or not all(map(_is_pure, parts)),
-        writes=not _is_pure(function) or any(getattr(m, "inplace", 0) for m in _modules(function)),
-    )
+    alone = draws or torch.is_autocast_enabled("cpu") or not all(map(_is_pure, parts))
+    writes = not _is_pure(function) or any(getattr(m, "inplace", 0) for m in _modules(function))
+    inside, law = (inside_x, inside_y), (float(mean), float(std))
+    return Plan(sample, output, counts, stacked, *inside, by_channel, channels, *law, alone, writes)
 
 
 def _is_pure(function) -> bool:
@@ -170,13 +144,16 @@ class Jobs:
                 yield self._measured(*self._drawn(*key))
             return
         ahead: deque = deque()
-        job = self._drawn if self.plan.alone else self._drawn_and_measured
-        workers = min(chunk, os.cpu_count() or 1)
+
+        def job(*key):
+            drawn = self._drawn(*key)
+            return drawn if self.plan.alone else self._measured(*drawn)
 
         def first():
             found = ahead.popleft().result()
             return self._measured(*found) if self.plan.alone else found
 
+        workers = min(chunk, os.cpu_count() or 1)
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             for key in keys:
                 ahead.append(pool.submit(job, *key))
@@ -184,9 +161,6 @@ class Jobs:
                     yield first()
             while ahead:
                 yield first()
-
-    def _drawn_and_measured(self, stack: range, index: int, rows: int):
-        return self._measured(*self._drawn(stack, index, rows))
 
     def _drawn(self, stack: range, index: int, rows: int):
         plan = self.plan

@@ -190,12 +190,8 @@ def _estimates(sums: np.ndarray, plan: Plan, replicates: int) -> Simulation:
     widths = (plan.output[0], plan.sample[0]) if plan.by_channel else (1, 1)
     figures = {}
     for row, (pass_name, width) in enumerate(zip(("fwd", "bwd"), widths, strict=True)):
-        for name, values in (
-            ("mean", mean),
-            ("std", std),
-            ("mean_se", mean_se),
-            ("std_se", std_se),
-        ):
+        named = {"mean": mean, "std": std, "mean_se": mean_se, "std_se": std_se}
+        for name, values in named.items():
             entry = values[row, :width]
             figures[f"{pass_name}_{name}"] = entry if plan.by_channel else float(entry[0])
     return Simulation(n=plan.elements * replicates, replicates=replicates, **figures)
@@ -259,12 +255,8 @@ def _prepared(layer, argument: str, device, dtype):
 
 
 def _check(n, mean, std, seed, replicates, chunk, shape) -> None:
-    for name, value, least in (
-        ("n", n, 1),
-        ("seed", seed, 0),
-        ("replicates", replicates, 2),
-        ("chunk", chunk, 1),
-    ):
+    counts = {"n": (n, 1), "seed": (seed, 0), "replicates": (replicates, 2), "chunk": (chunk, 1)}
+    for name, (value, least) in counts.items():
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
         if not whole or value < least:
             raise ValueError(f"{name} must be an integer of at least {least}; it was {value!r}")

@@ -26,19 +26,12 @@ __all__ = ["copied"]
 
 
 class Axis(NamedTuple):
-    """A linear map along one axis, or one period of it.
+    """A linear map along one axis, or one period of it."""
 
-    Attributes:
-        total: mean over the outputs of the sum of their weights.
-        total_square: mean of that sum's square.
-        squares: mean over the outputs of the sum of their squared weights.
-        growth: outputs for each input.
-    """
-
-    total: float
-    total_square: float
-    squares: float
-    growth: float
+    total: float  # mean over the outputs of the sum of their weights
+    total_square: float  # mean of that sum's square
+    squares: float  # mean over the outputs of the sum of their squared weights
+    growth: float  # outputs for each input
 
 
 def copies(outputs: int, inputs: int) -> Axis:
