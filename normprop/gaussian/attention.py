@@ -75,8 +75,8 @@ def attention(
         keys: n, its columns.
         value_width: d_v, by default d.
         query_law: law of the elements of the queries.
-        key_law: law of the elements of the keys; its mean has no effect.
-        value_law: law of the elements of the values.
+        key_law: of those of the keys; its mean has no effect.
+        value_law: of those of the values.
         scale: κ, by default 1/√d.
         causal: whether row i sees the first i keys; then L = n.
         dropout: probability of dropping a probability, which PyTorch divides by what is kept.

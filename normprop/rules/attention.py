@@ -114,17 +114,11 @@ def projected_attention(
     divisors: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
     back: Sequence[np.ndarray] | None = None,
 ) -> Moments:
-    """Moments of self-attention between projections.
+    """Moments of self-attention between projections, of an input of mean 0.
 
-    Args:
-        length: of the sequence.
-        head: width of a head.
-        std: of the input, whose mean is 0.
-        weights: of queries, keys, values and output, each (E, E).
-        shifts: their biases, (4, E).
-        dropout: probability of dropping a probability.
-        divisors: what attention is divided by, and the gradients of its three inputs.
-        back: the weights of the backward pass, where they are others.
+    Queries, keys, values and output have weights (E, E) and biases (4, E), ``back`` are the weights
+    of the backward pass where they are others; attention, whose heads are ``head`` wide, and the
+    gradients of its three inputs are divided by ``divisors``.
     """
     width = len(shifts[0])
     query, key, value, out = weights
@@ -133,15 +127,8 @@ def projected_attention(
         Normal(math.sqrt((shift**2).mean()), std * math.sqrt((weight**2).sum() / width))
         for weight, shift in zip((query, key, value), shifts, strict=False)
     ]
-    figures = ground(
-        head,
-        length,
-        length,
-        query_law=laws[0],
-        key_law=Normal(0.0, laws[1].std),
-        value_law=laws[2],
-        dropout=dropout,
-    )
+    named = {"query_law": laws[0], "key_law": Normal(0.0, laws[1].std), "value_law": laws[2]}
+    figures = ground(head, length, length, **named, dropout=dropout)
     forward, *backward = divisors
     rows = std**2 * (value**2).sum(1)
     averaging = (figures.std / forward) ** 2 / rows.mean()

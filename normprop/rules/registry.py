@@ -94,38 +94,30 @@ def _never(layer: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a type of module.
+    """What is known of a type of module."""
 
-    Attributes:
-        rule: from the module and the law of its input to :class:`Moments`; ``None`` where
-            there are none.
-        image: for activations, from the module and the normal law of its input to the law of
-            its output.
-        grade: ``"exact"``, or ``"asymptotic"`` where the figures hold in a limit.
-        shaped: whether the rule has a third argument, the shape of a sample, or ``None`` where
-            it was not given.
-        note: what a reader of the table of all layers should know: the order of an asymptotic
-            figure, or why there is none.
-        declares: where a shaped layer's twin is normalised by other figures than the rule's.
-        family: what the layer is to a network.
-        algebra: what becomes of an affine map of its input; ``None`` where nothing is known.
-        limits: of a clamp, from the module.
-        needs_zero: from the module, whether only maps without a shift pass as ``algebra`` says.
-        draws: from the module, whether it draws random numbers in the mode that it is in.
-        keeps_state: from the module, whether a forward pass in training changes it.
-    """
-
+    # From the module and the law of its input to :class:`Moments`; ``None`` where there are none.
     rule: Rule | None
+    # For activations, from the module and the normal law of its input to the law of its output.
     image: ImageRule | None = None
-    grade: Grade = "exact"
+    grade: Grade = "exact"  # ``"exact"``, or ``"asymptotic"`` where the figures hold in a limit
+    # What a reader of the table of all layers should know: the order of an asymptotic figure, or
+    # why there is none.
     note: str = ""
+    # Whether the rule has a third argument, the shape of a sample, or ``None`` where it was not
+    # given.
     shaped: bool = False
+    # Where a shaped layer's twin is normalised by other figures than the rule's.
     declares: Rule | None = None
-    family: Family | None = None
+    family: Family | None = None  # what the layer is to a network
+    # What becomes of an affine map of its input; ``None`` where nothing is known.
     algebra: Algebra | None = None
-    limits: Callable[[nn.Module], tuple[float, float]] | None = None
+    limits: Callable[[nn.Module], tuple[float, float]] | None = None  # of a clamp, from the module
+    # From the module, whether only maps without a shift pass as ``algebra`` says.
     needs_zero: Callable[[nn.Module], bool] = _never
+    # From the module, whether it draws random numbers in the mode that it is in.
     draws: Callable[[nn.Module], bool] = _never
+    # From the module, whether a forward pass in training changes it.
     keeps_state: Callable[[nn.Module], bool] = _never
 
     def __post_init__(self) -> None:

@@ -5,14 +5,14 @@ import pytest
 # What is here now, and a little room: a part that shrinks lowers its bound, one that has to grow
 # says so here, where a reader of the change sees it.
 BOUNDS = {
-    "normprop": 1_100,
+    "normprop": 970,
     "functional": 5_000,
-    "gaussian": 4_800,
+    "gaussian": 4_370,
     "graph": 10_400,
     "kernels": 2_000,
-    "montecarlo": 900,
+    "montecarlo": 750,
     "nn": 2_340,
-    "rules": 2_900,
+    "rules": 2_860,
 }
 
 
