@@ -353,6 +353,27 @@ def test_a_recurrent_cell_by_hand_keeps_its_gates():
     assert set(found.kept) == {"sigmoid", "tanh"}
 
 
+def test_a_recurrence_by_hand_is_made_for_its_later_steps():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.given, self.state = nn.Linear(8, 64), nn.Linear(64, 64)
+            self.head = nn.Linear(64, 4)
+
+        def forward(self, x):
+            h = x.new_zeros(len(x), 64)
+            for t in range(x.shape[1]):
+                h = torch.tanh(self.given(x[:, t]) + self.state(h))
+            return self.head(h)
+
+    torch.manual_seed(0)
+    net = convert(Recurrent(), torch.randn(64, 6, 8))
+    found = report(net)
+    assert found.outside == {}
+    assert "tanh" not in found.notes
+    assert 0.5 < net.state.gain < 1.5
+
+
 # Options
 
 
