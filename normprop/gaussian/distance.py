@@ -18,13 +18,11 @@ def cosine(n: int, std: float, eps: float) -> Figures:
     .. math:: \sigma_b^2 = \frac1n E\|\nabla\|^2
         = \frac{1 - 1/n}{n} E\|x_1\|^{-2} = \frac{n - 1}{n^2 (n - 2) s^2}.
 
-    Args:
-        n: entries of a vector; not 2, where the gradient has no variance.
-        std: standard deviation s of an entry.
-        eps: the length below which torch divides by ``eps`` instead; it is in the bound.
+    n is not 2, s is the standard deviation of an entry; the length below which torch divides by
+    ``eps`` instead is in the bound.
 
     Raises:
-        ValueError: n is 2.
+        ValueError: n is 2, where the gradient has no variance.
     """
     if n == 2:
         raise ValueError(
@@ -52,11 +50,8 @@ def distance(n: int, std: float, p: float, eps: float) -> Figures:
     slope is ±1.  For p = 2 it is √2 s times the length of a normal vector, and its gradient has
     the length 1, which makes :math:`\sigma_b = n^{-1/2}`.
 
-    Args:
-        n: entries of a vector.
-        std: standard deviation s of an entry.
-        p: 1 or 2.
-        eps: the number ε that torch adds to each difference; for p = 2 it is in the bound.
+    n entries of a vector have the standard deviation s; torch adds ε to each difference, which for
+    p = 2 is in the bound.
 
     Raises:
         ValueError: p is neither.

@@ -30,15 +30,9 @@ def piecewise_linear(
     at: float = 0.0,
     value: float = 0.0,
 ) -> Function:
-    r"""A function made of straight lines.
+    r"""A function made of straight lines: the fields are those of :class:`Spline`.
 
-    Args:
-        name: what errors call it.
-        kinks: where the lines meet, strictly increasing and finite; may be empty.
-        slopes: of the lines from left to right, one more than kinks.
-        jumps: f(c+) - f(c-) at each kink; all 0 where not given.
-        at: a point.
-        value: f there; where it is a kink with a jump, on its left.
+    Kinks are finite, and there may be none; jumps are all 0 where they are not given.
 
     Raises:
         ValueError: the numbers do not fit together.

@@ -32,14 +32,8 @@ _NEAR, _WINDOW = 2, 8
 def located(both: Callable[[Array], tuple[Array, Array]], left: Array, right: Array) -> list[Array]:
     """At most one kink in each interval, as the one or two numbers that enclose it.
 
-    Args:
-        both: values and slopes at an array of points.
-        left: ends of the intervals, shape (n,).
-        right: shape (n,).
-
-    Returns:
-        For each interval an increasing array of numbers strictly inside: empty where nothing
-        stands out.
+    ``both`` gives values and slopes at an array of points; ends have the shape (n,).  What is found
+    lies strictly inside and increases; it is empty where nothing stands out.
     """
     low, high = left.copy(), right.copy()
     active = np.arange(len(left))

@@ -101,7 +101,8 @@ def _laws(function: Function, means: Array, stds: Array, target: float) -> Laws:
     _, curved, slope, shift, variance = _figures(function, mean, std)
     attracts = np.full(mean.shape, True)
     for moment in _FAR_AWAY:
-        behind = _second_moment(function, mean, math.sqrt(moment) * std, shift) / variance
+        _, weights, f, _ = _sampled(function, mean, math.sqrt(moment) * std)
+        behind = (weights * (f - shift[:, None]) ** 2).sum(1) / variance
         attracts &= behind < moment if moment > 1.0 else behind > moment
     most = float(seen[np.isfinite(seen)].max(initial=1.0))
     return Laws(mean, std, curved * (1.0 - slope), slope, attracts, most)
@@ -135,11 +136,6 @@ def _figures(function: Function, mean: Array, std: Array) -> tuple[Array, ...]:
     chi = std**2 * (weights * slope**2).sum(1) / variance
     linear = (weights * z * g).sum(1) ** 2 / variance
     return chi, 1.0 - linear, 0.5 * ((z * z * square).sum(1) / variance - 1.0), shift, variance
-
-
-def _second_moment(function: Function, mean: Array, std: Array, shift: Array) -> Array:
-    _, weights, f, _ = _sampled(function, mean, std)
-    return (weights * (f - shift[:, None]) ** 2).sum(1)
 
 
 def _sampled(function: Function, mean: Array, std: Array) -> tuple[Array, ...]:

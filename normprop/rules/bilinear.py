@@ -32,17 +32,10 @@ def bilinear(
     law: Law,
     backward: tuple[float, float] = (1.0, 1.0),
 ) -> Moments:
-    """Moments of a bilinear map with these weights.
+    """Moments of a bilinear map with these weights, (out, in1, in2), and this bias, (out,).
 
-    Args:
-        weight: shape (out, in1, in2).
-        bias: shape (out,) or ``None``.
-        law: law of an element of either input.
-        backward: factors of the gradients to the first and the second input.
-
-    Returns:
-        :class:`Moments`, ``bwd_std`` with the in1 entries of the first input before the in2 of
-        the second.
+    ``bwd_std`` has the in1 entries of the first input before the in2 of the second, whose gradients
+    are multiplied by ``backward``.
     """
     mean, std, error, method = maximum(1, law)
     # Bounds of the sums below are in terms of these.

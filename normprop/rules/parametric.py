@@ -23,15 +23,10 @@ def parametric(
     groups: int = 1,
     backward_weight: np.ndarray | None = None,
 ) -> Moments:
-    """Moments of a linear map or convolution with these weights.
+    """Moments of a linear map or convolution, of an input with this law.
 
-    Args:
-        forward_weight: shape (out, in/groups, k…), used forward.
-        bias: shape (out,) or ``None``.
-        law: law of an input element.
-        stride: one entry, or one for each dimension of the window.
-        groups: number of groups of channels.
-        backward_weight: weights of the backward pass where they differ.
+    The weights have the shape (out, in/groups, k…), those of the backward pass may be others; the
+    bias has the shape (out,), the stride one entry, or one for each dimension of the window.
     """
     mean, std, error, method = maximum(1, law)
     rows = forward_weight.reshape(len(forward_weight), math.prod(forward_weight.shape[1:]))
