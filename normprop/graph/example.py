@@ -1,5 +1,6 @@
 """A model, watched while it runs on an example."""
 
+import os
 from collections import Counter
 from collections.abc import Container, Mapping
 from functools import cached_property, partial
@@ -167,21 +168,32 @@ def _source(run: Trace, value: int) -> str:
     return node.name if node.module is not None else f"the function {node.name}"
 
 
+_SHOWN = 3
+
+
 def functions_of(runs: tuple[Trace, ...]) -> dict[str, str]:
-    """By name, how often functions outside layers are called, and what could stand there."""
+    """By name, how often functions outside layers are called, where, and what could stand there."""
     counts: Counter[str] = Counter()
+    places: dict[str, dict[str, None]] = {}
     for run in runs:
-        counts |= Counter(
-            node.name
-            for node in run.nodes
-            if node.function is not None and node.inputs and node.outputs
-            if node.name not in MOVES
-        )
-    return {name: f"{_times(n)}; {_instead(name)}" for name, n in counts.items()}
+        calls = [n for n in run.nodes if n.function is not None and n.inputs and n.outputs]
+        calls = [node for node in calls if node.name not in MOVES]
+        counts |= Counter(node.name for node in calls)
+        for node in calls:
+            places.setdefault(node.name, {})[os.path.basename(node.where)] = None
+    often = {name: f"{_times(n)}{_at(name, *places[name])}" for name, n in counts.items()}
+    return {name: f"{said}; {_instead(name)}" for name, said in often.items()}
 
 
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
+
+
+def _at(name: str, *places: str) -> str:
+    """Where a function is called that has no part in the plan."""
+    if name in ADD | SUB | JOIN or name.startswith("functional."):
+        return ""
+    return f" at {', '.join(places[:_SHOWN])}" + ", …" * (len(places) > _SHOWN)
 
 
 def _instead(name: str) -> str:

@@ -185,6 +185,17 @@ def test_a_function_stays_where_a_layer_would_not_be_it_and_the_report_says_why(
     assert "written.py:" in text or "test_sites.py:" in text
     said = report(convert(model, x)).functions
     assert any(STAYS[call] in line for line in said.values())
+    (name,) = stays
+    assert f" at {text.partition(' stays')[0]}" in said[name]
+
+
+def test_functions_that_no_layer_computes_are_listed_with_their_lines(written):
+    call = "(torch.softmax(x, -1) + F.layer_norm(x, (8,)))"
+    found = report(convert(written(calling(call)), torch.randn(4, 6, 4, 8)))
+    line = HEAD.count("\n") + 4
+    for name in ("softmax", "layer_norm"):
+        assert f"once at written.py:{line};" in found.functions[name]
+    assert "written.py" not in found.functions["add"]
 
 
 def test_functions_of_parameters_alone_stay(written):
