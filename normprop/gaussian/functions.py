@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Array = np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Function:
     """An elementwise function, as integration against a normal density sees it.
 
@@ -76,6 +76,10 @@ class Function:
     falls: float = 0.0
     convex: bool = False
     closed: Callable[[Normal], Figures] | None = None
+
+    def __repr__(self) -> str:
+        """Its name: messages print it, and the rest is made of closures."""
+        return f"Function({self.name!r})"
 
     def farthest(self, std: float, reach: float) -> float:
         """Bound on the distance of f from f(c) over the outskirts that integration leaves out."""
