@@ -73,6 +73,8 @@ ELSEWHERE = [
         "claims_above",
     ),
     ("README.md", "is level with them on the chain", FOURTEEN, "vgg_leaky"),
+    ("README.md", "the chain was still ahead, by 1 point", FOURTEEN, "vgg_long"),
+    ("README.md", "and the residual network level", FOURTEEN, "resnet_long"),
     ("CHANGELOG.md", "Plain tanh at its critical point trains a", TEN, "critical_learns"),
 ]
 """File, words of a sentence that compares, the page of its record, and the record."""
