@@ -18,21 +18,25 @@ DOCUMENTS = [json.loads(path.read_text("utf-8")) for path in results.FOLDER.glob
 # Of a network that is in several files the latest counts.
 CELLS = {
     (
-        (cell["data"], cell["kind"], cell["residual"], cell["depth"], cell["optimizer"]),
+        (
+            *(cell["data"], cell["kind"], cell["residual"]),
+            *(cell["depth"], cell["optimizer"], cell["batch_size"]),
+        ),
         (cell["method"], cell["orthogonal"], cell["activation"]),
     ): cell
     for document in sorted(DOCUMENTS, key=lambda one: one.get("date", ""))
     for cell in document.get("cells", ())
-    if "runs" in cell and (cell["batch_size"], cell["steps"]) == (128, 150)
+    if "runs" in cell and cell["steps"] == 150
 }
 
 
-def _sheet(depth, optimizer="sgd", residual=False):
-    setting = ("digits", "dense", residual, depth, optimizer)
+def _sheet(depth, optimizer="sgd", residual=False, batch=128):
+    setting = ("digits", "dense", residual, depth, optimizer, batch)
     return {way: cell for (where, way), cell in CELLS.items() if where == setting}
 
 
 TEN, FORTY, SKIPS = _sheet(10), _sheet(40), _sheet(40, residual=True)
+TWO = _sheet(40, batch=2)
 TEN_ADAM, FORTY_ADAM = _sheet(10, "adam"), _sheet(40, "adam")
 STRAIGHT = ("calibrated", "critical", "dks", "tat", "selu", "leaky")
 
@@ -154,6 +158,11 @@ SAID = {
         for m in ("forward", "batchnorm", "calibrated", "fixup", "skipinit", "selu")
     },
     "skips_scaled": (SKIPS, ("backward", N, "relu"), ("scaled-ws", N, "relu")),
+    **{
+        f"two_{m}": (TWO, ("calibrated", T, "tanh"), (m, T, "tanh"))
+        for m in ("batchnorm", "critical", "dks", "tat")
+    },
+    **{f"two_{m}_relu": (TWO, ("calibrated", T, "relu"), (m, T, "relu")) for m in ("dks", "tat")},
     "skips_bridge": (SKIPS, ("separate-bridge", N, "relu"), ("forward", N, "relu")),
 }
 for _name, (_sheet_of, _one, _other) in SAID.items():
