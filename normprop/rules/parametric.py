@@ -156,8 +156,8 @@ def root(values: np.ndarray, total: Callable[[np.ndarray], np.ndarray]) -> np.nd
 
 def weights_of(module: nn.Module) -> tuple[np.ndarray, np.ndarray | None]:
     """Weight and bias of a module as float64 arrays."""
-    bias = None if module.bias is None else array(module.bias, "bias")
-    return array(module.weight, "weight"), bias
+    weight = array(module.weight, "weight")
+    return weight, None if module.bias is None else array(module.bias, "bias")
 
 
 def border_holds_zeros(layer: nn.Module) -> bool:
