@@ -160,6 +160,16 @@ for _name, (_where, _other) in SAID.items():
     EXPECTED[_name] = Equals(str(_off(_where, "converted", _other)))
     EXPECTED[f"{_name}_holds"] = Equals(True)
 
+_CUBED = {
+    cell["kind"]: [run["test"] for run in cell["runs"]]
+    for cell in DOCUMENTS["images_variants.json"]["cells"]
+    if cell["method"] == "converted"
+}
+for _kind, _runs in _CUBED.items():
+    _mine = [run["test"] for run in TRAINED[(_kind, 64, 250), "converted"]["runs"]]
+    EXPECTED[f"{_kind}_growth"] = Equals(str(difference(_mine, _runs)))
+    EXPECTED[f"{_kind}_growth_holds"] = Equals(True)
+
 _lost = [run["diverged"] for run in TRAINED[("resnet", 2, 600), "leaky"]["runs"]]
 EXPECTED["resnet_2_lost"] = Equals(sum(_lost))
 
