@@ -3,9 +3,9 @@
 Each grid is one file of results: ``dense-10``, ``dense-40`` and ``dense-100`` are chains of that
 many layers with ReLU and tanh under SGD, with normal and with orthogonal weights; the other grids
 change one thing from there.  Data other than the digits have their name in the file's.  For every
-cell of a grid the learning rate is chosen among the same
-ones on the validation part, and other seeds are then run with it, which look at the test part once
-each.  A sweep that was killed continues when its command is given again.
+cell of a grid the learning rate is chosen among the same ones on the validation part, and other
+seeds are then run with it, which look at the test part once each.  A sweep that was killed
+continues when its command is given again.
 
 ``python -m normprop.companion.sweep --help`` says what can be chosen.
 """
@@ -62,8 +62,8 @@ class Grid:
     def plan(self, seeds: int) -> Plan:
         """The rates to try, and the seeds of the final runs."""
         rates = LADDER[self.first : self.first + self.rates]
-        seeds = tuple(range(1, seeds + 1))
-        return Plan({self.optimizer: rates}, seeds=seeds, tuning_steps=self.tuning_steps)
+        finals = tuple(range(1, seeds + 1))
+        return Plan({self.optimizer: rates}, seeds=finals, tuning_steps=self.tuning_steps)
 
     def cells(self, **common) -> list[SweepCell]:
         """Every method that has a solution here, each network once."""
@@ -141,8 +141,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.data != "digits":
         # A folder of files has the name of its last part.
         name += f"_{Path(options.data).name}"
-    plan, name = grid.plan(options.seeds), name.replace("-", "_")
-    cli.run(options, name, cells, plan, source)
+    cli.run(options, name.replace("-", "_"), cells, grid.plan(options.seeds), source)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Protocol
 
 from normprop.companion.record import Value
@@ -171,3 +172,12 @@ class PerRun:
 def _is_number(value: Value) -> bool:
     # True is an int in Python, and no number here.
     return type(value) in (int, float)
+
+
+def better_than_chance(images=359, chance=Fraction(1, 10), level=Fraction(1, 10**6)):
+    """The smallest accuracy that guessing reaches with probability below the level."""
+    tail, right = Fraction(1), 0
+    while tail >= level:
+        tail -= math.comb(images, right) * chance**right * (1 - chance) ** (images - right)
+        right += 1
+    return right / images

@@ -39,6 +39,18 @@ def test_a_step_moves_an_output_as_much_at_any_depth():
     assert slopes(9) == pytest.approx(slopes(1), rel=0.25)
 
 
+def test_no_rate_means_less_than_a_step_of_every_map():
+    """The maps that move an output most are the measure: r² counts at most all of them."""
+    torch.manual_seed(0)
+    maps = [nn.Conv2d(1, 8, 3, padding=1), *(nn.Conv2d(8, 8, 3, padding=1) for _ in range(5))]
+    body = [layer for map_ in maps for layer in (map_, nn.ReLU())]
+    model = nn.Sequential(*body, nn.Flatten(), nn.Linear(8 * 6 * 6, 10))
+    net = normprop.convert(model, torch.randn(16, 1, 6, 6))
+    squares = [m.weight.detach()[0].square().sum() for m in net if hasattr(m, "weight")]
+    assert torch.allclose(squares[0], torch.stack(squares))
+    assert 1 < squares[0] < len(maps) + 1
+
+
 @pytest.mark.parametrize("per", ["neuron", "layer"])
 def test_the_function_stays(per):
     torch.manual_seed(0)

@@ -457,6 +457,8 @@ def test_a_subclass_that_keeps_its_forward_is_accepted():
     [
         (nn.LazyLinear(3), "weight must have values; the lazy module"),
         (nn.Linear(2, 3, device="meta"), "weight must hold real numbers; it was .* on meta"),
+        (nn.Conv2d(2, 3, 3, device="meta"), "weight must hold real numbers; it was .* on meta"),
+        (nn.Bilinear(2, 3, 4, device="meta"), "weight must hold real numbers; it was .* on meta"),
         (nn.Linear(2, 3, dtype=torch.complex64), "weight must hold real numbers; it was .*complex"),
     ],
 )

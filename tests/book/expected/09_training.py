@@ -3,14 +3,13 @@
 import itertools
 import json
 import math
-from fractions import Fraction
 
 import numpy as np
 from scipy import integrate, stats
 
 from normprop.companion import results, transforms
 from tests import reference
-from tests.book.expectations import Equals, Exact, Parameter, Within
+from tests.book.expectations import Equals, Exact, Parameter, Within, better_than_chance
 
 SMALL = {"steps": 12, "seeds": 1}
 
@@ -78,15 +77,6 @@ def _share(*groups):
     return sum(seen) / len(seen)
 
 
-def _better_than_chance(images=359, chance=Fraction(1, 10), level=Fraction(1, 10**6)):
-    """The smallest accuracy that guessing reaches with probability below the level."""
-    tail, right = Fraction(1), 0
-    while tail >= level:
-        tail -= math.comb(images, right) * chance**right * (1 - chance) ** (images - right)
-        right += 1
-    return right / images
-
-
 def _growth(name, depth):
     _, forward, backward = reference.elementwise(name, 0.0, 1.0)
     return float((backward / forward) ** depth)
@@ -100,7 +90,7 @@ EXPECTED = {
 }
 EXPECTED |= {
     f"live_{method}": Within(
-        _better_than_chance(),
+        better_than_chance(),
         1.0,
         "guessing 359 labels of ten classes gets this far with probability below 1e-6",
     )

@@ -2,7 +2,6 @@
 
 import json
 import math
-from fractions import Fraction
 from functools import cache
 
 import numpy as np
@@ -11,7 +10,7 @@ from scipy import stats
 
 from normprop.companion import results
 from tests import reference
-from tests.book.expectations import Equals, Exact, Parameter, PerRun, Within
+from tests.book.expectations import Equals, Exact, Parameter, PerRun, Within, better_than_chance
 
 SMALL = {"depth": 100, "live_depth": 20, "steps": 6}
 OWN_DEPTH, SMALL_DEPTH, WIDTH = 1000, 100, 64
@@ -130,16 +129,7 @@ def _difference(one, other):
     return Equals(f"{texts[0]} ({texts[1]} to {texts[2]})")
 
 
-def _better_than_chance(images=359, chance=Fraction(1, 10), level=Fraction(1, 10**6)):
-    """The smallest accuracy that guessing reaches with probability below the level."""
-    tail, right = Fraction(1), 0
-    while tail >= level:
-        tail -= math.comb(images, right) * chance**right * (1 - chance) ** (images - right)
-        right += 1
-    return right / images
-
-
-CHANCE = _better_than_chance()
+CHANCE = better_than_chance()
 HARDLY_BEGUN = PerRun(
     Within(0.0, 0.5, "the page says that these are not far: below half"),
     Within(0.0, 1.0, "an accuracy; in twenty layers the page claims nothing about these"),
