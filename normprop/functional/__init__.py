@@ -5,22 +5,13 @@ from types import ModuleType as _Module
 
 from normprop.functional.activation import *
 from normprop.functional.attention import *
-from normprop.functional.bilinear import *
-from normprop.functional.callables import *
-from normprop.functional.conv import *
 from normprop.functional.dropout import *
-from normprop.functional.embedding import *
-from normprop.functional.gated import *
-from normprop.functional.join import *
-from normprop.functional.linear import *
 from normprop.functional.loss import *
 from normprop.functional.observed import observed as _observed
+from normprop.functional.parametric import *
 from normprop.functional.pool import *
 from normprop.functional.scale import *
 from normprop.functional.shape import *
-from normprop.functional.slope import *
-from normprop.functional.softmax import *
-from normprop.functional.upsampling import *
 from normprop.functional.weight import *
 
 __all__ = sorted(

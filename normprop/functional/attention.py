@@ -10,8 +10,8 @@ from torch.nn import functional as torch_functional
 
 from normprop import rules
 from normprop.functional.constants import sizes_of
-from normprop.functional.keywords import Law, takes
-from normprop.functional.linear import linear
+from normprop.functional.keywords import Given, takes
+from normprop.functional.parametric import linear
 from normprop.functional.scale import (
     Scaling,
     check_real,
@@ -38,7 +38,7 @@ class AttentionConstants(NamedTuple):
     value: float
 
 
-@takes(Law)
+@takes(Given)
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,
@@ -48,7 +48,7 @@ def scaled_dot_product_attention(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
-    **law: Unpack[Law],
+    **law: Unpack[Given],
 ) -> Tensor:
     r"""Normalised softmax(κ q kᵀ) v, κ the scale.
 

@@ -64,15 +64,20 @@ def _found(layer_type, arguments, more, shape, scaling, mean, std, after) -> Con
     return Constants.of(rules.declared(layer, law_of(mean, std, after), shape), scaling)
 
 
-@constant_when_compiled
-def constants_by(figures, function, scaling, mean, std) -> Constants:
+def constants_by(figures, function, law: Mapping[str, object]) -> Constants:
     """Those of what ``figures(function, law)`` finds, remembered where the function has a name."""
-    found = _by if isinstance(function, str) else _by.__wrapped__
+    base = literal(law["mean"]), literal(law["std"])
+    return _by(figures, function, law["scaling"], *base)
+
+
+@constant_when_compiled
+def _by(figures, function, scaling, mean, std) -> Constants:
+    found = _remembered if isinstance(function, str) else _remembered.__wrapped__
     return found(figures, function, scaling, mean, std)
 
 
 @lru_cache(maxsize=1024, typed=True)
-def _by(figures, function, scaling, mean, std) -> Constants:
+def _remembered(figures, function, scaling, mean, std) -> Constants:
     return Constants.of(figures(function, rules.check_law(mean, std)), scaling)
 
 

@@ -1,6 +1,6 @@
 """The arguments that functions and layers share: types, meanings, defaults, checks, each said once.
 
-A function takes keywords as ``**law: Unpack[Law]``.  :func:`takes` fills in those that are not
+A function takes keywords as ``**law: Unpack[Given]``.  :func:`takes` fills in those that are not
 given, shows them all in its signature, and completes its docstring: an argument of which that says
 nothing has the meaning that stands here, or torch's.
 """
@@ -46,7 +46,7 @@ _Backend = Annotated[
 _Keeps = Annotated[Keeps, 'what evaluation keeps of training, ``"variance"`` or ``"mean"``.']
 
 
-class Law(TypedDict, total=False):
+class Given(TypedDict, total=False):
     """Which standard deviation divides in which pass; mean and standard deviation of the input."""
 
     scaling: _Scaling
@@ -67,13 +67,13 @@ class LawBehind(TypedDict, total=False):
     ]
 
 
-class LawOnBackend(Law, total=False):
+class LawOnBackend(Given, total=False):
     """Who computes besides."""
 
     backend: _Backend
 
 
-class LawKept(Law, total=False):
+class LawKept(Given, total=False):
     """What evaluation keeps of training besides."""
 
     eval: _Keeps
@@ -83,7 +83,7 @@ class LawKeptOnBackend(LawKept, LawOnBackend, total=False):
     """Both besides."""
 
 
-class LawsOfBoth(Law, total=False):
+class LawsOfBoth(Given, total=False):
     """Mean and standard deviation of a regression's target besides."""
 
     target_mean: Annotated[float, "mean of the target."]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as torch_functional
 
 from normprop.functional.constants import constants_of, sizes_of
-from normprop.functional.keywords import Law, LawsOfBoth, by_place, tabled
+from normprop.functional.keywords import Given, LawsOfBoth, by_place, tabled
 from normprop.functional.scale import normalized, upcast
 
 __all__ = [
@@ -41,7 +41,7 @@ _MEANINGS = {
 
 
 def _loss(
-    name: str, layer_type: type[nn.Module], doc: str, keywords: type = Law
+    name: str, layer_type: type[nn.Module], doc: str, keywords: type = Given
 ) -> Callable[..., Tensor]:
     """The normalised loss of that name in torch, its arguments in torch's positions."""
     run = getattr(torch_functional, name)

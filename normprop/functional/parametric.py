@@ -3,14 +3,26 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
-from normprop.functional.scale import check_option, check_scaling, scale_gradient, transforms_active
+from normprop.functional.keywords import Ball, OfTorch, in_dimensions, takes
+from normprop.functional.scale import (
+    Scaling,
+    check_option,
+    check_scaling,
+    scale_gradient,
+    transforms_active,
+)
 from normprop.functional.weight import Method, Per, checked_gain, on_sphere, separate_factor, sphere
+
+__all__ = [
+    "bilinear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
+    "conv_transpose3d", "embedding", "linear", "normalize_rows",
+]  # fmt: skip
 
 
 class Meaning(NamedTuple):
@@ -239,3 +251,281 @@ def _any_backward(function, gradient, input, weight, wanted):
     _, to_rest = torch.func.vjp(lambda w, b: function(input, w, b), torch.zeros_like(weight), bias)
     found = (*to_input(gradient), *to_rest(gradient))
     return [g if want else None for g, want in zip(found, wanted, strict=True)]
+
+
+@takes(Ball)
+def linear(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    absorbed: Absorbed | None = None,
+    **ball: Unpack[Ball],
+) -> Tensor:
+    r"""Linear map whose weights are on the unit ℓ2 ball.
+
+    .. math:: y = \hat W x + b, \qquad dx = \hat W^\top dy
+
+    Under ``"forward"`` each row of Ŵ has norm 1, over fan-in: unit input variance gives unit
+    output variance.  Under ``"backward"`` each column has norm 1, over fan-out: unit
+    gradient variance stays.  Under ``"separate"`` y comes from the first and dx from the
+    second; the gradients of weight and bias are those of the forward weight for the dy that
+    arrives.  Per layer, one factor stands in for all norms, and dx is then the true one times
+    √(in/out); per neuron it is no multiple of the true one.
+
+    Args:
+        input: shape (…, in).
+        weight: shape (out, in).
+        absorbed: what the input stands for and what the output is to stand for; it goes into
+            weight and bias.
+
+    Returns:
+        Tensor of shape (…, out).
+
+    Raises:
+        ValueError: an option is unknown.
+    """
+    return apply(torch_functional.linear, input, weight, bias, **ball, absorbed=absorbed)
+
+
+Size = int | tuple[int, ...]
+
+
+def _conv(
+    torch: OfTorch,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    absorbed: Absorbed | None = None,
+    **ball: Unpack[Ball],
+) -> Tensor:
+    r"""Convolution whose weights are on the unit ℓ2 ball.
+
+    Under ``"forward"`` the weights of each output channel have Σ W² = 1, over fan-in and
+    taps.  Under ``"backward"`` those of each input channel have Σ W² = ∏stride, over its
+    group's outputs and taps: averaged over a period of the stride, a gradient of unit
+    variance keeps it, away from the border.  Under ``"separate"`` y comes from the first and
+    dx from the second; the gradients of weight and bias are those of the forward weight for
+    the dy that arrives.  Per layer, one factor stands in for all norms, and dx is then the
+    true one times √(in·∏stride/out); per neuron it is no multiple of the true one.
+
+    Zero padding leaves less variance at the border, in both passes.
+
+    Args:
+        input: shape (N, in, …) or (in, …).
+        weight: shape (out, in/groups, k…).
+        absorbed: as in :func:`linear`; a shift of the input does not go with zero padding.
+
+    Returns:
+        Tensor of the shape that torch's convolution gives.
+
+    Raises:
+        ValueError: an option is unknown, or a shift is to be absorbed under zero padding.
+    """
+    _check_shift(absorbed, padding)
+    function = partial(torch.run, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    geometry = {"stride": stride, "groups": groups}
+    return apply(function, input, weight, bias, **ball, **geometry, absorbed=absorbed)
+
+
+def _check_shift(absorbed: Absorbed | None, padding: Size | str) -> None:
+    if absorbed is None or not absorbed.before.shift:
+        return
+    if padding != "valid" and any((padding,) if isinstance(padding, int | str) else padding):
+        raise ValueError(
+            "padding must be 0 where a shift of the input is absorbed: the border holds zeros, "
+            f"not the shift; it was {padding!r} with a shift of {absorbed.before.shift}"
+        )
+
+
+def _conv_transpose(
+    torch: OfTorch,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
+    *,
+    absorbed: Absorbed | None = None,
+    **ball: Unpack[Ball],
+) -> Tensor:
+    r"""Transposed convolution whose weights are on the unit ℓ2 ball.
+
+    Under ``"forward"`` the weights of each output channel have Σ W² = ∏stride, over its group's
+    inputs and taps: averaged over a period of the stride, a signal of unit variance keeps it,
+    away from the border.  Under ``"backward"`` those of each input channel have Σ W² = 1, over
+    its group's outputs and taps, whatever the stride.  Under ``"separate"`` y comes from the
+    first and dx from the second; the gradients of weight and bias are those of the forward
+    weight for the dy that arrives.  Per layer, one factor stands in for all norms, and dx is
+    then the true one times √(in/(out·∏stride)); per neuron it is no multiple of the true one.
+
+    The outputs of single phases of the stride differ: a 3×3 window at stride 2 gives them four,
+    two, two or one of its nine taps.  At the border, and where ``output_padding`` adds to it,
+    fewer inputs meet.
+
+    Args:
+        input: shape (N, in, …) or (in, …).
+        weight: shape (in, out/groups, k…).
+        absorbed: as in :func:`linear`, without a shift of the input, of which the phases of the
+            stride would make different numbers.
+
+    Returns:
+        Tensor of the shape that torch's transposed convolution gives.
+
+    Raises:
+        ValueError: an option is unknown, or a shift of the input is to be absorbed.
+    """
+    if absorbed is not None and absorbed.before.shift:
+        raise ValueError(
+            "a shift of the input must be 0 for a transposed convolution, whose outputs see "
+            f"different taps; it was {absorbed.before.shift}"
+        )
+    geometry = {"stride": stride, "groups": groups}
+    window = {"padding": padding, "output_padding": output_padding, "dilation": dilation}
+    function = partial(torch.run, **geometry, **window)
+    more = {"absorbed": absorbed, "transposed": True}
+    return apply(function, input, weight, bias, **ball, **geometry, **more)
+
+
+conv1d, conv2d, conv3d = in_dimensions(_conv, Ball)
+conv_transpose1d, conv_transpose2d, conv_transpose3d = in_dimensions(_conv_transpose, Ball)
+
+
+@takes(Ball, per="layer")
+def bilinear(
+    input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None, **ball: Unpack[Ball]
+) -> Tensor:
+    r"""Bilinear map whose weights are on the unit ℓ2 ball.
+
+    .. math:: y_o = x_1^\top \hat W_o x_2 + b_o
+
+    Under ``"forward"`` every output has Σ Ŵ² = 1 (per neuron), or all of them on average (per
+    layer): two independent inputs N(0, 1) give unit variance.  Backward, no factor of a neuron
+    serves both inputs: an entry of the first has the variance Σ Ŵ² over outputs and second
+    input.  Under ``"backward"`` one factor, :math:`\sqrt{(in_1 + in_2)/2}/\|W\|_F`, gives the
+    gradients of all entries of both inputs unit mean square.  Under ``"separate"`` the weight is
+    the forward one, and the gradients are the true ones times √(in1/out) for the first input
+    and √(in2/out) for the second, whose mean squares are 1 then; those of weight and bias are the
+    true ones for the dy that arrives.
+
+    Args:
+        input1: shape (…, in1).
+        input2: shape (…, in2).
+        weight: shape (out, in1, in2).
+        per: ``"layer"`` for one factor, which alone the backward ball has, so that it is the
+            default; ``"neuron"`` for one norm an output.
+
+    Returns:
+        Tensor of shape (…, out).
+
+    Raises:
+        ValueError: an option is unknown, or ``per="neuron"`` is asked of the backward ball.
+    """
+    scaling, per, method = ball["scaling"], ball["per"], ball["method"]
+    check_bilinear(scaling, per, method)
+    first, second = factors(weight) if scaling == "separate" else (1.0, 1.0)
+    gain = checked_gain(ball["gain"])
+    if method == "normalize":
+        weight = on_sphere(weight, *sphere_of(weight, scaling, per, gain))
+    if scaling == "separate":
+        input1, input2 = scale_gradient(input1, first), scale_gradient(input2, second)
+    return torch_functional.bilinear(input1, input2, weight, bias)
+
+
+def check_bilinear(scaling: str, per: str, method: str) -> None:
+    """Refuse an option that does not exist, or not for two inputs."""
+    check_scaling(scaling)
+    check_method(method, per)
+    if scaling == "backward" and per == "neuron":
+        raise ValueError(
+            "per must be 'layer' for scaling='backward': no factor of a neuron serves both inputs "
+            "of a bilinear map; it was 'neuron'"
+        )
+
+
+def sphere_of(weight: Tensor, scaling: Scaling, per: Per, gain: float) -> tuple[str, float]:
+    """What the norm of the weight goes over under this scaling, and what it has to be."""
+    outputs, first, second = weight.shape
+    share = math.sqrt((first + second) / (2.0 * outputs)) if scaling == "backward" else 1.0
+    return sphere(weight, "forward", per, gain=gain * share)
+
+
+def factors(weight: Tensor) -> tuple[float, float]:
+    """What ``"separate"`` multiplies the gradients of the two inputs by."""
+    outputs, first, second = weight.shape
+    return math.sqrt(first / outputs), math.sqrt(second / outputs)
+
+
+class RowsPlaced(TypedDict, total=False):
+    """The radius of the rows' ball, over √dim, and when they are put there."""
+
+    gain: Annotated[float, "what is looked up has mean square gain², greater than 0."]
+    method: Method
+
+
+@takes(RowsPlaced)
+def embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+    **placed: Unpack[RowsPlaced],
+) -> Tensor:
+    r"""Rows that tokens look up, each on the ball of radius √dim.
+
+    .. math:: y = \sqrt{dim}\, \frac{w}{\|w\|}
+
+    for the row w of a token, so that what is looked up has unit mean square.  Only the rows
+    that are looked up are normalised.  A row of zeros, such as that of ``padding_idx``, stays
+    zero.  There is no other pass to normalise: no gradient reaches a token.
+
+    Args:
+        input: integers, any shape.
+        weight: shape (tokens, dim).
+        max_norm: must be ``None``: it would change the weight as it is looked up, and the norms
+            are given; so that norm_type has no effect.
+        method: ``"normalize"`` normalises what is looked up, so that the gradient of a row is
+            projected; ``"project"`` takes the weight as it is, put on the ball by
+            :func:`normalize_rows` after each step of the optimiser.
+
+    Returns:
+        Tensor of the shape of ``input`` with one more dimension, of size dim.
+
+    Raises:
+        ValueError: ``method`` is unknown, ``gain`` is not greater than 0, or ``max_norm`` is given.
+    """
+    method = placed["method"]
+    check_method(method, "neuron")
+    gain = checked_gain(placed["gain"])
+    refuse_max_norm(max_norm)
+    rows = torch_functional.embedding(
+        input, weight, padding_idx, None, norm_type, scale_grad_by_freq, sparse
+    )
+    return normalize_rows(rows, gain) if method == "normalize" else rows
+
+
+def refuse_max_norm(max_norm: float | None) -> None:
+    """Refuse a bound of the norms, which are given."""
+    if max_norm is not None:
+        raise ValueError(
+            "max_norm must be None: a normalised embedding gives its rows the norm √dim; "
+            f"it was {max_norm}"
+        )
+
+
+def normalize_rows(weight: Tensor, gain: float = 1.0) -> Tensor:
+    """Rows, along the last dimension, scaled to the norm gain·√dim; rows of zeros stay."""
+    dim = weight.shape[-1]
+    rows = on_sphere(weight.reshape(-1, dim), "fan-in", gain * math.sqrt(dim))
+    return rows.reshape(weight.shape)

@@ -6,7 +6,7 @@ from typing import Unpack
 from torch import Tensor
 
 from normprop.functional.constants import constants_of, sample_of
-from normprop.functional.keywords import Law, LawBehind, OfTorch, in_dimensions
+from normprop.functional.keywords import Given, LawBehind, OfTorch, in_dimensions
 from normprop.functional.scale import normalized
 
 __all__ = [
@@ -84,7 +84,7 @@ def _lp_pool(
     kernel_size: Size,
     stride: Size | None = None,
     ceil_mode: bool = False,
-    **law: Unpack[Law],
+    **law: Unpack[Given],
 ) -> Tensor:
     r"""Normalised pooling by a norm over windows of K = ∏kernel_size elements.
 
@@ -182,7 +182,7 @@ def _max_unpool(
     stride: Size | None = None,
     padding: Size = 0,
     output_size: Sequence[int] | None = None,
-    **law: Unpack[Law],
+    **law: Unpack[Given],
 ) -> Tensor:
     r"""Normalised max unpooling: values at the places that the indices say, zeros elsewhere.
 
@@ -213,7 +213,7 @@ max_pool1d, max_pool2d, max_pool3d = in_dimensions(_max_pool, LawBehind, said=_P
 avg_pool2d, avg_pool3d = in_dimensions(_avg_pool, LawBehind, (2, 3), said=_POOLED)
 # torch's has no divisor to choose in one dimension.
 (avg_pool1d,) = in_dimensions(_avg_pool, LawBehind, (1,), "divisor_override", _POOLED)
-lp_pool1d, lp_pool2d, lp_pool3d = in_dimensions(_lp_pool, Law, said=_POOLED)
+lp_pool1d, lp_pool2d, lp_pool3d = in_dimensions(_lp_pool, Given, said=_POOLED)
 adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = in_dimensions(
     _adaptive_avg_pool, LawBehind, said=_FITTED
 )
@@ -223,4 +223,4 @@ adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = in_dimensions(
 fractional_max_pool2d, fractional_max_pool3d = in_dimensions(
     _fractional_max_pool, LawBehind, (2, 3), said=_INDEXED
 )
-max_unpool1d, max_unpool2d, max_unpool3d = in_dimensions(_max_unpool, Law, said=_POOLED)
+max_unpool1d, max_unpool2d, max_unpool3d = in_dimensions(_max_unpool, Given, said=_POOLED)

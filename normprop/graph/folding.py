@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from normprop.functional.gated import gate_function
+from normprop.functional.activation import gate_function
 from normprop.functional.parametric import Absorbed, Meaning, absorbing_bias
 from normprop.graph import affine
 from normprop.graph.kinds import Kind, constants_at, kinds_of

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from normprop import nn as twins
 from normprop import rules
-from normprop.functional.gated import gate_function
-from normprop.functional.join import constants_of_parts
+from normprop.functional.activation import gate_function
 from normprop.functional.parametric import Absorbed, absorbing_bias
 from normprop.functional.scale import Constants
+from normprop.functional.shape import constants_of_parts
 from normprop.functional.weight import normalize_weight
 from normprop.graph.calls import Call, Step, custom, elementwise, inside, rule, step_of, unknown
 from normprop.graph.kinds import constants_at

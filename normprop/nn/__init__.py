@@ -10,21 +10,12 @@ from types import ModuleType as _Module
 from normprop.nn import init
 from normprop.nn.activation import *
 from normprop.nn.attention import *
-from normprop.nn.bilinear import *
 from normprop.nn.calibrated import *
-from normprop.nn.conv import *
 from normprop.nn.dropout import *
-from normprop.nn.elementwise import *
-from normprop.nn.embedding import *
-from normprop.nn.glu import *
-from normprop.nn.join import *
-from normprop.nn.linear import *
 from normprop.nn.loss import *
 from normprop.nn.parametric import *
 from normprop.nn.pool import *
 from normprop.nn.shape import *
-from normprop.nn.softmax import *
-from normprop.nn.upsampling import *
 
 __all__ = sorted(
     name

@@ -1,23 +1,51 @@
 """Normalised activations: a class each."""
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, Unpack
 
 from torch import Tensor, nn
 
 from normprop import rules
-from normprop.functional.activation import NAMES
+from normprop.functional.activation import NAMES, Gate, gated, over, with_draws, with_slopes
 from normprop.functional.fused import MAPS, Overwritten, Params, fused
-from normprop.functional.keywords import LawOnBackend
+from normprop.functional.keywords import Given, LawOnBackend
 from normprop.functional.scale import literal
-from normprop.functional.slope import with_draws, with_slopes
-from normprop.gaussian import Law
+from normprop.gaussian import Image, Law, Normal
 from normprop.names import arguments_of
 from normprop.nn.twin import Twin
 
 __all__ = [
-    "CELU", "ELU", "GELU", "SELU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "Identity",
-    "LeakyReLU", "LogSigmoid", "Mish", "PReLU", "RReLU", "ReLU", "ReLU6", "SiLU", "Sigmoid",
-    "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink", "Threshold",
+    "CELU",
+    "ELU",
+    "GELU",
+    "GLU",
+    "SELU",
+    "Elementwise",
+    "GatedLinear",
+    "Hardshrink",
+    "Hardsigmoid",
+    "Hardswish",
+    "Hardtanh",
+    "Identity",
+    "LeakyReLU",
+    "LogSigmoid",
+    "LogSoftmax",
+    "Mish",
+    "PReLU",
+    "RReLU",
+    "ReLU",
+    "ReLU6",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softmax2d",
+    "Softmin",
+    "Softplus",
+    "Softshrink",
+    "Softsign",
+    "Tanh",
+    "Tanhshrink",
+    "Threshold",
 ]  # fmt: skip
 
 
@@ -201,3 +229,118 @@ class Tanhshrink(Activation, nn.Tanhshrink):
 
 class Threshold(Activation, nn.Threshold):
     """Normalised Threshold: see :func:`normprop.functional.threshold`."""
+
+
+def _image(layer: "Elementwise", base: Normal) -> Image:
+    function = rules.function_of(layer.function)
+    return Image(function, base, layer.constants.shift, layer.constants.forward)
+
+
+class Elementwise(Twin, nn.Module):
+    r"""An elementwise function of your own, normalised: y = (f(x) - μ)/σ.
+
+    See :func:`normprop.functional.elementwise`.  The constants are found once, when the layer
+    is made.
+
+    Args:
+        function: maps a tensor to one of the same shape, each element on its own, the same
+            result each time; differentiable by autograd.  A function defined in a module can
+            be pickled with the layer, a lambda cannot.
+
+    Raises:
+        TypeError: the function does not take or return one tensor of real numbers.
+        ValueError: it is not elementwise, not finite or not differentiable, its integrals do
+            not converge, or an argument is out of its range.
+
+    Example:
+        >>> snake = Elementwise(lambda x: x + x.sin() ** 2, scaling="forward")
+    """
+
+    _image_rule: ClassVar = _image
+
+    def __init__(self, function: Callable[[Tensor], Tensor], **law: Unpack[Given]) -> None:
+        nn.Module.__init__(self)
+        self.function = function
+        super().__init__(**law)
+
+    def _checked(self, name: str, value):
+        if name == "function" and isinstance(value, nn.Module):
+            raise TypeError(
+                f"function must be a function, not a module with a state; it was {value}"
+            )
+        return super()._checked(name, value)
+
+    def _compute(self, input: Tensor) -> Tensor:
+        return self.function(input)
+
+    def _plain(self, law: Law) -> rules.Moments:
+        return rules.activation(rules.function_of(self.function), law)
+
+    def _declared(self, law: Law, shape: tuple[int, ...] | None) -> rules.Moments:
+        return rules.moments(self.function, law.mean, law.std)
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        name = getattr(self.function, "__name__", repr(self.function))
+        return f"{name}, {super().extra_repr()}"
+
+
+class GLU(Twin, nn.GLU):
+    """Normalised gated linear unit: see :func:`normprop.functional.glu`."""
+
+
+class GatedLinear(Twin, nn.Module):
+    """Normalised a·g(b) with a gate of your choice: :func:`normprop.functional.gated_linear`."""
+
+    def __init__(self, gate: Gate = "silu", dim: int = -1, **law: Unpack[Given]) -> None:
+        nn.Module.__init__(self)
+        self.gate, self.dim = gate, dim
+        super().__init__(**law)
+
+    def _compute(self, input: Tensor) -> Tensor:
+        return gated(input, self.gate, self.dim)
+
+    def _plain(self, law: Law) -> rules.Moments:
+        return rules.gated_linear(rules.function_of(self.gate), law)
+
+    def _declared(self, law: Law, shape: tuple[int, ...] | None) -> rules.Moments:
+        return self._plain(law)
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        gate = repr(self.gate) if isinstance(self.gate, str) else self.gate
+        return f"gate={gate}, dim={self.dim}, {super().extra_repr()}"
+
+
+class _Over(Twin):
+    """A function of all elements of a dimension, whose size its constants follow from."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply it and normalise."""
+        constants = over(self.torch_type, input, self._place(), self._chosen())
+        return self._run(self._compute, input, constants)
+
+    def _place(self) -> int:
+        """The dimension, which must not be ``None``."""
+        if self.dim is None:
+            raise ValueError("dim must be given: torch's implicit choice depends on the batch")
+        return self.dim
+
+
+class Softmax(_Over, nn.Softmax):
+    """Normalised softmax over a dimension: see :func:`normprop.functional.softmax`."""
+
+
+class Softmin(_Over, nn.Softmin):
+    """Normalised softmin: see :func:`normprop.functional.softmin`."""
+
+
+class LogSoftmax(_Over, nn.LogSoftmax):
+    """Normalised logarithm of softmax: see :func:`normprop.functional.log_softmax`."""
+
+
+class Softmax2d(_Over, nn.Softmax2d):
+    """Normalised softmax over channels, (N, C, H, W): see :func:`normprop.functional.softmax`."""
+
+    def _place(self) -> int:
+        return -3

@@ -1,22 +1,34 @@
 """What the twins with weights share: the ball, and how they stay on it."""
 
+import inspect
+import math
 import warnings
 import weakref
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from normprop import functional, rules
 from normprop.functional.keywords import Ball
-from normprop.functional.parametric import Absorbed
+from normprop.functional.parametric import (
+    Absorbed,
+    RowsPlaced,
+    check_bilinear,
+    factors,
+    refuse_max_norm,
+    sphere_of,
+)
 from normprop.functional.scale import saving, upcast
 from normprop.functional.together import Layer, Placed, place_
 from normprop.functional.weight import Method, normalize_weight_, on_sphere, separate_factor, sphere
 from normprop.gaussian import Law
 from normprop.nn.settings import Settings
 
-__all__ = ["project_"]
+__all__ = [
+    "Bilinear", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d",
+    "ConvTranspose3d", "Embedding", "Linear", "project_",
+]  # fmt: skip
 
 
 class AtHand(NamedTuple):
@@ -240,3 +252,143 @@ def weights_that_run(layer: nn.Module):
     elif layer.scaling == "separate":
         backward = layer._on_ball(plain, "backward")
     return forward.numpy(), bias, backward.numpy()
+
+
+class Linear(MapFromWeight, nn.Linear):
+    """Linear map with weights on the unit ball: see :func:`normprop.functional.linear`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the map."""
+        return self._run("linear", input)
+
+
+class _Conv(MapFromWeight):
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve."""
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            input = nn.functional.pad(
+                input, self._reversed_padding_repeated_twice, mode=self.padding_mode
+            )
+            padding = 0
+        geometry = self.stride, padding, self.dilation, self.groups
+        return self._run(f"conv{len(self.kernel_size)}d", input, *geometry)
+
+
+class _ConvTranspose(MapFromWeight):
+    _rule: ClassVar = staticmethod(rules.conv_transpose)
+    _read: ClassVar = ("stride", "dilation", "groups")
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Convolve.
+
+        Args:
+            input: shape (N, in, …) or (in, …).
+            output_size: as in torch, to choose among the shapes that a stride leaves open.
+        """
+        dims = len(self.kernel_size)
+        output_padding = self._output_padding(
+            input, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation
+        )
+        geometry = self.stride, self.padding, tuple(output_padding), self.groups, self.dilation
+        return self._run(f"conv_transpose{dims}d", input, *geometry)
+
+
+class Conv1d(_Conv, nn.Conv1d):
+    """Convolution with weights on the unit ball: see :func:`normprop.functional.conv1d`."""
+
+
+class Conv2d(_Conv, nn.Conv2d):
+    """Convolution in two dimensions: see :func:`normprop.functional.conv2d`."""
+
+
+class Conv3d(_Conv, nn.Conv3d):
+    """Convolution in three dimensions: see :func:`normprop.functional.conv3d`."""
+
+
+class ConvTranspose1d(_ConvTranspose, nn.ConvTranspose1d):
+    """Transposed convolution on the unit ball: see :func:`normprop.functional.conv_transpose1d`."""
+
+
+class ConvTranspose2d(_ConvTranspose, nn.ConvTranspose2d):
+    """The same in two dimensions: see :func:`normprop.functional.conv_transpose2d`."""
+
+
+class ConvTranspose3d(_ConvTranspose, nn.ConvTranspose3d):
+    """The same in three dimensions: see :func:`normprop.functional.conv_transpose3d`."""
+
+
+class Bilinear(Parametric, nn.Bilinear):
+    """Bilinear map with weights on the unit ball: see :func:`normprop.functional.bilinear`."""
+
+    _defaults: ClassVar = {"per": "layer"}
+
+    def _forget(self) -> None:
+        if "method" in self.__dict__:
+            check_bilinear(self.scaling, self.per, self.method)
+        super()._forget()
+
+    def sphere(self, ball: str | None = None) -> tuple[str, float, int]:
+        """As of every layer with weights; it has one ball."""
+        return *sphere_of(self.weight, self.scaling, self.per, self.gain), 1
+
+    def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
+        """Apply the map."""
+        self._check_place()
+        return functional.bilinear(input1, input2, self.weight, self.bias, **self._chosen())
+
+    def _moments(self, law: Law) -> rules.Moments:
+        weight, bias = rules.weights_of(self)
+        if self.method == "normalize":
+            weight = self._on_ball(torch.from_numpy(weight), self._ball()).numpy()
+        backward = factors(self.weight) if self.scaling == "separate" else (1.0, 1.0)
+        return rules.bilinear(weight, bias, law, backward)
+
+
+class Embedding(Parametric, nn.Embedding):
+    """Embedding with rows of norm √dim: see :func:`normprop.functional.embedding`.
+
+    It has one scale, as no gradient reaches a token, so that there is no ``scaling`` to choose.
+
+    Args:
+        padding_idx: as in torch; its row is zero, and stays.
+
+    Raises:
+        ValueError: ``max_norm`` is given, or ``method`` is unknown.
+    """
+
+    _keywords: ClassVar[type] = RowsPlaced
+    # It has one ball, of one norm a row.
+    scaling, per = "forward", "neuron"
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        given = inspect.signature(Embedding).bind(*args, **options)
+        refuse_max_norm(given.arguments.get("max_norm"))
+        weight = given.arguments.get("_weight")
+        if weight is not None and options.get("method") == "project":
+            # The caller's tensor is not ours to project.
+            given.arguments["_weight"] = weight.clone()
+        super().__init__(*given.args, **given.kwargs)
+
+    def _checked(self, name: str, value):
+        if name == "max_norm":
+            refuse_max_norm(value)
+        return super()._checked(name, value)
+
+    def sphere(self, ball: str | None = None) -> tuple[str, float, int]:
+        """As of every layer with weights; it has one ball."""
+        return "fan-in", self.gain * math.sqrt(self.embedding_dim), 1
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Look up."""
+        self._check_place()
+        own = {"scale_grad_by_freq": self.scale_grad_by_freq, "sparse": self.sparse}
+        chosen = self._chosen()
+        return functional.embedding(input, self.weight, self.padding_idx, **own, **chosen)
+
+    def _moments(self, law: Law) -> rules.Moments:
+        rules.check_no_law(self, law)
+        rows = rules.rows_of(self)
+        if self.method == "normalize":
+            rows = self._on_ball(torch.from_numpy(rows), self._ball()).numpy()
+        return rules.embedding(rows)

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from normprop import rules
 from normprop.functional.constants import law_of
-from normprop.functional.keywords import Law as LawKeywords
-from normprop.functional.keywords import LawBehind
+from normprop.functional.keywords import Given, LawBehind
 from normprop.functional.scale import Constants, constant_when_compiled, normalized
 from normprop.gaussian import Image, Law, Normal
 from normprop.nn.settings import Settings
@@ -31,7 +30,7 @@ class Twin(Settings):
         std: standard deviation of the input.
     """
 
-    _keywords: ClassVar[type] = LawKeywords
+    _keywords: ClassVar[type] = Given
     # Of layers that torch does not have, and that may stand in ``after``.
     _image_rule: ClassVar[Callable | None] = None
     # How the twin's function is normalised.

@@ -13,14 +13,12 @@ no constants why.
 from types import ModuleType as _Module
 
 # ruff: noqa: F401, F403
-from normprop.rules import composite, distance, lazy, loss, padding, shape, upsampling
+from normprop.rules import composite, distance, lazy, loss, shape, upsampling
 from normprop.rules.activation import *
 from normprop.rules.arguments import *
 from normprop.rules.attention import *
 from normprop.rules.axis import *
-from normprop.rules.bilinear import *
 from normprop.rules.dropout import *
-from normprop.rules.embedding import *
 from normprop.rules.join import *
 from normprop.rules.measure import *
 from normprop.rules.parametric import *

@@ -86,6 +86,10 @@ def _of_distance(function: Callable[[nn.Module], object]):
     return _of_elements(lambda layer, law: elementwise(function(layer), _distance(layer, law)))
 
 
+def _of_labels(*weights: str):
+    return _of_elements(lambda _, law: losses.cross_entropy_of_two(law), *weights)
+
+
 def _likelihood(_: nn.Module, classes: int, law: Normal) -> Figures:
     """Figures of -x_t for a uniform class t, the gradient over all ``classes`` elements."""
     error = 2.0 * EPS * (abs(law.mean) + law.std + 1.0)
@@ -96,10 +100,6 @@ def _ranking(layer: nn.MarginRankingLoss, law: Normal) -> Figures:
     # -y(x₁ - x₂) + margin, whichever the sign of y.
     difference = Normal(float(layer.margin), math.sqrt(2.0) * law.std)
     return elementwise(FUNCTIONS["relu"], difference)
-
-
-def _two_labels(_: nn.Module, law: Normal) -> Figures:
-    return losses.cross_entropy_of_two(law)
 
 
 def _many_labels(_: nn.Module, classes: int, law: Normal) -> Figures:
@@ -122,8 +122,8 @@ for _type, _rule, _note in (
     (nn.L1Loss, _of_distance(lambda _: families.absolute()), _OF_TARGET),
     (nn.SmoothL1Loss, _of_distance(lambda x: losses.smooth_l1(float(x.beta))), _OF_TARGET),
     (nn.HuberLoss, _of_distance(lambda x: losses.huber(float(x.delta))), _OF_TARGET),
-    (nn.BCEWithLogitsLoss, _of_elements(_two_labels, "weight", "pos_weight"), _OF_LABELS),
-    (nn.SoftMarginLoss, _of_elements(_two_labels), _OF_LABELS),
+    (nn.BCEWithLogitsLoss, _of_labels("weight", "pos_weight"), _OF_LABELS),
+    (nn.SoftMarginLoss, _of_labels(), _OF_LABELS),
     (
         nn.HingeEmbeddingLoss,
         _of_elements(lambda x, law: losses.hinge_embedding(law, float(x.margin))),

@@ -6,26 +6,16 @@ from typing import Any, TypedDict, Unpack, overload
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import modules
 
 from normprop.gaussian import Function
 from normprop.gaussian.law import in_range
 from normprop.rules.activation import activation, image_of, resolve
 from normprop.rules.arguments import check_law, shape_of
 from normprop.rules.dropout import dropout, dropout_rule
+from normprop.rules.parametric import PerChannel
 from normprop.rules.registry import Moments, describe, lookup, rule_of
 
 __all__ = ["moments"]
-
-PerChannel = (
-    nn.Linear
-    | modules.conv._ConvNd
-    | nn.Bilinear
-    | nn.Embedding
-    | nn.EmbeddingBag
-    | nn.MultiheadAttention
-)
-"""The layers whose figures are arrays for certain; those of norms are where they have weights."""
 
 
 class _Circumstances(TypedDict, total=False):

@@ -1,17 +1,32 @@
-"""Linear maps, convolutions and transposed convolutions."""
+"""Layers with weights: linear maps, convolutions, bilinear maps, rows that tokens look up."""
 
 import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch import nn
+from torch.nn import modules
 
-from normprop.gaussian import Law, maximum
+from normprop.gaussian import Law, Normal, maximum
+from normprop.gaussian.law import std_error
 from normprop.gaussian.normal import EPS
-from normprop.rules.arguments import array, window_of
-from normprop.rules.registry import Moments, register, register_each
+from normprop.rules.arguments import Shape, array, need_shape, window_of
+from normprop.rules.registry import CLOSED, Moments, register, register_each
 
-__all__ = ["conv_transpose", "parametric", "weights_of"]
+__all__ = [
+    "bilinear", "check_no_law", "conv_transpose", "embedding", "parametric", "rows_of",
+    "weights_of",
+]  # fmt: skip
+
+PerChannel = (
+    nn.Linear
+    | modules.conv._ConvNd
+    | nn.Bilinear
+    | nn.Embedding
+    | nn.EmbeddingBag
+    | nn.MultiheadAttention
+)
+"""The layers whose figures are arrays for certain; those of norms are where they have weights."""
 
 
 def parametric(
@@ -28,36 +43,14 @@ def parametric(
     The weights have the shape (out, in/groups, k…), those of the backward pass may be others; the
     bias has the shape (out,), the stride one entry, or one for each dimension of the window.
     """
-    mean, std, error, method = maximum(1, law)
-    rows = forward_weight.reshape(len(forward_weight), math.prod(forward_weight.shape[1:]))
-    rows = np.ascontiguousarray(rows)
-    norms = root(rows, lambda squares: squares.sum(-1))
-    sums = rows.sum(-1)
-    offset = np.zeros(len(rows)) if bias is None else bias
-    fwd_mean = mean * sums + offset
-    fwd_std = std * norms
-
+    taps = math.prod(forward_weight.shape[2:])
+    rows = forward_weight.reshape(*forward_weight.shape[:2], taps)
     back = forward_weight if backward_weight is None else backward_weight
-    outs, ins, taps = len(back) // groups, back.shape[1], math.prod(back.shape[2:])
+    outs, ins = len(back) // groups, back.shape[1]
     columns = back.reshape(groups, outs, ins, taps).transpose(0, 2, 1, 3)
-    columns = np.ascontiguousarray(columns).reshape(groups * ins, outs * taps)
     steps = window_of(tuple(stride), back.ndim - 2, "stride") if len(stride) else ()
-    bwd_std = root(columns, lambda squares: squares.sum(-1) / math.prod(steps))
-
-    # NumPy adds contiguous rows pairwise, in blocks of at most 128 terms.
-    ulps = 24.0 + math.log2(max(rows.shape[1], columns.shape[1], 2))
-    size = np.abs(rows).sum(-1)
-    bounds = (
-        error * size + ulps * EPS * (abs(mean) * size + np.abs(offset)),
-        error * norms + ulps * EPS * fwd_std,
-        ulps * EPS * bwd_std,
-    )
-    return Moments(fwd_mean, fwd_std, bwd_std, largest(bounds), method)
-
-
-def largest(bounds: Sequence[np.ndarray]) -> float:
-    """The bound of all figures."""
-    return float(np.concatenate(bounds).max(initial=0.0))
+    columns = columns.reshape(groups * ins, outs * taps)
+    return _linear(rows, columns, bias, law, math.prod(steps))
 
 
 def conv_transpose(
@@ -84,23 +77,30 @@ def conv_transpose(
         \sigma_b^2 = \sum W^2,
 
     forward over the inputs and taps of an output channel, backward over the outputs and taps of an
-    input channel.
-
-    The weights have the shape (in, out/groups, k…), the other arguments are those of
-    :func:`parametric`.
+    input channel.  The weights have the shape (in, out/groups, k…), the other arguments are those
+    of :func:`parametric`.
     """
-    mean, std, error, method = maximum(1, law)
     window = forward_weight.shape[2:]
     steps = window_of(tuple(stride), len(window), "stride")
     gaps = window_of(tuple(dilation), len(window), "dilation")
-    period = math.prod(steps)
-
-    ins, width, taps = len(forward_weight) // groups, forward_weight.shape[1], math.prod(window)
-    rows = forward_weight.reshape(groups, ins, width, taps).transpose(0, 2, 1, 3)
-    rows = np.ascontiguousarray(rows).reshape(groups * width, ins, taps)
+    ins, width = len(forward_weight) // groups, forward_weight.shape[1]
+    rows = forward_weight.reshape(groups, ins, width, math.prod(window)).transpose(0, 2, 1, 3)
+    rows = rows.reshape(groups * width, ins, math.prod(window))
+    back = forward_weight if backward_weight is None else backward_weight
     phases = _phases(window, steps, gaps)
-    sums = np.stack([_sum(rows[:, :, phases == phase]) for phase in np.unique(phases)], 1)
+    return _linear(rows, back.reshape(len(back), -1), bias, law, 1, phases, math.prod(steps))
+
+
+def _linear(rows, columns, bias, law, back_period, phases=None, period=1) -> Moments:
+    """Moments by rows of the shape (outputs, inputs, taps) and columns of (inputs, …).
+
+    A backward pass meets one in ``back_period`` of a column's weights, a forward pass those of one
+    of ``period`` phases, of which there may be more than taps belong to.
+    """
+    mean, std, error, method = maximum(1, law)
     norms = root(rows, lambda squares: _sum(squares) / period)
+    kinds = [slice(None)] if phases is None else [phases == phase for phase in np.unique(phases)]
+    sums = np.stack([_sum(rows[:, :, kind]) for kind in kinds], 1)
     average = sums.sum(1) / period
     # Phases without a tap have the sum 0.
     empty = period - sums.shape[1]
@@ -109,23 +109,23 @@ def conv_transpose(
         lambda squares: (squares[:, :-1].sum(1) + empty * squares[:, -1]) / period,
     )
     offset = np.zeros(len(rows)) if bias is None else bias
-    fwd_mean = mean * average + offset
     fwd_std = np.hypot(std * norms, mean * spread)
+    bwd_std = root(columns, lambda squares: _sum(squares) / back_period)
 
-    back = forward_weight if backward_weight is None else backward_weight
-    columns = np.ascontiguousarray(back.reshape(len(back), -1))
-    bwd_std = root(columns, _sum)
-
-    ulps = 32.0 + math.log2(max(ins * taps, columns.shape[1], 2))
+    # NumPy adds contiguous rows pairwise, in blocks of at most 128 terms.
+    ulps = (24.0 if phases is None else 32.0) + math.log2(
+        max(math.prod(rows.shape[1:]), columns.shape[1], 2)
+    )
     size = _sum(np.abs(rows))
     # Of the root mean square over the phases, and more than the spread of their sums.
-    whole = size / math.sqrt(period)
+    whole = 0.0 if phases is None else size / math.sqrt(period)
     bounds = (
         error * size / period + ulps * EPS * (abs(mean) * size / period + np.abs(offset)),
         error * (norms + spread) + ulps * EPS * (std * norms + abs(mean) * whole),
         ulps * EPS * bwd_std,
     )
-    return Moments(fwd_mean, fwd_std, bwd_std, largest(bounds), method)
+    bound = float(np.concatenate(bounds).max(initial=0.0))
+    return Moments(mean * average + offset, fwd_std, bwd_std, bound, method)
 
 
 def _phases(window, steps, gaps) -> np.ndarray:
@@ -190,4 +190,171 @@ register_each(
     # The phases of the stride would make different numbers of a shift.
     needs_zero=lambda _: True,
     **_map,
+)
+
+
+def bilinear(
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    law: Law,
+    backward: tuple[float, float] = (1.0, 1.0),
+) -> Moments:
+    r"""Moments of a bilinear map of two inputs of one law N(m, s²), independent of each other.
+
+    With :math:`y_o = x_1^\top W_o x_2 + b_o`, r the sums of the rows of :math:`W_o` and c those of
+    its columns,
+
+    .. math::
+        \mu = m^2 \sum W_o + b_o, \qquad
+        \sigma_f^2 = s^2 m^2 (\|r\|^2 + \|c\|^2) + s^4 \|W_o\|^2,
+
+        \sigma_{b,i}^2 = \sum_o E (W_o x_2)_i^2
+                       = \sum_o \bigl(s^2 \|W_{oi\cdot}\|^2 + m^2 r_{oi}^2\bigr)
+
+    for input i of :math:`x_1`; for those of :math:`x_2` columns stand for rows.  The weights have
+    the shape (out, in1, in2); ``bwd_std`` has the in1 entries before the in2, and gradients of the
+    two are multiplied by ``backward``.
+    """
+    mean, std, error, method = maximum(1, law)
+    # Bounds of the sums below are in terms of these.
+    largest = abs(mean) + error
+    rows, columns = _along(weight, 2), _along(weight, 1)
+    offset = np.zeros(len(weight)) if bias is None else bias
+    lines = np.hypot(_norm(rows, 1), _norm(columns, 1))
+    norms = root(weight, lambda squares: _along(_along(squares, 2), 1))
+    fwd_mean = mean * mean * _along(rows, 1) + offset
+    fwd_std = std * np.hypot(mean * lines, std * norms)
+
+    found, bounds = [], []
+    size = np.abs(weight)
+    # No sum is longer than that; NumPy adds contiguous rows pairwise.
+    ulps = 48.0 + 2.0 * math.log2(max(weight.size, 2))
+    for axis, sums, factor in ((2, rows, backward[0]), (1, columns, backward[1])):
+        spread = root(weight, lambda squares, over=axis: _along(_along(squares, over), 0))
+        shift = _norm(sums, 0)
+        found.append(abs(factor) * np.hypot(std * spread, mean * shift))
+        # A sum's rounding is relative to that of its terms without their signs.
+        whole = _norm(_along(size, axis), 0)
+        bound = error * (spread + shift) + ulps * EPS * (std * spread + largest * whole)
+        bounds.append(abs(factor) * bound)
+    bwd_std = np.concatenate(found)
+
+    total = _along(_along(size, 2), 1)
+    whole = np.hypot(_norm(_along(size, 2), 1), _norm(_along(size, 1), 1))
+    bounds += [
+        error * 2.0 * largest * total + ulps * EPS * (largest**2 * total + np.abs(offset)),
+        error * (largest + std + error) * (lines + 2.0 * norms)
+        + ulps * EPS * std * (largest * whole + std * norms),
+    ]
+    bound = float(max(b.max(initial=0.0) for b in bounds))
+    return Moments(fwd_mean, fwd_std, bwd_std, bound, method)
+
+
+def _along(values: np.ndarray, axis: int) -> np.ndarray:
+    return np.ascontiguousarray(np.moveaxis(values, axis, -1)).sum(-1)
+
+
+def _norm(values: np.ndarray, axis: int) -> np.ndarray:
+    return root(values, lambda squares: _along(squares, axis))
+
+
+register(
+    nn.Bilinear,
+    lambda layer, law: bilinear(*weights_of(layer), law),
+    note="two independent inputs of one law; backward the entries of the first input, then "
+    "those of the second",
+    family="map",
+)
+
+
+def embedding(rows: np.ndarray, bag: int = 1, mode: str = "mean") -> Moments:
+    """Moments of what ``bag`` independent tokens look up, each any of the rows alike.
+
+    Rows have the shape (tokens, dim), figures an entry for each of dim, and none backward, as no
+    gradient reaches a token; mode is what becomes of the rows: ``"sum"``, ``"mean"`` or ``"max"``.
+    """
+    count = len(rows)
+    if count == 0:
+        raise ValueError("there must be a row to look up; the weight has none")
+    if mode == "max":
+        return _largest(np.sort(rows, axis=0), bag)
+    scale = float(bag) if mode == "sum" else 1.0
+    spread = scale / math.sqrt(bag)
+    mean = rows.sum(0) / count
+    std = np.sqrt(((rows - mean) ** 2).sum(0) / count)
+    error = _rounding(rows, std)
+    return Moments(mean * scale, std * spread, np.zeros(0), error * max(scale, spread), CLOSED)
+
+
+def _largest(rows: np.ndarray, bag: int) -> Moments:
+    """Moments of the largest of ``bag`` draws, with replacement, from sorted columns."""
+    count = len(rows)
+    # The rank is k or less for (k/count)^bag of the bags.
+    ranks = ((np.arange(count + 1) / count) ** bag)[:, None]
+    chances = np.diff(ranks, axis=0)
+    mean = (chances * rows).sum(0)
+    squares = (rows - mean) ** 2
+    variance = (chances * squares).sum(0)
+    std = np.sqrt(variance)
+    # A rank is off by that share of itself; by partial summation it counts once for each step of
+    # what is summed.
+    share = (bag + 4.0) * EPS
+    steps, bends = ((ranks[1:-1] * np.abs(np.diff(v, axis=0))).sum(0) for v in (rows, squares))
+    of_std = map(std_error, variance.tolist(), (share * bends).tolist())
+    error = _rounding(rows, std) + max(float(share * steps.max(initial=0.0)), *of_std, 0.0)
+    return Moments(mean, std, np.zeros(0), error, CLOSED)
+
+
+def _rounding(rows: np.ndarray, std: np.ndarray) -> float:
+    """What adding up rows in their order does to their mean and standard deviation."""
+    largest = np.abs(rows).max(initial=0.0) + std.max(initial=0.0)
+    return float((len(rows) + 16.0) * EPS * largest)
+
+
+def rows_of(layer: nn.Embedding | nn.EmbeddingBag) -> np.ndarray:
+    """The rows as they are looked up, without that of ``padding_idx``, which stands for nothing."""
+    rows = array(layer.weight, "weight")
+    if layer.max_norm is not None:
+        norms = np.linalg.norm(rows, ord=float(layer.norm_type), axis=1, keepdims=True)
+        # As torch adds to a norm before it divides by it.
+        factor = layer.max_norm / (norms + 1e-7)
+        rows = np.where(norms > layer.max_norm, rows * factor, rows)
+    return rows if layer.padding_idx is None else np.delete(rows, layer.padding_idx, axis=0)
+
+
+def check_no_law(layer: nn.Module, law: Law) -> None:
+    """Refuse a law for an input that has none."""
+    if law != Normal(0.0, 1.0):
+        raise ValueError(
+            f"mean and std must be left at 0 and 1, and after at None, for {type(layer).__name__}: "
+            f"its input is a token, which is uniform; it was {law}"
+        )
+
+
+def _embedding(layer: nn.Embedding, law: Law) -> Moments:
+    check_no_law(layer, law)
+    return embedding(rows_of(layer))
+
+
+def _embedding_bag(layer: nn.EmbeddingBag, law: Law, shape: Shape) -> Moments:
+    """Moments of bags, all of ``shape[0]`` tokens, none of them padding."""
+    check_no_law(layer, law)
+    shape = need_shape(layer, shape, "how many tokens a bag has")
+    if len(shape) != 1:
+        raise ValueError(f"shape must be (tokens in a bag,) for EmbeddingBag; it was {shape}")
+    return embedding(rows_of(layer), shape[0], layer.mode)
+
+
+register(
+    nn.Embedding,
+    _embedding,
+    note="over uniform tokens, one entry a dimension; no gradient reaches a token",
+    family="map",
+)
+register(
+    nn.EmbeddingBag,
+    _embedding_bag,
+    note="over bags of one size, of uniform tokens; no gradient reaches a token, and there is no "
+    "twin, as its scale would depend on the size of each bag",
+    shaped=True,
 )

@@ -10,10 +10,10 @@ from torch.utils._pytree import tree_leaves
 
 import normprop
 from normprop.functional import Constants
+from normprop.functional.activation import with_draws, with_slopes
 from normprop.functional.dropout import DropoutConstants, with_mask
 from normprop.functional.fused import MAPS, fused
 from normprop.functional.scale import normalized
-from normprop.functional.slope import with_draws, with_slopes
 from tests.functional.test_fused import CALLS, SEPARATE, TRUE
 from tests.nn.battery import ROWS
 

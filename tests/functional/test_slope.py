@@ -9,7 +9,7 @@ from torch import nn
 import normprop
 from normprop import functional
 from normprop.functional import Constants
-from normprop.functional.slope import with_draws, with_slopes
+from normprop.functional.activation import with_draws, with_slopes
 
 TRUE, SEPARATE = Constants(0.3, 0.7, 0.7), Constants(0.3, 0.7, 1.3)
 
