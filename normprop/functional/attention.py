@@ -37,6 +37,11 @@ class AttentionConstants(NamedTuple):
     key: float
     value: float
 
+    @classmethod
+    def alike(cls, shift: float, forward: float, backward: float) -> "AttentionConstants":
+        """With one divisor for all three gradients."""
+        return cls(shift, forward, *(backward,) * 3)
+
 
 @takes(Given)
 def scaled_dot_product_attention(
@@ -87,11 +92,6 @@ def scaled_dot_product_attention(
     """
     for tensor in (query, key, value):
         check_real(tensor)
-    if enable_gqa and law["scaling"] != "forward":
-        raise ValueError(
-            "enable_gqa must be False for a scaling of gradients: a head of keys adds up those of "
-            f"several queries, which is not in the constants; scaling was {law['scaling']!r}"
-        )
     constants = attention_constants(
         *(sizes_of(t)[-2:] for t in (query, key, value)),
         law["scaling"],
@@ -100,12 +100,31 @@ def scaled_dot_product_attention(
         None if scale is None else literal(scale),
         is_causal,
         literal(dropout_p),
+        enable_gqa,
     )
+    given = attn_mask, dropout_p, is_causal, scale, enable_gqa
+    return attended(query, key, value, constants, *given)
+
+
+def attended(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    constants: AttentionConstants,
+    attn_mask: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+) -> Tensor:
+    """Attention, normalised by these constants."""
     query, key, value = divided(query, key, value, constants)
     output = torch_functional.scaled_dot_product_attention(
         query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
     )
-    return (output - constants.shift) / constants.forward
+    # Values of mean 0 cost one pass.
+    output = output if constants.shift == 0.0 else output - constants.shift
+    return output / constants.forward
 
 
 def divided(
@@ -130,8 +149,14 @@ def attention_constants(
     scale: float | None = None,
     is_causal: bool = False,
     dropout_p: float = 0.0,
+    enable_gqa: bool = False,
 ) -> AttentionConstants:
     """Constants of attention of inputs of these shapes, of one law."""
+    if enable_gqa and scaling != "forward":
+        raise ValueError(
+            "enable_gqa must be False for a scaling of gradients: a head of keys adds up those of "
+            f"several queries, which is not in the constants; scaling was {scaling!r}"
+        )
     laws = (rules.check_law(mean, std),) * 3
     return _cached(query, key, value, scaling, laws, scale, is_causal, dropout_p)
 
@@ -146,7 +171,7 @@ def _cached(query, key, value, scaling, laws, scale, is_causal, dropout_p) -> At
         return AttentionConstants(figures.mean, figures.std, *own)
     sizes = tuple(shape[-2] * shape[-1] for shape in (query, key, value))
     sigma = figures.std if scaling == "forward" else rules.attention_slope(figures, sizes)
-    return AttentionConstants(figures.mean, *(sigma,) * 4)
+    return AttentionConstants.alike(figures.mean, sigma, sigma)
 
 
 class BallOfHeads(TypedDict, total=False):

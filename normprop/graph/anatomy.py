@@ -84,11 +84,15 @@ def joined(path: str, name: str) -> str:
 
 
 def torch_type(kind: type) -> type | None:
-    """The class that ``torch.nn`` exports, of a layer, its subclass or its twin."""
+    """The class that ``torch.nn`` exports, of a layer, its subclass or its twin.
+
+    Attention, which torch has as a function alone, has a class of its own.
+    """
     for parent in kind.__mro__:
         if parent is nn.Module:
             return None
-        if getattr(nn, parent.__name__, None) is parent:
+        own = parent.__module__.startswith("normprop.rules.")
+        if own or getattr(nn, parent.__name__, None) is parent:
             return parent
     return None
 

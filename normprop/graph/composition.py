@@ -26,7 +26,8 @@ from torch import nn
 from normprop import nn as twins
 from normprop import rules
 from normprop.functional.scale import Constants
-from normprop.graph.roles import Roles, Sum, family_of, has_radius, is_curve
+from normprop.graph.kinds import mixed_in
+from normprop.graph.roles import Roles, Sum, family_of, has_radius, is_curve, mixes
 from normprop.graph.stepping import Size
 from normprop.graph.trace import Node, Trace
 
@@ -186,13 +187,15 @@ class Composition:
         corrections = {}
         for node in roles.trace.nodes[1:]:
             made = None if node.module is None else self.made.get(node.name)
-            law = None if made is None else flow.law(node.inputs[0])
+            law = None if made is None else flow.law(_arriving(node, made))
             if made is None or (law is not None and law.std == 0.0):
                 # A state that begins at 0 says nothing of what comes later.
                 flow.step(node, made)
             elif node.name in self.done:
                 self._compare(node, made, law)
                 flow.step(node, made)
+                if mixes(made):
+                    self._compare_mixed(node, flow)
             else:
                 self.done.add(node.name)
                 self._choose(node, made, roles, flow)
@@ -211,8 +214,18 @@ class Composition:
                 f"is made for an input of std {layer.std:.3g}; in another call it is {law.std:.3g}"
             )
 
+    def _compare_mixed(self, node: Node, flow) -> None:
+        """The same of attention, whose divisor is that of its first call."""
+        law = flow.law(node.outputs[0])
+        wanted = self.targets.get(node.name, 1.0)
+        if law is not None and not 1 / NEAR <= law.std / wanted <= NEAR:
+            self.notes[node.name] = f"has the divisor of its first call; another has {law.std:.3g}"
+
     def _choose(self, node: Node, layer: nn.Module, roles: Roles, flow) -> None:
         law = flow.law(node.inputs[0])
+        if mixes(layer):
+            self._mixing(node, layer, flow)
+            return
         if law is None or not (math.isfinite(law.std) and law.std > 0):
             if has_radius(layer):
                 self._radius(node, layer, flow)
@@ -246,6 +259,18 @@ class Composition:
         shift, forward, backward = self.made[path].constants
         self.made[path].constants = Constants(shift, forward / size, backward / size)
         self.notes[path] = f"gives a standard deviation of {size:.3g}, its share of a sum"
+
+    def _mixing(self, node: Node, layer: nn.Module, flow) -> None:
+        """Divide by the deviation that averaging leaves, whatever the places have in common."""
+        layer.constants = Constants(0.0, 1.0, 1.0)
+        flow.step(node, layer)
+        law = flow.law(node.outputs[0])
+        if law is None or not (math.isfinite(law.std) and law.std > 0):
+            return
+        mean, std = _tidy(law)
+        size = self.targets.get(node.name, 1.0) * self._share.get(node.name, 1.0)
+        layer.constants = Constants(mean, std / size, std / size)
+        flow.step(node, layer)
 
     def _radius(self, node: Node, layer: nn.Module, flow) -> None:
         layer.gain = 1.0
@@ -358,6 +383,11 @@ def calibrated(
         return twins.Calibrated(plain, mean=mean, std=std, **options), ""
     except (TypeError, ValueError) as problem:
         return layer, f"is not calibrated for the depth: {problem}"
+
+
+def _arriving(node: Node, layer: nn.Module) -> int:
+    """The input that a layer's law is that of."""
+    return mixed_in(node)[2] if mixes(layer) else node.inputs[0]
 
 
 def _tidy(law: Size) -> tuple[float, float]:

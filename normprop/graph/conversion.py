@@ -22,12 +22,12 @@ from normprop.graph.composition import Composition, Wishes, calibrated
 from normprop.graph.example import Example, functions_of, in_front
 from normprop.graph.exchange import Factory, check_replace, drop_normalization, exchange
 from normprop.graph.judging import outside, span
-from normprop.graph.kinds import is_watched
+from normprop.graph.kinds import constants_at, is_watched
 from normprop.graph.prediction import predict
 from normprop.graph.report import kept_with_models, remember
 from normprop.graph.rewrite import check_arguments, check_model, copied, remade
 from normprop.graph.rewrite import replace as put_in
-from normprop.graph.roles import family_of, is_curve
+from normprop.graph.roles import family_of, is_curve, mixes
 from normprop.graph.scales import Scales
 from normprop.graph.sites import exchange_functions
 from normprop.graph.stepping import varied
@@ -147,7 +147,7 @@ def convert(
       k-th sum of a stage whose trunk goes through an activation, which takes the sum back to 1, and
       1/K at each of K sums in a row with nothing between them, which end at √2; where both parts
       end in maps, as where the skip path has a convolution, the sum has standard deviation 1;
-    - pooling gives standard deviation 1, whatever its places have in common;
+    - pooling and attention give standard deviation 1, whatever their places have in common;
     - maps in front of outputs give logits of standard deviation ``logits``;
     - sigmoid, tanh, softplus and the like that reach an output or a product stay as they are;
     - a map that divides its weight by its norm stores it with a norm r, which no output sees and
@@ -168,6 +168,8 @@ def convert(
     it was.  The call has to stand in a method of the module, whose source is there, with arguments
     that are numbers or attributes; those are read once.  Dropout has to follow ``self.training``,
     and ``x.mean((2, 3))`` is a pooling layer in front of another layer.
+    ``F.scaled_dot_product_attention`` becomes :class:`normprop.nn.ScaledDotProductAttention`, which
+    is called with whatever the function was.
     Others stay, and the report names their lines and the reasons.
 
     What stays is in :func:`normprop.report` with its reason: layers that normalise by
@@ -371,6 +373,7 @@ class _Converter:
         if self.options["scaling"] == "forward":
             compose = self._calibrate if self.example is None else self._compose
             compose(plain, twins_of)
+        self._without_constants(twins_of)
         for path, layer in plain.items():
             if path in twins_of:
                 self.converted[path] = torch_type(type(layer)).__name__
@@ -414,6 +417,18 @@ class _Converter:
                 twins_of.pop(path, None)
             elif path in twins_of and id(layer) in chosen:
                 twins_of[path] = chosen[id(layer)]
+
+    def _without_constants(self, twins_of) -> None:
+        """Leave attention as it is where it has none for what it is called with."""
+        traces = () if self.example is None else self.example.traces
+        for node in (node for trace in traces for node in trace.nodes):
+            made = None if node.module is None else twins_of.get(node.name)
+            if mixes(made):
+                try:
+                    constants_at(made, node)
+                except ValueError as problem:
+                    self.kept[node.name] = f"has no normalised form: {problem}"
+                    del twins_of[node.name]
 
     def _calibrate(self, plain, twins_of) -> None:
         """Without an example: as if all activations stood behind one another."""

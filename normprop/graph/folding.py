@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from normprop.functional.activation import gate_function
 from normprop.functional.parametric import Absorbed, Meaning, absorbing_bias
@@ -24,6 +24,7 @@ from normprop.graph.rewrite import (
     separated,
 )
 from normprop.graph.roads import Roads, roads_of
+from normprop.graph.roles import mixes
 from normprop.nn.attention import MultiheadAttention
 
 
@@ -158,6 +159,9 @@ def _function(layer, kind, choice) -> nn.Module:
     limits = limits_behind(layer, kind, choice.before) if kind.name == "clamp" else None
     if limits is not None:
         return clamp(*limits, getattr(layer, "inplace", False))
+    if mixes(layer):
+        # Of torch alone, which has the function.
+        return fx.symbolic_trace(plain_of(layer, kind.plain))
     if kind.plain is None:
         if hasattr(layer, "gate"):
             return affine.gating(gate_function(layer.gate), layer.dim)

@@ -23,6 +23,7 @@ from normprop.graph.rewrite import (
     separated,
 )
 from normprop.graph.roads import roads_of
+from normprop.graph.roles import mixes
 from normprop.nn.parametric import MapFromWeight, Parametric
 from normprop.nn.together import Together
 
@@ -154,7 +155,8 @@ def _staying(kind: Kind) -> Kind:
     other = kind.name == "dropout" and rules.entry_of_type(kind.plain).algebra is None
     if other or (kind.name == "curve" and kind.draws):
         return kind.staying("its constants are others in evaluation")
-    if kind.name == "curve" and rules.entry_of_type(kind.plain).family != "activation":
+    family = rules.entry_of_type(kind.plain).family
+    if kind.name == "curve" and family not in ("activation", "attention"):
         return kind.staying("it is no activation, and trains as it is")
     return kind
 
@@ -163,7 +165,8 @@ def _keep_their_input(model: nn.Module, kinds: dict[str, Kind]) -> set[str]:
     """Paths of the curves whose output autograd does not need."""
     found = set()
     for path, kind in kinds.items():
-        if kind.name == "curve" and kind.normalised:
+        activation = kind.name == "curve" and not mixes(model.get_submodule(path))
+        if activation and kind.normalised:
             with torch.enable_grad():
                 plain = plain_of(model.get_submodule(path), kind.plain)
                 output = plain(torch.zeros([2] * 6, requires_grad=True))

@@ -8,8 +8,9 @@ from torch import nn
 from normprop import nn as twins
 from normprop import rules
 from normprop.graph.composition import NEAR, Composition
+from normprop.graph.kinds import mixed_in
 from normprop.graph.passing import ADD, JOIN, SUB
-from normprop.graph.roles import Roles, family_of, is_attention
+from normprop.graph.roles import Roles, family_of, is_attention, mixes
 from normprop.graph.scales import Row, Scales
 from normprop.graph.trace import Node
 
@@ -101,7 +102,7 @@ def _profile(composition: Composition, roles: Roles, passes: float) -> dict[int,
         else:
             shares = [1.0] * len(live)
         if is_attention(node):
-            arriving *= passes * _thinned(node, live, flow)
+            arriving *= passes * _thinned(node, flow, layer)
         elif _averages(node) and node.outputs[0] not in roles.trunk:
             arriving *= passes
         for value, share in zip(live, shares, strict=True):
@@ -111,8 +112,11 @@ def _profile(composition: Composition, roles: Roles, passes: float) -> dict[int,
 
 def _shares(node: Node, live: list[int], roles: Roles, flow) -> tuple[list[int], list[float]]:
     """Inputs that carry on what arrives at a call, and each one's share of it."""
-    if node.module is not None or is_attention(node):
+    if is_attention(node):
         # Queries and keys have none of it but what attention is not in mean field.
+        live = [v for v in live if v == mixed_in(node)[2]]
+        return live, [1.0] * len(live)
+    if node.module is not None:
         return live[-1:], [1.0]
     if node.name not in ADD | SUB | JOIN:
         values = [v for v in live if not roles.is_gate(v)]
@@ -126,15 +130,16 @@ def _shares(node: Node, live: list[int], roles: Roles, flow) -> tuple[list[int],
     return live, [size / total if total else 1.0 / len(sizes) for size in sizes]
 
 
-def _thinned(node: Node, live: list[int], flow) -> float:
+def _thinned(node: Node, flow, layer: nn.Module | None) -> float:
     """By how much attention lets the square of its values' signal fall, at least 1.
 
     A gradient that all places have in common, as an average over them makes it, does not fall.
     """
-    values, mixed = (flow.law(v) for v in (live[0], node.outputs[0]))
+    values, mixed = (flow.law(v) for v in (mixed_in(node)[2], node.outputs[0]))
     if values is None or mixed is None or not mixed.std > 0:
         return 1.0
-    return max(1.0, (values.std / mixed.std) ** 2)
+    divisor = layer.constants.forward if mixes(layer) else 1.0
+    return max(1.0, (values.std / (divisor * mixed.std)) ** 2)
 
 
 def _averages(node: Node) -> bool:

@@ -159,6 +159,17 @@ def _calibrated(module: twins.Calibrated) -> Kind:
     return Kind("clamp", own, module.constants, module.line, limits=facts.limits(plain))
 
 
+def mixed_in(node: Node) -> list[int]:
+    """Queries, keys and values in a call of attention."""
+    args, keywords = node.call
+    names = ("query", "key", "value")
+    given = dict(zip(names, args, strict=False)) | keywords
+    return [given[name].number for name in names]
+
+
+_OF_ATTENTION = ("dropout_p", "is_causal", "scale", "enable_gqa")
+
+
 def constants_at(module: nn.Module, node: Node) -> Constants | AttentionConstants:
     """The constants of a layer in a call, where they follow from the shapes that it gets.
 
@@ -168,6 +179,11 @@ def constants_at(module: nn.Module, node: Node) -> Constants | AttentionConstant
     shape = node.shapes[0]
     if isinstance(module, twins.MultiheadAttention):
         return _attention(module, node)
+    if isinstance(module, twins.ScaledDotProductAttention):
+        given = {name: node.argument(k, name) for k, name in enumerate(_OF_ATTENTION, start=4)}
+        given = {name: value for name, value in given.items() if value is not None}
+        shapes = dict(zip(node.inputs, node.shapes, strict=True))
+        return module.constants_of(*(shapes[v][-2:] for v in mixed_in(node)), **given)
     if isinstance(module, nn.modules.loss._Loss):
         return module.constants_of(shape)
     dims = getattr(module, "_dims", None)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from normprop import nn as twins
 from normprop import rules
 from normprop.functional.activation import gate_function
+from normprop.functional.attention import AttentionConstants
 from normprop.functional.parametric import Absorbed, absorbing_bias
 from normprop.functional.scale import Constants
 from normprop.functional.shape import constants_of_parts
@@ -40,11 +41,28 @@ def step_of_layer(call: Call, layer: nn.Module, node: Node) -> Step:
         return _evaluated(call, layer)
     running, weights = _running(layer, node)
     forward = functools.partial(plain.forward, running)
+    if family == "attention":
+        forward = _each_divided(forward, constants_at(layer, node))
     step = inside(call, forward, *call.args, weights=weights, **call.kwargs)
     if isinstance(layer, Parametric | twins.MultiheadAttention):
         return step
     constants = layer.constants[0] if family == "dropout" else constants_at(layer, node)
-    return _divided(step, constants)
+    return _divided(step, constants[:3])
+
+
+def _each_divided(attend: Callable, constants: AttentionConstants) -> Callable:
+    """Attention whose three gradients have divisors of their own, up to the first one's."""
+    _, _, first, *others = constants
+
+    def scaled(factor: float) -> Callable:
+        return custom(lambda call: Step.curve(call.args[0], call.law(call.args[0]), factor))
+
+    def apply(query, key, value, *more, **named):
+        if {*others} != {first}:
+            key, value = (scaled(first / f)(x) for f, x in zip(others, (key, value), strict=True))
+        return attend(query, key, value, *more, **named)
+
+    return apply
 
 
 def _gated(layer: nn.Module) -> Callable[[Tensor], Tensor]:

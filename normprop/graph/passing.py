@@ -129,7 +129,7 @@ def line_of(kind: Kind, module: nn.Module, training: bool) -> Line:
     if kind.name == "dropout":
         factor = 1.0 if training else module.constants.evaluation
         return Line() if training else Line(factor, factor, -module.constants.center * factor)
-    shift, forward, backward = kind.constants
+    shift, forward, backward = kind.constants[:3]
     scale, moved = kind.before
     slope = scale / forward
     ratio = forward / backward if training else 1.0

@@ -136,7 +136,8 @@ class Roles:
     def _gates(self, node: Node, value: int, ranged: bool) -> bool:
         """Whether a call multiplies others by a value that has a range."""
         live = [v for v in node.inputs if v in self.live]
-        if node.module is not None or node.name not in _MULTIPLY | _ATTENTION or len(live) < 2:
+        product = node.module is None and node.name in _MULTIPLY
+        if not (product or is_attention(node)) or len(live) < 2:
             return False
         # What has a wide range may be what another value is the gate of.
         return ranged or not any(self.is_gate(v) for v in live if v != value)
@@ -174,7 +175,7 @@ class Roles:
         return found
 
     def _sources_of(self, node: Node):
-        sources = [self.sources(value) or self._curve_of(value) for value in node.inputs]
+        sources = [self.sources(value) or self._divisor_of(value) for value in node.inputs]
         for i, other in enumerate(reversed(node.inputs)):
             behind = self._behind(other)
             # What the other comes from is no branch of its own.
@@ -182,12 +183,13 @@ class Roles:
                 sources[i] = ()
         return tuple(sources)
 
-    def _curve_of(self, value: int) -> tuple[str, ...]:
-        """The path of an activation that a branch ends in, where it is called there alone."""
+    def _divisor_of(self, value: int) -> tuple[str, ...]:
+        """The path of what a branch ends in, called there alone, that divides by a number."""
         node = self.trace.producer.get(value)
         while node is not None and node.inputs and not node.opaque and self.carries(node):
             node = self.trace.producer.get(node.inputs[0])
-        if node is None or node.module is None or not is_curve(self.made.get(node.name)):
+        made = None if node is None or node.module is None else self.made.get(node.name)
+        if not (is_curve(made) or mixes(made)):
             return ()
         calls = sum(n.module is node.module for n in self.trace.nodes)
         return (node.name,) if calls == 1 else ()
@@ -347,9 +349,16 @@ def is_curve(layer: nn.Module | None) -> bool:
     return isinstance(layer, Activation) and next(layer.parameters(), None) is None
 
 
+def mixes(layer: nn.Module | None) -> bool:
+    """Whether it is attention without weights."""
+    return layer is not None and family_of(layer) == "attention"
+
+
 def is_attention(node: Node) -> bool:
     """Whether it mixes values by probabilities."""
-    return isinstance(node.module, nn.MultiheadAttention) or node.name in _ATTENTION
+    if node.module is None:
+        return node.name in _ATTENTION
+    return mixes(node.module) or isinstance(node.module, nn.MultiheadAttention)
 
 
 def family_of(layer: nn.Module) -> str | None:

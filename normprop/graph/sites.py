@@ -78,6 +78,11 @@ class Site:
         return self.nodes[0][1].name
 
     @property
+    def takes_all(self) -> bool:
+        """Whether the layer is called with whatever the function is called with."""
+        return _layer_type(self.function) is rules.ScaledDotProductAttention
+
+    @property
     def place(self) -> str:
         """File and line."""
         return os.path.basename(self.nodes[0][1].where)
@@ -155,7 +160,7 @@ def _sites(runs: tuple[Trace, ...]) -> Iterator[Site]:
     for run in runs:
         roles = Roles(run, {})
         for node in run.nodes:
-            live = node.inputs and node.inputs[0] in roles.live
+            live = not roles.live.isdisjoint(node.inputs)
             if node.site is not None and _layer_type(node.name) is not None and live:
                 code, instruction = node.site
                 key = node.within, id(code), instruction
@@ -166,6 +171,7 @@ def _sites(runs: tuple[Trace, ...]) -> Iterator[Site]:
 @cache
 def _layer_types() -> dict[str, type[nn.Module]]:
     found = {"interpolate": nn.Upsample, "mean": nn.AdaptiveAvgPool2d}
+    found["scaleddotproductattention"] = rules.ScaledDotProductAttention
     for name, kind in vars(nn).items():
         entry = rules.entry_of_type(kind) if isinstance(kind, type) else None
         taken = entry is not None and entry.family in ("activation", "dropout", "pool")
@@ -200,7 +206,8 @@ def _settle(site: Site, owner: nn.Module) -> None:
     if site.call is None:
         raise _StaysError(f"is called past the code of {name}, or by an operator")
     scope = _Scope(definition, function, owner)
-    site.layer = _layer(site, _arguments(site, scope, node), scope)
+    _check_called(site, scope)
+    site.layer = _layer(site, scope)
     site.layer.train(owner.training)
     for roles, each in site.nodes:
         _check_end(roles, each, site.layer)
@@ -304,27 +311,31 @@ class _Scope:
         return known[name] if name in known else vars(builtins)[name]
 
 
-def _arguments(site: Site, scope: _Scope, node: Node) -> dict[str, ast.expr]:
+def _check_called(site: Site, scope: _Scope) -> None:
+    """Refuse what may be another function in another pass."""
+    call, name = site.call.func, site.function
+    try:
+        called = scope.value(call)
+    except LookupError:
+        called = None
+    if called is None:
+        site.of_tensor = isinstance(call, ast.Attribute) and call.attr == name
+        if not site.of_tensor:
+            raise _StaysError(f"is called as {ast.unparse(call)}")
+    elif isinstance(called, nn.Module) or getattr(called, "__name__", "") != name:
+        raise _StaysError(f"is called inside of {ast.unparse(call)}")
+
+
+def _arguments(site: Site) -> dict[str, ast.expr]:
     """By name, what the function is called with but for the input."""
     call = site.call
     starred = any(isinstance(a, ast.Starred) for a in call.args)
     if starred or any(k.arg is None for k in call.keywords):
         raise _StaysError("is given arguments by a star")
-    given, named = list(call.args), {k.arg: k.value for k in call.keywords}
+    given = [call.func.value, *call.args] if site.of_tensor else call.args
+    named = {k.arg: k.value for k in call.keywords}
     try:
-        called = scope.value(call.func)
-    except LookupError:
-        called = None
-    if called is None:
-        # A method of a tensor.
-        if not (isinstance(call.func, ast.Attribute) and call.func.attr == node.name):
-            raise _StaysError(f"is called as {ast.unparse(call.func)}")
-        site.of_tensor = True
-        given.insert(0, call.func.value)
-    elif isinstance(called, nn.Module) or getattr(called, "__name__", "") != node.name:
-        raise _StaysError(f"is called inside of {ast.unparse(call.func)}")
-    try:
-        arguments = _signature(node.name).bind(*given, **named).arguments
+        arguments = _signature(site.function).bind(*given, **named).arguments
     except TypeError as problem:
         raise _StaysError(f"is called with what no layer takes: {problem}") from problem
     del arguments["input"]
@@ -347,10 +358,14 @@ def _signature(function: str) -> inspect.Signature:
         return inspect.Signature([inspect.Parameter("input", kind), *own])
 
 
-def _layer(site: Site, given: dict[str, ast.expr], scope: _Scope) -> nn.Module:
+def _layer(site: Site, scope: _Scope) -> nn.Module:
+    made = _layer_type(site.function)
+    if site.takes_all:
+        return made()
+    given = _arguments(site)
     if site.function == "mean":
         return _pool(site, given, scope)
-    made, known = _layer_type(site.function), _signature(site.function).parameters
+    known = _signature(site.function).parameters
     kind, taken, options = f"nn.{made.__name__}", inspect.signature(made.__init__).parameters, {}
     if "training" in known:
         follows = ast.unparse(given.pop("training", site.call)) == f"{scope.first}.training"
@@ -396,7 +411,8 @@ def _check_end(roles: Roles, node: Node, layer: nn.Module) -> None:
     if end:
         raise _StaysError(f"keeps its range, as it reaches {end}")
     # What is taken from something else, as by a filter, has to keep its scale beside that.
-    of_two = ADD | _PRODUCTS if family_of(layer) == "pool" else ADD | SUB | _PRODUCTS
+    mixes = family_of(layer) in ("attention", "pool")
+    of_two = ADD | _PRODUCTS if mixes else ADD | SUB | _PRODUCTS
     waiting = [node.outputs[0]]
     while waiting:
         for user in roles.users.get(waiting.pop(), ()):
@@ -455,6 +471,8 @@ def _rewritten(calls: list[Site]) -> str:
             if site is None:
                 return call
             layer = ast.Attribute(ast.Name(first, ast.Load()), site.name, ast.Load())
+            if site.takes_all:
+                return ast.Call(layer, call.args, call.keywords)
             return ast.Call(layer, [_input(call, site.of_tensor)], [])
 
     return ast.unparse(ast.fix_missing_locations(Exchange().visit(definition)))

@@ -8,11 +8,73 @@ import torch
 from torch import Tensor, nn
 
 from normprop import functional, rules
-from normprop.functional.attention import AttentionConstants, BallOfHeads, multi_head_constants
+from normprop.functional.attention import (
+    AttentionConstants,
+    BallOfHeads,
+    attended,
+    attention_constants,
+    multi_head_constants,
+)
+from normprop.functional.keywords import Given
+from normprop.functional.scale import Constants
 from normprop.gaussian import Law
 from normprop.nn.settings import Settings
 
-__all__ = ["MultiheadAttention"]
+__all__ = ["MultiheadAttention", "ScaledDotProductAttention"]
+
+
+class ScaledDotProductAttention(Settings, rules.ScaledDotProductAttention):
+    """Normalised attention: see :func:`normprop.functional.scaled_dot_product_attention`.
+
+    Attributes:
+        constants: shift and divisors, as :func:`normprop.convert` sets them; ``None`` where they
+            follow from the shapes of the inputs.
+    """
+
+    _keywords: ClassVar[type] = Given
+    constants: Constants | None
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """Attend and normalise; the arguments are those of the function."""
+        given = attn_mask, dropout_p, is_causal, scale, enable_gqa
+        if self.constants is None:
+            law = self._chosen()
+            return functional.scaled_dot_product_attention(query, key, value, *given, **law)
+        return attended(query, key, value, AttentionConstants.alike(*self.constants), *given)
+
+    def constants_of(
+        self,
+        query: tuple[int, ...],
+        key: tuple[int, ...],
+        value: tuple[int, ...],
+        scale: float | None = None,
+        is_causal: bool = False,
+        dropout_p: float = 0.0,
+        enable_gqa: bool = False,
+    ) -> AttentionConstants:
+        """Shift and divisors for inputs of these shapes, and for arguments of ``forward``."""
+        if self.constants is not None:
+            return AttentionConstants.alike(*self.constants)
+        law = self.scaling, self.mean, self.std
+        given = scale, is_causal, dropout_p, enable_gqa
+        return attention_constants(query, key, value, *law, *given)
+
+    def _forget(self) -> None:
+        self.constants = None
+
+    def _moments(self, law: Law, shape: tuple[int, ...] | None) -> rules.Moments:
+        constants = () if shape is None else (self.constants_of(shape, shape, shape),)
+        return rules.independent_attention(self, law, shape, *constants)
 
 
 class MultiheadAttention(Settings, nn.MultiheadAttention):

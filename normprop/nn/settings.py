@@ -17,7 +17,8 @@ class Settings:
     Stands before its class of torch among the bases.
 
     Attributes:
-        torch_type: the class of torch, ``nn.Module`` for a layer that torch does not have.
+        torch_type: the class of torch, or one that does what torch has a function for;
+            ``nn.Module`` for a layer that torch does not have.
     """
 
     torch_type: ClassVar[type[nn.Module]] = nn.Module
@@ -39,7 +40,8 @@ class Settings:
             if "__init__" in vars(cls):
                 cls.__signature__ = inspect.signature(cls.__init__.__get__(object()))
             return
-        found = next((t for t in cls.__mro__ if t.__module__.startswith("torch.nn")), None)
+        homes = "torch.nn", "normprop.rules."
+        found = next((t for t in cls.__mro__ if t.__module__.startswith(homes)), None)
         if found is None:
             return
         cls.torch_type = found

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from normprop.gaussian import Law, Normal
 from normprop.gaussian.attention import AttentionFigures
@@ -12,7 +12,34 @@ from normprop.gaussian.attention import attention as ground
 from normprop.rules.arguments import Shape, array, need_normal, need_shape
 from normprop.rules.registry import Moments, register
 
-__all__ = ["attention", "attention_slope", "projected_attention", "projections", "self_attention"]
+__all__ = [
+    "ScaledDotProductAttention", "attention", "attention_slope", "independent_attention",
+    "projected_attention", "projections", "self_attention",
+]  # fmt: skip
+
+
+class ScaledDotProductAttention(nn.Module):
+    """The layer that torch has as a function alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """Attend, as :func:`torch.nn.functional.scaled_dot_product_attention` does."""
+        given = attn_mask, dropout_p, is_causal
+        return nn.functional.scaled_dot_product_attention(
+            query, key, value, *given, scale=scale, enable_gqa=enable_gqa
+        )
 
 
 def attention(
@@ -53,6 +80,30 @@ def attention_slope(figures: AttentionFigures, sizes: Sequence[int]) -> float:
     parts = (figures.query, figures.key, figures.value)
     total = math.fsum(size * part**2 for size, part in zip(sizes, parts, strict=True))
     return math.sqrt(total / sum(sizes))
+
+
+def independent_attention(
+    layer: nn.Module,
+    law: Law,
+    shape: Shape,
+    constants: Sequence[float] = (0.0, 1.0, 1.0, 1.0, 1.0),
+) -> Moments:
+    """Moments of attention of independent queries, keys and values of shape (length, width).
+
+    Its output is shifted and divided, and the gradients of the three are divided, by ``constants``.
+    """
+    shape = need_shape(layer, shape, "the length and the width of its inputs")
+    figures = attention(shape, shape, shape, need_normal(layer, law))
+    shift, forward, *back = constants
+    parts = (figures.query, figures.key, figures.value)
+    slope = math.hypot(*(part / own for part, own in zip(parts, back, strict=True)))
+    return Moments(
+        (figures.mean - shift) / forward,
+        figures.std / forward,
+        slope / math.sqrt(len(parts)),
+        figures.error / min(forward, *back),
+        figures.method,
+    )
 
 
 def multihead_attention(layer: nn.MultiheadAttention, law: Law, shape: Shape) -> Moments:
@@ -159,3 +210,4 @@ register(
     family="map",
     draws=lambda layer: layer.training and layer.dropout > 0,
 )
+register(ScaledDotProductAttention, independent_attention, shaped=True, family="attention")

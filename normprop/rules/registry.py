@@ -74,8 +74,8 @@ Rule = Callable[..., Moments]
 ImageRule = Callable[[nn.Module, Normal], Image]
 Grade = Literal["exact", "asymptotic"]
 Family = Literal[
-    "activation", "composite", "distance", "dropout", "loss", "map", "moving", "padding", "pool",
-    "resizing", "softmax", "statistics",
+    "activation", "attention", "composite", "distance", "dropout", "loss", "map", "moving",
+    "padding", "pool", "resizing", "softmax", "statistics",
 ]  # fmt: skip
 """What a layer is to a network: "map" has weights, "moving" changes no number but its place."""
 
@@ -137,7 +137,7 @@ class Entry:
     @property
     def converts(self) -> bool:
         """Whether a normalised network has the layer's twin: where there is something to do."""
-        taken = ("activation", "dropout", "map", "pool", "resizing")
+        taken = ("activation", "attention", "dropout", "map", "pool", "resizing")
         return self.rule is not None and self.family in taken
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import normprop
 import normprop.nn as nnp
-from normprop import convert, report
+from normprop import convert, report, rules
 from normprop.graph.example import Example
 from normprop.graph.sites import _layer_types, exchange_functions
 from tests.graph.test_cost import Counting
@@ -114,6 +114,7 @@ CALLS = {
     "F.alpha_dropout(x, 0.3, training=self.training)": nn.AlphaDropout,
     "F.feature_alpha_dropout(x, training=self.training)": nn.FeatureAlphaDropout,
     "F.interpolate(x, scale_factor=2.0, mode='bilinear')": nn.Upsample,
+    "F.scaled_dot_product_attention(x, x, x)": rules.ScaledDotProductAttention,
     "x.mean((2, 3), keepdim=True)": nn.AdaptiveAvgPool2d,
     "torch.mean(x, dim=[-1, -2])": nn.Sequential,
 }  # fmt: skip

@@ -11,7 +11,7 @@ BOUNDS = {
     "graph": 10_400,
     "kernels": 2_000,
     "montecarlo": 750,
-    "nn": 2_240,
+    "nn": 2_300,
     "rules": 2_770,
 }
 

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 import normprop
-from normprop import moments
+from normprop import functional, moments
 from normprop.functional.attention import attention_constants
+from normprop.functional.scale import Constants
 from tests.nn.battery import fill, on_ball
 
 DOUBLE = {"dtype": torch.float64}
@@ -219,3 +220,71 @@ def test_separate_scales_are_not_legal_where_one_input_is_all_three():
     assert not normprop.check(model, x).legal
     assert normprop.graph.separate_on_bridges_(model, x).legal
     assert model.attention.scaling == "forward"
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_attention_without_weights_is_its_function(scaling):
+    law = {"scaling": scaling, "mean": 0.3, "std": 1.2}
+    layer = normprop.nn.ScaledDotProductAttention(**law)
+    tensors = inputs([(2, 6, 8)] * 3)
+    given = {"is_causal": True, "scale": 0.5}
+    wanted = functional.scaled_dot_product_attention(*tensors, **given, **law)
+    assert torch.equal(layer(*tensors, **given), wanted)
+    assert torch.equal(copy.deepcopy(layer)(*tensors, **given), wanted)
+    shapes = [(6, 8)] * 3
+    assert layer.constants_of(*shapes, **given) == attention_constants(*shapes, **law, **given)
+    figures = moments(layer, mean=0.3, std=1.2, shape=(6, 8))
+    unit = figures.fwd_std if scaling == "forward" else figures.bwd_std
+    assert unit == pytest.approx(1.0, abs=1e-12)
+    assert figures.fwd_mean == pytest.approx(0.0, abs=1e-12)
+
+
+def test_attention_keeps_the_constants_that_were_set_until_a_law_is():
+    layer = normprop.nn.ScaledDotProductAttention(scaling="forward")
+    tensors = inputs([(2, 6, 8)] * 3)
+    plain = nn.functional.scaled_dot_product_attention(*tensors)
+    own = moments(layer, shape=(6, 8))
+    layer.constants = Constants(0.5, 0.25, 2.0)
+    for length in (6, 3):
+        cut = [t[:, :length] for t in tensors]
+        plain = nn.functional.scaled_dot_product_attention(*cut)
+        torch.testing.assert_close(layer(*cut), (plain - 0.5) / 0.25)
+        dy = torch.randn_like(plain)
+        got = torch.autograd.grad(layer(*cut), cut, dy)
+        for g, t in zip(got, torch.autograd.grad(plain, cut, dy), strict=True):
+            torch.testing.assert_close(g, t / 2.0)
+    found, divisor = moments(layer, shape=(6, 8)), layer.constants_of((6, 8), (6, 8), (6, 8))
+    assert divisor == (0.5, 0.25, 2.0, 2.0, 2.0)
+    sigma = attention_constants((6, 8), (6, 8), (6, 8), "forward").forward
+    assert found.fwd_mean == -2.0
+    assert found.fwd_std == pytest.approx(sigma / 0.25, rel=1e-12)
+    assert found.bwd_std == pytest.approx(own.bwd_std * sigma / 2.0, rel=1e-12)
+    layer.std = 1.5
+    assert layer.constants is None
+    assert "std=1.5" in repr(layer)
+    with pytest.raises(ValueError, match="shape must be given"):
+        moments(layer)
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_attention_is_predicted_as_it_is_measured(scaling):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.maps = nn.ModuleList(nn.Linear(64, 64, bias=False) for _ in range(3))
+            self.attend = normprop.nn.ScaledDotProductAttention(scaling=scaling)
+
+        def forward(self, x):
+            q, k, v = (f(x).unflatten(-1, (4, 16)).transpose(1, 2) for f in self.maps)
+            return self.attend(query=q, value=v, key=k)
+
+    torch.manual_seed(0)
+    model, x = Model(), torch.randn(256, 8, 64)
+    for layer in model.maps:
+        nn.init.normal_(layer.weight, std=0.125)
+    found = normprop.probe(model, x)
+    for row in found:
+        if row.bwd_std:
+            assert row.bwd_std / row.predicted.bwd_std == pytest.approx(1.0, abs=0.15), row
+    layers = normprop.check(model, x).layers
+    assert [*layers] == (["attend"] if scaling == "separate" else [])
