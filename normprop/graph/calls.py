@@ -10,29 +10,28 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from normprop.graph.known import in_place_of_values
-from normprop.graph.laws import (
+from normprop.graph import fields
+from normprop.graph.fields import (
     GRID,
+    WEIGHTS,
     Array,
     Chain,
     Dims,
+    Field,
     Gradient,
-    Law,
     Map,
-    Pair,
     Part,
-    added,
     agreeing,
     at_zero,
     dims_of,
     fresh,
     gradient_of,
-    measured,
     ones,
     shifted,
     times,
     total,
 )
+from normprop.graph.known import in_place_of_values
 from normprop.graph.trace import Value, is_value
 from normprop.graph.wrappers import tensors_in
 
@@ -44,13 +43,11 @@ Back = Callable[[list[Gradient]], Iterable[tuple[object, Gradient]]]
 class Step:
     """What a call does: the laws of what comes out, and the way back."""
 
-    laws: list[Law]
+    laws: list[Field]
     back: Back = lambda gradients: ()
 
     @classmethod
-    def curve(
-        cls, value, made: Law, slope: Array | float = 1.0, array: Map | None = None
-    ) -> "Step":
+    def curve(cls, value, made: Field, slope: Array | float = 1.0, array: Map | None = None):
         """A function, place by place, and what places do to the noise of the gradient."""
 
         def back(gradients):
@@ -60,7 +57,7 @@ class Step:
         return cls([made], back)
 
     @classmethod
-    def linear(cls, value, made: Law, array: Map):
+    def linear(cls, value, made: Field, array: Map):
         """A map that mixes places, by what it makes of the array of the gradient."""
         return cls([made], lambda g: [(value, gradient_of(array(total(g[0], made))))])
 
@@ -88,7 +85,7 @@ class Call:
     args: tuple
     kwargs: dict
     shapes: Sequence[tuple[int, ...]]
-    laws: dict[int, Law]
+    laws: dict[int, Field]
     tensors: dict[int, Tensor]
     weights: dict[int, tuple[frozenset, Tensor | None]]
     looked: Container[int] = ()
@@ -96,29 +93,23 @@ class Call:
     real: Sequence[bool] = ()
     notes: list[str] = field(default_factory=list)
 
-    def get(self, place: int, name: str, default=None):
-        """An argument."""
-        if name in self.kwargs:
-            return self.kwargs[name]
-        return self.args[place] if place < len(self.args) else default
-
-    @property
-    def input(self):
-        """The first argument."""
-        return self.get(0, "input")
-
-    def law(self, argument) -> Law:
+    def law(self, argument) -> Field:
         """The law of an argument, which may be a number."""
-        if not isinstance(argument, Value):
-            return Law.constant((), float(argument))
+        if not is_value(argument):
+            return Field.constant((), float(argument))
         value = argument.number
         if value not in self.laws:
-            self.laws[value] = measured(self.tensors[value], value in self.looked)
+            self.laws[value] = fields.measured(self.tensors[value], value in self.looked)
         return self.laws[value]
 
     def tensor(self, argument) -> Tensor | None:
         """A tensor that is at hand."""
-        return self.tensors.get(argument.number) if isinstance(argument, Value) else None
+        return self.tensors.get(argument.number) if is_value(argument) else None
+
+    def numbers(self, argument) -> Tensor | None:
+        """Its numbers, to compute with."""
+        tensor = self.tensor(argument)
+        return None if tensor is None else tensor.detach().double().cpu()
 
     def weight(self, argument: Value) -> tuple[frozenset, Tensor | None]:
         """What all results of a weight have in common, and the weight of the backward pass."""
@@ -130,14 +121,14 @@ class Call:
         return [leaf for leaf in leaves if is_value(leaf)]
 
 
-TABLE: dict[str, Callable[[Call], Step]] = {}
+TABLE: dict[str, Callable[..., Step]] = {}
 """By name of a function of torch, what it does; others are tried as functions of one place."""
 
 
 def rule(*names: str):
-    """Enter what functions of these names do."""
+    """Enter what functions of these names do: called with the call, and with its arguments."""
 
-    def enter(does: Callable[[Call], Step]) -> Callable[[Call], Step]:
+    def enter(does: Callable[..., Step]) -> Callable[..., Step]:
         TABLE.update(dict.fromkeys(names, does))
         return does
 
@@ -148,7 +139,7 @@ def step_of(call: Call) -> Step:
     """What a call does; where nothing is known of it, what is assumed."""
     does = getattr(call.function, "rule", None) or TABLE.get(call.name)
     if does is not None:
-        return does(call)
+        return does(call, *call.args, **call.kwargs)
     step = elementwise(call) if call.function is not None and any(call.real[:1]) else None
     return step or unknown(call)
 
@@ -159,23 +150,18 @@ def unknown(call: Call, why: str = "") -> Step:
     inputs = [v for v in call.values() if call.law(v).values is not None]
     alike = [v for v in inputs if call.law(v).shape == call.shapes[0]]
     first = (alike or inputs or [None])[0]
-    laws = []
-    for shape in call.shapes:
-        if alike and shape == call.shapes[0]:
-            own = call.law(first)
-            laws.append(own.with_covariance(np.sort(own.values), own.covariance))
-        else:
-            dims = dims_of(shape)
-            laws.append(Law.normal(dims, 0.0, ones(dims)))
+    laws = [Field.normal(dims_of(s), 0.0, ones(dims_of(s))) for s in call.shapes]
+    if alike:
+        own = call.law(first)
+        same = own.with_covariance(np.sort(own.values), own.covariance)
+        laws = [same if s == own.shape else law for s, law in zip(call.shapes, laws, strict=True)]
     given = "the law of its input" if alike else "N(0, 1)"
     call.notes.append(f"{reason}; its output is taken for {given}, its gradient for what arrives")
 
     def back(gradients):
-        if first is None:
-            return
-        own = call.law(first)
-        arriving = sum(at_zero(total(g, law)) for g, law in zip(gradients, laws, strict=True))
-        yield first, gradient_of(np.full([1] * len(own.axes), arriving))
+        if first is not None:
+            arriving = sum(at_zero(total(g, law)) for g, law in zip(gradients, laws, strict=True))
+            yield first, gradient_of(ones(call.law(first).dims) * arriving)
 
     return Step(laws, back)
 
@@ -238,7 +224,7 @@ class _Inside(TorchFunctionMode):
         # What weights make of an input is for its law to say.
         at_work = len({value.number in call.weights for value in known}) == 2
         if not at_work and not any(tensor.is_meta for tensor in tensors):
-            made = func(*given[0], **given[1])
+            made = func(*args, **kwargs)
             if isinstance(made, Tensor) and known and known[0].number in call.weights:
                 call.weights[self.hold(made).number] = call.weight(known[0])[0], None
             return made
@@ -300,25 +286,25 @@ def by_torch(*names: str):
     """Enter code of torch as what functions of these names do."""
 
     def enter(does: Callable) -> Callable:
-        rule(*names)(lambda call: inside(call, does, *call.args, **call.kwargs))
+        rule(*names)(lambda call, *args, **kwargs: inside(call, does, *args, **kwargs))
         return does
 
     return enter
 
 
-def custom(does: Callable[[Call], Step]) -> Callable[..., Tensor]:
+def custom(does: Callable[..., Step]) -> Callable[..., Tensor]:
     """A rule as a function for code that runs inside; the shape is kept, or given."""
 
-    def function(*args, shape=None, **kwargs):
+    def function(*args, shape=None):
         if has_torch_function(args[:1]):
-            return handle_torch_function(function, args[:1], *args, shape=shape, **kwargs)
+            return handle_torch_function(function, args[:1], *args, shape=shape)
         return args[0].new_empty(args[0].shape if shape is None else shape)
 
-    function.rule = does
+    function.rule = lambda call, *args, shape=None: does(call, *args)
     return function
 
 
-def go_back(steps: Sequence, gradients: dict[int, Gradient], laws: dict[int, Law]) -> None:
+def go_back(steps: Sequence, gradients: dict[int, Gradient], laws: dict[int, Field]) -> None:
     """Take gradients back through steps, to the values whose laws are given."""
     for made, step in reversed(steps):
         arriving = [gradients.get(number, {}) for number in made]
@@ -328,10 +314,9 @@ def go_back(steps: Sequence, gradients: dict[int, Gradient], laws: dict[int, Law
                     _add(gradients, target.number, gradient, laws[target.number])
 
 
-def _add(gradients: dict[int, Gradient], number: int, gradient: Gradient, law: Law) -> None:
+def _add(gradients: dict[int, Gradient], number: int, gradient: Gradient, law: Field) -> None:
     if gradient and law.values is not None:
-        known = gradients.get(number)
-        gradients[number] = gradient if known is None else added(known, gradient, law)
+        gradients[number] = fields.added(gradients.get(number, {}), gradient, law)
 
 
 # Functions of one number a place.
@@ -345,22 +330,23 @@ def elementwise(call: Call) -> Step | None:
     dims = common_dims(call, values)
     if dims is None:
         return None
-    spreads = {v: Spread(call.law(v), dims) for v in values}
-    moving = {v: s for v, s in spreads.items() if s.law.variance > 0}
-    if len({(s.law.source, s.trivial) for s in moving.values()}) > 1:
-        return _independent(call, values, spreads)
-    found = _on_grid(call, [spreads[v].law.values for v in values])
+    chains = [Chain(call.law(v).dims).spread(dims) for v in values]
+    laws = [call.law(v).moved(chain) for v, chain in zip(values, chains, strict=True)]
+    moving = [pair for pair in zip(laws, chains, strict=True) if pair[0].variance > 0]
+    # The same z has to be in the same places.
+    if len({(law.source, not chain.maps) for law, chain in moving}) > 1:
+        return _independent(call, values, laws, chains)
+    found = _on_grid(call, [law.values for law in laws])
     if found is None:
         return None
     made, slopes = found
-    first = next(iter((moving or spreads).values())).law
-    if not np.isfinite(made).all() or not all(np.isfinite(s).all() for s in slopes):
+    if not all(np.isfinite(array).all() for array in (made, *slopes)):
         return unknown(call, f"{call.name} is not finite for every input of this law")
-    law = first.image(made) if moving else Law.constant(dims, float(made[0]))
+    law = moving[0][0].image(made) if moving else Field.constant(dims, float(made[0]))
 
     def back(gradients):
-        for value, slope in zip(values, slopes, strict=True):
-            yield value, shifted(times(gradients[0], slope), spreads[value].back)
+        for value, slope, chain in zip(values, slopes, chains, strict=True):
+            yield value, shifted(times(gradients[0], slope), chain.back)
 
     return Step([law], back)
 
@@ -368,22 +354,22 @@ def elementwise(call: Call) -> Step | None:
 def _on_grid(call: Call, arrays: Sequence[Array]) -> tuple[Array, list[Array]] | None:
     """Values and slopes; None of what is no function of one place."""
     leaves = [torch.tensor(a, requires_grad=True) for a in arrays]
+    some = torch.arange(_POINT, len(GRID), 7).flip(0)
     try:
         with torch.enable_grad(), torch.random.fork_rng(()):
             result = _run(call, leaves)
             if result.shape != leaves[0].shape or not result.is_floating_point():
                 return None
-            slopes = torch.autograd.grad(result.sum(), leaves, allow_unused=True)
-        some = torch.arange(_POINT, len(GRID), 7).flip(0)
+            slopes = torch.autograd.grad(
+                result.sum(), leaves, allow_unused=True, materialize_grads=True
+            )
         with torch.no_grad(), torch.random.fork_rng(()):
-            if not torch.allclose(
-                _run(call, [x[some] for x in leaves]), result[some], equal_nan=True
-            ):
+            again = _run(call, [x[some] for x in leaves])
+            if not torch.allclose(again, result[some], equal_nan=True):
                 return None
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, NotImplementedError):
         return None
-    empty = np.zeros_like(GRID)
-    return result.detach().numpy(), [empty if s is None else s.numpy() for s in slopes]
+    return result.detach().numpy(), [slope.numpy(force=True) for slope in slopes]
 
 
 _POINT = 3
@@ -399,42 +385,27 @@ def _run(call: Call, leaves: Sequence[Tensor]):
 
 def common_dims(call: Call, values: Sequence[Value]) -> Dims | None:
     """The dimensions of what comes out: those of the inputs, of each the one with most to say."""
-    shape, found = call.shapes[0], []
-    if any(len(call.law(v).dims) > len(shape) for v in values):
+    shape, laws = call.shapes[0], [call.law(v) for v in values]
+    if any(len(law.dims) > len(shape) for law in laws):
         return None
-    for place, size in enumerate(reversed(shape)):
-        best = ()
-        for value in values:
-            law = call.law(value)
-            own = law.dims[-1 - place] if place < len(law.dims) else ()
-            count = math.prod(axis.size for axis in own)
-            if count not in (1, size):
-                return None
-            if count == size and size > 1:
-                rank = (law.variance > 0, any(a.samples for a in own), len(own))
-                best = max(best, (rank, own)) if best else (rank, own)
-        found.append(best[1] if best else dims_of([size])[0])
-    return tuple(reversed(found))
+    found = []
+    for place, size in enumerate(shape, start=-len(shape)):
+        own = [(law.dims[place], law) for law in laws if len(law.dims) >= -place]
+        if any(fields.size_of(dim) not in (1, size) for dim, _ in own):
+            return None
+        known = [
+            ((law.variance > 0, any(a.samples for a in dim), len(dim)), dim)
+            for dim, law in own
+            if dim and fields.size_of(dim) == size
+        ]
+        found.append(max(known)[1] if known else dims_of([size])[0])
+    return tuple(found)
 
 
-class Spread:
-    """A tensor, broadcast to dimensions, and the way back: sums over what it was spread over."""
-
-    def __init__(self, law: Law, dims: Dims):
-        chain, k = Chain(), 0
-        for own, wanted in zip(((),) * (len(dims) - len(law.dims)) + law.dims, dims, strict=True):
-            if own:
-                chain.regroup(own, wanted, k)
-            else:
-                for place, axis in enumerate(wanted, start=k):
-                    chain.copy(axis.size, place)
-            k += len(wanted)
-        self.trivial = not chain.maps
-        self.law = replace(law, rho=chain(law.rho), dims=dims)
-        self.back = chain.back
+# Several laws.
 
 
-def portion(gradient: Gradient, law: Law, made: Law, which: int) -> Gradient:
+def portion(gradient: Gradient, law: Field, made: Field, which: int) -> Gradient:
     """Of the gradient at a mixture what comes to one of what it was mixed of."""
     found = {}
     for noise, part in gradient.items():
@@ -445,47 +416,68 @@ def portion(gradient: Gradient, law: Law, made: Law, which: int) -> Gradient:
     return found
 
 
+def mixture(laws: Sequence[Field], shares: Sequence[float], covariance: Array, dims) -> Field:
+    """Of so much of each law, with this array of covariances."""
+    values = fields.quantiles(
+        np.concatenate([law.values for law in laws]),
+        np.concatenate([share * WEIGHTS for share in shares]),
+    )
+    return laws[0].with_covariance(values, covariance, roots_of(*laws), tuple(dims))
+
+
+def roots_of(*laws: Field) -> frozenset:
+    """What any of them was made of."""
+    return frozenset().union(*(law.roots for law in laws))
+
+
+def note_common_roots(call: Call, left: Field, right: Field) -> None:
+    """Two laws count as independent: say so where they are not."""
+    if left.roots & right.roots:
+        call.notes.append(f"the inputs of {call.name} have a source in common; taken for unrelated")
+
+
 _SUMS = {"add": 1.0, "sub": -1.0, "rsub": -1.0}
 _OF_TWO = {"maximum": np.maximum, "minimum": np.minimum}
 
 
-def _independent(call: Call, values: Sequence[Value], spreads) -> Step | None:
+def _independent(call: Call, values, laws: Sequence[Field], chains: Sequence[Chain]) -> Step:
     """A function of two tensors that have nothing in common."""
-    if len(values) != 2 or call.name not in (*_SUMS, *_OF_TWO, "mul", "div"):
-        return unknown(call, f"what {call.name} does to several laws is not known")
-    left, right = (spreads[v].law for v in values)
-    roots = left.roots | right.roots
-    if left.roots & right.roots and _share(left, right) > _NEGLIGIBLE:
-        call.notes.append(f"the inputs of {call.name} have a source in common; taken for unrelated")
-    factor = _SUMS.get(call.name, 1.0) * call.kwargs.get("alpha", 1)
-    first, second = agreeing([left.covariance, right.covariance], left.axes)
+    name = call.name
+    if len(values) != 2 or name not in (*_SUMS, *_OF_TWO, "mul", "div"):
+        return unknown(call, f"what {name} does to several laws is not known")
+    left, right = laws
+    roots = roots_of(left, right)
+    if _share(left, right) > _NEGLIGIBLE:
+        note_common_roots(call, left, right)
+    first, second = agreeing(left.covariance, right.covariance)
     products: tuple[Array, ...] = ()
-    if call.name in _SUMS:
-        pair = Pair(left, right, lambda a, b: a + factor * b)
+    if name in _SUMS:
+        factor = _SUMS[name] * call.kwargs.get("alpha", 1)
+        pair = fields.Pair(left, right, lambda a, b: a + factor * b)
         mean, covariance = left.mean + factor * right.mean, first + factor**2 * second
         slopes = 1.0, abs(factor)
-    elif call.name in _OF_TWO:
-        pair = Pair(left, right, _OF_TWO[call.name])
-        call.notes.append(f"correlations behind {call.name} are taken for those of a sum")
-        made = left.with_covariance(pair.increasing, np.ones(left.rho.shape), roots)
+    elif name in _OF_TWO:
+        pair = fields.Pair(left, right, _OF_TWO[name])
+        call.notes.append(f"correlations behind {name} are taken for those of a sum")
+        made = left.with_covariance(pair.increasing, ones(left.dims), roots)
         mean, covariance = made.mean, made.variance * (first + second) / at_zero(first + second)
         slopes = tuple((pair.table == few).astype(float) for few in pair.few)
     else:
-        if call.name == "div":
+        if name == "div":
             with np.errstate(all="ignore"):
                 inverse = 1.0 / right.values
             if not np.isfinite(inverse).all() or np.ptp(np.sign(right.values)):
                 return unknown(call, "what is divided by may be 0 under this law")
             right = right.image(inverse)
-        pair = Pair(left, right, lambda a, b: a * b)
+        pair = fields.Pair(left, right, lambda a, b: a * b)
         products = right.second, left.second
-        first, second = agreeing([left.second, right.second], left.axes)
-        mean, covariance = left.mean * right.mean, first * second - (left.mean * right.mean) ** 2
+        mean, covariance = left.mean * right.mean, math.prod(agreeing(*products[::-1]))
+        covariance = covariance - mean**2
         a, b = pair.few
         # The derivative of the quotient is that of the product, once more times 1/b².
-        slopes = b, a * b * b if call.name == "div" else a
-    if call.name in _SUMS and left.is_normal and right.is_normal:
-        law = Law.normal(left.dims, mean, covariance, roots)
+        slopes = b, a * b * b if name == "div" else a
+    if name in _SUMS and left.is_normal and right.is_normal:
+        law = Field.normal(left.dims, mean, covariance, roots)
     else:
         law = left.with_covariance(pair.values(mean, at_zero(covariance)), covariance, roots)
 
@@ -496,10 +488,10 @@ def _independent(call: Call, values: Sequence[Value], spreads) -> Step | None:
                 amplitude, rho = pair.given(which, law.values, part.amplitude, slope), part.rho
                 if products:
                     # Times the other one it is another noise.
-                    rho, own = agreeing([rho, products[which]], law.axes)
+                    rho, own = agreeing(rho, products[which])
                     noise, rho = next(fresh), rho * own / at_zero(own)
-                found = added(found, {noise: Part(amplitude, rho)}, law)
-            yield value, shifted(found, spreads[value].back)
+                found = fields.added(found, {noise: Part(amplitude, rho)}, law)
+            yield value, shifted(found, chains[which].back)
 
     return Step([law], back)
 
@@ -507,7 +499,7 @@ def _independent(call: Call, values: Sequence[Value], spreads) -> Step | None:
 _NEGLIGIBLE = 1e-3
 
 
-def _share(left: Law, right: Law) -> float:
+def _share(left: Field, right: Field) -> float:
     """How much of a sum or a product the smaller part can change."""
     sizes = [law.variance / (law.variance + law.mean**2) for law in (left, right)]
     ends = sorted((left.variance, right.variance))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -10,72 +11,65 @@ import torch
 from torch import Tensor, nn
 
 from normprop.graph.calls import Call, Step, inside, rule, unknown
-from normprop.graph.laws import (
+from normprop.graph.fields import (
     GRID,
     Array,
-    Axis,
     Chain,
-    Law,
+    Field,
+    agreeing,
     at,
     at_zero,
     average,
     by_kinds,
     dims_of,
-    every,
     fresh,
-    merged,
     plus,
-    two,
-    twos,
+    sized,
+    widened,
 )
 
 
 def dimensions(argument, ndim: int) -> list[int]:
     """Dimensions that an argument names; all of them where it names none."""
-    if argument is None:
-        return list(range(ndim))
     dims = argument if isinstance(argument, Sequence) else [argument]
-    return sorted(d % ndim for d in dims) or list(range(ndim))
+    return sorted(d % ndim for d in dims if d is not None) or list(range(ndim))
 
 
 @rule("mean", "sum")
-def _averaged(call: Call) -> Step:
+def _averaged(call: Call, input, dim=None, *_, axis=None, **__) -> Step:
     """Mean, or sum, over dimensions."""
-    value = call.input
-    law = call.law(value)
-    over = dimensions(call.get(1, "dim", call.kwargs.get("axis")), len(law.dims))
-    kept = len(call.shapes[0]) == len(law.dims)
+    law = call.law(input)
+    over = dimensions(axis if dim is None else dim, len(law.dims))
     size = math.prod(law.shape[d] for d in over)
     scale = 1.0 if call.name == "sum" else 1.0 / size
-
-    chain = Chain()
-    for k in reversed([k for d in over for k in law.along(d)]):
-        chain.sum(law.axes[k].size, k)
-    dims = tuple(
-        () if d in over else dim for d, dim in enumerate(law.dims) if kept or d not in over
-    )
-    free = math.prod(law.axes[k].size for d in over for k in law.along(d) if law.rho.shape[k] == 1)
+    chain = Chain(law.dims)
+    for d in reversed(over):
+        chain.sum(d)
+    if len(call.shapes[0]) < len(law.dims):
+        chain.dims = [dim for d, dim in enumerate(chain.dims) if d not in over]
+    free = math.prod(law.axes[k].size for k in law.along(*over) if law.rho.shape[k] == 1)
     # An average of many places has next to nothing in common with each of them.
     own = replace(law, roots=frozenset()) if free >= _MANY else law
     covariance = chain(law.covariance) * scale**2
-    before = law.variance * (scale * size) ** 2
-    made = blended(own, law.mean * scale * size, covariance, dims, before)
-    return Step.linear(value, made, lambda array: chain.back(array) * scale**2)
-
-
-def blended(law: Law, mean: float, covariance: Array, dims, before: float) -> Law:
-    """A weighted average of several elements: nearly normal, where it is one of many."""
-    if at_zero(covariance) < 0.5 * before:
-        if mean > 0 and law.values.min() >= 0 and at_zero(covariance) > 0:
-            # What is positive stays so.
-            spread = math.log1p(at_zero(covariance) / mean**2)
-            values = mean * np.exp(math.sqrt(spread) * GRID - 0.5 * spread)
-            return law.with_covariance(values, covariance, law.roots, dims)
-        return Law.normal(dims, mean, covariance, law.roots)
-    return law.rescaled(mean, covariance, dims=dims)
+    made = _blended(own, scale * size, covariance, chain)
+    return Step.linear(input, made, lambda array: chain.back(array) * scale**2)
 
 
 _MANY = 64
+
+
+def _blended(law: Field, sums: float, covariance: Array, chain: Chain, before=None) -> Field:
+    """A weighted average of several elements: nearly normal, where it is one of many."""
+    mean, variance, dims = law.mean * sums, at_zero(covariance), tuple(chain.dims)
+    before = law.variance * sums**2 if before is None else before
+    if variance >= 0.5 * before:
+        return law.rescaled(mean, covariance, dims=dims)
+    if mean > 0 and law.values.min() >= 0 and variance > 0:
+        # What is positive stays so.
+        spread = math.log1p(variance / mean**2)
+        values = mean * np.exp(math.sqrt(spread) * GRID - 0.5 * spread)
+        return law.with_covariance(values, covariance, dims=dims)
+    return Field.normal(dims, mean, covariance, law.roots)
 
 
 class Along:
@@ -87,10 +81,9 @@ class Along:
 
     def __init__(self, matrix: Array):
         self.outputs, self.inputs = matrix.shape
-        self.sums = float(matrix.sum(1).mean())
-        self.squares = float((matrix**2).sum(1).mean())
         rows = matrix.sum(1)
-        self.whole = float((rows**2).mean())
+        self.sums, self.whole = float(rows.mean()), float((rows**2).mean())
+        self.squares = float((matrix**2).sum(1).mean())
         pairs = max(self.outputs * (self.outputs - 1), 1)
         self.between = float((rows.sum() ** 2 - (rows**2).sum()) / pairs)
         products = np.abs(matrix) @ np.abs(matrix).T
@@ -102,13 +95,13 @@ class Along:
         if self.inputs == 1:
             array = np.stack([array, array], axis=k)
         if array.shape[k] <= 2 and (self.apart or 1 in (self.inputs, self.outputs)):
-            same, other = (two(array, k).take(i, axis=k) for i in (0, 1))
+            same, other = (widened(array, k, 2).take(i, axis=k) for i in (0, 1))
             found = self.squares * same + (self.whole - self.squares) * other
             if self.outputs == 1:
                 return found
             rest = [self.between * other] if array.shape[k] == 2 else []
             return np.stack([found, *rest], axis=k)
-        array = every(array, k, self.inputs)
+        array = widened(array, k, 2 * self.inputs - 1)
         found = np.moveaxis(np.tensordot(self._distances, array, (1, k)), 0, k)
         return found.squeeze(k) if self.outputs == 1 else found
 
@@ -125,33 +118,6 @@ class Along:
         return found
 
 
-def mapped(call: Call, value, first: int, matrices: Sequence[Array], copies: bool = False) -> Step:
-    """Linear maps along the dimensions from ``first`` on."""
-    law = call.law(value)
-    maps = [Along(m) for m in matrices]
-    chain, k = merged(law.dims, first), sum(map(len, law.dims[:first]))
-    for there, matrix in zip(maps, matrices, strict=True):
-        back = Along(matrix.T)
-        chain.then(lambda array, m=there, k=k: m(array, k), lambda array, m=back, k=k: m(array, k))
-        k += there.outputs > 1
-    ends = (sized(dim, m.outputs) for dim, m in zip(law.dims[first:], maps, strict=True))
-    dims = (*law.dims[:first], *ends)
-    if copies:
-        made = law.moved(dims, chain)
-        size = at_zero(made.rho)
-        made = replace(made, rho=made.rho / size if size else made.rho)
-    else:
-        mean = law.mean * math.prod(m.sums for m in maps)
-        covariance = plus(chain(law.second), -(mean**2)) if law.mean else chain(law.covariance)
-        made = blended(law, mean, covariance, dims, law.variance)
-    return Step.linear(value, made, chain.back)
-
-
-def sized(dim: tuple[Axis, ...], size: int) -> tuple[Axis, ...]:
-    """A dimension in the place of another."""
-    return (Axis(size, any(axis.samples for axis in dim)),) if size > 1 else ()
-
-
 def entries_of(argument, count: int) -> tuple:
     """An argument with an entry for each dimension."""
     entries = tuple(argument) if isinstance(argument, Sequence) else (argument,)
@@ -160,45 +126,56 @@ def entries_of(argument, count: int) -> tuple:
 
 @rule(*(f"{kind}avg_pool{d}d" for kind in ("", "adaptive_") for d in (1, 2, 3)))
 @rule("interpolate", "upsample", "upsample_nearest", "upsample_bilinear")
-def _pooled(call: Call) -> Step:
-    count = int(call.name[-2]) if call.name[-1] == "d" else len(call.law(call.input).dims) - 2
-    return _by_unit_vectors(call, count)
+def _pooled(call: Call, input, *args, **kwargs) -> Step:
+    count = int(call.name[-2]) if call.name[-1] == "d" else len(call.law(input).dims) - 2
+    return _by_unit_vectors(call, input, count, args, kwargs)
 
 
 @rule("pad")
-def _padded(call: Call) -> Step:
-    pads, mode = call.get(1, "pad"), call.get(2, "mode", "constant")
-    fill = call.get(3, "value")
-    if fill:
+def _padded(call: Call, input, pad, mode="constant", value=None) -> Step:
+    if value:
         # What is left of it there is padded with zeros.
-        return inside(call, lambda x: nn.functional.pad(x - fill, pads, mode) + fill, call.input)
-    shape = call.law(call.input).shape
-    if mode == "constant" and 2 * math.prod(shape) < math.prod(call.shapes[0]):
+        return inside(call, lambda x: nn.functional.pad(x - value, pad, mode) + value, input)
+    if mode == "constant" and 2 * math.prod(call.law(input).shape) < math.prod(call.shapes[0]):
         call.notes.append("most of its places are padding; all places are taken for alike")
-    return _by_unit_vectors(call, len(pads) // 2)
+    return _by_unit_vectors(call, input, len(pad) // 2, (pad, mode), {})
 
 
-def _by_unit_vectors(call: Call, count: int) -> Step:
+def _by_unit_vectors(call: Call, value, count: int, args, kwargs) -> Step:
     """A linear map along the last dimensions: it is run on unit vectors, one axis at a time."""
-    value = call.input
-    shape = call.law(value).shape
-    first = len(shape) - count
-    matrices = [_matrix(call, shape[first:], d, first) for d in range(count)]
+    law = call.law(value)
+    first = len(law.dims) - count
+    matrices = [
+        _matrix(lambda units: call.function(units, *args, **kwargs), law.shape[first:], d, first)
+        for d in range(count)
+    ]
     # Each holds what the others do to a constant.
     middle = float(matrices[0][matrices[0].shape[0] // 2].sum())
     matrices[1:] = [m / middle if middle else m for m in matrices[1:]]
+    chain, sums = Chain(law.dims), 1.0
+    chain.merge(*range(first, len(law.dims)))
+    for d, matrix in enumerate(matrices, start=first):
+        there, back, k = Along(matrix), Along(matrix.T), chain.place(d)
+        chain.then(partial(there, k=k), partial(back, k=k))
+        chain.dims[d] = sized(chain.dims[d], there.outputs)
+        sums *= there.sums
     copies = all(((m != 0).sum(1) == 1).all() and (m.sum(1) == 1).all() for m in matrices)
-    return mapped(call, value, first, matrices, copies and call.name != "pad")
+    if copies and call.name != "pad":
+        made = law.moved(chain)
+        made = replace(made, rho=made.rho / (at_zero(made.rho) or 1.0))
+    else:
+        mean = law.mean * sums
+        covariance = plus(chain(law.second), -(mean**2)) if law.mean else chain(law.covariance)
+        made = _blended(law, sums, covariance, chain, law.variance)
+    return Step.linear(value, made, chain.back)
 
 
-def _matrix(call: Call, shape: Sequence[int], d: int, first: int) -> Array:
+def _matrix(function, shape: Sequence[int], d: int, first: int) -> Array:
     """What a map does along one dimension, the others being constant."""
     n = shape[d]
     units = torch.eye(n, dtype=torch.float64)
     units = units.reshape(n, *(n if k == d else 1 for k in range(len(shape)))).expand(n, *shape)
-    units = units.reshape(n, *[1] * (first - 1), *shape)
-    kwargs = {name: given for name, given in call.kwargs.items() if name != "input"}
-    out = call.function(units, *call.args[1:], **kwargs)
+    out = function(units.reshape(n, *[1] * (first - 1), *shape))
     out = out[0] if isinstance(out, tuple) else out
     # In the middle of the other dimensions, where no border is.
     for k in range(-len(shape), 0):
@@ -210,21 +187,74 @@ def _matrix(call: Call, shape: Sequence[int], d: int, first: int) -> Array:
 # Layers with weights.
 
 
+class Windows:
+    """The places of a convolution along one axis: strides step over inputs, windows are outputs."""
+
+    def __init__(self, inputs, outputs, taps, stride, padding, dilation):
+        self.inputs, self.outputs, self.taps = inputs, outputs, taps
+        self.stride, self.dilation = stride, dilation
+        self.places = stride * np.arange(outputs)[:, None] + dilation * np.arange(taps) - padding
+        self.inside = (self.places >= 0) & (self.places < inputs)
+        self.pairs = float(self.inside.sum())
+
+    def hits(self, up: bool) -> Array:
+        """By window and tap whether there is a place; or by place and tap whether a window is."""
+        if not up:
+            return self.inside.astype(float)
+        found = np.zeros((self.inputs, self.taps))
+        for tap in range(self.taps):
+            found[self.places[self.inside[:, tap], tap], tap] = 1.0
+        return found
+
+    def ends(self, up: bool) -> tuple[int, int]:
+        """Places in front, and behind."""
+        return (self.outputs, self.inputs) if up else (self.inputs, self.outputs)
+
+    def through(self, array: Array, k: int, up: bool, taps: int = 0) -> Array:
+        """From distances of places to those of windows, or back, for taps that are so far apart."""
+        ins, outs = self.ends(up)
+        if ins == 1:
+            array = np.expand_dims(array, k)
+        if array.shape[k] > 2 or (taps and ins > 1):
+            array = widened(array, k, 2 * ins - 1)
+            apart = np.arange(1 - outs, outs)
+            if up:
+                steps, rest = np.divmod(apart - self.dilation * taps, self.stride)
+                hit = (rest == 0) & (np.abs(steps) < ins)
+                array = array.take(np.where(hit, steps + ins - 1, 0), axis=k)
+                array = array * hit.reshape([-1 if i == k else 1 for i in range(array.ndim)])
+            else:
+                apart = np.clip(self.stride * apart + self.dilation * taps, 1 - ins, ins - 1)
+                array = array.take(apart + ins - 1, axis=k)
+        elif up and array.shape[k] == 2:
+            array = np.stack([at(array, k), array.take(1, axis=k) / self.stride], axis=k)
+        return at(array, k) if outs == 1 else array
+
+
+def windows_of(inputs: Sequence[int], outputs: Sequence[int], *geometry) -> list[Windows]:
+    """Of all axes; window, stride, padding and dilation may be one number for all of them."""
+    entries = (entries_of(numbers, len(inputs)) for numbers in geometry)
+    return [Windows(*numbers) for numbers in zip(inputs, outputs, *entries, strict=True)]
+
+
 class Weight:
-    """What counts of a weight (outputs, inputs, taps), its bias, and that of the backward pass."""
+    """A weight (outputs, inputs, taps) with its bias, and the one of the backward pass.
+
+    Attributes:
+        each: by output, its squares.
+        squares, backward: mean over outputs, and over inputs of those of the backward pass.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, groups: int = 1, back=None):
         weight = weight.detach()
         weight = weight.double() if weight.numel() < 2**22 else weight.float()
         self.outputs, width, self.taps = weight.shape
-        self.inputs = width * groups
         each = (weight * weight).sum((1, 2))
-        self.squares = float(each.mean())
-        self.each = each.double().cpu().numpy()
-        backward = (
-            self.squares if back is None else float((back.double() ** 2).sum()) / self.outputs
-        )
-        self.backward = backward * self.outputs / self.inputs
+        self.each, self.squares = each.double().cpu().numpy(), float(each.mean())
+        backward = self.squares
+        if back is not None:
+            backward = float((back.double() ** 2).sum()) / self.outputs
+        self.backward = backward * self.outputs / (width * groups)
         self.sums = weight.sum(1).double().cpu().numpy()
         bias = torch.zeros(self.outputs) if bias is None else bias.detach()
         self.offset = bias.double().cpu().numpy()
@@ -240,18 +270,16 @@ class Weight:
         together = np.abs(share - np.diag(share.diagonal())).max()
         return share if together > noise else None
 
-    def of_constant(
-        self, mean: float, steps: Sequence["Steps"], up: bool
-    ) -> tuple[float, Array, Array]:
+    def of_constant(self, mean: float, windows: Sequence[Windows], up: bool):
         """Mean of what a constant input gives, its covariances, and the variance in each channel.
 
         Covariances are by distances of two kinds an axis.  At a border some taps are outside, so
         that places differ.
         """
-        made = self.sums.reshape(self.outputs, *(axis.taps for axis in steps))
-        for axis in steps:
+        made = self.sums.reshape(self.outputs, *(axis.taps for axis in windows))
+        for axis in windows:
             made = np.tensordot(made, axis.hits(up), (1, 1))
-        made = mean * made + self.offset.reshape(-1, *[1] * len(steps))
+        made = mean * made + self.offset.reshape(-1, *[1] * len(windows))
         spread = made.reshape(self.outputs, -1).var(1)
         centre, places = float(made.mean()), [n for n in made.shape[1:] if n > 1]
         made = made.reshape(self.outputs, *places)
@@ -261,180 +289,115 @@ class Weight:
 
         return centre, by_kinds(places, squares) - centre**2, spread
 
+    def along(self, windows: Sequence[Windows], array: Array, first: int, up: bool) -> Array:
+        """An array over places behind the taps, up to the sum of their squares."""
 
-class Steps:
-    """The places of a convolution along one axis: strides step over inputs, windows are outputs."""
+        def once(array: Array, taps: Sequence[int]) -> Array:
+            k = first
+            for axis, distance in zip(windows, taps, strict=True):
+                array = axis.through(array, k, up, distance)
+                k += axis.ends(up)[1] > 1
+            return array
 
-    def __init__(self, inputs, outputs, taps, stride, padding, dilation):
-        self.inputs, self.outputs, self.taps = inputs, outputs, taps
-        self.stride, self.dilation = stride, dilation
-        places = stride * np.arange(outputs)[:, None] + dilation * np.arange(taps) - padding
-        self.inside = (places >= 0) & (places < inputs)
-        self.places = places
-        self.pairs = float(self.inside.sum())
-
-    def hits(self, up: bool) -> Array:
-        """By window and tap whether there is a place; or by place and tap whether a window is."""
-        if not up:
-            return self.inside.astype(float)
-        found = np.zeros((self.inputs, self.taps))
-        for tap in range(self.taps):
-            found[self.places[self.inside[:, tap], tap], tap] = 1.0
-        return found
-
-    def down(self, array: Array, k: int, taps: int = 0) -> Array:
-        """From distances of places to distances of windows, for taps that are so far apart."""
-        if self.inputs == 1:
-            array = np.expand_dims(array, k)
-        if array.shape[k] > 2 or (taps and self.inputs > 1):
-            array = every(array, k, self.inputs)
-            apart = self.stride * np.arange(1 - self.outputs, self.outputs)
-            apart = np.clip(apart + self.dilation * taps, 1 - self.inputs, self.inputs - 1)
-            array = array.take(apart + self.inputs - 1, axis=k)
-        return at(array, k) if self.outputs == 1 else array
-
-    def up(self, array: Array, k: int, taps: int = 0) -> Array:
-        """From distances of windows to distances of places."""
-        if self.outputs == 1:
-            array = np.expand_dims(array, k)
-        if array.shape[k] > 2 or (taps and self.outputs > 1):
-            array = every(array, k, self.outputs)
-            apart = np.arange(1 - self.inputs, self.inputs) - self.dilation * taps
-            steps, rest = np.divmod(apart, self.stride)
-            hit = (rest == 0) & (np.abs(steps) < self.outputs)
-            array = array.take(np.where(hit, steps + self.outputs - 1, 0), axis=k)
-            array = array * hit.reshape([-1 if i == k else 1 for i in range(array.ndim)])
-        elif array.shape[k] == 2:
-            array = np.stack([at(array, k), array.take(1, axis=k) / self.stride], axis=k)
-        return at(array, k) if self.inputs == 1 else array
-
-
-def steps_of(inputs: Sequence[int], outputs: Sequence[int], *geometry) -> list[Steps]:
-    """Of all axes; window, stride, padding and dilation may be one number for all of them."""
-    entries = (entries_of(numbers, len(inputs)) for numbers in geometry)
-    return [Steps(*numbers) for numbers in zip(inputs, outputs, *entries, strict=True)]
-
-
-def _along(steps: Sequence[Steps], weight: Weight, array: Array, first: int, up: bool) -> Array:
-    """An array over places behind the taps of a convolution, up to the sum of their squares."""
-
-    def once(array: Array, taps: Sequence[int]) -> Array:
-        k = first
-        for axis, distance in zip(steps, taps, strict=True):
-            array = axis.up(array, k, distance) if up else axis.down(array, k, distance)
-            k += (axis.inputs if up else axis.outputs) > 1
-        return array
-
-    if weight.overlaps is None or array[..., None].shape[first:-1] == (1,) * (array.ndim - first):
-        return once(array, [0] * len(steps))
-    sizes = [axis.taps for axis in steps]
-    places = list(product(*map(range, sizes)))
-    apart: dict[tuple[int, ...], float] = {}
-    for (i, a), (j, b) in product(enumerate(places), repeat=2):
-        distance = tuple(x - y for x, y in zip(a, b, strict=True))
-        apart[distance] = apart.get(distance, 0.0) + float(weight.overlaps[i, j])
-    for k, axis in enumerate(steps):
-        size = axis.outputs if up else axis.inputs
-        if size > 1:
-            array = every(
-                array, first + sum((a.outputs if up else a.inputs) > 1 for a in steps[:k]), size
-            )
-    return sum(share * once(array, distance) for distance, share in apart.items())
-
-
-def through_weights(call, value, weight, root, channel, steps=(), transposed=False):
-    """A map with weights over a dimension of channels and the dimensions of places behind it."""
-    law, shape = call.law(value), call.shapes[0]
-    k = sum(map(len, law.dims[:channel]))
-    ends = (sized(law.dims[channel + d], shape[channel + d]) for d in range(1, len(steps) + 1))
-    dims = (*law.dims[:channel], *dims_of([weight.outputs]), *ends)
-    outs = math.prod(axis.inputs if transposed else axis.outputs for axis in steps)
-    ins = math.prod(axis.outputs if transposed else axis.inputs for axis in steps)
-    pairs = math.prod(axis.pairs / axis.taps for axis in steps)
-    there, back = weight.squares * pairs / outs, weight.backward * pairs / ins
-    chain = Chain()
-    for _ in law.dims[channel]:
-        chain.one(k)
-    chain.maps += merged((*law.dims[:channel], *law.dims[channel + 1 :]), channel).maps
-    chain.then(
-        lambda array: _along(steps, weight, array, k, transposed) * there,
-        lambda array: _along(steps, weight, array, k, not transposed) * back,
-    )
-    array = chain(law.covariance)
-    mean, constant, spread = weight.of_constant(law.mean, steps, transposed)
-    within = array
-    for axis in reversed([a for d in (*dims[:channel], *dims[channel + 1 :]) for a in d]):
-        within = average(within, within.ndim - 1, axis.size)
-    share = weight.each / (weight.squares or 1.0)
-    uneven = (at_zero(array) - float(within)) * share + spread
-    if np.abs(constant).max() > _ROUNDING * (at_zero(array) + mean**2):
-        array = _plus_array(array, constant, k)
-    if weight.outputs > 1:
-        array = np.expand_dims(array, k)
-        chain.then(lambda array: np.expand_dims(array, k), lambda array: at(array, k))
-    made = Law.normal(dims, mean, array, frozenset({("result", next(fresh)), *root}))
-    if uneven.mean() > 0:
-        made = replace(made, uneven=np.stack([np.maximum(uneven / uneven.mean(), 0.0), share]))
-    return Step.linear(value, made, chain.back)
+        if self.overlaps is None or all(n == 1 for n in array.shape[first:]):
+            return once(array, [0] * len(windows))
+        places = list(product(*(range(axis.taps) for axis in windows)))
+        apart: dict[tuple[int, ...], float] = {}
+        for (i, a), (j, b) in product(enumerate(places), repeat=2):
+            distance = tuple(x - y for x, y in zip(a, b, strict=True))
+            apart[distance] = apart.get(distance, 0.0) + float(self.overlaps[i, j])
+        sizes = [axis.ends(up)[0] for axis in windows]
+        for k, size in enumerate((size for size in sizes if size > 1), start=first):
+            array = widened(array, k, 2 * size - 1)
+        return sum(share * once(array, distance) for distance, share in apart.items())
 
 
 _ROUNDING = 1e-13
 _FEW = 4
 
 
-def _plus_array(array: Array, last: Array, first: int) -> Array:
-    """With what is the same at all distances along the axes in front of the last ones."""
-    array = twos(array)
-    for k, entries in enumerate(array.shape[first:]):
-        if entries > 2:
-            last = every(last, k, entries // 2 + 1)
-    return array + last
+def through_weights(call, value, weight, root, channel, windows=(), up=False) -> Step:
+    """A map with weights over a dimension of channels and the dimensions of places behind it."""
+    law, shape = call.law(value), call.shapes[0]
+    ins, outs = (math.prod(axis.ends(up)[end] for axis in windows) for end in (0, 1))
+    pairs = math.prod(axis.pairs / axis.taps for axis in windows)
+    there, back = weight.squares * pairs / outs, weight.backward * pairs / ins
+    chain = Chain(law.dims)
+    chain.one(channel)
+    chain.merge(*range(channel, len(shape)))
+    k = chain.place(channel)
+    chain.then(
+        lambda array: weight.along(windows, array, k, up) * there,
+        lambda array: weight.along(windows, array, k, not up) * back,
+    )
+    for d in range(channel + 1, len(shape)):
+        chain.dims[d] = sized(chain.dims[d], shape[d])
+    array = chain(law.covariance)
+    mean, constant, spread = weight.of_constant(law.mean, windows, up)
+    within, axes = array, [axis for dim in chain.dims for axis in dim]
+    for axis in reversed(axes):
+        within = average(within, within.ndim - 1, axis.size)
+    share = weight.each / (weight.squares or 1.0)
+    uneven = (at_zero(array) - float(within)) * share + spread
+    if np.abs(constant).max() > _ROUNDING * (at_zero(array) + mean**2):
+        # It is the same at all distances along the axes in front.
+        array = sum(agreeing(array, np.broadcast_to(constant, (*[2] * k, *constant.shape))))
+    chain.dims[channel] = dims_of([weight.outputs])[0]
+    if weight.outputs > 1:
+        array = np.expand_dims(array, k)
+        chain.then(lambda array: np.expand_dims(array, k), lambda array: at(array, k))
+    made = Field.normal(tuple(chain.dims), mean, array, root | {("result", next(fresh))})
+    if uneven.mean() > 0:
+        made = replace(made, uneven=np.stack([np.maximum(uneven / uneven.mean(), 0.0), share]))
+    return Step.linear(value, made, chain.back)
+
+
+def _at_hand(call: Call, weight, bias) -> bool:
+    return call.tensor(weight) is not None and (bias is None or call.tensor(bias) is not None)
+
+
+OF_INPUT = "its weight is made of what the model is given"
 
 
 @rule("linear")
-def _linear(call: Call) -> Step:
-    value, own, bias = (call.get(i, n) for i, n in enumerate(("input", "weight", "bias")))
-    weight = call.tensor(own)
-    if weight is None or (bias is not None and call.tensor(bias) is None):
-        return unknown(call, "its weight is made of what the model is given")
-    return linear(call, value, own, weight, call.tensor(bias))
+def _linear(call: Call, input, weight, bias=None) -> Step:
+    if not _at_hand(call, weight, bias):
+        return unknown(call, OF_INPUT)
+    return linear(call, input, weight, call.tensor(weight), call.tensor(bias))
 
 
 def linear(call: Call, value, own, weight: Tensor, bias: Tensor | None) -> Step:
     """A linear map over the last dimension, by a weight of shape (outputs, inputs)."""
     root, back = call.weight(own)
-    back = None if back is None else back.unsqueeze(-1)
     used = Weight(weight.reshape(-1, weight.shape[-1], 1), bias, 1, back)
     return through_weights(call, value, used, root, len(call.law(value).dims) - 1)
 
 
-@rule(*(f"conv{kind}{d}d" for kind in ("", "_transpose") for d in (1, 2, 3)))
-def _convolution(call: Call) -> Step:
-    transposed = "transpose" in call.name
-    value, own, bias = (call.get(i, n) for i, n in enumerate(("input", "weight", "bias")))
-    weight = call.tensor(own)
-    if weight is None or (bias is not None and call.tensor(bias) is None):
-        return unknown(call, "its weight is made of what the model is given")
-    names = ["stride", "padding", "dilation", "groups"]
-    if transposed:
-        names = ["stride", "padding", "output_padding", "groups", "dilation"]
-    given = {n: call.get(3 + i, n, 0 if "padding" in n else 1) for i, n in enumerate(names)}
-    count = weight.ndim - 2
-    law = call.law(value)
-    channel = len(law.dims) - count - 1
-    if transposed:
-        weight = weight.unflatten(0, (given["groups"], -1)).transpose(1, 2).flatten(0, 1)
-    window, padding = weight.shape[2:], given["padding"]
+@rule("conv1d", "conv2d", "conv3d")
+def _convolution(call: Call, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    if not _at_hand(call, weight, bias):
+        return unknown(call, OF_INPUT)
+    root, back = call.weight(weight)
+    weight, count = call.tensor(weight), call.tensor(weight).ndim - 2
+    window, channel = weight.shape[2:], len(call.law(input).dims) - count - 1
     if isinstance(padding, str):
-        apart = zip(window, entries_of(given["dilation"], count), strict=True)
+        apart = zip(window, entries_of(dilation, count), strict=True)
         padding = [d * (k - 1) // 2 if padding == "same" else 0 for k, d in apart]
-    ends = law.shape[channel + 1 :], call.shapes[0][channel + 1 :]
-    steps = steps_of(
-        *(ends[::-1] if transposed else ends), window, given["stride"], padding, given["dilation"]
-    )
-    seen = weight.shape[1] * math.prod(axis.pairs / axis.outputs for axis in steps)
-    if given["groups"] > 1 and not transposed and seen <= _FEW:
+    ends = call.law(input).shape[channel + 1 :], call.shapes[0][channel + 1 :]
+    up = "transpose" in call.name
+    windows = windows_of(*(ends[::-1] if up else ends), window, stride, padding, dilation)
+    seen = weight.shape[1] * math.prod(axis.pairs / axis.outputs for axis in windows)
+    if groups > 1 and not up and seen <= _FEW:
         call.notes.append("each of its outputs is made of a few inputs, and taken for normal")
-    root, back = call.weight(own)
-    used = Weight(weight.flatten(2), call.tensor(bias), given["groups"], back)
-    return through_weights(call, value, used, root, channel, steps, transposed)
+    if up:
+        weight = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    used = Weight(weight.flatten(2), call.tensor(bias), groups, back)
+    return through_weights(call, input, used, root, channel, windows, up)
+
+
+@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def _transposed(
+    call: Call, input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1,
+    dilation=1,
+):  # fmt: skip
+    return _convolution(call, input, weight, bias, stride, padding, dilation, groups)

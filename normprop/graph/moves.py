@@ -3,39 +3,48 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch.utils._pytree import tree_leaves
 
-from normprop.graph.calls import Call, Spread, Step, by_torch, portion, rule, unknown
-from normprop.graph.known import in_place_of_values
-from normprop.graph.laws import (
-    WEIGHTS,
+from normprop.graph.calls import (
+    Call,
+    Step,
+    by_torch,
+    inside,
+    mixture,
+    portion,
+    roots_of,
+    rule,
+    unknown,
+)
+from normprop.graph.fields import (
     Array,
     Axis,
     Chain,
     Dims,
-    Law,
+    Field,
     agreeing,
     at,
     at_zero,
     average,
     dims_of,
     elsewhere,
-    fresh,
     ones,
     plus,
-    quantiles,
     shifted,
+    sized,
 )
+from normprop.graph.known import in_place_of_values
 
 
 @rule(
     "clone", "contiguous", "to", "float", "double", "half", "bfloat16", "type", "type_as", "cpu",
     "cuda", "alias", "positive", "requires_grad", "roll", "flip", "fliplr", "flipud", "identity",
 )  # fmt: skip
-def _same(call: Call) -> Step:
+def _same(call: Call, *_, **__) -> Step:
     """The same numbers, in other places of the same axes, or of another type."""
     value = call.values()[0]
     law = call.law(value)
@@ -45,19 +54,20 @@ def _same(call: Call) -> Step:
 
 
 @rule("detach", "data")
-def _detached(call: Call) -> Step:
-    return Step([call.law(call.input)])
+def _detached(call: Call, input) -> Step:
+    return Step([call.law(input)])
 
 
 @rule("view", "reshape", "flatten", "unflatten", "view_as", "reshape_as", "ravel")
-def _reshaped(call: Call) -> Step:
+def _reshaped(call: Call, *_, **__) -> Step:
     value = call.values()[0]
-    law = call.law(value)
-    if math.prod(law.shape) != math.prod(call.shapes[0]):
+    law, shape = call.law(value), call.shapes[0]
+    if math.prod(law.shape) != math.prod(shape):
         return unknown(call)
-    dims, chain = _dims_in(law.axes, call.shapes[0]), Chain()
-    chain.regroup(law.axes, [a for dim in dims for a in dim], 0)
-    return Step.curve(value, law.moved(dims, chain), array=chain.back)
+    dims, chain = _dims_in(law.axes, shape), Chain([law.axes])
+    chain.regroup(0, tuple(axis for dim in dims for axis in dim))
+    chain.dims = dims
+    return Step.curve(value, law.moved(chain), array=chain.back)
 
 
 def _dims_in(axes: Sequence[Axis], shape: Sequence[int]) -> Dims:
@@ -67,19 +77,14 @@ def _dims_in(axes: Sequence[Axis], shape: Sequence[int]) -> Dims:
         dim, rest = [], size
         while rest > 1:
             axis = left.pop(0)
-            if rest % axis.size == 0:
-                dim.append(axis)
-                rest //= axis.size
-            elif axis.size % rest == 0:
-                dim.append(Axis(rest, axis.samples))
-                left.insert(0, Axis(axis.size // rest))
-                rest = 1
-            else:
+            if rest % axis.size and axis.size % rest:
                 # Nothing fits: whatever there is counts as one axis.
-                samples = any(a.samples for a in axes)
-                return tuple(
-                    (Axis(n, samples and not i),) if n > 1 else () for i, n in enumerate(shape)
-                )
+                return dims_of(shape, any(a.samples for a in axes))
+            part = math.gcd(rest, axis.size)
+            dim.append(Axis(part, axis.samples))
+            rest //= part
+            if part < axis.size:
+                left.insert(0, Axis(axis.size // part))
         dims.append(tuple(dim))
     return tuple(dims)
 
@@ -89,7 +94,7 @@ def _dims_in(axes: Sequence[Axis], shape: Sequence[int]) -> Dims:
     "mH", "adjoint", "squeeze", "unsqueeze", "getitem", "chunk", "split", "tensor_split", "unbind",
     "narrow", "select", "expand", "expand_as", "broadcast_to", "split_with_sizes",
 )  # fmt: skip
-def _viewed(call: Call) -> Step:
+def _viewed(call: Call, *args, **kwargs) -> Step:
     """A view: which places it takes is seen from its strides."""
     value = call.values()[0]
     law = call.law(value)
@@ -101,12 +106,14 @@ def _viewed(call: Call) -> Step:
             return probe
         return torch.empty(call.law(leaf).shape, device="meta") if like else None
 
-    args, kwargs = in_place_of_values(stand_in, (call.args, call.kwargs))
+    args, kwargs = in_place_of_values(stand_in, (args, kwargs))
     try:
         views = tree_leaves(call.function(*args, **kwargs))
     except (RuntimeError, TypeError, IndexError, ValueError):
         return _picked(call)
-    if [tuple(v.shape) for v in views] != list(call.shapes) or len(call.values()) > 1 + like:
+    whole = probe.untyped_storage()._cdata
+    # What comes out need not be a view, as where a list says places.
+    if len(call.values()) > 1 + like or any(v.untyped_storage()._cdata != whole for v in views):
         return _picked(call)
     try:
         pieces = [_View(law, view.stride(), view.shape, view.storage_offset()) for view in views]
@@ -125,7 +132,7 @@ def _viewed(call: Call) -> Step:
 
 
 @rule("gather", "index_select", "take_along_dim", "masked_select", "sort", "take")
-def _picked(call: Call) -> Step:
+def _picked(call: Call, *_, **__) -> Step:
     """Numbers of a tensor, from places that other tensors say."""
     value = call.values()[0]
     law = call.law(value)
@@ -134,29 +141,35 @@ def _picked(call: Call) -> Step:
     call.notes.append(f"the places that {call.name} takes are taken to be independent")
     dims = dims_of(call.shapes[0])
     share = math.prod(call.shapes[0]) / math.prod(law.shape)
-    made = Law(dims, ones(dims), law.values, next(fresh), law.roots)
+    made = Field(dims, ones(dims), law.values, law.roots)
     step = Step.linear(value, made, lambda array: ones(law.dims) * (share * at_zero(array)))
-    return Step([made, *map(Law.tokens, call.shapes[1:])], step.back)
+    return Step([made, *map(Field.tokens, call.shapes[1:])], step.back)
 
 
-@rule("repeat", "tile", "repeat_interleave")
-def _repeated(call: Call) -> Step:
-    """Copies, behind or beside what they are copies of."""
-    value = call.values()[0]
-    law, shape = call.law(value), call.shapes[0]
-    if len(call.values()) > 1:
+@by_torch("repeat", "tile")
+def _repeat(input, *counts, dims=(), repeats=()):
+    """Copies, behind one another."""
+    counts = tree_leaves((counts, dims, repeats))
+    shape = [1] * (len(counts) - input.ndim) + [*input.shape]
+    counts = [1] * (len(shape) - len(counts)) + counts
+    pairs = [n for pair in zip(counts, shape, strict=True) for n in pair]
+    beside = input.reshape([n for size in shape for n in (1, size)]).expand(pairs)
+    return beside.reshape([n * size for n, size in zip(counts, shape, strict=True)])
+
+
+@rule("repeat_interleave")
+def _repeated(call: Call, input, repeats=None, dim=None, **_) -> Step:
+    """Copies, beside what they are copies of."""
+    if not isinstance(repeats, int):
         return _picked(call)
-    own = ((),) * (len(shape) - len(law.dims)) + law.dims
-    inside = call.name == "repeat_interleave"
-    dims, chain, k = [], Chain(), 0
-    for size, dim in zip(shape, own, strict=True):
-        count = size // math.prod(axis.size for axis in dim)
-        copies = (Axis(count),) if count > 1 else ()
-        if copies:
-            chain.copy(count, k + len(dim) if inside else k)
-        dims.append((*dim, *copies) if inside else (*copies, *dim))
-        k += len(dims[-1])
-    return Step.curve(value, law.moved(tuple(dims), chain), array=chain.back)
+
+    def copied(x):
+        place = 0 if dim is None else dim % x.ndim
+        x = x.flatten() if dim is None else x
+        shape = (*x.shape[: place + 1], repeats, *x.shape[place + 1 :])
+        return x.unsqueeze(place + 1).expand(shape).flatten(place, place + 1)
+
+    return inside(call, copied, input)
 
 
 @by_torch("pixel_shuffle")
@@ -178,67 +191,53 @@ def _channel_shuffle(input, groups):
 
 
 class _View:
-    """Some places of a tensor, in another order of its dimensions."""
+    """Some places of a tensor, in another order of its dimensions.
 
-    def __init__(self, law: Law, strides: Sequence[int], shape: Sequence[int], start: int):
+    Attributes:
+        taken: of a dimension that is not all there, where it begins and how much is.
+        apart: whether places that are not there have something in common with those that are.
+    """
+
+    def __init__(self, law: Field, strides: Sequence[int], shape: Sequence[int], start: int):
         own = [(math.prod(law.shape[d + 1 :]), d) for d, n in enumerate(law.shape) if n > 1]
-        # By dimension of the view: the dimension that it comes from, and the step in it.
-        comes: list[tuple[int, int] | None] = []
+        # By dimension of the view the one that it comes from, and by that one place and step.
+        comes: list[int | None] = []
+        kept: dict[int, tuple[int, int]] = {}
         for stride, size in zip(strides, shape, strict=True):
             fits = [(s, d) for s, d in own if stride and s <= stride < s * law.shape[d]]
-            fits = [(s, d) for s, d in fits if stride % s == 0]
+            fits = [(s, d) for s, d in fits if stride % s == 0 and size > 1]
             if stride and size > 1 and not fits:
                 raise ValueError("a diagonal")
-            comes.append((fits[0][1], stride // fits[0][0]) if fits and size > 1 else None)
-        dims = []
-        for size, come in zip(shape, comes, strict=True):
-            given = () if come is None else law.dims[come[0]]
-            whole = come is not None and law.shape[come[0]] == size
-            part = (Axis(size, any(a.samples for a in given)),) if size > 1 else ()
-            dims.append(given if whole else part)
-        self.chain = self._chain(law, comes, shape)
-        self.law = law.moved(tuple(dims), self.chain)
-        kept = {come[0]: n for come, n in zip(comes, shape, strict=True) if come}
-        taken = [(d, start, n) for d, n in kept.items() if n < law.shape[d]]
-        taken += [(d, start, 1) for d, n in enumerate(law.shape) if n > 1 and d not in kept]
+            comes.append(fits[0][1] if fits else None)
+            if fits:
+                kept[fits[0][1]] = size, stride // fits[0][0]
+        self.chain, taken = Chain(law.dims), []
+        for d, whole in enumerate(law.shape):
+            part, step = kept.get(d, (1, 0))
+            if part < whole:
+                taken.append((d, start, part))
+            if d not in kept:
+                self.chain.one(d, dealt=True)
+            elif part < whole:
+                _take(self.chain, d, part, step)
+        self.chain.permute(comes)
+        for place, size in enumerate(shape):
+            if comes[place] is None:
+                self.chain.copy(place, dims_of([size])[0])
+        self.law, self.taken, self.apart = law.moved(self.chain), tuple(taken), False
         # A gradient comes back to these places alone.
-        self.apart, self.taken = bool(taken), tuple(taken)
         if taken:
             # Other places are another tensor, where they are independent with nothing in common.
-            apart = all(law.rho.shape[k] == 1 for d, *_ in taken for k in law.along(d))
+            apart = all(law.rho.shape[k] == 1 for k in law.along(*(d for d, *_ in taken)))
             self.apart = not apart
             roots = frozenset((r, *taken) for r in law.roots) if apart else law.roots
             self.law = replace(self.law, source=(law.source, *taken), roots=roots)
 
-    @staticmethod
-    def _chain(law: Law, comes: Sequence, shape: Sequence[int]) -> Chain:
-        """From distances in the whole to those in the view."""
-        chain, k = Chain(), 0
-        kept = {come[0]: place for place, come in enumerate(comes) if come}
-        axes: dict[int, list[int]] = {}
-        for d, dim in enumerate(law.dims):
-            if d not in kept:
-                for axis in dim:
-                    chain.one(k, axis.size)
-                continue
-            place, whole = kept[d], law.shape[d]
-            if shape[place] != whole:
-                chain.regroup(dim, [Axis(whole)], k)
-                _take(chain, k, shape[place], whole, comes[place][1])
-            axes[place] = [k] if shape[place] != whole else list(range(k, k + len(dim)))
-            k += len(axes[place])
-        order = [axis for place in sorted(axes) for axis in axes[place]]
-        chain.transpose(order)
-        k = 0
-        for place, size in enumerate(shape):
-            if place not in axes and size > 1:
-                chain.copy(size, k)
-            k += len(axes.get(place, [0] if size > 1 else []))
-        return chain
 
-
-def _take(chain: Chain, k: int, part: int, whole: int, step: int) -> None:
-    """Some places of an axis; what comes back to them is averaged over all pairs of places."""
+def _take(chain: Chain, dim: int, part: int, step: int) -> None:
+    """Some places of a dimension; what comes back is averaged over all pairs of places."""
+    chain.merge(dim)
+    k, whole = chain.place(dim), chain.dims[dim][0].size
 
     def forward(array: Array) -> Array:
         if array.shape[k] <= 2:
@@ -253,15 +252,15 @@ def _take(chain: Chain, k: int, part: int, whole: int, step: int) -> None:
         return np.stack([same, elsewhere(same, mean, whole)], axis=k)
 
     chain.then(forward, back)
+    chain.dims[dim] = sized(chain.dims[dim], part)
 
 
 _ALIKE = 0.05
 
 
-def _alike(law: Law, dim: int) -> float:
+def _alike(law: Field, dim: int) -> float:
     """Correlation of two places of a dimension, on average."""
-    array, axes = law.covariance, law.along(dim)
-    size = law.shape[dim]
+    array, axes, size = law.covariance, law.along(dim), law.shape[dim]
     for k in reversed(range(array.ndim)):
         array = average(array, k, law.axes[k].size) if k in axes else at(array, k)
     if not law.variance or size == 1:
@@ -270,50 +269,38 @@ def _alike(law: Law, dim: int) -> float:
 
 
 @rule("cat", "concat", "concatenate", "stack")
-def _joined(call: Call) -> Step:
+def _joined(call: Call, tensors, dim=0, **_) -> Step:
     """Concatenation, and stacking: a mixture."""
-    parts = call.get(0, "tensors")
-    laws = [call.law(p) for p in parts]
-    shape = call.shapes[0]
+    laws, shape = [call.law(part) for part in tensors], call.shapes[0]
     if any(law.values is None for law in laws):
-        return Step([Law.tokens(shape)])
-    dim = call.get(1, "dim", 0) % len(shape)
+        return Step([Field.tokens(shape)])
+    dim = dim % len(shape)
     if call.name == "stack":
         laws = [replace(law, dims=(*law.dims[:dim], (), *law.dims[dim:])) for law in laws]
     sizes = [law.shape[dim] if law.shape[dim:] else 1 for law in laws]
+    shares = [n / sum(sizes) for n in sizes]
     kept = [max((law.dims[d] for law in laws), key=len) for d in range(len(shape))]
     kept[dim] = ()
-    place = sum(map(len, kept[:dim]))
-    shares = [n / sum(sizes) for n in sizes]
-    chains, seconds = [], []
+    chains, place = [], sum(map(len, kept[:dim]))
     for law in laws:
-        chain, k = Chain(), sum(map(len, law.dims[:dim]))
-        for _ in law.dims[dim]:
-            chain.one(k)
-        own = replace(law, dims=(*law.dims[:dim], (), *law.dims[dim + 1 :]), rho=chain(law.second))
-        spread = Spread(own, tuple(kept))
-        seconds.append(spread.law.rho)
-        chain.then(lambda array: array, spread.back)
-        chain.then(lambda array: array, lambda array: at(array, place))
-        chains.append(chain)
+        chain = Chain(law.dims)
+        chain.one(dim)
+        chains.append(chain.spread(kept))
     mean = sum(r * law.mean for r, law in zip(shares, laws, strict=True))
-    seconds = agreeing(seconds, [a for d in kept for a in d])
+    seconds = agreeing(*(chain(law.second) for chain, law in zip(chains, laws, strict=True)))
     second = sum(r * s for r, s in zip(shares, seconds, strict=True))
     covariance = np.expand_dims(plus(second, -(mean**2)), place)
     if any(_alike(law, dim) > _ALIKE for law in laws):
         call.notes.append(f"along the dimension of {call.name} places are taken for independent")
     kept[dim] = (Axis(sum(sizes)),)
-    values = quantiles(
-        np.concatenate([law.values for law in laws]), np.concatenate([r * WEIGHTS for r in shares])
-    )
-    roots = frozenset().union(*(law.roots for law in laws))
     if all(law.is_normal for law in laws) and np.ptp([law.variance for law in laws]) < 1e-9:
-        made = Law.normal(tuple(kept), mean, covariance, roots)
+        made = Field.normal(tuple(kept), mean, covariance, roots_of(*laws))
     else:
-        made = laws[0].with_covariance(values, covariance, roots, tuple(kept))
+        made = mixture(laws, shares, covariance, kept)
 
     def back(gradients):
-        for i, (part, law, chain) in enumerate(zip(parts, laws, chains, strict=True)):
-            yield part, shifted(portion(gradients[0], law, made, i), chain.back)
+        for i, (part, law, chain) in enumerate(zip(tensors, laws, chains, strict=True)):
+            own = shifted(portion(gradients[0], law, made, i), partial(at, k=place))
+            yield part, shifted(own, chain.back)
 
     return Step([made], back)

@@ -17,9 +17,9 @@ from normprop.functional.parametric import Absorbed, absorbing_bias
 from normprop.functional.scale import Constants
 from normprop.functional.shape import constants_of_parts
 from normprop.functional.weight import normalize_weight
-from normprop.graph.calls import Call, Step, custom, elementwise, inside, rule, step_of, unknown
+from normprop.graph.calls import TABLE, Call, Step, custom, elementwise, inside, rule, unknown
+from normprop.graph.fields import times
 from normprop.graph.kinds import constants_at
-from normprop.graph.laws import times
 from normprop.graph.trace import Node
 from normprop.nn.parametric import Parametric, weights_that_run
 
@@ -29,7 +29,7 @@ def step_of_layer(call: Call, layer: nn.Module, node: Node) -> Step:
     plain = layer.torch_type
     family = None if plain is nn.Module else rules.entry_of_type(plain).family
     if isinstance(layer, twins.GatedLinear):
-        return _divided(inside(call, _gated(layer), call.input), layer.constants)
+        return _divided(inside(call, _gated(layer), *call.args), layer.constants)
     if family in (None, "activation"):
         call.function = copy.deepcopy(layer).cpu().double()
         step = elementwise(call)
@@ -66,7 +66,7 @@ def _each_divided(attend: Callable, constants: AttentionConstants) -> Callable:
 
 
 def _gated(layer: nn.Module) -> Callable[[Tensor], Tensor]:
-    def curve(call: Call) -> Step:
+    def curve(call: Call, *_) -> Step:
         call.function = gate_function(layer.gate)
         return elementwise(call) or unknown(call, "what its gate does is not known")
 
@@ -124,7 +124,8 @@ def _tensor(array):
 def _evaluated(call: Call, layer: nn.Module) -> Step:
     """Dropout in evaluation."""
     training, *center, factor = layer.constants
-    value, law = call.input, call.law(call.input)
+    (value,) = call.values()
+    law = call.law(value)
     shift = center[0] if center else training.shift
     moved = law.image((law.values - shift) * factor)
     return Step.curve(value, moved, factor)
@@ -154,22 +155,15 @@ _PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 @rule("functional.residual")
-def _residual(call: Call) -> Step:
-    weight = call.kwargs.get("weight", math.sqrt(0.5))
+def _residual(call: Call, branch, skip, weight=0.5**0.5, **_) -> Step:
     kept = math.sqrt((1.0 - weight) * (1.0 + weight))
-    parts = call.get(0, "branch"), call.get(1, "skip")
-    return inside(call, lambda branch, skip: skip * kept + branch * weight, *parts)
+    return inside(call, lambda branch, skip: skip * kept + branch * weight, branch, skip)
 
 
 @rule("functional.cat")
-def _concatenated(call: Call) -> Step:
-    dim = call.get(1, "dim", 0)
-    laws = [call.law(v) for v in call.values()]
-    one = torch.empty([law.shape[dim] for law in laws], device="meta").shape
-    law = {k: v for k, v in call.kwargs.items() if k not in ("tensors", "dim")}
+def _concatenated(call: Call, tensors, dim=0, **law) -> Step:
+    sizes = tuple(call.law(part).shape[dim] for part in tensors)
     given = inspect.signature(call.function).bind_partial(**law)
     given.apply_defaults()
-    numbers = given.arguments
-    constants = constants_of_parts(tuple(one), numbers["scaling"], numbers["mean"], numbers["std"])
-    call.name = "cat"
-    return _divided(step_of(call), constants)
+    scaling, mean, std = (given.arguments[name] for name in ("scaling", "mean", "std"))
+    return _divided(TABLE["cat"](call, tensors, dim), constants_of_parts(sizes, scaling, mean, std))

@@ -18,19 +18,18 @@ import normprop.graph.moves
 import normprop.graph.products  # noqa: F401
 from normprop.graph.anatomy import single_layers
 from normprop.graph.calls import Call, Step, go_back, name_of, step_of
-from normprop.graph.kinds import is_twin
-from normprop.graph.known import UNFILLED, Known
-from normprop.graph.laws import (
+from normprop.graph.fields import (
+    Field,
     Gradient,
-    Law,
     Part,
     at_zero,
     dims_of,
-    fresh,
     measured,
     ones,
     total,
 )
+from normprop.graph.kinds import is_twin
+from normprop.graph.known import UNFILLED, Known
 from normprop.graph.normalised import step_of_layer
 from normprop.graph.rewrite import check_arguments
 from normprop.graph.scales import Row, Scales
@@ -214,7 +213,7 @@ class Flow:
     run: Trace
     model: nn.Module
     known: Known
-    laws: dict[int, Law] = field(default_factory=dict)
+    laws: dict[int, Field] = field(default_factory=dict)
     gradients: dict[int, Gradient] = field(default_factory=dict)
     notes: dict[int, list[str]] = field(default_factory=dict)
     steps: list[tuple[Sequence[int], Step]] = field(default_factory=list)
@@ -281,7 +280,7 @@ def go_through(flow: Flow, nodes: Sequence[Node], layer_at: Callable[[str], nn.M
         )  # fmt: skip
         if node.name in UNFILLED:
             for value, (shape, _) in zip(node.outputs, node.made, strict=True):
-                flow.laws[value] = Law.constant(dims_of(shape), 0.0)
+                flow.laws[value] = Field.constant(dims_of(shape), 0.0)
                 flow.unfilled.add(value)
             continue
         found = [known.find(run, value) for value in (*node.inputs, *node.outputs)]
@@ -313,10 +312,10 @@ def given_laws(flow: Flow, given: object) -> None:
         if not tensor.is_meta:
             flow.laws[value] = measured(tensor, samples=True, roots=frozenset({value}))
         elif tensor.is_floating_point():
-            flow.laws[value] = Law.normal(dims, 0.0, ones(dims), frozenset({value}))
+            flow.laws[value] = Field.normal(dims, 0.0, ones(dims), frozenset({value}))
             flow.notes[value] = ["it has no numbers; taken for independent N(0, 1)"]
         else:
-            flow.laws[value] = Law(dims, ones(dims), None, next(fresh))
+            flow.laws[value] = Field(dims, ones(dims), None)
             flow.notes[value] = ["it has no numbers; taken for tokens that all differ"]
 
 

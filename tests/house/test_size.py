@@ -8,7 +8,7 @@ BOUNDS = {
     "normprop": 970,
     "functional": 4_790,
     "gaussian": 4_370,
-    "graph": 10_400,
+    "graph": 10_250,
     "kernels": 2_000,
     "montecarlo": 750,
     "nn": 2_300,

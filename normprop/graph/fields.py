@@ -1,4 +1,4 @@
-r"""Laws of whole tensors, and of the gradients at them, in mean field.
+r"""Random fields: laws of whole tensors, and of the gradients at them, in mean field.
 
 An element of a tensor is x = F(z) of a standard normal z; F is held by its values on a grid.  Two
 elements have correlated z, and the correlation depends on their distance along each axis alone: it
@@ -15,8 +15,8 @@ The covariance of F(z₁) and F(z₂) is Σ a_k² ρ^k with the Hermite coeffici
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -31,10 +31,12 @@ GRID = ((np.arange(_POINTS) + 0.5) / _POINTS * 2.0 - 1.0) * _REACH
 """Places of z."""
 WEIGHTS = np.exp(-0.5 * GRID**2) / np.exp(-0.5 * GRID**2).sum()
 """Their probabilities."""
-_BELOW = np.cumsum(WEIGHTS) - 0.5 * WEIGHTS
+BELOW = np.cumsum(WEIGHTS) - 0.5 * WEIGHTS
+"""How probable it is that z is below."""
 # Places of a second variable, and its probabilities.
 _FEW = ((np.arange(160) + 0.5) / 80.0 - 1.0) * 6.0
 _CHANCES = np.exp(-0.5 * _FEW**2) / np.exp(-0.5 * _FEW**2).sum()
+_NOTHING = 1e-12
 
 
 @lru_cache(maxsize=1)
@@ -46,7 +48,7 @@ def _hermite() -> Array:
     return np.stack(rows) * WEIGHTS
 
 
-def energies(values: Array) -> Array:
+def _energies(values: Array) -> Array:
     """Squares of the Hermite coefficients; what is left of E F² stands last."""
     found = (_hermite() @ values) ** 2
     return np.append(found, max(float(WEIGHTS @ values**2) - found.sum(), 0.0))
@@ -65,7 +67,7 @@ def quantiles(values: Array, chances: Array) -> Array:
     """The increasing function of z that has the law of these values."""
     order = np.argsort(values, axis=None, kind="stable")
     values, chances = values.ravel()[order], chances.ravel()[order]
-    return np.interp(_BELOW, (np.cumsum(chances) - 0.5 * chances) / chances.sum(), values)
+    return np.interp(BELOW, (np.cumsum(chances) - 0.5 * chances) / chances.sum(), values)
 
 
 def largest(count: float, correlation: float) -> tuple[Array, Array]:
@@ -76,15 +78,15 @@ def largest(count: float, correlation: float) -> tuple[Array, Array]:
         the largest, times ``count``, by its own z.
     """
     shared, own = math.sqrt(correlation), math.sqrt(max(1.0 - correlation, 1e-12))
-    below = np.interp((GRID[:, None] - shared * _FEW) / own, GRID, _BELOW, 0.0, 1.0)
-    made = np.interp(_BELOW, below**count @ _CHANCES, GRID)
+    below = np.interp((GRID[:, None] - shared * _FEW) / own, GRID, BELOW, 0.0, 1.0)
+    made = np.interp(BELOW, below**count @ _CHANCES, GRID)
     # Given one, what they share is N(√c z, 1 - c).
     given = (GRID[:, None] - shared * (shared * GRID[:, None] + own * _FEW)) / own
-    chance = np.interp(given, GRID, _BELOW, 0.0, 1.0) ** (count - 1.0) @ _CHANCES
+    chance = np.interp(given, GRID, BELOW, 0.0, 1.0) ** (count - 1.0) @ _CHANCES
     return made, count * chance
 
 
-# Axes of arrays over distances.
+# Arrays over distances.
 
 
 class Axis(NamedTuple):
@@ -92,6 +94,30 @@ class Axis(NamedTuple):
 
     size: int
     samples: bool = False
+
+
+Dim = tuple[Axis, ...]
+Dims = tuple[Dim, ...]
+
+
+def dims_of(shape: Sequence[int], samples: bool = False) -> Dims:
+    """Dimensions of an axis each."""
+    return tuple((Axis(int(n), samples and i == 0),) if n != 1 else () for i, n in enumerate(shape))
+
+
+def size_of(dim: Dim) -> int:
+    """How many places a dimension has."""
+    return math.prod(axis.size for axis in dim)
+
+
+def sized(dim: Dim, size: int) -> Dim:
+    """A dimension in the place of another."""
+    return (Axis(size, any(axis.samples for axis in dim)),) if size > 1 else ()
+
+
+def ones(dims: Dims) -> Array:
+    """The array that says that all places are independent."""
+    return np.ones([1] * sum(map(len, dims)))
 
 
 def middle(shape: Sequence[int]) -> tuple[int, ...]:
@@ -109,33 +135,51 @@ def at(array: Array, k: int) -> Array:
     return array.take(*middle(array.shape[k : k + 1]), axis=k)
 
 
-def two(array: Array, k: int) -> Array:
-    """An axis of independent places as one of two entries."""
-    return array if array.shape[k] > 1 else np.concatenate([array, 0.0 * array], axis=k)
-
-
-def twos(array: Array) -> Array:
-    """Likewise with all axes."""
-    for k in range(array.ndim):
-        array = two(array, k)
+def widened(array: Array, k: int, entries: int) -> Array:
+    """An axis with two entries at least, or one for every distance."""
+    if array.shape[k] == 1 < entries:
+        array = np.concatenate([array, 0.0 * array], axis=k)
+    if array.shape[k] == 2 < entries:
+        others = [1] * (entries // 2)
+        array = array.take([*others, 0, *others], axis=k)
     return array
 
 
-def every(array: Array, k: int, size: int) -> Array:
-    """An axis with an entry for every distance."""
-    if array.shape[k] > 2 or size == 1:
-        return array
-    return two(array, k).take([*[1] * (size - 1), 0, *[1] * (size - 1)], axis=k)
+def agreeing(*arrays: Array) -> list[Array]:
+    """Arrays over the same axes with the same entries."""
+    entries = [max(shape) for shape in zip(*(a.shape for a in arrays), strict=True)]
+    return [_all_widened(array, entries) for array in arrays]
+
+
+def twos(array: Array) -> Array:
+    """All axes with two entries at least."""
+    return _all_widened(array, [2] * array.ndim)
+
+
+def _all_widened(array: Array, entries: Sequence[int]) -> Array:
+    for k, n in enumerate(entries):
+        array = widened(array, k, n)
+    return array
+
+
+def compact(array: Array) -> Array:
+    """Without entries that say that different places are independent."""
+    for k in range(array.ndim):
+        if array.shape[k] == 2 and np.abs(array.take(1, axis=k)).max() <= _NOTHING * at_zero(array):
+            array = array.take([0], axis=k)
+    return array
+
+
+def plus(array: Array, number: float) -> Array:
+    """With a number at every distance."""
+    return twos(array) + number if number else array
 
 
 def average(array: Array, k: int, size: int) -> Array:
     """Over all pairs of places, without that axis: the variance of a mean."""
     entries = array.shape[k]
-    if entries == 1:
-        weights = np.array([1.0 / size])
-    elif entries == 2:
-        weights = np.array([1.0, size - 1.0]) / size
-    else:
+    weights = np.array([1.0, size - 1.0][:entries]) / size
+    if entries > 2:
         weights = (size - np.abs(np.arange(1 - size, size))) / size**2
     return np.tensordot(array, weights, (k, 0))
 
@@ -143,6 +187,17 @@ def average(array: Array, k: int, size: int) -> Array:
 def elsewhere(same: Array, mean: Array, size: int) -> Array:
     """The average over different places, from that over one and that over all pairs."""
     return (size * mean - same) / (size - 1)
+
+
+def by_kinds(sizes: Sequence[int], mean: Callable[[tuple[int, ...]], Array]) -> Array:
+    """By distance, of two kinds an axis, from means over all pairs of places along some axes."""
+    chosen = itertools.product((0, 1), repeat=len(sizes))
+    found = np.array([mean(tuple(k for k, c in enumerate(row) if c)) for row in chosen])
+    array = found.reshape([2] * len(sizes) + list(found.shape[1:]))
+    for k, size in enumerate(sizes):
+        same, all_pairs = array.take([0], axis=k), array.take([1], axis=k)
+        array = np.concatenate([same, elsewhere(same, all_pairs, size)], axis=k)
+    return array
 
 
 def _merged(array: Array, k: int, sizes: Sequence[int]) -> Array:
@@ -158,112 +213,103 @@ def _merged(array: Array, k: int, sizes: Sequence[int]) -> Array:
 def _divided(array: Array, k: int, sizes: Sequence[int]) -> Array:
     """One axis as several."""
     entries = array.shape[k]
-    if entries == 1:
-        return array.reshape(*array.shape[:k], *[1] * len(sizes), *array.shape[k + 1 :])
-    steps = [math.prod(sizes[i + 1 :]) for i in range(len(sizes))]
-    if entries == 2:
-        places = np.ones([2] * len(sizes), dtype=int)
-        places[(0,) * len(sizes)] = 0
+    if entries <= 2:
+        places = np.minimum(np.indices([entries] * len(sizes)).sum(0), 1)
     else:
+        steps = [math.prod(sizes[i + 1 :]) for i in range(len(sizes))]
         distances = np.meshgrid(*(np.arange(1 - n, n) for n in sizes), indexing="ij")
         places = sum(s * d for s, d in zip(steps, distances, strict=True)) + entries // 2
     found = array.take(places.ravel(), axis=k)
     return found.reshape(*array.shape[:k], *places.shape, *array.shape[k + 1 :])
 
 
-def compact(array: Array) -> Array:
-    """Without entries that say that different places are independent."""
-    for k in range(array.ndim):
-        if array.shape[k] == 2 and np.abs(array.take(1, axis=k)).max() <= _NOTHING * at_zero(array):
-            array = array.take([0], axis=k)
-    return array
-
-
-_NOTHING = 1e-12
-
-
-def regrouped(array: Array, old: Sequence[int], new: Sequence[int], k: int = 0) -> Array:
+def _regrouped(array: Array, old: Sequence[int], new: Sequence[int], k: int) -> Array:
     """Axes of these sizes, from k on, as axes of those, in the order of memory."""
     old, new = list(old), list(new)
     while old:
         left, right = [old.pop(0)], [new.pop(0)]
         while math.prod(left) != math.prod(right):
-            if math.prod(left) < math.prod(right):
-                left.append(old.pop(0))
-            else:
-                right.append(new.pop(0))
-        if left != right:
-            if len(left) > 1:
-                array = _merged(array, k, left)
-            if len(right) > 1:
-                array = _divided(array, k, right)
+            shorter, rest = (left, old) if math.prod(left) < math.prod(right) else (right, new)
+            shorter.append(rest.pop(0))
+        if len(left) > 1:
+            array = _merged(array, k, left)
+        if len(right) > 1:
+            array = _divided(array, k, right)
         k += len(right)
     return array
 
 
-def agreeing(arrays: Sequence[Array], axes: Sequence[Axis]) -> list[Array]:
-    """Arrays over the same axes with the same entries."""
-    arrays = list(arrays)
-    for k, axis in enumerate(axes):
-        most = max(a.shape[k] for a in arrays)
-        if most == 2:
-            arrays = [two(a, k) for a in arrays]
-        elif most > 2:
-            arrays = [every(a, k, axis.size) for a in arrays]
-    return arrays
-
-
-def plus(array: Array, number: float) -> Array:
-    """With a number at every distance."""
-    if not number:
-        return array
-    return twos(array) + number
-
-
 class Chain:
-    """Linear maps of tensors, one after the other, as what they make of arrays over distances.
+    """Linear maps of a tensor, one after the other, as what they make of arrays over distances.
 
     The adjoints take an array of the gradient, reversed, to what comes back of it.
+
+    Attributes:
+        dims: of what comes out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dims: Sequence[Dim]) -> None:
+        self.dims = list(dims)
         self.maps: list[tuple[Map, Map]] = []
 
-    def then(self, forward: "Map", back: "Map") -> None:
+    def place(self, dim: int) -> int:
+        """Which axis is the first of a dimension."""
+        return sum(map(len, self.dims[:dim]))
+
+    def then(self, forward: Map, back: Map) -> None:
         """Add a map."""
         self.maps.append((forward, back))
 
-    def regroup(self, old: Sequence[Axis], new: Sequence[Axis], k: int) -> None:
-        """Axes from k on as others, in the order of memory."""
-        before, after = [a.size for a in old], [a.size for a in new]
-        if before != after:
+    def regroup(self, dim: int, axes: Dim) -> None:
+        """A dimension as other axes, in the order of memory."""
+        k = self.place(dim)
+        old, new = [a.size for a in self.dims[dim]], [a.size for a in axes]
+        self.dims[dim] = axes
+        if old != new:
             self.then(
-                lambda array: regrouped(array, before, after, k),
-                lambda array: regrouped(array, after, before, k),
+                partial(_regrouped, old=old, new=new, k=k),
+                partial(_regrouped, old=new, new=old, k=k),
             )
 
-    def copy(self, size: int, k: int) -> None:
-        """A new axis, along which all places are the same."""
-        self.then(
-            lambda array: np.stack([array, array], axis=k),
-            lambda array: average(array, k, size) * size**2,
-        )
+    def merge(self, *dims: int) -> None:
+        """Dimensions as one axis each."""
+        for dim in dims:
+            self.regroup(dim, sized(self.dims[dim], size_of(self.dims[dim])))
 
-    def sum(self, size: int, k: int) -> None:
-        """The sum over an axis."""
-        self.then(
-            lambda array: average(array, k, size) * size**2,
-            lambda array: np.stack([array, array], axis=k),
-        )
+    def copy(self, dim: int, axes: Dim) -> None:
+        """A dimension of one place with axes along which all places are the same."""
+        for k, axis in enumerate(axes, start=self.place(dim)):
+            self.then(partial(_copied, k=k), partial(_summed, k=k, size=axis.size))
+        self.dims[dim] = axes
 
-    def one(self, k: int, size: float = 1.0) -> None:
-        """One place of an axis; what comes back reaches all, or is dealt out to so many."""
-        self.then(lambda array: at(array, k), lambda array: np.expand_dims(array, k) / size)
+    def sum(self, dim: int) -> None:
+        """The sum over a dimension."""
+        for k, axis in reversed(list(enumerate(self.dims[dim], start=self.place(dim)))):
+            self.then(partial(_summed, k=k, size=axis.size), partial(_copied, k=k))
+        self.dims[dim] = ()
 
-    def transpose(self, order: Sequence[int]) -> None:
-        """The axes in another order."""
-        back = np.argsort(order) if order else order
-        self.then(lambda array: array.transpose(order), lambda array: array.transpose(back))
+    def one(self, dim: int, dealt: bool = False) -> None:
+        """One place of a dimension; what comes back reaches all, or is dealt out to them."""
+        k = self.place(dim)
+        for axis in self.dims[dim]:
+            share = axis.size if dealt else 1.0
+            self.then(partial(at, k=k), lambda array, n=share: np.expand_dims(array, k) / n)
+        self.dims[dim] = ()
+
+    def permute(self, order: Sequence[int | None]) -> None:
+        """The dimensions in another order, among them new ones of one place."""
+        known = [dim for dim in order if dim is not None]
+        axes = [self.place(dim) + k for dim in known for k in range(len(self.dims[dim]))]
+        self.dims = [() if dim is None else self.dims[dim] for dim in order]
+        back = np.argsort(axes) if axes else axes
+        self.then(lambda array: array.transpose(axes), lambda array: array.transpose(back))
+
+    def spread(self, dims: Sequence[Dim]) -> "Chain":
+        """Broadcast to dimensions."""
+        self.dims = [()] * (len(dims) - len(self.dims)) + self.dims
+        for dim, axes in enumerate(dims):
+            (self.regroup if self.dims[dim] else self.copy)(dim, axes)
+        return self
 
     def __call__(self, array: Array) -> Array:
         """What the maps make of an array."""
@@ -278,32 +324,22 @@ class Chain:
         return array
 
 
-# Laws.
-
-Dims = tuple[tuple[Axis, ...], ...]
-
-
-def ones(dims: Dims) -> Array:
-    """The array that says that all places are independent."""
-    return np.ones([1] * sum(map(len, dims)))
+def _copied(array: Array, k: int) -> Array:
+    return np.stack([array, array], axis=k)
 
 
-def merged(dims: Dims, first: int) -> Chain:
-    """Every dimension from that one on as one axis."""
-    chain, k = Chain(), sum(map(len, dims[:first]))
-    for own in dims[first:]:
-        if own:
-            chain.regroup(own, [Axis(math.prod(a.size for a in own))], k)
-            k += 1
-    return chain
+def _summed(array: Array, k: int, size: int) -> Array:
+    return average(array, k, size) * size**2
 
+
+# Fields.
 
 fresh = itertools.count()
 """Numbers of sources and noises."""
 
 
 @dataclass(frozen=True, eq=False)
-class Law:
+class Field:
     """The law of a tensor.
 
     Attributes:
@@ -311,8 +347,8 @@ class Law:
         rho: correlation of z, an array over the distances along all axes.
         values: F on the grid; of a tensor of tokens there is none, and ``rho`` is the
             probability that two are the same.
-        source: which z it is: laws with the same one are functions of one another.
         roots: which results of layers with weights it was made of without such a layer.
+        source: which z it is: laws with the same one are functions of one another.
         seen: of logits, how many of each row are not hidden, where some are.
         uneven: of what a layer with weights gives, for each channel its variance, and how much of
             its gradient goes on, both over their mean.
@@ -321,43 +357,43 @@ class Law:
     dims: Dims
     rho: Array
     values: Array | None
-    source: int
     roots: frozenset = frozenset()
+    source: object = field(default_factory=lambda: next(fresh))
     seen: Array | None = None
     uneven: Array | None = None
 
     @classmethod
-    def normal(cls, dims: Dims, mean: float, covariance: Array, roots=frozenset()) -> "Law":
+    def normal(cls, dims: Dims, mean: float, covariance: Array, roots=frozenset()) -> "Field":
         """A normal tensor with this array of covariances."""
         variance = max(at_zero(covariance), 0.0)
         if not variance > 0:
             return cls.constant(dims, mean)
-        values = mean + math.sqrt(variance) * GRID
-        return cls(dims, covariance / variance, values, next(fresh), roots)
+        return cls(dims, covariance / variance, mean + math.sqrt(variance) * GRID, roots)
 
     @classmethod
-    def constant(cls, dims: Dims, number: float) -> "Law":
+    def constant(cls, dims: Dims, number: float) -> "Field":
         """The same number everywhere."""
-        return cls(dims, ones(dims), np.full(_POINTS, float(number)), next(fresh))
+        return cls(dims, ones(dims), np.full(_POINTS, float(number)))
 
     @classmethod
-    def tokens(cls, shape: Sequence[int]) -> "Law":
+    def tokens(cls, shape: Sequence[int], samples: bool = False) -> "Field":
         """Tokens, or places, that all differ."""
-        return cls(dims_of(shape), ones(dims_of(shape)), None, next(fresh))
+        dims = dims_of(shape, samples)
+        return cls(dims, ones(dims), None)
 
     @property
-    def axes(self) -> tuple[Axis, ...]:
+    def axes(self) -> Dim:
         """Of all dimensions."""
         return tuple(axis for dim in self.dims for axis in dim)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the tensor."""
-        return tuple(math.prod(axis.size for axis in dim) for dim in self.dims)
+        return tuple(map(size_of, self.dims))
 
     @cached_property
     def _energies(self) -> Array:
-        return energies(self.values)
+        return _energies(self.values)
 
     @cached_property
     def mean(self) -> float:
@@ -384,37 +420,38 @@ class Law:
         """E x₁x₂ of two elements, by their distances."""
         return plus(self.covariance, self.mean**2)
 
-    def along(self, dim: int) -> range:
-        """Places of a dimension's axes among all."""
-        start = sum(map(len, self.dims[:dim]))
-        return range(start, start + len(self.dims[dim]))
+    def along(self, *dims: int) -> list[int]:
+        """Places of the axes of dimensions among all."""
+        starts = [sum(map(len, self.dims[:dim])) for dim in dims]
+        return [s + k for s, d in zip(starts, dims, strict=True) for k in range(len(self.dims[d]))]
 
     @property
     def sample_std(self) -> float | None:
         """Standard deviation of what differs between two samples; None where none are told."""
         if self.values is None:
             return None
-        array, marked = self.covariance, False
-        for k, axis in reversed(list(enumerate(self.axes))):
-            if axis.samples and array.shape[k] > 1:
-                marked, array = True, two(array, k).take([1 if array.shape[k] == 2 else -1], axis=k)
-            else:
-                marked = marked or axis.samples
-                array = 0.0 * array if axis.samples else np.expand_dims(at(array, k), k)
-        if not marked:
+        if not any(axis.samples for axis in self.axes):
             return 0.0 if self.variance == 0 else None
-        return math.sqrt(max(self.variance - float(array.ravel()[0]), 0.0))
+        array = self.covariance
+        for k, axis in reversed(list(enumerate(self.axes))):
+            array = widened(array, k, 2).take(-1, axis=k) if axis.samples else at(array, k)
+        return math.sqrt(max(self.variance - float(array), 0.0))
 
-    def image(self, values: Array) -> "Law":
+    def image(self, values: Array) -> "Field":
         """A function of it."""
         return replace(self, values=values, seen=None, uneven=None)
 
-    def with_covariance(self, values: Array, covariance: Array, roots=None, dims=None) -> "Law":
+    def moved(self, chain: Chain) -> "Field":
+        """The same numbers in other places."""
+        dims, rho = tuple(chain.dims), chain(self.rho)
+        return replace(self, dims=dims, rho=rho, seen=None, uneven=None)
+
+    def with_covariance(self, values: Array, covariance: Array, roots=None, dims=None) -> "Field":
         """Another tensor, of increasing values, with this array of covariances."""
         roots, dims = self.roots if roots is None else roots, self.dims if dims is None else dims
-        made = Law(dims, covariance, values, next(fresh), roots)
+        made = Field(dims, covariance, values, roots)
         if not made.variance > 0:
-            return Law.constant(dims, made.mean)
+            return Field.constant(dims, made.mean)
         places = np.linspace(-1.0, 1.0, 1025)
         table = np.polynomial.polynomial.polyval(places, np.append(0.0, made._energies[1:]))
         ratio = covariance * (made.variance / at_zero(covariance))
@@ -423,56 +460,45 @@ class Law:
         rho = np.interp(ratio.ravel(), table, places).reshape(ratio.shape)
         return replace(made, rho=np.where(ratio == 0.0, 0.0, rho))
 
-    def rescaled(self, mean: float, covariance: Array, roots=None, dims=None) -> "Law":
+    def rescaled(self, mean: float, covariance: Array, roots=None, dims=None) -> "Field":
         """The same form, moved and stretched."""
         variance = max(at_zero(covariance), 0.0)
         roots, dims = self.roots if roots is None else roots, self.dims if dims is None else dims
         if self.variance <= 0 or variance == 0 or self.is_normal:
-            return Law.normal(dims, mean, covariance, roots)
+            return Field.normal(dims, mean, covariance, roots)
         values = mean + (self.values - self.mean) * math.sqrt(variance / self.variance)
         return self.with_covariance(np.sort(values), covariance, roots, dims)
 
-    def moved(self, dims: Dims, array: Map) -> "Law":
-        """The same numbers in other places, and what that does to an array over distances."""
-        return replace(self, dims=dims, rho=array(self.rho), seen=None, uneven=None)
 
-
-def measured(tensor: Tensor, samples: bool = False, roots=frozenset()) -> Law:
+def measured(tensor: Tensor, samples: bool = False, roots=frozenset()) -> Field:
     """The law of numbers; covariances of places of an image are kept at every distance."""
     dims = dims_of(tensor.shape, samples)
-    axes = [axis for dim in dims for axis in dim]
-    if not tensor.is_floating_point():
-        tensor = tensor.detach().cpu()
-        if tensor.dtype != torch.bool:
-            return Law(dims, _matches(tensor.squeeze()), None, next(fresh))
-    numbers = tensor.detach().to("cpu", torch.float64).reshape([a.size for a in axes]).numpy()
+    sizes = [axis.size for dim in dims for axis in dim]
+    tensor = tensor.detach().cpu()
+    if not (tensor.is_floating_point() or tensor.dtype == torch.bool):
+        return Field(dims, _matches(tensor.squeeze()), None)
+    numbers = tensor.to(torch.float64).reshape(sizes).numpy()
     mean, variance = float(numbers.mean()), float(numbers.var())
     if not variance > 0:
-        return Law.constant(dims, mean)
-    centred = numbers - mean
-    image = tensor.ndim >= 4 and math.prod(2 * a.size for a in axes[-2:]) * 8 <= _LARGEST
-    fine = [k for k in range(len(axes)) if image and k >= len(axes) - (tensor.ndim - 2)]
-    return Law.normal(dims, mean, _covariances(centred, fine), roots)
+        return Field.constant(dims, mean)
+    image = tensor.ndim >= 4 and math.prod(2 * n for n in sizes[-2:]) * 8 <= _LARGEST
+    fine = range(max(len(sizes) - (tensor.ndim - 2), 0), len(sizes)) if image else ()
+    return Field.normal(dims, mean, _covariances(numbers - mean, fine), roots)
 
 
 _LARGEST = 2**22
 
 
-def dims_of(shape: Sequence[int], samples: bool = False) -> Dims:
-    """Dimensions of an axis each."""
-    return tuple((Axis(int(n), samples and i == 0),) if n != 1 else () for i, n in enumerate(shape))
+def _covariances(centred: Array, fine: Sequence[int]) -> Array:
+    """Mean products by distance: at all distances along fine axes, which are the last."""
+    sizes, first = [centred.shape[k] for k in fine], centred.ndim - len(fine)
 
-
-def _covariances(centred: Array, fine: list[int]) -> Array:
-    """Mean products by distance: at all distances along fine axes, at two kinds along others."""
-    others = [k for k in range(centred.ndim) if k not in fine]
-    sizes = [centred.shape[k] for k in fine]
-
-    def products(x: Array) -> Array:
-        if not fine:
+    def products(over: tuple[int, ...]) -> Array:
+        x = centred.mean(axis=over, keepdims=True)
+        if not sizes:
             return np.mean(x * x)
-        spectrum = np.fft.rfftn(x, [2 * n for n in sizes], axes=range(-len(fine), 0))
-        power = np.abs(spectrum.reshape(-1, *spectrum.shape[-len(fine) :])) ** 2
+        spectrum = np.fft.rfftn(x, [2 * n for n in sizes], axes=range(-len(sizes), 0))
+        power = np.abs(spectrum.reshape(-1, *spectrum.shape[first:])) ** 2
         found = np.fft.irfftn(power.mean(0), [2 * n for n in sizes], axes=range(len(sizes)))
         for k, n in enumerate(sizes):
             found = np.roll(found, n - 1, axis=k).take(range(2 * n - 1), axis=k)
@@ -480,21 +506,7 @@ def _covariances(centred: Array, fine: list[int]) -> Array:
             found = found / counts.reshape([-1 if j == k else 1 for j in range(len(sizes))])
         return found
 
-    x = centred.transpose(*others, *fine)
-    sizes_of_others = [centred.shape[k] for k in others]
-    array = by_kinds(sizes_of_others, lambda over: products(x.mean(axis=over, keepdims=True)))
-    return array.transpose(np.argsort([*others, *fine]))
-
-
-def by_kinds(sizes: Sequence[int], mean: Callable[[tuple[int, ...]], Array]) -> Array:
-    """By distance, of two kinds an axis, from means over all pairs of places along some axes."""
-    chosen = itertools.product((0, 1), repeat=len(sizes))
-    found = np.array([mean(tuple(k for k, c in enumerate(row) if c)) for row in chosen])
-    array = found.reshape([2] * len(sizes) + list(found.shape[1:]))
-    for k, size in enumerate(sizes):
-        same, all_pairs = array.take([0], axis=k), array.take([1], axis=k)
-        array = np.concatenate([same, elsewhere(same, all_pairs, size)], axis=k)
-    return array
+    return by_kinds(centred.shape[:first], products)
 
 
 def _matches(tokens: Tensor) -> Array:
@@ -512,13 +524,10 @@ def _matches(tokens: Tensor) -> Array:
     return by_kinds(tokens.shape, mean)
 
 
-# Two laws.
-
-
 class Pair:
     """A function of two independent tensors over the same axes."""
 
-    def __init__(self, left: Law, right: Law, function: Callable[[Array, Array], Array]):
+    def __init__(self, left: Field, right: Field, function: Callable[[Array, Array], Array]):
         few = [np.interp(_FEW, GRID, law.values) for law in (left, right)]
         self.few = few[0][:, None], few[1][None, :]
         self.table = function(*self.few)
@@ -553,8 +562,9 @@ class Part:
     rho: Array
 
 
-Gradient = dict[int, Part]
+Gradient = dict[object, Part]
 """By number of the noise; noises are independent of one another and of the tensor, of mean 0."""
+_MOST_PARTS = 8
 
 
 def gradient_of(covariance: Array) -> Gradient:
@@ -565,37 +575,28 @@ def gradient_of(covariance: Array) -> Gradient:
     return {next(fresh): Part(math.sqrt(variance), covariance / variance)}
 
 
-def total(gradient: Gradient, law: Law) -> Array:
+def total(gradient: Gradient, law: Field) -> Array:
     """The array of covariances of a gradient at a tensor of that law."""
     found = np.zeros([1] * len(law.axes))
     for part in gradient.values():
         rho = part.rho
         if np.ndim(part.amplitude):
-            rho, own = agreeing([rho, law.rho], law.axes)
-            rho = rho * _series(energies(part.amplitude), own)
+            rho, own = agreeing(rho, law.rho)
+            rho = rho * _series(_energies(part.amplitude), own)
         else:
             rho = rho * part.amplitude**2
-        found, rho = agreeing([found, rho], law.axes)
-        found = found + rho
+        found = sum(agreeing(found, rho))
     return found
 
 
-def added(left: Gradient, right: Gradient, law: Law) -> Gradient:
+def added(left: Gradient, right: Gradient, law: Field) -> Gradient:
     """The sum: parts of one noise add their amplitudes, others their variances."""
-    found = dict(left)
-    for noise, part in right.items():
-        if noise in found:
-            own, other = agreeing([found[noise].rho, part.rho], law.axes)
-            amplitude = found[noise].amplitude + part.amplitude
-            found[noise] = Part(amplitude, 0.5 * (own + other))
-        else:
-            found[noise] = part
-    if len(found) <= _MOST_PARTS:
-        return found
-    return gradient_of(total(found, law))
-
-
-_MOST_PARTS = 8
+    found = left | right
+    for noise in left.keys() & right.keys():
+        one, other = left[noise], right[noise]
+        rho = 0.5 * sum(agreeing(one.rho, other.rho))
+        found[noise] = Part(one.amplitude + other.amplitude, rho)
+    return found if len(found) <= _MOST_PARTS else gradient_of(total(found, law))
 
 
 def times(gradient: Gradient, factor: Array | float) -> Gradient:
