@@ -68,14 +68,15 @@ class Made:
     Attributes:
         weights: V of every layer.
         biases: c of every layer, or ``None``.
-        norms: by place, n for every row or column of a matrix that torch's kernel divided.
+        divided: by place, what torch's kernel divided: W as a matrix, and for each of its rows or
+            columns n and ``size``.
         apart: by place, W and V of a layer with a graph of its own.
         kernels: what was made on a GPU in one call: the places, what was asked for, the norms.
     """
 
     weights: list[Tensor]
     biases: list[Tensor | None]
-    norms: dict[int, Tensor] = field(default_factory=dict)
+    divided: dict[int, tuple[Matrix, Tensor, Tensor]] = field(default_factory=dict)
     apart: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     kernels: list[tuple[list[int], list, Tensor]] = field(default_factory=list)
 
@@ -97,7 +98,7 @@ def make(
     _divide({i: layers[i] for i in rest}, weights, made)
     for i in rest:
         layer, weight = layers[i], weights[i]
-        if layer.over is not None and i not in made.norms:
+        if layer.over is not None and i not in made.divided:
             with torch.enable_grad():
                 leaf = weight.detach().requires_grad_()
                 made.apart[i] = leaf, weight_of(layer, leaf)
@@ -106,7 +107,7 @@ def make(
             old = None if there is None else there.weights[i]
             fits = old is not None and old is not weight and _alike(old, weight)
             made.weights[i] = torch.mul(weight, layer.size, out=old if fits else None)
-        made.biases[i] = bias_of(layer, biases[i], made.weights[i])
+    _biases({i: layers[i] for i in rest}, biases, made)
     if there is not None:
         kept = {i for i, layer in enumerate(layers) if layer.over is None}
         _again(weights, made.weights, there.weights, kept)
@@ -238,12 +239,11 @@ def _by_type(matrices: dict[int, Matrix]) -> list[dict[int, Matrix]]:
 
 
 def _divide_alike(matrices, sizes, made):
-    scaled, norms = {}, {}
+    scaled, norms, along = {}, {}, {}
     for i, matrix in matrices.items():
-        scaled[i], norms[i] = _aten._weight_norm_interface(
-            matrix.rows, _size(matrix, sizes[i]), matrix.dim
-        )
-        norms[i] = norms[i].flatten()
+        sizes[i] = _size(matrix, sizes[i])
+        scaled[i], along[i] = _aten._weight_norm_interface(matrix.rows, sizes[i], matrix.dim)
+        norms[i] = along[i].view(-1)
     found = torch.cat(list(norms.values()))
     several = {i: m for i, m in matrices.items() if m.taps > 1}
     if several:
@@ -255,13 +255,35 @@ def _divide_alike(matrices, sizes, made):
             several, (of_taps / of_channels).split(shapes), of_channels.split(shapes), strict=True
         ):
             scaled[i].mul_(factor)
-            norms[i] = norm
+            norms[i], along[i] = norm, matrix.along(norm)
         found = torch.cat([found, of_channels])
     usual = ordinary(found)
     for i, matrix in matrices.items():
         if usual or (matrix.taps == 1 and ordinary(norms[i])):
             made.weights[i] = scaled[i].view_as(made.weights[i])
-            made.norms[i] = matrix.along(norms[i])
+            made.divided[i] = matrix, along[i], sizes[i]
+
+
+def _biases(layers: dict[int, Layer], biases, made: Made) -> None:
+    """The c of every layer, those of one kind at once."""
+    moved = [i for i, own in layers.items() if biases[i] is not None and own.shift]
+    parted = [i for i, own in layers.items() if biases[i] is not None and own.scale != 1.0]
+    found = {i: biases[i] for i in layers}
+    for places, run, name in (
+        (moved, torch._foreach_sub, "shift"),
+        (parted, torch._foreach_div, "scale"),
+    ):
+        if places:
+            values = run([found[i] for i in places], [getattr(layers[i], name) for i in places])
+            found.update(zip(places, values, strict=True))
+    for i, own in layers.items():
+        made.biases[i] = found[i]
+        if own.slope or biases[i] is None:
+            shift = own.shift if biases[i] is None else 0.0
+            scale = own.scale if biases[i] is None else 1.0
+            made.biases[i] = bias_beside(
+                made.weights[i], found[i], own.slope, shift, scale, own.outputs
+            )
 
 
 def _fits(layer: Layer, weight: Tensor) -> bool:
@@ -406,20 +428,21 @@ def _project(layers, made, weights, gradients):
     for i, (leaf, weight) in made.apart.items():
         if i in gradients:
             (gradients[i],) = torch.autograd.grad(weight, leaf, gradients[i], retain_graph=True)
-    matrices = {i: Matrix.of(weights[i], layers[i].over) for i in made.norms if i in gradients}
-    for alike in _by_type(matrices):
-        along = {}
+    there = {i: given for i, given in made.divided.items() if i in gradients}
+    for alike in _by_type({i: given[0] for i, given in there.items()}):
+        along, norms = {}, {}
         for i, matrix in alike.items():
-            shape, size = gradients[i].shape, _size(matrix, layers[i].size)
+            gradient, (_, norms[i], size) = gradients[i], there[i]
+            rows = gradient.reshape(matrix.rows.shape)
             found, along[i] = _aten._weight_norm_interface_backward(
-                gradients[i].flatten(1), matrix.rows, size, made.norms[i], matrix.dim
+                rows, matrix.rows, size, norms[i], matrix.dim
             )
-            gradients[i] = found.view(shape)
+            gradients[i] = found.view_as(gradient)
         several = {i: m for i, m in alike.items() if m.taps > 1}
         if not several:
             continue
         # Each column has lost its own share ⟨W, G⟩/n of the channel's; now the others' shares.
-        norms = torch.cat([made.norms[i].flatten() for i in several])
+        norms = torch.cat([norms[i].view(-1) for i in several])
         shares = torch.cat([along[i].flatten() for i in several])
         others = _over_taps(shares, several).sub_(shares).div_(norms.square_())
         parted = others.split([m.rows.shape[1] for m in several.values()])

@@ -1,5 +1,6 @@
 """Constants kept in neighbours while a network trains: a block runs the plain activation."""
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -140,15 +141,18 @@ def _kinds(model: nn.Module) -> dict[str, Kind]:
         if kind.name == "commuting" and kind.draws:
             # Its constants are others in evaluation.
             continue
-        found[path] = _staying(kind)
+        found[path] = _staying(kind, layer)
     return found
 
 
-def _staying(kind: Kind) -> Kind:
+def _staying(kind: Kind, layer: nn.Module) -> Kind:
     if kind.name == "remade" and not kind.normalised:
         return kind
     if kind.constants is None:
-        return kind.staying("its constants follow from the shape of its input")
+        reason = "its constants follow from the shape of its input"
+        if kind.name == "commuting" and _is_relative(layer):
+            return replace(kind, name="relative", reason=f"{reason}, and from its law")
+        return kind.staying(reason)
     if kind.plain is None:
         return kind.staying("torch has no such layer")
     # What alpha dropout puts in the place of what it drops does not scale with its input.
@@ -159,6 +163,11 @@ def _staying(kind: Kind) -> Kind:
     if kind.name == "curve" and family not in ("activation", "attention"):
         return kind.staying("it is no activation, and trains as it is")
     return kind
+
+
+def _is_relative(layer: nn.Module) -> bool:
+    """Whether a, b and its law alike make no other output than x: f(a x + b) = a f(x) + b."""
+    return layer.scaling == "forward" and getattr(layer, "after", None) is None
 
 
 def _keep_their_input(model: nn.Module, kinds: dict[str, Kind]) -> set[str]:
@@ -182,6 +191,9 @@ def _made(plan: Plan, lean: bool, layer: nn.Module, kind: Kind, choice: Choice) 
         return layer
     if kind.name == "norm" and choice.before != Meaning():
         layer.eps /= choice.before.scale**2
+    if kind.name == "relative" and choice.before != Meaning():
+        scale, shift, _ = choice.before
+        layer.mean, layer.std = (layer.mean - shift) / scale, layer.std / scale
     function = kind.name in ("clamp", "homogeneous", "curve", "commuting")
     if not function or choice.mode in ("explicit", "kept"):
         return layer

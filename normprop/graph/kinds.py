@@ -27,7 +27,8 @@ class Kind:
     "map", linear but for a bias; "clamp"; "homogeneous", f(cx) = c f(x) for c > 0; "curve", any
     other function; "commuting" with every affine map; "batchnorm"; "norm", which no affine map of
     its input changes; "dropout", the normalised one; "remade", whose weights alone are normalised;
-    "opaque", which stays as it is.
+    "relative", which is normalised by its law, and takes any of its input there; "opaque", which
+    stays as it is.
     """
 
     name: str

@@ -110,6 +110,8 @@ def of_layer(kind: Kind, module: nn.Module, training: bool) -> Passing:
             return WALL
         case "map":
             return Passing("source", Target(shift=needs.shift), alike="all")
+        case "relative":
+            return Passing("source", needs._replace(gradient=1.0), alike="all")
         case "batchnorm" | "norm":
             settled = training and kind.name == "batchnorm"
             return Passing("source", EXACT if settled else Target(gradient=1.0), alike="all")

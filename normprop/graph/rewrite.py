@@ -252,6 +252,8 @@ def report_of(plan: Plan, made: nn.Module, split, runs) -> Report:
         elif choice.mode != "moved":
             if kind.normalised or kind.gives or choice.reason:
                 kept[path] = choice.reason
+        elif kind.name == "relative":
+            kept[path] = kind.reason
         elif kind.normalised:
             moved.append(path)
     for path, module in made.named_modules():

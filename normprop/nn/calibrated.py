@@ -146,7 +146,8 @@ class Calibrated(Activation, nn.Module):
             )
 
     def _forget(self) -> None:
-        self.__dict__.pop("_calibration", None)
+        for own in ("_calibration", "_kernel"):
+            self.__dict__.pop(own, None)
         super()._forget()
 
     @property
@@ -184,10 +185,12 @@ class Calibrated(Activation, nn.Module):
 
     def _row(self) -> tuple[str, Params] | None:
         """The row of ``MAPS`` and its parameters; None of a function that has none."""
-        plain = self.plain
-        if type(plain) not in NAMES:
-            return None
-        return NAMES[type(plain)], tuple(getattr(plain, own) for own in arguments_of(type(plain)))
+        known = self.__dict__
+        if "_kernel" not in known:
+            own, name = self.plain, NAMES.get(type(self.plain))
+            arguments = arguments_of(type(own)) if name else ()
+            known["_kernel"] = name and (name, tuple(getattr(own, a) for a in arguments))
+        return known["_kernel"]
 
     def extra_repr(self) -> str:
         """The arguments, and what was found."""

@@ -69,9 +69,9 @@ class Together:
         else:
             pairs = list(zip(self.made.weights, self.made.biases, strict=True))
         through = saving()
-        for layer, pair in zip(layers, pairs, strict=True):
-            own = (t for t in (layer.weight, layer.bias) if t is not None and not t.is_inference())
-            layer.__dict__["made"] = AtHand(pair, tuple((t, t._version) for t in own), through)
+        for layer, pair, own in zip(layers, pairs, zip(weights, biases, strict=True), strict=True):
+            seen = tuple((t, t._version) for t in own if t is not None and not t.is_inference())
+            layer.__dict__["made"] = AtHand(pair, seen, through)
 
     def after(self, network: nn.Module, inputs: tuple, output) -> None:
         """Take it back: it belongs to this pass."""

@@ -303,3 +303,35 @@ def test_those_of_an_alpha_dropout_stay(name, mean):
     fused, x = fuse(model, torch.randn(6, 4).double()), torch.randn(6, 4).double()
     assert normprop.report(fused).kept == {"2": "its constants are others in evaluation"}
     assert_same(fused, model, x)
+
+
+RELATIVE = {
+    "adaptive average": lambda: nnp.AdaptiveAvgPool2d(2, scaling="forward", mean=0.2, std=1.3),
+    "adaptive maximum": lambda: nnp.AdaptiveMaxPool2d(2, scaling="forward", std=0.7),
+    "bilinear": lambda: nnp.Upsample((7, 8), mode="bilinear", scaling="forward", mean=-0.4),
+}
+
+
+@pytest.mark.parametrize("name", RELATIVE)
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_layer_with_constants_of_a_shape_takes_others_by_its_law(name, residual):
+    maps, acts = options("forward")
+    stem = nnp.Conv2d(WIDTH, WIDTH, 3, padding=1, **maps)
+    body = Block("post", maps, acts) if residual else nn.Sequential(stem, nnp.ReLU(**acts))
+    model, x = nn.Sequential(body, RELATIVE[name]()).double(), torch.randn(2, WIDTH, 5, 6).double()
+    assert model[1].constants is None
+    fused = fuse(model, x)
+    assert "1" in normprop.report(fused).kept
+    assert not any(path.startswith("0") for path in normprop.report(fused).kept)
+    assert_same(fused, model, x)
+
+
+@pytest.mark.parametrize("scaling", ["backward", "separate"])
+def test_it_does_not_where_its_divisor_is_not_of_its_law(scaling):
+    maps, acts = options("forward")
+    pool = nnp.AdaptiveAvgPool2d(2, scaling=scaling)
+    model = nn.Sequential(nnp.Conv2d(WIDTH, WIDTH, 3, **maps), nnp.ReLU(**acts), pool).double()
+    x = torch.randn(2, WIDTH, 5, 6).double()
+    fused = fuse(model, x)
+    assert scaling == "separate" or (fused[2].mean, fused[2].std) == (0.0, 1.0)
+    assert_same(fused, model, x)
