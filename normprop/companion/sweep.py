@@ -43,7 +43,6 @@ class Grid:
         methods: that are compared.
         batches: samples in a step.
         steps: of the optimiser.
-        tuning_steps: of the trials, where they are not ``steps``.
     """
 
     depth: int
@@ -57,13 +56,12 @@ class Grid:
     methods: tuple[str, ...] = tuple(METHODS)
     batches: tuple[int, ...] = (128,)
     steps: int = 150
-    tuning_steps: int | None = None
 
     def plan(self, seeds: int) -> Plan:
         """The rates to try, and the seeds of the final runs."""
         rates = LADDER[self.first : self.first + self.rates]
         finals = tuple(range(1, seeds + 1))
-        return Plan({self.optimizer: rates}, seeds=finals, tuning_steps=self.tuning_steps)
+        return Plan({self.optimizer: rates}, seeds=finals)
 
     def cells(self, **common) -> list[SweepCell]:
         """Every method that has a solution here, each network once."""
@@ -122,10 +120,10 @@ GRIDS = {
     "steps-40": Grid(
         40,
         first=2,
+        rates=9,
         weights=(True,),
         methods=("critical", "batchnorm", "leaky", "dks", "tat", "calibrated"),
         steps=3000,
-        tuning_steps=300,
     ),
 }
 
