@@ -444,6 +444,8 @@ class Field:
     def moved(self, chain: Chain) -> "Field":
         """The same numbers in other places."""
         dims, rho = tuple(chain.dims), chain(self.rho)
+        if not chain.maps and dims == self.dims:
+            return self
         return replace(self, dims=dims, rho=rho, seen=None, uneven=None)
 
     def with_covariance(self, values: Array, covariance: Array, roots=None, dims=None) -> "Field":

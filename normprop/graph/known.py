@@ -13,7 +13,9 @@ from normprop.graph.wrappers import tensors_in
 # Of what is made of others, up to this many are computed.
 _LARGEST = 2**26
 
-UNFILLED = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"}
+UNFILLED = {
+    "empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided",
+}  # fmt: skip
 """What these give is whatever is there."""
 
 
@@ -56,30 +58,24 @@ class Known:
         values = tensor_values(call)
         if not values or any(self.find(run, value) is None for value in values):
             return None
-        try:
-            result = self._run(node.function, call)
-        except (RuntimeError, TypeError, ValueError, NotImplementedError):
-            return None
+        result = self._run(node.function, call)
         return tree_map_only(Tensor, lambda t: torch.empty_like(t, device="meta"), result)
 
     def find(self, run: Trace, value: int) -> Tensor | None:
         """The numbers of a value."""
-        if value in self.tensors:
-            return self.tensors[value]
-        if value in self._unknown:
-            return None
-        node = run.producer.get(value)
-        if node is None:
-            self._keep_own(run, value)
-        elif node is run.nodes[0]:
-            tensor = self._inputs[node.outputs.index(value)]
-            if not (tensor.is_meta or tensor.is_floating_point() or tensor.is_complex()):
-                self.tensors[value] = tensor
-                self.looked.add(value)
-        else:
-            self._compute(run, node)
-        if value not in self.tensors:
-            self._unknown.add(value)
+        if value not in self.tensors and value not in self._unknown:
+            node = run.producer.get(value)
+            if node is None:
+                self._keep_own(run, value)
+            elif node is run.nodes[0]:
+                tensor = self._inputs[node.outputs.index(value)]
+                if not (tensor.is_meta or tensor.is_floating_point() or tensor.is_complex()):
+                    self.tensors[value] = tensor
+                    self.looked.add(value)
+            else:
+                self._compute(run, node)
+            if value not in self.tensors:
+                self._unknown.add(value)
         return self.tensors.get(value)
 
     def _keep_own(self, run: Trace, value: int) -> None:
@@ -100,30 +96,29 @@ class Known:
             return
         if any(self.find(run, value) is None for value in node.inputs):
             return
-        looked = [v in self.looked for v in node.inputs]
-        at_work = any(v in self.weights for v in node.inputs)
-        sizes = [math.prod(shape) for shape in (*node.shapes, *(shape for shape, _ in node.made))]
-        if (any(looked) and at_work) or sum(sizes) > _LARGEST:
+        looked = any(v in self.looked for v in node.inputs)
+        at_work = looked and any(v in self.weights for v in node.inputs)
+        shapes = [shape for shape, _ in node.made]
+        if at_work or sum(map(math.prod, (*node.shapes, *shapes))) > _LARGEST:
             return
-        try:
-            results = tensors_in(self._run(node.function, node.call))
-        except (RuntimeError, TypeError, ValueError, NotImplementedError):
-            return
-        if [tuple(r.shape) for r in results] == [shape for shape, _ in node.made]:
+        results = tensors_in(self._run(node.function, node.call))
+        if results and [tuple(r.shape) for r in results] == shapes:
             self.tensors.update(zip(node.outputs, results, strict=True))
-            if any(looked):
-                self.looked.update(node.outputs)
-            for kind in (self.drawn, self.weights):
+            for kind in (self.looked, self.drawn, self.weights):
                 if any(v in kind for v in node.inputs):
                     kind.update(node.outputs)
 
     def _run(self, function, call: tuple):
+        """What a function gives; None where it cannot run."""
         # A function may write into what it gets.
         copies = {v: self.tensors[v].detach().cpu().clone() for v in tensor_values(call)}
         args, kwargs = in_place_of_values(lambda value: copies[value.number], call)
         kwargs = {k: v for k, v in kwargs.items() if k != "device"}
-        with torch.device("cpu"), torch.no_grad(), torch.random.fork_rng(()):
-            return function(*args, **kwargs)
+        try:
+            with torch.device("cpu"), torch.no_grad(), torch.random.fork_rng(()):
+                return function(*args, **kwargs)
+        except (RuntimeError, TypeError, ValueError, NotImplementedError):
+            return None
 
 
 def in_place_of_values(made: Callable, call: tuple) -> tuple:

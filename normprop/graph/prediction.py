@@ -4,8 +4,10 @@ import copy
 import linecache
 import math
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import starmap
 from types import MethodType
 
 import torch
@@ -43,6 +45,8 @@ from normprop.graph.wrappers import (
 from normprop.nn.together import Together
 
 __all__ = ["predict"]
+
+_DRAWN = "its weights have no numbers; taken for what its law draws"
 
 
 def predict(model: nn.Module, /, *inputs: object, **keywords: object) -> Scales:
@@ -98,16 +102,27 @@ def traced(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -> t
         raise ValueError(
             "layers must have their shapes; a lazy one has none before the model has run once"
         )
+    given = tensors_in((inputs, keywords))
     empties, numbers = {}, {}
     for module in model.modules():
-        own = [v for k, v in vars(module).items() if k != "_modules"]
-        for tensor in tensors_in(own):
+        for tensor in tensors_in([v for k, v in vars(module).items() if k != "_modules"]):
             if id(tensor) not in empties:
-                empty = empties[id(tensor)] = _without_numbers(tensor)
-                numbers[id(empty)] = tensor
-    seen = copy.deepcopy(model, empties)
-    known = Known(numbers, tensors_in((inputs, keywords)), _drawn(model))
-    made = {id(t): _tracked(t) for t in tensors_in((inputs, keywords))}
+                empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+                if isinstance(tensor, nn.Parameter):
+                    empty = nn.Parameter(empty, _has_gradient(empty))
+                empties[id(tensor)], numbers[id(empty)] = empty, tensor
+    drawn = {
+        id(tensor): getattr(made, name)
+        for module in model.modules()
+        if (made := with_numbers(module)) is not module
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+    }
+    known, seen = Known(numbers, given, drawn), copy.deepcopy(model, empties)
+    # The model may write into an input, as it could not into a leaf.
+    made = {
+        id(t): torch.empty_like(t, device="meta", requires_grad=_has_gradient(t)).clone()
+        for t in given
+    }
     args, kwargs = copy.deepcopy((inputs, dict(keywords)), made)
     leaves = _leaves(seen)
     with other_dice_kept(), no_reentrant_checkpoints(), torch.device("meta"):
@@ -118,46 +133,25 @@ def traced(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -> t
     return run, known
 
 
-def _drawn(model: nn.Module) -> dict[int, Tensor]:
-    """Numbers for parameters without, by the law of their layer."""
-    found = {}
-    for module in model.modules():
-        made = with_numbers(module)
-        if made is not module:
-            for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-                if tensor is not None:
-                    found[id(tensor)] = getattr(made, name)
-    return found
+def _has_gradient(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def with_numbers(module: nn.Module) -> nn.Module:
     """The module, or where it has no numbers a copy that has drawn them."""
     own = [*module.parameters(), *module.buffers()]
-    draw = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
-    if draw is None or not any(t.is_meta for t in own):
+    if _draw_of(module) is None or not any(t.is_meta for t in own):
         return module
     made = copy.deepcopy(module).to_empty(device="cpu")
     with torch.random.fork_rng(()):
         torch.manual_seed(0)
-        for inner in made.modules():
-            draw = getattr(inner, "reset_parameters", getattr(inner, "_reset_parameters", None))
-            if draw is not None:
-                draw()
+        for draw in filter(None, map(_draw_of, made.modules())):
+            draw()
     return made
 
 
-def _without_numbers(tensor: Tensor) -> Tensor:
-    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
-    real = tensor.is_floating_point() or tensor.is_complex()
-    return nn.Parameter(empty, real) if isinstance(tensor, nn.Parameter) else empty
-
-
-def _tracked(tensor: Tensor) -> Tensor:
-    """An input without numbers, into which the model may write, and which has a gradient."""
-    empty = torch.empty_like(tensor, device="meta", requires_grad=False)
-    if empty.is_floating_point() or empty.is_complex():
-        empty.requires_grad_()
-    return empty.clone()
+def _draw_of(module: nn.Module) -> Callable[[], None] | None:
+    return getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
 
 
 def _explained(problem: Exception) -> Exception:
@@ -222,25 +216,23 @@ class Flow:
 
     def scales(self) -> Scales:
         """The table."""
-        rows, leaves = [], single_layers(self.model)
-        returned: dict[int, list[tuple[str, tuple[int, ...]]]] = {}
+        leaves, shown = single_layers(self.model), []
+        returned = defaultdict(list)
         for path, values, place in self.run.returned:
-            if path in leaves and not any(p in leaves for p in _above(path.rpartition(".")[0])):
-                returned.setdefault(place, []).append((path, values))
-        for place, node in enumerate(self.run.nodes):
-            for path, values in returned.get(place, ()):
+            if path in leaves:
                 op = type(self.model.get_submodule(path)).__name__
-                rows += [self._row(value, path, op) for value in values]
-            within = node.name if node.module is not None else node.within
+                returned[place] += [(value, path, op) for value in values]
+        for place, node in enumerate(self.run.nodes):
+            shown += returned[place]
             if place == 0:
-                paths = ["input", *(f"input {i}" for i in range(1, len(node.outputs)))]
-                rows += [self._row(v, p, "input") for p, v in zip(paths, node.outputs, strict=True)]
-            elif not any(p in leaves for p in _above(within)):
-                rows += [self._row(value, node.path, node.op) for value in node.outputs]
-        rows = [row for row in rows if row is not None]
+                inputs = enumerate(node.outputs)
+                shown += [(value, f"input {i}" if i else "input", "input") for i, value in inputs]
+            elif (node.name if node.module is not None else node.within) not in leaves:
+                shown += [(value, node.path, node.op) for value in node.outputs]
+        rows = tuple(row for row in starmap(self._row, shown) if row is not None)
         said = sum(len(row.assumed) > 0 for row in rows)
         notes = (f"rows with an assumption of their own: {said}",) if said else ()
-        return Scales(tuple(rows), notes=notes)
+        return Scales(rows, notes=notes)
 
     def _row(self, value: int, path: str, op: str) -> Row | None:
         """The row of a value; none for what is the same whatever is put in."""
@@ -257,35 +249,24 @@ class Flow:
         return Row(path, op, shape, law.mean, math.sqrt(law.variance), law.sample_std, std, notes)
 
 
-def _above(path: str) -> Iterator[str]:
-    """A path, and those of whatever it is a part of."""
-    while path:
-        yield path
-        path = path.rpartition(".")[0]
-    yield ""
-
-
 def go_through(flow: Flow, nodes: Sequence[Node], layer_at: Callable[[str], nn.Module]) -> None:
     """Go through calls, and add the laws of what they give; layers have their numbers."""
     run, known = flow.run, flow.known
     for node in nodes:
-        if not node.outputs:
-            continue
         shapes = [shape for shape, _ in node.made]
-        name = name_of(node.name, node.function)
-        real = [dtype.is_floating_point for _, dtype in node.made]
-        call = Call(
-            name, *node.call, shapes, flow.laws, known.tensors, flow.weights, known.looked,
-            node.function, real,
-        )  # fmt: skip
         if node.name in UNFILLED:
-            for value, (shape, _) in zip(node.outputs, node.made, strict=True):
-                flow.laws[value] = Field.constant(dims_of(shape), 0.0)
-                flow.unfilled.add(value)
+            laws = [Field.constant(dims_of(shape), 0.0) for shape in shapes]
+            flow.laws.update(zip(node.outputs, laws, strict=True))
+            flow.unfilled.update(node.outputs)
             continue
         found = [known.find(run, value) for value in (*node.inputs, *node.outputs)]
         if all(tensor is not None for tensor in found[len(node.inputs) :]):
             continue
+        call = Call(
+            name_of(node.name, node.function), *node.call, shapes, flow.laws, known.tensors,
+            flow.weights, known.looked, node.function,
+            [dtype.is_floating_point for _, dtype in node.made],
+        )  # fmt: skip
         if node.module is not None:
             layer = layer_at(node.name)
             if any(t.is_meta for t in layer.parameters()):
@@ -297,25 +278,21 @@ def go_through(flow: Flow, nodes: Sequence[Node], layer_at: Callable[[str], nn.M
             call.notes.append(_DRAWN)
         flow.laws.update(zip(node.outputs, step.laws, strict=True))
         flow.steps.append((node.outputs, step))
-        if call.notes:
-            for value in node.outputs:
-                flow.notes.setdefault(value, []).extend(call.notes)
-
-
-_DRAWN = "its weights have no numbers; taken for what its law draws"
+        for value in node.outputs if call.notes else ():
+            flow.notes.setdefault(value, []).extend(call.notes)
 
 
 def given_laws(flow: Flow, given: object) -> None:
     """Add the laws of the tensors that the model is called with."""
     for value, tensor in zip(flow.run.nodes[0].outputs, tensors_in(given), strict=True):
-        dims = dims_of(tensor.shape, samples=True)
+        roots, dims = frozenset({value}), dims_of(tensor.shape, samples=True)
         if not tensor.is_meta:
-            flow.laws[value] = measured(tensor, samples=True, roots=frozenset({value}))
+            flow.laws[value] = measured(tensor, samples=True, roots=roots)
         elif tensor.is_floating_point():
-            flow.laws[value] = Field.normal(dims, 0.0, ones(dims), frozenset({value}))
+            flow.laws[value] = Field.normal(dims, 0.0, ones(dims), roots)
             flow.notes[value] = ["it has no numbers; taken for independent N(0, 1)"]
         else:
-            flow.laws[value] = Field(dims, ones(dims), None)
+            flow.laws[value] = Field.tokens(tensor.shape, samples=True)
             flow.notes[value] = ["it has no numbers; taken for tokens that all differ"]
 
 

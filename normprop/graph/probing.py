@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from normprop.graph.anatomy import joined, single_layers
+from normprop.graph.known import UNFILLED
 from normprop.graph.prediction import predict
 from normprop.graph.rewrite import check_arguments, copied
 from normprop.graph.scales import Fault, Measured, Row, Scales
@@ -29,11 +30,10 @@ from normprop.graph.wrappers import (
     tensors_in,
 )
 
+# A seed that a user's own numbers are not likely to come from.
 _SEED = 28032016
-"""One that a user's own numbers are not likely to come from."""
+# Elements that are looked at together, in float64.
 _AT_ONCE = 2**20
-"""Elements that are looked at together, in float64."""
-_UNFILLED = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty"}
 _LEFT_OUT = "infinite elements, which the model itself writes, are left out"
 _KINDS = {"NaN": torch.isnan, "infinity": torch.isinf}
 
@@ -84,13 +84,13 @@ def probe(model: nn.Module, /, *inputs, **keywords) -> Scales:
         stack.enter_context(dice_of_its_own(held, _SEED))
         stack.enter_context(other_dice_kept())
         found = _measured(seen, inputs, keywords)
-    scales = found.scales()
+    scales = Scales(tuple(found.rows), tuple(found.faults.values()), tuple(found.notes))
     try:
         predicted = predict(model, *inputs, **keywords)
     except Exception as problem:
         note = f"no prediction: {type(problem).__name__}: {problem}"
         return replace(scales, notes=(*scales.notes, note))
-    return beside(scales, predicted, [entry.depends for entry in found.found])
+    return beside(scales, predicted, found.depends)
 
 
 def _measured(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -> "_Probe":
@@ -99,27 +99,23 @@ def _measured(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -
         with torch.no_grad():
             args, kwargs = _fresh((inputs, keywords), differentiable=False)
             model(*args, **kwargs)
-    for parameter in model.parameters():
-        if _has_scale(parameter):
-            parameter.requires_grad_()
-            # Nobody asks for its gradient.
-            parameter.register_post_accumulate_grad_hook(_forget_gradient)
+    for parameter in filter(_has_scale, model.parameters()):
+        parameter.requires_grad_()
+        # Nobody asks for its gradient.
+        parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
     args, kwargs = _fresh((inputs, keywords))
     leaves = single_layers(model)
-    watcher = _Probe(tensors_in((args, kwargs)))
-    watcher.look_at_what_is_held(model, leaves)
+    watcher = _Probe(model, leaves, tensors_in((args, kwargs)))
     try:
         with no_reentrant_checkpoints():
             with watched(model, leaves, watcher):
                 result = model(*args, **kwargs)
             watcher.run_backward(returned(result))
     finally:
-        watcher.forget()
+        # Let the graph go, which holds hooks that hold the watcher.
+        watcher.steps.clear()
+        watcher.ends.clear()
     return watcher
-
-
-def _forget_gradient(parameter: Tensor) -> None:
-    parameter.grad = None
 
 
 def _fresh(given, differentiable: bool = True):
@@ -138,52 +134,14 @@ def _has_scale(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
-@dataclass
-class _Figures:
-    """Of a tensor, in Python's numbers."""
-
-    count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
-    across: float | None = None
-    not_finite: set[str] = field(default_factory=set)
-
-    @property
-    def variance(self) -> float:
-        return self.squares / self.count if self.count else 0.0
-
-
-@dataclass
-class _Found:
-    """What is known of a tensor, which itself is not kept."""
-
-    path: str
-    op: str
-    shape: tuple[int, ...]
-    figures: _Figures = field(default_factory=_Figures)
-    depends: bool = False
-    masked: bool = False
-    gradient: float | None = None
-
-    def row(self) -> Measured:
-        known, remarks = (None, None, None), ()
-        if self.figures.count:
-            known = self.figures.mean, math.sqrt(self.figures.variance), self.figures.across
-            remarks = (_LEFT_OUT,) if self.masked else ()
-        return Measured(self.path, self.op, self.shape, *known, self.gradient, remarks)
-
-    def take_gradient(self, gradient: Tensor) -> None:
-        """A hook of the tensor."""
-        figures = _figures(gradient)
-        self.gradient = math.sqrt(figures.variance + figures.mean**2)
-
-
 class _Probe(Watcher):
-    """Takes the figures of every tensor that it is shown."""
+    """Takes the figures of every tensor that it is shown, and holds none of them."""
 
-    def __init__(self, inputs: list[Tensor]):
+    def __init__(self, model: nn.Module, leaves: set[str], inputs: list[Tensor]):
         super().__init__()
-        self.found: list[_Found] = []
+        self.rows: list[Measured] = []
+        # By row, whether it depends on the input.
+        self.depends: list[bool] = []
         self.faults: dict[tuple[str, str], Fault] = {}
         self.notes: list[str] = []
         # Steps of the backward pass that are known already, and leaves that they end in.
@@ -192,32 +150,33 @@ class _Probe(Watcher):
         # Tensors that depend on the input: a dimension of them may stand for samples.
         self.dependent = WeakTensorKeyDictionary()
         self.infinite = WeakTensorKeyDictionary()
-        first = next((tensor for tensor in inputs if tensor.dim()), None)
-        self.samples = 1 if first is None else first.shape[0]
-        for place, tensor in enumerate(inputs):
+        self.samples = next((len(tensor) for tensor in inputs if tensor.dim()), 1)
+        names = ["input", *(f"input {place}" for place in range(1, len(inputs)))]
+        for name, tensor in zip(names, inputs, strict=True):
             self.dependent[tensor] = True
-            name = f"input {place}" if place else "input"
             for what in self._look(name, "input", tensor, lambda: False):
                 self._fault("given", what, name, "input")
         self._watch_steps(inputs, Node("input"))
+        self._look_at_what_is_held(model, leaves)
 
-    def look_at_what_is_held(self, model: nn.Module, leaves: set[str]) -> None:
+    def _look_at_what_is_held(self, model: nn.Module, leaves: set[str]) -> None:
         """Note parameters and buffers that are not finite before anything runs."""
         counts: Counter[str] = Counter()
-        total = 0
-        for path, module in model.named_modules():
-            for op, held in (("parameter", module._parameters), ("buffer", module._buffers)):
-                for name, tensor in held.items():
-                    if tensor is None or not _has_scale(tensor):
-                        continue
-                    total += 1
-                    for what in _not_finite(tensor):
-                        # A buffer of what is no layer may be a mask.
-                        if what == "NaN" or op == "parameter" or path in leaves:
-                            counts[what] += 1
-                            self._fault("given", what, joined(path, name), op)
+        held = [
+            (path, op, name, tensor)
+            for path, module in model.named_modules()
+            for op, own in (("parameter", module._parameters), ("buffer", module._buffers))
+            for name, tensor in own.items()
+            if tensor is not None and _has_scale(tensor)
+        ]
+        for path, op, name, tensor in held:
+            for what in _not_finite(tensor):
+                # A buffer of what is no layer may be a mask.
+                if what == "NaN" or op == "parameter" or path in leaves:
+                    counts[what] += 1
+                    self._fault("given", what, joined(path, name), op)
         for what, count in counts.items():
-            self.notes.append(f"{what} in {count} of {total} parameters and buffers")
+            self.notes.append(f"{what} in {count} of {len(held)} parameters and buffers")
 
     def called(self, node: Node, args, kwargs, result, changed) -> None:
         """Take the figures of what came out."""
@@ -261,22 +220,30 @@ class _Probe(Watcher):
         if tensor.is_nested:
             self.notes.append(f"{path} puts out a nested tensor, which is not looked at")
             return set()
-        found = _Found(path, op, tuple(tensor.shape), depends=tensor in self.dependent)
-        self.found.append(found)
-        if op in _UNFILLED or _is_transformed(tensor):
+        depends, place = tensor in self.dependent and op not in UNFILLED, len(self.rows)
+        self.depends.append(depends)
+        self.rows.append(Measured(path, op, tuple(tensor.shape), None, None, None, None))
+        if op in UNFILLED or _is_transformed(tensor):
             return set()
-        of_samples = found.depends and tensor.dim() and len(tensor) == self.samples
+        of_samples = depends and tensor.dim() and len(tensor) == self.samples
         samples = self.samples if of_samples else 1
-        found.figures = _figures(tensor, samples)
-        if tensor.requires_grad:
-            tensor.register_hook(found.take_gradient)
-        not_finite = found.figures.not_finite
+        *figures, not_finite = _figures(tensor, samples)
+        said = ()
         if not_finite == {"infinity"} and not makes_infinity():
             # As masks have it, which say with it what is not looked at.
-            found.figures, found.masked = _figures(tensor, samples, masked=True), True
+            *figures, _ = _figures(tensor, samples, masked=True)
+            said = () if figures[0] is None else (_LEFT_OUT,)
+        self.rows[place] = Measured(path, op, tuple(tensor.shape), *figures, None, said)
+        if tensor.requires_grad:
+            tensor.register_hook(partial(self._take_gradient, place))
         return not_finite
 
     # The way back
+
+    def _take_gradient(self, place: int, gradient: Tensor) -> None:
+        mean, std, *_ = _figures(gradient)
+        root = 0.0 if mean is None else math.sqrt(std**2 + mean**2)
+        self.rows[place] = replace(self.rows[place], bwd_std=root)
 
     def _watch_steps(self, results: list[Tensor], node: Node) -> None:
         """Have each step of the backward pass that this call has added say what it makes."""
@@ -300,8 +267,7 @@ class _Probe(Watcher):
 
     def run_backward(self, results: list[Tensor]) -> None:
         """Send independent N(0, 1) back from the outputs."""
-        outputs = list({id(t): t for t in results if _has_scale(t)}.values())
-        outputs = [tensor for tensor in outputs if tensor.requires_grad]
+        outputs = {id(t): t for t in results if _has_scale(t) and t.requires_grad}.values()
         if not outputs:
             self.notes.append("no gradient: no floating-point output of the model has one")
             return
@@ -312,20 +278,10 @@ class _Probe(Watcher):
         for end, _ in kept:
             end.grad = None
         try:
-            torch.autograd.backward(outputs, gradients)
+            torch.autograd.backward(list(outputs), gradients)
         finally:
             for end, gradient in kept:
                 end.grad = gradient
-
-    def forget(self) -> None:
-        """Let the graph go, which holds hooks that hold this."""
-        self.steps.clear()
-        self.ends.clear()
-
-    def scales(self) -> Scales:
-        """What was found."""
-        rows = tuple(found.row() for found in self.found)
-        return Scales(rows, tuple(self.faults.values()), tuple(self.notes))
 
 
 def _normal_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
@@ -367,33 +323,34 @@ def _kinds_in(part: Tensor) -> set[str]:
     return {what for what, holds in _KINDS.items() if bool(holds(part).any())}
 
 
-def _figures(tensor: Tensor, samples: int = 1, masked: bool = False) -> _Figures:
-    """Running sums over the parts of a tensor, a row a sample.
+def _figures(tensor: Tensor, samples: int = 1, masked: bool = False) -> tuple:
+    """Mean, standard deviation, that across samples, and what is there that is not finite.
 
-    With ``masked``, elements that are infinite in some sample are left out.
+    Sums run over the parts of a tensor, a row a sample.  With ``masked``, elements that are
+    infinite in some sample are left out.
     """
-    found = _Figures()
-    across, columns = 0.0, 0
+    total, mean, squares, across, columns = 0, 0.0, 0.0, 0.0, 0
+    not_finite: set[str] = set()
     for part in _parts(tensor, samples):
         if masked:
             part = part[:, part.isfinite().all(0)]
-        count, before = part.numel(), found.count
+        count, before = part.numel(), total
         if not count:
             continue
         average = part.mean()
         between = part.var(0).sum() if len(part) > 1 else torch.zeros_like(average)
-        sums = torch.stack([average, (part - average).square().sum(), between])
-        mean, squares, between = sums.tolist()
-        if not math.isfinite(mean):
-            found.not_finite |= _kinds_in(part)
-        found.count = before + count
-        apart = mean - found.mean
-        found.mean += apart * count / found.count
-        found.squares += squares + apart**2 * before * count / found.count
-        across, columns = across + between, columns + part.shape[1]
-    if samples > 1 and columns:
-        found.across = math.sqrt(across / columns)
-    return found
+        sums = torch.stack([average, (part - average).square().sum(), between]).tolist()
+        if not math.isfinite(sums[0]):
+            not_finite |= _kinds_in(part)
+        total = before + count
+        apart = sums[0] - mean
+        mean += apart * count / total
+        squares += sums[1] + apart**2 * before * count / total
+        across, columns = across + sums[2], columns + part.shape[1]
+    if not total:
+        return None, None, None, not_finite
+    std_across = math.sqrt(across / columns) if samples > 1 else None
+    return mean, math.sqrt(squares / total), std_across, not_finite
 
 
 def _parts(tensor: Tensor, samples: int = 1) -> Iterator[Tensor]:

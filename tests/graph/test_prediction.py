@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import normprop.nn as nnp
-from normprop import convert, predict, report
+from normprop import convert, predict, probe, report
 
 WIDE = 256
 
@@ -372,3 +372,38 @@ def test_no_gradient_where_there_is_none():
 def test_lazy_layers_must_have_run():
     with pytest.raises(ValueError, match="lazy"):
         predict(nn.Sequential(nn.LazyLinear(3)), torch.randn(4, 8))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.ReLU(), nnp.ReLU(), nn.Linear(6, 6), nnp.Linear(6, 6), nn.LayerNorm(6), nn.LSTM(6, 6)],
+    ids=lambda layer: f"{type(layer).__module__.split('.')[0]}-{type(layer).__name__}",
+)
+def test_a_model_that_is_one_layer_has_a_row_of_it(layer):
+    rows = probe(layer, torch.randn(4, 6))
+    assert [row.path for row in rows][:2] == ["input", ""]
+    assert [(row.path, row.op) for row in rows] == [(r.path, r.op) for r in rows.predicted]
+    assert not any("differ" in note for note in rows.notes)
+
+
+UNFILLED = {
+    "empty": lambda x: torch.empty(4, 6),
+    "empty_like": torch.empty_like,
+    "empty_strided": lambda x: torch.empty_strided((4, 6), (6, 1)),
+    "empty_permuted": lambda x: torch.empty_permuted((4, 6), (1, 0)),
+    "new_empty": lambda x: x.new_empty(4, 6),
+    "new_empty_strided": lambda x: x.new_empty_strided((4, 6), (6, 1)),
+}
+
+
+@pytest.mark.parametrize("name", UNFILLED)
+def test_memory_that_is_not_filled_has_no_figures(name):
+    class Filled(nn.Module):
+        def forward(self, x):
+            return UNFILLED[name](x).copy_(x)
+
+    rows = probe(Filled(), torch.randn(4, 6))
+    assert [row.path for row in rows] == ["input", name, "copy_"]
+    assert rows[name].fwd_std is None
+    assert [row.path for row in rows.predicted] == ["input", "copy_"]
+    assert not any("differ" in note for note in rows.notes)
