@@ -55,12 +55,18 @@ def _energies(values: Array) -> Array:
 
 
 def _series(coefficients: Array, rho: Array) -> Array:
+    """Powers beyond the first are those of a correlation.
+
+    At a distance that few pairs have, the quotient by the variance of all can be more than 1.
+    """
+    inside = np.clip(rho, -1.0, 1.0)
+    beyond = coefficients[1] * (rho - inside)
     if rho.size <= 4096:
-        return np.polynomial.polynomial.polyval(rho, coefficients)
+        return np.polynomial.polynomial.polyval(inside, coefficients) + beyond
     # Denser at the ends, where the series is steep.
     places = np.sin(np.linspace(-0.5, 0.5, 2049) * math.pi)
     table = np.polynomial.polynomial.polyval(places, coefficients)
-    return np.interp(rho.ravel(), places, table).reshape(rho.shape)
+    return np.interp(inside.ravel(), places, table).reshape(rho.shape) + beyond
 
 
 def quantiles(values: Array, chances: Array) -> Array:

@@ -407,3 +407,18 @@ def test_memory_that_is_not_filled_has_no_figures(name):
     assert rows[name].fwd_std is None
     assert [row.path for row in rows.predicted] == ["input", "copy_"]
     assert not any("differ" in note for note in rows.notes)
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("seed", range(2))
+def test_few_samples_make_no_correlation_of_more_than_one(samples, seed):
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(1, 4, 3, padding=1), nn.ReLU()]
+    for _ in range(12):
+        layers += [nn.Conv2d(4, 4, 3, padding=1), nn.Tanh()]
+    model, x = (
+        nn.Sequential(*layers, nn.Flatten(), nn.Linear(400, 3)),
+        torch.randn(samples, 1, 10, 10),
+    )
+    rows = predict(model, x)
+    assert all(0 < row.fwd_std < 1 + x.std() and 0 < row.bwd_std < 10 for row in rows), rows
