@@ -83,7 +83,7 @@ def _activation(
         params = tuple(v if isinstance(v, str) else literal(v) for v in arguments.values())
         return fused(name, input, params, constants_of(layer_type, law, **arguments), backend)
 
-    return tabled(name, [_INPUT, *own], LawOnBackend, body, doc, raises=_RAISES, **meanings)
+    return tabled(name, [_INPUT, *own], LawOnBackend, body, doc, Raises=_RAISES, **meanings)
 
 
 relu = _activation(

@@ -269,46 +269,40 @@ def by_place(function: Callable) -> list[inspect.Parameter]:
     return [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
 
 
-_OUT_OF_RANGE = "ValueError: an argument is out of its range."
-
-
 def tabled(
     name: str,
     own: Sequence[inspect.Parameter],
     keywords: type,
     body: Callable[[dict[str, object], dict[str, object]], Tensor],
     doc: str,
-    returns: str = "Tensor of the shape and type of ``input``.",
-    raises: str = _OUT_OF_RANGE,
-    **meanings: str,
+    **said: str,
 ) -> Callable[..., Tensor]:
     """A function of tensors out of a table, of arguments by position and of keywords.
 
-    ``body`` gets the two, filled with their defaults.  What the function returns and raises, and
-    what its arguments mean, is said here where ``doc`` does not.
+    ``body`` gets the two, filled with their defaults.  What is ``said`` of arguments, and in
+    sections, is what ``doc`` says nothing of.
     """
-    more = parameters_of(keywords)
     places = [p.name for p in own]
     defaults = {p.name: p.default for p in own if p.default is not p.empty}
-    filled = {p.name: p.default for p in more}
 
     def function(*args, **given):
-        given_by_name(name, args)
-        placed, law = dict(zip(places, args, strict=False)), {**filled}
-        for known, value in given.items():
-            if known in placed or not (known in places or known in filled):
-                raise TypeError(f"{name}() has no argument {known!r}, or has it already")
-            (law if known in filled else placed)[known] = value
-        arguments = {**defaults, **placed}
-        if len(arguments) < len(places) or len(args) > len(places):
-            raise TypeError(f"{name}() takes {', '.join(places)}; it was given {len(args)} of them")
+        law = {known: given.pop(known) for known in _kinds(keywords)}
+        placed = dict(zip(places, args, strict=False))
+        arguments = {**defaults, **placed, **given}
+        twice = placed.keys() & given.keys()
+        if twice or len(arguments) < len(places) or len(args) > len(places):
+            named = f" and {', '.join(given)} by name" if given else ""
+            raise TypeError(
+                f"{name}() takes {', '.join(places)}, each once; it was given {len(args)} of them"
+                + named
+            )
         # In their own order, whatever the caller's.
         return body({place: arguments[place] for place in places}, law)
 
-    function.__signature__ = inspect.Signature([*own, *more], return_annotation=Tensor)
-    meanings = {"input": "any shape.", **_MEANINGS, **meanings_of(keywords), **meanings}
-    doc = documented(doc, [*places, *filled], meanings, Returns=returns, Raises=raises)
-    return under_name(function, name, doc)
+    rest = inspect.Parameter("law", inspect.Parameter.VAR_KEYWORD)
+    function.__signature__ = inspect.Signature([*own, rest], return_annotation=Tensor)
+    said = {"Returns": "Tensor of the shape and type of ``input``.", **said}
+    return _taking(keywords, {}, said, under_name(function, name, doc))
 
 
 def takes(keywords: type, **defaults) -> Callable[[Made], Made]:
@@ -336,7 +330,7 @@ def _taking(
     called.__signature__ = signature.replace(parameters=[*own, *more])
     meanings = {"input": "any shape.", **_MEANINGS, **meanings_of(keywords), **said}
     usual = {name: said[name] for name in _SECTIONS if name in said}
-    usual = {"Raises": _OUT_OF_RANGE, **usual}
+    usual = {"Raises": "ValueError: an argument is out of its range.", **usual}
     called.__doc__ = documented(function.__doc__, known, meanings, **usual)
     return called
 

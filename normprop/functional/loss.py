@@ -31,9 +31,9 @@ __all__ = [
 ]  # fmt: skip
 
 _WEIGHTS = ("weight", "pos_weight")
-_RETURNS = 'A number, or a tensor of the shape of ``input`` for ``"none"``.'
-_RAISES = "ValueError: an argument is out of its range, or the shapes do not fit."
-_MEANINGS = {
+_SAID = {
+    "Returns": 'A number, or a tensor of the shape of ``input`` for ``"none"``.',
+    "Raises": "ValueError: an argument is out of its range, or the shapes do not fit.",
     "target": "the same shape.",
     "reduction": '``"mean"``, ``"sum"`` or ``"none"``.',
     **dict.fromkeys(_WEIGHTS, "must be ``None``: with it not all elements have the same law."),
@@ -57,7 +57,7 @@ def _loss(
         goal = goal_of(target)
         return normalized(lambda x: run(x, goal, **own), input, constants)
 
-    return tabled(name, by_place(run), keywords, body, doc, _RETURNS, _RAISES, **_MEANINGS)
+    return tabled(name, by_place(run), keywords, body, doc, **_SAID)
 
 
 def refuse_weights(arguments: dict[str, object]) -> None:

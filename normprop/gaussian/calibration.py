@@ -25,7 +25,7 @@ from normprop.gaussian.elementwise import elementwise
 from normprop.gaussian.functions import Function
 from normprop.gaussian.law import Normal
 from normprop.gaussian.maps import Bounded, chi, scale_slope
-from normprop.gaussian.search import OCTAVES, STD_OCTAVES, Laws, has_no_scale, laws_of
+from normprop.gaussian.search import OCTAVES, STD_OCTAVES, Laws, bisected, has_no_scale, laws_of
 
 # Where the search along one axis looks: from where χ - 1 drowns in rounding to where every known
 # function is its own limit.
@@ -98,7 +98,7 @@ def calibrate(function: Function, depth: int, growth: float) -> Calibration:
             f"where {asked}; another χ was found there, {target + excess(place):.6g}"
         )
     sign = 1.0 if excess(high) >= 0 else -1.0
-    found = _at(function, at(_bisected(lambda x: sign * excess(x), low, high)))
+    found = _at(function, at(bisected(lambda x: sign * excess(x), low, high)))
     if not found.stable:
         raise ValueError(
             f"{asked}; {function.name} has it at N({found.mean:g}, {found.std:g}²), where the "
@@ -184,16 +184,7 @@ def _first(function, depth, growth, grid, law, sign, what, refused) -> Calibrati
         raise ValueError(f"{where} χ is {seen:.6g}{between} {asked} {target:.6g}{instead}")
     for start, end in itertools.pairwise(grid):
         if excess(end) >= 0:
-            return _at(function, law(_bisected(excess, start, end)))
+            return _at(function, law(bisected(excess, start, end)))
     raise ValueError(
         f"{asked} χ = {target:.6g}; {function.name} reaches it at no {what} that was searched"
     )
-
-
-def _bisected(excess, start: float, end: float) -> float:
-    """The point between start and end where ``excess`` turns from negative, to rounding."""
-    while True:
-        middle = 0.5 * (start + end)
-        if middle in (start, end):
-            return end
-        start, end = (middle, end) if excess(middle) < 0 else (start, middle)

@@ -13,10 +13,12 @@ from functools import lru_cache
 
 import numpy as np
 
+from normprop.gaussian import families
 from normprop.gaussian.chi import gamma_rule
-from normprop.gaussian.law import std_error
+from normprop.gaussian.elementwise import elementwise
+from normprop.gaussian.law import Figures, Normal, std_error
 from normprop.gaussian.normal import BEYOND, EPS, REACH, pdf, upper_tail
-from normprop.gaussian.quadrature import converged_mesh
+from normprop.gaussian.order import moments_of_density
 
 FARTHEST = 2e4
 """The largest n·m² that is computed."""
@@ -63,31 +65,12 @@ def extreme_size(n: int, mean: float = 0.0, *, largest: bool = True) -> tuple[fl
     # The smallest is of the order of 1/n where 0 is in reach.
     fine = left + (REACH - left) * 0.5 ** np.arange(1, 4 + max(4, n.bit_length()))
 
-    def integrand(u):
-        density = _size_density(n, m, u, largest)[0]
-        return density * np.stack([np.ones_like(u), u, u * u])
-
     breaks = np.unique(np.concatenate([np.linspace(left, REACH, 17), fine]))
-    mesh = converged_mesh(integrand, breaks)
-    u = mesh.nodes
-    density, ulps = _size_density(n, m, u, largest)
-    weights = mesh.weights * density
-    # Distances from m, so that a far vector keeps its digits.
-    shift = math.fsum(weights * u)
-    off = u - shift
-    variance = math.fsum(weights * off**2)
-    rounded = EPS * np.abs(weights) * ulps
     cut = 2.0 * n * BEYOND * (2.0 * REACH) ** 2
-    error_mean = float(rounded @ np.abs(u)) + mesh.truncation[1] + cut
-    error_square = (
-        float(rounded @ off**2)
-        + mesh.truncation[2]
-        + 2.0 * abs(shift) * mesh.truncation[1]
-        + shift**2 * mesh.truncation[0]
-        + cut
-    )
-    error = max(error_mean, std_error(variance, error_square)) + 4.0 * EPS * (m + abs(shift))
-    return m + shift, math.sqrt(variance), float(error)
+    # Of distances from m, so that a far vector keeps its digits.
+    found = moments_of_density(lambda u: _size_density(n, m, u, largest), breaks, cut)
+    shift, variance, error = found
+    return m + shift, math.sqrt(variance), error + 4.0 * EPS * (m + abs(shift))
 
 
 def _size_density(n: int, m: float, u: np.ndarray, largest: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -106,3 +89,67 @@ def _size_density(n: int, m: float, u: np.ndarray, largest: bool) -> tuple[np.nd
     share = beyond / np.maximum(1.0 - beyond, EPS) if largest else 1.0
     ulps = tail + np.minimum((n - 1) * share * tail - 2.0 * logs, 1.0 / EPS)
     return n * single * np.exp(logs), ulps
+
+
+def cosine(n: int, std: float, eps: float) -> Figures:
+    r"""The cosine between two vectors of mean 0, and its gradient at an entry of one of them.
+
+    Directions are uniform and independent of lengths, so that
+    :math:`E\cos^2 = 1/n`, and with :math:`\nabla = (u_2 - \cos\, u_1)/\|x_1\|`
+
+    .. math:: \sigma_b^2 = \frac1n E\|\nabla\|^2
+        = \frac{1 - 1/n}{n} E\|x_1\|^{-2} = \frac{n - 1}{n^2 (n - 2) s^2}.
+
+    n is not 2, s is the standard deviation of an entry; the length below which torch divides by
+    ``eps`` instead is in the bound.
+
+    Raises:
+        ValueError: n is 2, where the gradient has no variance.
+    """
+    if n == 2:
+        raise ValueError(
+            "a vector must have 1 or more than 2 entries: in a plane the gradient of the cosine "
+            "has no variance"
+        )
+    slope = 0.0 if n == 1 else math.sqrt((n - 1) / (n - 2)) / (n * std)
+    # The share of the vectors that are shorter than eps, and their part of E|x|^-2.
+    half, logs = (
+        0.5 * n,
+        2.0 * (math.log(eps) - math.log(std)) - math.log(2.0) if eps else -math.inf,
+    )
+    short = math.exp(min(half * logs - math.lgamma(half + 1.0), 0.0)) if eps else 0.0
+    error = std_error(1.0 / n, 2.0 * short) + 4.0 * EPS * max(1.0, slope)
+    if n > 2 and eps:
+        part = math.exp((half - 1.0) * logs - math.lgamma(half)) / ((n - 2.0) * std * std)
+        error += std_error(slope * slope, 2.0 * part / n)
+    return Figures(0.0, 1.0 / math.sqrt(n), slope, error, "closed form")
+
+
+def distance(n: int, std: float, p: float, eps: float) -> Figures:
+    r"""‖x₁ - x₂ + ε‖_p of two vectors of one mean, and its gradient at an entry, for p = 1 or 2.
+
+    The differences are N(ε, 2s²).  For p = 1 the distance is a sum of n absolute values, whose
+    slope is ±1.  For p = 2 it is √2 s times the length of a normal vector, and its gradient has
+    the length 1, which makes :math:`\sigma_b = n^{-1/2}`.
+
+    n entries of a vector have the standard deviation s; torch adds ε to each difference, which for
+    p = 2 is in the bound.
+
+    Raises:
+        ValueError: p is neither.
+    """
+    if p == 1:
+        one = elementwise(families.absolute(), Normal(float(eps), math.sqrt(2.0) * std))
+        error = n * one.error + 4.0 * EPS * n * one.mean
+        return Figures(n * one.mean, math.sqrt(n) * one.std, one.slope, error, one.method)
+    if p != 2:
+        raise ValueError(f"p must be 1 or 2; it was {p}")
+    scale = math.sqrt(2.0) * std
+    mean, spread, error = length(n)
+    # E√ is concave: ε raises the mean by a share of at most ε²/(4s²), the mean square by nε².
+    share = (eps / scale) ** 2
+    error += 0.5 * share * mean + std_error(spread * spread, share * (n + mean * mean))
+    slope = 1.0 / math.sqrt(n)
+    # Where the lengths are, a gradient's length is 1 whatever ε; its entries differ by its mean.
+    error = scale * error + 4.0 * EPS * (slope + scale * (mean + 1.0))
+    return Figures(scale * mean, scale * spread, slope, error, "quadrature")

@@ -11,7 +11,6 @@ for the second moment and for the correlation ρ of two inputs at q = 1.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +21,7 @@ from normprop.gaussian.law import Figures, Normal, in_range
 from normprop.gaussian.named import FUNCTIONS
 from normprop.gaussian.normal import BEYOND, EPS, REACH, pdf
 from normprop.gaussian.quadrature import converged_mesh, ended
+from normprop.gaussian.search import bisected
 
 _HERMITE_TERMS = 128
 # Where those leave out more than this, so many.
@@ -168,8 +168,13 @@ def fixed_points(
     grid = [k * half for k in range(-steps, steps + 1)]
     grid = [v for v in grid if math.log(low) <= v <= math.log(high)]
     values = [distance(v) for v in grid]
+
+    def crossing(k: int) -> float:
+        sign = math.copysign(1.0, values[k])
+        return bisected(lambda v: -sign * distance(v), grid[k], grid[k + 1])
+
     found = [
-        _crossing(distance, grid[k], grid[k + 1])
+        crossing(k)
         for k in range(len(grid) - 1)
         if values[k] * values[k + 1] < 0 and min(abs(values[k]), abs(values[k + 1])) > 64 * EPS
     ]
@@ -179,15 +184,6 @@ def fixed_points(
         q = math.exp(log_q)
         points.append(FixedPoint(q, scale_slope(function, law, shift, divisor, q)))
     return points
-
-
-def _crossing(distance: Callable[[float], float], start: float, end: float) -> float:
-    sign = math.copysign(1.0, distance(start))
-    while True:
-        middle = 0.5 * (start + end)
-        if middle in (start, end):
-            return middle
-        start, end = (middle, end) if distance(middle) * sign > 0 else (start, middle)
 
 
 def hermite_energies(function: Function, law: Normal, terms: int = _HERMITE_TERMS) -> np.ndarray:

@@ -4,6 +4,7 @@ r"""The largest of n independent normal variables, and of n activations of them.
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from normprop.gaussian.elementwise import elementwise, spread
 from normprop.gaussian.law import Image, Law, std_error
 from normprop.gaussian.normal import BEYOND, EPS, REACH, log_cdf, pdf
-from normprop.gaussian.quadrature import Mesh, converged_mesh, ended
+from normprop.gaussian.quadrature import converged_mesh, ended
 
 Spread = tuple[float, float, float, str]
 """Mean, standard deviation, error bound and method."""
@@ -20,9 +21,6 @@ Spread = tuple[float, float, float, str]
 @lru_cache(maxsize=4096)
 def maximum(n: int, law: Law) -> Spread:
     """Mean and standard deviation of the largest of n independent draws from a law.
-
-    Returns:
-        (mean, std, error bound of both, method).
 
     Raises:
         ValueError: the law is the image under a function that is not increasing: there the
@@ -56,22 +54,35 @@ def _standard(n: int) -> tuple[float, float, float, str]:
     if n in closed:
         mean, second = closed[n]
         return mean, second - mean * mean, 16.0 * EPS, "closed form"
-    mesh = _mesh(n, lambda z: z, [])
-    z = mesh.nodes
-    weights = mesh.weights * _density(n, z)
-    mean = math.fsum(weights * z)
-    variance = math.fsum(weights * (z - mean) ** 2)
-    ulp = EPS * _density_ulps(n, z)
-    error_mean = float(weights @ (np.abs(z) * ulp)) + mesh.truncation[1]
-    error_square = (
-        float(weights @ ((z - mean) ** 2 * ulp))
-        + mesh.truncation[2]
-        + 2.0 * mean * mesh.truncation[1]
-        + mean**2 * mesh.truncation[0]
-    )
+    grid = np.linspace(-REACH, REACH, 17)
     cut = n * BEYOND * (2.0 * REACH) ** 2
-    error = max(error_mean + cut, std_error(variance, error_square + cut))
-    return mean, variance, float(error), "quadrature"
+    found = moments_of_density(lambda z: (_density(n, z), _density_ulps(n, z)), grid, cut)
+    return *found, "quadrature"
+
+
+def moments_of_density(
+    density: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], breaks: np.ndarray, cut: float
+) -> tuple[float, float, float]:
+    """Mean and variance of a variable, and a bound on the errors of the mean and of the std.
+
+    The density comes with how many ulp it is off; ``cut`` is what both leave out at the ends.
+    """
+
+    def integrand(u):
+        return density(u)[0] * np.stack([np.ones_like(u), u, u * u])
+
+    mesh = converged_mesh(integrand, breaks)
+    u = mesh.nodes
+    values, ulps = density(u)
+    weights = mesh.weights * values
+    mean = math.fsum(weights * u)
+    off = u - mean
+    variance = math.fsum(weights * off**2)
+    rounded = EPS * weights * ulps
+    none, first, second = mesh.truncation
+    error_mean = float(rounded @ np.abs(u)) + first + cut
+    error_square = float(rounded @ off**2) + second + 2.0 * abs(mean) * first + mean**2 * none + cut
+    return mean, variance, float(max(error_mean, std_error(variance, error_square)))
 
 
 def maximum_of(n: int, law: Image) -> Spread:
@@ -87,7 +98,12 @@ def maximum_of(n: int, law: Image) -> Spread:
     def increment(z: np.ndarray) -> np.ndarray:
         return function.increment(center, base.std * z + (base.mean - center))
 
-    mesh = _mesh(n, increment, function.marks(base.mean, base.std))
+    def integrand(z):
+        g = increment(z)
+        return _density(n, z) * np.stack([np.ones_like(z), g, g * g])
+
+    ends = ended(np.linspace(-REACH, REACH, 17), function.marks(base.mean, base.std))
+    mesh = converged_mesh(integrand, ends)
     z = mesh.nodes
     weights, g = mesh.weights * _density(n, z), increment(z)
     x_error = EPS * (2.0 * abs(base.mean) + abs(center) + base.std * np.abs(z))
@@ -108,14 +124,6 @@ def maximum_of(n: int, law: Image) -> Spread:
     error = float(error + function.falls * math.sqrt(chance)) / scale
     error += 4.0 * EPS * ((abs(value) + abs(law.shift)) / scale + abs(mean))
     return mean, math.sqrt(variance) / scale, error, "quadrature"
-
-
-def _mesh(n: int, image, marks: list[float]) -> Mesh:
-    def integrand(z):
-        g = image(z)
-        return _density(n, z) * np.stack([np.ones_like(z), g, g * g])
-
-    return converged_mesh(integrand, ended(np.linspace(-REACH, REACH, 17), marks))
 
 
 def _density(n: int, z: np.ndarray) -> np.ndarray:

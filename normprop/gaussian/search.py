@@ -1,6 +1,7 @@
 """Laws of one χ, among which a calibration chooses: found fast, by a quadrature without bounds."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -154,3 +155,12 @@ def _sampled(function: Function, mean: Array, std: Array) -> tuple[Array, ...]:
     else:
         f, slope = function.both(x, finite=False)
     return z, weights, f.reshape(shape), slope.reshape(shape)
+
+
+def bisected(excess: Callable[[float], float], start: float, end: float) -> float:
+    """The point between start and end where ``excess`` turns from negative, to rounding."""
+    while True:
+        middle = 0.5 * (start + end)
+        if middle in (start, end):
+            return end
+        start, end = (middle, end) if excess(middle) < 0 else (start, middle)

@@ -11,8 +11,8 @@ from torch import nn
 from normprop.callables import check_kinks, from_callable
 from normprop.gaussian import FUNCTIONS, Function, Image, Law, Normal, elementwise, families, smooth
 from normprop.gaussian import gated as ground
-from normprop.gaussian.drawn import rrelu_training
 from normprop.gaussian.functions import MAKERS
+from normprop.gaussian.gated import rrelu_training
 from normprop.names import CLASSES, arguments_of, canonical
 from normprop.rules.arguments import array, need_normal
 from normprop.rules.registry import Moments, describe, lookup, moments_of, register

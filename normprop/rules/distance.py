@@ -3,7 +3,7 @@
 from torch import nn
 
 from normprop.gaussian import Law
-from normprop.gaussian.distance import cosine, distance
+from normprop.gaussian.lengths import cosine, distance
 from normprop.rules.arguments import Shape, need_normal, need_shape
 from normprop.rules.registry import Moments, moments_of, register
 
