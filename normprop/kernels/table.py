@@ -12,7 +12,7 @@ _CAPTURED: dict[int, Tensor] = {}
 """What captured graphs read, as often as they are replayed."""
 
 
-class Table:
+class Numbers:
     """Whole numbers, copied to a device without waiting, once for each stream that reads them.
 
     In a CUDA graph under capture a copy that is there serves, as a capture begins when all streams
@@ -43,9 +43,9 @@ class Table:
 
 
 @lru_cache(maxsize=64)
-def table(numbers: tuple[int, ...]) -> Table:
-    """A table of these numbers, the same while it is used."""
-    return Table(numbers)
+def shared(numbers: tuple[int, ...]) -> Numbers:
+    """These numbers, the same object while it is used."""
+    return Numbers(numbers)
 
 
 def copied(numbers: tuple[int, ...], device: torch.device) -> Tensor:

@@ -49,7 +49,7 @@ from normprop.kernels.launch import launch
 from normprop.kernels.layer import Layer
 from normprop.kernels.layout import as_dense, like
 from normprop.kernels.scalar import bits, full, kernel, load, number
-from normprop.kernels.table import Table, table
+from normprop.kernels.table import Numbers, shared
 
 Weights = Sequence[Tensor]
 Biases = Sequence[Tensor | None]
@@ -191,7 +191,7 @@ class _Plan(NamedTuple):
         starts: where each V begins in one piece of memory, then each c; then the size of all.
     """
 
-    table: Table
+    table: Numbers
     launches: tuple[tuple[int, int], ...]
     sums: int
     kept: int
@@ -221,7 +221,7 @@ class _Plan(NamedTuple):
             for row in zip(*columns, strict=True)
             for t, start in zip(row, starts, strict=True)
         )
-        numbers, places = self.table.on(device), table(distances).on(device)
+        numbers, places = self.table.on(device), shared(distances).on(device)
         constants = {"MODE": mode, "LARGEST": torch.finfo(first.dtype).max}
         constants |= {"SHORT": _SHORT, "LONG": _LONG}
         for stage, (start, programs) in enumerate(self.launches):
@@ -274,7 +274,7 @@ def _plan(layers, shapes, scaled, biased, short, long, step) -> _Plan:
         numbers += own
     numels = [math.prod(shapes[i][:3]) for i in scaled] + [layers[i].outputs for i in biased]
     starts = accumulate((step * triton.cdiv(numel, step) for numel in numels), initial=0)
-    return _Plan(Table(tuple(numbers)), tuple(launches), sums, kept, tuple(starts))
+    return _Plan(Numbers(tuple(numbers)), tuple(launches), sums, kept, tuple(starts))
 
 
 def _line(layer, shape, short, long) -> tuple[list[int], int]:

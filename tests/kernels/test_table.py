@@ -38,7 +38,7 @@ def gpu(monkeypatch):
 
 
 def test_a_stream_gets_a_copy_of_its_own_and_only_one(gpu):
-    table = module.Table((3, 1, 4))
+    table = module.Numbers((3, 1, 4))
     for stream in ("first", "first", "second", "first"):
         gpu.stream = stream
         assert table.on(DEVICE).tolist() == [3, 1, 4]
@@ -47,7 +47,7 @@ def test_a_stream_gets_a_copy_of_its_own_and_only_one(gpu):
 
 
 def test_a_capture_reads_a_copy_that_was_there_and_holds_it(gpu):
-    table = module.Table((3, 1, 4))
+    table = module.Numbers((3, 1, 4))
     before = table.on(DEVICE)
     gpu.stream, gpu.capturing = "captured", True
     for _ in range(2):
@@ -57,12 +57,12 @@ def test_a_capture_reads_a_copy_that_was_there_and_holds_it(gpu):
 
 
 def test_a_capture_copies_from_memory_that_nobody_writes_again(gpu):
-    first, second = module.Table((3, 1, 4)), module.Table((1, 5))
+    first, second = module.Numbers((3, 1, 4)), module.Numbers((1, 5))
     gpu.capturing = True
     with pytest.raises(RuntimeError, match="must have been made outside of a capture"):
         first.on(DEVICE)
     gpu.capturing = False
-    module.Table((2, 7)).on(DEVICE)
+    module.Numbers((2, 7)).on(DEVICE)
     gpu.capturing = True
     for _ in range(3):
         assert first.on(DEVICE).tolist() == [3, 1, 4]
@@ -78,6 +78,6 @@ def test_a_capture_copies_from_memory_that_nobody_writes_again(gpu):
 
 def test_memory_for_captures_grows_with_the_tables(gpu):
     many = tuple(range(module._LEAST + 1))
-    module.Table(many).on(DEVICE)
+    module.Numbers(many).on(DEVICE)
     gpu.capturing = True
-    assert module.Table(many[1:]).on(DEVICE).tolist() == list(many[1:])
+    assert module.Numbers(many[1:]).on(DEVICE).tolist() == list(many[1:])
