@@ -27,9 +27,6 @@ def constants_of(
             reads of a layer, such as ``target_mean``, becomes an attribute of it.
         shape: of a sample; for a loss, of its whole input.
         arguments: of the class.
-
-    Raises:
-        ValueError: an argument is out of its range, or nothing passes through the layer there.
     """
     more = tuple((name, _plain(value)) for name, value in law.items() if name not in _LAW)
     own = tuple((name, _plain(value)) for name, value in arguments.items())

@@ -145,12 +145,6 @@ def fused(
     """The function of a row of ``MAPS``, normalised, with torch's parameters after the input.
 
     ``overwritten`` is what is written into between the two passes.
-
-    Raises:
-        TypeError: the input does not hold real numbers, or not such as ``"triton"`` takes.
-        ValueError: the backend is unknown, or ``"triton"`` was asked for elsewhere than on a GPU.
-        RuntimeError: ``"triton"`` was asked for in compiled code or under a transform.
-        ImportError: ``"triton"`` was asked for and is not installed.
     """
     check_real(input)
     row = MAPS[name]

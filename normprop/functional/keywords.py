@@ -175,12 +175,7 @@ _CHECKS: dict[str, Callable] = {
 
 
 def checked(name: str, value):
-    """The value of a keyword as it is kept.
-
-    Raises:
-        TypeError: it has the wrong type.
-        ValueError: it is out of its range.
-    """
+    """The value of a keyword as it is kept."""
     return _CHECKS[name](name, value) if name in _CHECKS else value
 
 

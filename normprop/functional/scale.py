@@ -115,9 +115,6 @@ def normalized(function: Callable, input: Tensor, constants: Constants):
 
     What a function returns besides, such as indices, stays as it is.  float16 and bfloat16 are
     computed in float32 and rounded once.
-
-    Raises:
-        TypeError: the input does not hold real numbers.
     """
     check_real(input)
     shift, forward, backward = constants

@@ -156,11 +156,7 @@ def pad(
 
 
 def moved(function: Callable[[Tensor], Tensor], input: Tensor, constants: Constants) -> Tensor:
-    """As ``normalized``, of a function that moves elements, and alone where nothing else is to do.
-
-    Raises:
-        TypeError: the input does not hold real numbers.
-    """
+    """As ``normalized``, of a function that moves elements; alone where nothing else is to do."""
     check_real(input)
     if constants == (0.0, 1.0, 1.0):
         return function(input)

@@ -80,9 +80,6 @@ def attention(
         scale: κ, by default 1/√d.
         causal: whether row i sees the first i keys; then L = n.
         dropout: probability of dropping a probability, which PyTorch divides by what is kept.
-
-    Raises:
-        ValueError: an argument is out of its range, or the logits spread too far.
     """
     value_width = width if value_width is None else value_width
     sizes = {"width": width, "queries": queries, "keys": keys, "value_width": value_width}

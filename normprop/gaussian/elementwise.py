@@ -136,9 +136,6 @@ def integrate(function: Function, law: Normal) -> Figures:
 
     Increments from f(m) are integrated rather than values, so that a small variance on top
     of a large value keeps its digits.
-
-    Raises:
-        ArithmeticError: the integrals do not converge, or the squares have no mean.
     """
     m, s = law.mean, law.std
     # For a wide law the function's feature is a narrow step; anchoring x there keeps the nodes

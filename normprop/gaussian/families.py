@@ -33,9 +33,6 @@ def piecewise_linear(
     r"""A function made of straight lines: the fields are those of :class:`Spline`.
 
     Kinks are finite, and there may be none; jumps are all 0 where they are not given.
-
-    Raises:
-        ValueError: the numbers do not fit together.
     """
     kinks, slopes = tuple(map(float, kinks)), tuple(map(float, slopes))
     jumps = (0.0,) * len(kinks) if jumps is None else tuple(map(float, jumps))

@@ -72,9 +72,6 @@ def rrelu_training(lower: float, upper: float, law: Normal) -> Figures:
 
     where the last two integrals are those of a ReLU at -x.  Every term is positive, so that the
     error of a root is at most that of its parts.
-
-    Raises:
-        ValueError: the bounds are not finite, or in the wrong order.
     """
     if not (math.isfinite(lower) and math.isfinite(upper) and lower <= upper):
         raise ValueError(

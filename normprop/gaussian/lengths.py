@@ -26,11 +26,7 @@ FARTHEST = 2e4
 
 @lru_cache(maxsize=1024)
 def length(n: int, mean: float = 0.0) -> tuple[float, float, float]:
-    """Mean and standard deviation of the length of n independent N(mean, 1), and a bound on both.
-
-    Raises:
-        ValueError: the vector is too far from the origin.
-    """
+    """Mean and std of the length of n independent N(mean, 1), and a bound on the errors of both."""
     if not n * mean * mean <= FARTHEST:
         raise ValueError(
             f"n·mean²/std² must be at most {FARTHEST:g} for the length of n elements; it was "
@@ -102,9 +98,6 @@ def cosine(n: int, std: float, eps: float) -> Figures:
 
     n is not 2, s is the standard deviation of an entry; the length below which torch divides by
     ``eps`` instead is in the bound.
-
-    Raises:
-        ValueError: n is 2, where the gradient has no variance.
     """
     if n == 2:
         raise ValueError(
@@ -134,9 +127,6 @@ def distance(n: int, std: float, p: float, eps: float) -> Figures:
 
     n entries of a vector have the standard deviation s; torch adds ε to each difference, which for
     p = 2 is in the bound.
-
-    Raises:
-        ValueError: p is neither.
     """
     if p == 1:
         one = elementwise(families.absolute(), Normal(float(eps), math.sqrt(2.0) * std))

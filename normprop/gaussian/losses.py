@@ -35,11 +35,7 @@ def square(law: Normal) -> Figures:
 
 @lru_cache(maxsize=64)
 def huber(delta: float = 1.0, scale: float = 1.0) -> Function:
-    r"""The function scale·x²/2 up to \|x\| = ``delta``, then scale·delta·(\|x\| - delta/2).
-
-    Raises:
-        ValueError: delta or scale is not finite and greater than 0.
-    """
+    r"""The function scale·x²/2 up to \|x\| = ``delta``, then scale·delta·(\|x\| - delta/2)."""
     if not (0 < delta < math.inf and 0 < scale < math.inf):
         raise ValueError(
             f"delta and scale must be finite and greater than 0; they were {delta} and {scale}"

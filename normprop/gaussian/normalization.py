@@ -40,12 +40,7 @@ class Normalization:
 
 @lru_cache(maxsize=1024)
 def normalization(n: int, std: float, epsilon: float, centered: bool = True) -> Normalization:
-    """Second moments over groups of n independent N(m, std²), m = 0 unless ``centered``.
-
-    Raises:
-        ValueError: n < 1, ε < 0, or ε = 0 in a group so small that the gradient has no
-            second moment.
-    """
+    """Second moments over groups of n independent N(m, std²), m = 0 unless ``centered``."""
     if n < 1:
         raise ValueError(f"a group must have at least 1 element; it had {n}")
     if not epsilon >= 0:
@@ -123,9 +118,6 @@ def local_response(
 
     Returns:
         σ_f, σ_b and a bound on the error of both; the mean is 0.
-
-    Raises:
-        ValueError: a parameter is out of its range.
     """
     if size < 1:
         raise ValueError(f"size must be at least 1; it was {size}")

@@ -20,12 +20,7 @@ Spread = tuple[float, float, float, str]
 
 @lru_cache(maxsize=4096)
 def maximum(n: int, law: Law) -> Spread:
-    """Mean and standard deviation of the largest of n independent draws from a law.
-
-    Raises:
-        ValueError: the law is the image under a function that is not increasing: there the
-            largest image is not the image of the largest.
-    """
+    """Mean and standard deviation of the largest of n independent draws from a law."""
     if isinstance(law, Image):
         return _single(law) if n == 1 else maximum_of(n, law)
     mean, variance, error, method = _standard(n)
@@ -88,6 +83,7 @@ def moments_of_density(
 def maximum_of(n: int, law: Image) -> Spread:
     """The same for n independent draws of (f(z) - shift)/scale, f increasing."""
     function, base = law.function, law.base
+    # Elsewhere the largest image is not the image of the largest.
     if not function.increasing:
         raise ValueError(
             "the maximum over an activation's outputs is computed for functions that never "

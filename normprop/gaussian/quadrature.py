@@ -84,9 +84,6 @@ def converged_mesh(
             halved.  With it, panels are tested at their ends, too.
         shift: size of what is added to a node before the integrand is computed; its rounding
             blurs the nodes.
-
-    Raises:
-        ArithmeticError: the integrals do not converge, or a value is not finite.
     """
     left, right = breaks[:-1], breaks[1:]
     # Panels whose own sum is not known yet.

@@ -30,11 +30,7 @@ def _measured(name: str, ground: Callable[..., Any], *arguments) -> Moments:
 
 
 def activation(function: Function, law: Law) -> Moments:
-    """Moments of an elementwise function.
-
-    Raises:
-        ValueError: its integrals do not converge, or the law is an activation's output.
-    """
+    """Moments of an elementwise function."""
     if isinstance(law, Image):
         raise ValueError(
             "after= takes a pooling, dropout or parametric layer behind it: an activation of "

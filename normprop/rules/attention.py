@@ -55,9 +55,6 @@ def attention(
 
     They have one law, or one for each; the other arguments are those of
     :func:`normprop.gaussian.attention.attention`.
-
-    Raises:
-        ValueError: the shapes do not fit together, or the logits spread too far.
     """
     if min(map(len, (query, key, value))) < 2:
         raise ValueError(
@@ -121,11 +118,7 @@ def multihead_attention(layer: nn.MultiheadAttention, law: Law, shape: Shape) ->
 
 
 def self_attention(layer: nn.MultiheadAttention, law: Law, shape: Shape) -> tuple[int, Normal]:
-    """Length and law of an input of self-attention.
-
-    Raises:
-        ValueError: the input or the layer is not one that there are figures for.
-    """
+    """Length and law of an input of self-attention."""
     shape = need_shape(layer, shape, "the length of the sequence")
     law = need_normal(layer, law)
     width = layer.embed_dim

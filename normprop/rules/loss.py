@@ -20,11 +20,7 @@ from normprop.rules.registry import CLOSED, Moments, refuse, register
 
 
 def reduced(figures: Figures, reduction: str, count: int) -> Moments:
-    """Moments of the mean or the sum of ``count`` independent losses, or of one by itself.
-
-    Raises:
-        ValueError: the reduction is unknown.
-    """
+    """Moments of the mean or the sum of ``count`` independent losses, or of one by itself."""
     mean, std, slope = figures.mean, figures.std, figures.slope
     error = figures.error
     if reduction == "mean":

@@ -32,9 +32,6 @@ def _by_groups(
 
     With weights the figures have one entry a channel.  Where ``eps`` is given, in the place of
     the layer's, nothing is centred.
-
-    Raises:
-        ValueError: the groups do not divide the channels, or the mean must be 0.
     """
     law, centered = need_normal(layer, law), eps is None
     weight, bias = _learnt(layer)

@@ -87,9 +87,6 @@ def _lp_pool(dims: int, layer: nn.Module, law: Law) -> Moments:
     χ² with K degrees of freedom, and since :math:`E x_i^2/\sum x^2 = 1/K`,
     :math:`\sigma_b = (\prod\mathrm{stride})^{-1/2}`, as for a maximum.  For p = 1 torch adds up,
     without absolute values; for p = ±∞ it takes the largest or smallest absolute value.
-
-    Raises:
-        ValueError: p is another number, or not 1 where the law is not normal.
     """
     window, stride = _geometry(layer, dims)
     norm_type = layer.norm_type

@@ -203,9 +203,6 @@ def declared(
 
     They are those that need no shape, of the interior, where there are such.  The layer is one of
     torch, or has the attributes of one of ``module_type``.
-
-    Raises:
-        NeedsShapeError: the shape has a say, and was not given.
     """
     entry = _entries[module_type or type(layer)]
     if not entry.shaped:
@@ -221,11 +218,7 @@ def declared(
 
 
 def rule_of(layer: nn.Module) -> Rule:
-    """How to measure a module.
-
-    Raises:
-        TypeError: it has no constants, or nothing is known of it.
-    """
+    """How to measure a module."""
     entry = lookup(layer)
     if entry is None:
         known = [t for t, entry in _entries.items() if entry.rule is not None]

@@ -116,9 +116,6 @@ def _pad(copying: bool, dims: int, layer: nn.Module, law: Law, shape: Shape) -> 
 
     and :math:`\sigma_b^2` is the part of the inputs that is not cut off, 1 where no pad is
     negative.
-
-    Raises:
-        ValueError: the shape or the pads do not fit.
     """
     # Two an axis, the last axis first.
     pads = tuple(layer.padding)

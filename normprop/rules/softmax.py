@@ -16,11 +16,7 @@ def softmax(classes: int, law: Law) -> Moments:
 
 
 def _classes(layer: nn.Module, shape: tuple[int, ...]) -> int:
-    """How many elements a softmax over samples of this shape is over.
-
-    Raises:
-        ValueError: the dimension is not named, does not exist, or is that of the batch.
-    """
+    """How many elements a softmax over samples of this shape is over."""
     dim = -3 if isinstance(layer, nn.Softmax2d) else layer.dim
     if dim is None:
         raise ValueError("dim must be given: torch's implicit choice depends on the batch")

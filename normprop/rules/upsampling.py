@@ -190,11 +190,7 @@ def _smoothed(mode, outputs, scale, size) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rule(layer: nn.Upsample, law: Law, shape: Shape = None, whole: bool = True) -> Moments:
-    """Moments of a module over the whole of its input, or of the interior where there is one.
-
-    Raises:
-        ValueError: its arguments do not fit together, or the shape is needed and not given.
-    """
+    """Moments of a module over the whole of its input, or of the interior where there is one."""
     own = Resizing(**{name: getattr(layer, name, value) for name, value in _DEFAULTS.items()})
     sizes = None if shape is None else tuple(shape[1:])
     dims = _dims_of(layer) if sizes is None else len(shape) - 1
