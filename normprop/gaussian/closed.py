@@ -177,13 +177,13 @@ def hardswish(law: Normal) -> Figures:
     with a slope 3/2 at most away, both only within \|x\| < 3, of probability 6φ(0)/s at most.
     """
     if law.std <= _WIDE:
-        return spline(_HARDSWISH, law)
+        return spline(HARDSWISH, law)
     figures = relu(law)
     error = figures.error + 3.0 / math.sqrt(law.std)
     return Figures(figures.mean, figures.std, figures.slope, error, _CLOSED)
 
 
-_HARDSWISH = Spline(
+HARDSWISH = Spline(
     kinks=(-3.0, 3.0),
     slopes=(0.0, 0.5, 1.0),
     curves=(0.0, 1.0 / 6.0, 0.0),

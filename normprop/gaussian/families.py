@@ -4,10 +4,11 @@ Each factory checks nothing but what its formula needs; the same parameters give
 object, whose figures are then remembered.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 
@@ -45,19 +46,24 @@ def piecewise_linear(
         raise ValueError(f"kinks, slopes and jumps must be finite; they were {kinks}, {slopes}")
     if list(kinks) != sorted(set(kinks)):
         raise ValueError(f"kinks must be strictly increasing; they were {kinks}")
-    return _lines(name, kinks, slopes, jumps, float(at), float(value))
+    curves = (0.0,) * len(slopes)
+    return of_pieces(name, Spline(kinks, slopes, curves, jumps, float(at), float(value)))
 
 
 @lru_cache(maxsize=1024)
-def _lines(name, kinks, slopes, jumps, at, value) -> Function:
-    pieces = Spline(kinks, slopes, (0.0,) * len(slopes), jumps, at, value)
-    ends, steep = np.array(kinks), np.array(slopes)
-    steepest = max(map(abs, slopes))
+def of_pieces(name: str, pieces: Spline) -> Function:
+    """A function made of lines and parabolas, with lines at both ends."""
+    kinks, at, jumps = pieces.kinks, pieces.at, pieces.jumps
+    ends, steep, bends = np.array(kinks), np.array(pieces.slopes), np.array(pieces.curves)
+    beside = [(pieces.slope(i, c), pieces.slope(i + 1, c)) for i, c in enumerate(kinks)]
     # At a kink torch takes the slope of the flatter side.
-    at_kinks = np.array([min(pair, key=abs) for pair in pairwise(slopes)])
+    at_kinks = [min(pair, key=abs) for pair in beside]
+    slopes = [pieces.slopes[0], *itertools.chain(*beside), pieces.slopes[-1]]
+    steepest, sharpest = float(np.abs(slopes).max()), 2.0 * float(np.abs(bends).max())
 
     def slope(x: Array) -> Array:
-        found = steep[np.searchsorted(ends, x)]
+        piece = np.searchsorted(ends, x)
+        found = steep[piece] + 2.0 * bends[piece] * x if sharpest else steep[piece]
         for kink, flatter in zip(kinks, at_kinks, strict=True):
             found = np.where(x == kink, flatter, found)
         return found
@@ -65,27 +71,32 @@ def _lines(name, kinks, slopes, jumps, at, value) -> Function:
     def increment(c: float, h: Array) -> Array:
         return _rise(pieces, c, np.asarray(h, dtype=float))
 
+    def curvature(x: Array) -> Array:
+        slack = 1e-9 * np.abs(ends).max()
+        return np.where((x > ends[0] - slack) & (x < ends[-1] + slack), sharpest, 0.0)
+
     # Bound on sup f - inf f, where f is flat at both ends.
     span = math.inf
     if slopes[0] == slopes[-1] == 0.0:
-        inner = np.abs(steep[1:-1]) @ np.diff(ends) if len(kinks) > 1 else 0.0
-        span = float(inner + sum(map(abs, jumps)))
+        inner = np.abs(slopes[2:-2]).reshape(-1, 2).max(1, initial=0.0)
+        span = float(inner @ np.diff(ends)) + sum(map(abs, jumps))
     # Values are counted from f(at), whose rounding stays in those that are smaller.
-    noise = 8.0 * (abs(value) + steepest * abs(at))
+    noise = 8.0 * (abs(pieces.value) + steepest * abs(at))
     mixed = any(j > 0 for j in jumps) and any(j < 0 for j in jumps)
     turning = any(a > 0 for a in slopes) and any(a < 0 for a in slopes)
     # Where a line rises and a jump falls, the sum of the two may be smaller than both.
     turning |= any(a * j < 0 for a in slopes for j in jumps)
     return Function(
         name=name,
-        value=lambda x: value + increment(at, x - at),
+        value=lambda x: pieces.value + increment(at, x - at),
         slope=slope,
         increment=increment,
         width=0.0,
         features=kinks or (0.0,),
         lipschitz=steepest,
         span=span,
-        log_slope=0.0,
+        log_slope=math.inf if sharpest else 0.0,
+        curvature=curvature if sharpest else None,
         increasing=min(slopes) >= 0 and min(jumps, default=0.0) >= 0,
         looseness=8.0 * steepest if turning else 0.0,
         noise=noise + (8.0 * sum(map(abs, jumps)) if mixed else 0.0),
@@ -102,14 +113,16 @@ def _rise(pieces: Spline, c: float, h: Array) -> Array:
     x = c + h
     total = np.zeros_like(x)
     ends = (-math.inf, *pieces.kinks, math.inf)
-    for i, slope in enumerate(pieces.slopes):
+    for i, (slope, curve) in enumerate(zip(pieces.slopes, pieces.curves, strict=True)):
         low, high = ends[i], ends[i + 1]
-        if slope == 0.0:
+        if slope == curve == 0.0:
             continue
-        if low <= c <= high:
-            total += slope * np.clip(h, low - c, high - c)
-        else:
-            total += slope * (np.clip(x, low, high) - min(max(c, low), high))
+        start = min(max(c, low), high)
+        within = low <= c <= high
+        way = np.clip(h, low - c, high - c) if within else np.clip(x, low, high) - start
+        # The mean slope over a way is that of its middle.
+        mean = slope + curve * (start + np.clip(x, low, high)) if curve else slope
+        total += mean * way
     for kink, jump in zip(pieces.kinks, pieces.jumps, strict=True):
         # h decides where c + h is rounded onto the kink.
         total += jump * ((h > kink - c).astype(float) - (c > kink))
@@ -288,54 +301,14 @@ def gated_increment(gate, gate_increment):
     return increment
 
 
-def ramp(x: Array) -> Array:
-    """x/6 + 1/2, clipped to [0, 1]."""
-    return np.clip(x / 6.0 + 0.5, 0.0, 1.0)
-
-
-def ramp_increment(c: float, h: Array) -> Array:
-    """Increment of the ramp from c to c + h."""
-    # Clipping the ends first leaves a difference of numbers of at most 3 in size.
-    start = min(max(c, -3.0), 3.0)
-    inside = np.abs(c + h) < 3.0
-    shift = np.where(inside & (start == c), h, np.clip(c + h, -3.0, 3.0) - start)
-    return shift / 6.0
-
-
-_RAMP = Spline((-3.0, 3.0), (0.0, 1.0 / 6.0, 0.0), (0.0, 0.0, 0.0), (0.0, 0.0), -3.0, 0.0)
-
-
 @by_name
 def hardsigmoid() -> Function:
     """The function x/6 + 1/2, clipped to [0, 1]."""
     # torch's float64 gradient uses a float32 sixth; this one does not.
-    return Function(
-        name="hardsigmoid",
-        value=ramp,
-        slope=lambda x: np.where(np.abs(x) < 3.0, 1.0 / 6.0, 0.0),
-        increment=ramp_increment,
-        width=0.0,
-        features=(-3.0, 3.0),
-        lipschitz=1.0 / 6.0,
-        span=1.0,
-        log_slope=0.0,
-        increasing=True,
-        closed=lambda law: closed.spline(_RAMP, law),
-    )
+    return piecewise_linear("hardsigmoid", (-3.0, 3.0), (0.0, 1.0 / 6.0, 0.0), at=-3.0)
 
 
 @by_name
 def hardswish() -> Function:
     """The function x·hardsigmoid(x): 0 up to -3, x(x + 3)/6 up to 3, then x."""
-    return Function(
-        name="hardswish",
-        value=lambda x: x * ramp(x),
-        slope=lambda x: np.where(np.abs(x) < 3.0, x / 3.0 + 0.5, (x >= 3.0).astype(float)),
-        increment=gated_increment(ramp, ramp_increment),
-        width=0.0,
-        features=(-3.0, 3.0),
-        lipschitz=1.5,
-        curvature=lambda x: np.where(np.abs(x) < 3.0 + 1e-9, 1.0 / 3.0, 0.0),
-        looseness=12.0,
-        closed=closed.hardswish,
-    )
+    return replace(of_pieces("hardswish", closed.HARDSWISH), closed=closed.hardswish)

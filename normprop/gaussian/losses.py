@@ -7,15 +7,11 @@ is a different function of x for each of them: figures of the mixture.
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 
-import numpy as np
-
-from normprop.gaussian import closed
 from normprop.gaussian.closed import Spline
 from normprop.gaussian.elementwise import elementwise
-from normprop.gaussian.families import absolute
-from normprop.gaussian.functions import Array, Function
+from normprop.gaussian.families import absolute, of_pieces
+from normprop.gaussian.functions import Function
 from normprop.gaussian.law import Figures, Normal, std_error
 from normprop.gaussian.named import FUNCTIONS
 from normprop.gaussian.normal import EPS
@@ -33,41 +29,15 @@ def square(law: Normal) -> Figures:
     return Figures(*figures, 8.0 * EPS * max(figures), "closed form")
 
 
-@lru_cache(maxsize=64)
 def huber(delta: float = 1.0, scale: float = 1.0) -> Function:
     r"""The function scale·x²/2 up to \|x\| = ``delta``, then scale·delta·(\|x\| - delta/2)."""
     if not (0 < delta < math.inf and 0 < scale < math.inf):
         raise ValueError(
             f"delta and scale must be finite and greater than 0; they were {delta} and {scale}"
         )
-    steepest = scale * delta
-    pieces = Spline(
-        (-delta, delta), (-steepest, 0.0, steepest), (0.0, 0.5 * scale, 0.0), (0.0, 0.0), 0.0, 0.0
-    )
-
-    def increment(c: float, h: Array) -> Array:
-        # The mean slope over the middle piece is that of the middle of the way over it.
-        x = c + h
-        start, end = min(max(c, -delta), delta), np.clip(x, -delta, delta)
-        way = np.where((end == x) & (start == c), h, end - start)
-        outside = np.maximum(np.abs(x) - delta, 0.0) - max(abs(c) - delta, 0.0)
-        far = (np.abs(x) > delta) & (np.sign(x) * c > delta)
-        return scale * np.where(
-            far, delta * np.sign(c) * h, way * 0.5 * (start + end) + delta * outside
-        )
-
-    return Function(
-        name="huber",
-        value=lambda x: increment(0.0, x),
-        slope=lambda x: scale * np.clip(x, -delta, delta),
-        increment=increment,
-        width=0.0,
-        features=(-delta, delta),
-        lipschitz=steepest,
-        curvature=lambda x: np.where(np.abs(x) < delta * (1.0 + 1e-9), scale, 0.0),
-        looseness=8.0 * steepest,
-        closed=lambda law: closed.spline(pieces, law),
-    )
+    steep = scale * delta
+    slopes, curves = (-steep, 0.0, steep), (0.0, 0.5 * scale, 0.0)
+    return of_pieces("huber", Spline((-delta, delta), slopes, curves, (0.0, 0.0), 0.0, 0.0))
 
 
 def smooth_l1(beta: float = 1.0) -> Function:
