@@ -277,11 +277,11 @@ def tabled(
     ``body`` gets the two, filled with their defaults.  What is ``said`` of arguments, and in
     sections, is what ``doc`` says nothing of.
     """
-    places = [p.name for p in own]
+    places, by_name = [p.name for p in own], tuple(_kinds(keywords))
     defaults = {p.name: p.default for p in own if p.default is not p.empty}
 
     def function(*args, **given):
-        law = {known: given.pop(known) for known in _kinds(keywords)}
+        law = {known: given.pop(known) for known in by_name}
         placed = dict(zip(places, args, strict=False))
         arguments = {**defaults, **placed, **given}
         twice = placed.keys() & given.keys()
