@@ -121,11 +121,17 @@ class Call:
         return [leaf for leaf in leaves if is_value(leaf)]
 
 
-TABLE: dict[str, Callable[..., Step]] = {}
-"""By name of a function of torch, what it does; others are tried as functions of one place."""
+TABLE: dict[str | Callable, Callable[..., Step]] = {}
+"""By name of a function of torch, what it does; others are tried as functions of one place.
+
+One that takes its arguments in another order than its namesakes is there itself.
+"""
+
+# Names that arguments have in NumPy, and that torch takes, too.
+_IN_NUMPY = {"axis": "dim", "keepdims": "keepdim", "x": "input", "x2": "other"}
 
 
-def rule(*names: str):
+def rule(*names: str | Callable):
     """Enter what functions of these names do: called with the call, and with its arguments."""
 
     def enter(does: Callable[..., Step]) -> Callable[..., Step]:
@@ -137,9 +143,11 @@ def rule(*names: str):
 
 def step_of(call: Call) -> Step:
     """What a call does; where nothing is known of it, what is assumed."""
-    does = getattr(call.function, "rule", None) or TABLE.get(call.name)
+    known = TABLE.get(call.function) or TABLE.get(call.name)
+    does = getattr(call.function, "rule", known)
     if does is not None:
-        return does(call, *call.args, **call.kwargs)
+        kwargs = {_IN_NUMPY.get(name, name): given for name, given in call.kwargs.items()}
+        return does(call, *call.args, **kwargs)
     step = elementwise(call) if call.function is not None and any(call.real[:1]) else None
     return step or unknown(call)
 
@@ -173,6 +181,9 @@ def name_of(name: str, function: Callable | None) -> str:
     plain = name.strip("_")
     if name.startswith(("__i", "__r")) and plain[1:] in _OPERATORS:
         plain = plain[1:]
+    home, _, own = plain.partition("_")
+    if home in ("special", "linalg") and own in TABLE:
+        plain = own
     return {"truediv": "div", "true_divide": "div", "divide": "div", "multiply": "mul",
             "subtract": "sub"}.get(plain, plain)  # fmt: skip
 

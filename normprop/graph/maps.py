@@ -36,10 +36,10 @@ def dimensions(argument, ndim: int) -> list[int]:
 
 
 @rule("mean", "sum")
-def _averaged(call: Call, input, dim=None, *_, axis=None, **__) -> Step:
+def _averaged(call: Call, input, dim=None, *_, **__) -> Step:
     """Mean, or sum, over dimensions."""
     law = call.law(input)
-    over = dimensions(axis if dim is None else dim, len(law.dims))
+    over = dimensions(dim, len(law.dims))
     size = math.prod(law.shape[d] for d in over)
     scale = 1.0 if call.name == "sum" else 1.0 / size
     chain = Chain(law.dims)

@@ -200,6 +200,11 @@ def _batch_norm(
     return Step.curve(input, law.rescaled(float(offsets.mean()), array), math.sqrt(squares))
 
 
+@rule(torch.batch_norm, torch.instance_norm)
+def _affine_first(call: Call, input, weight, bias, mean, variance, training, momentum, eps, *_):
+    return _batch_norm(call, input, mean, variance, weight, bias, training, momentum, eps)
+
+
 @rule("layer_norm")
 def _layer_norm(call: Call, input, normalized_shape, weight=None, bias=None, eps=1e-5, *_) -> Step:
     centred = call.name == "layer_norm"

@@ -186,6 +186,11 @@ def _where(call: Call, condition, input=None, other=None) -> Step:
     return _mixed(call, chosen.double(), *parts)
 
 
+@rule(Tensor.where)
+def _kept_where(call: Call, input, condition, other) -> Step:
+    return _where(call, condition, input, other)
+
+
 def _mixed(call: Call, chosen: Tensor, yes, no) -> Step:
     """A mixture: with m for the mask, E mm' x₁x₁' + E (1-m)(1-m') x₂x₂', and what is across."""
     mask = Value(("mask", next(fresh)))
@@ -408,6 +413,11 @@ def _embedding(call: Call, input, weight, padding_idx=None, *_, **__) -> Step:
     return Step([Field.normal((*law.dims, *width), mean, array, call.weight(weight)[0])])
 
 
+@rule(torch.embedding)
+def _looked_up(call: Call, weight, indices, padding_idx=None, *_, **__) -> Step:
+    return _embedding(call, indices, weight, padding_idx)
+
+
 # Gates, and activations that are more than a function.
 
 
@@ -459,6 +469,19 @@ def _thrown(call: Call, *_, **__) -> Step:
     dims = dims_of(call.shapes[0])
     made = Field.normal(dims, 0.0, ones(dims))
     return Step([made if call.name.startswith("randn") else made.image(BELOW)])
+
+
+@rule(Tensor.normal_)
+def _normal(call: Call, input, mean=0.0, std=1.0, **_) -> Step:
+    dims = dims_of(call.shapes[0])
+    return Step([Field.normal(dims, mean, ones(dims) * std**2)])
+
+
+@rule(Tensor.uniform_)
+def _uniform(call: Call, input, *ends, **given) -> Step:
+    low, high = ends or (given.get("from", 0.0), given.get("to", 1.0))
+    dims = dims_of(call.shapes[0])
+    return Step([Field.normal(dims, 0.0, ones(dims)).image(low + (high - low) * BELOW)])
 
 
 @rule("bernoulli")
