@@ -26,7 +26,7 @@ from torch import nn
 from normprop import nn as twins
 from normprop import rules
 from normprop.functional.scale import Constants
-from normprop.graph.kinds import mixed_in
+from normprop.graph.kinds import constants_at, mixed_in
 from normprop.graph.roles import Roles, Sum, family_of, has_radius, is_curve, mixes
 from normprop.graph.stepping import Size
 from normprop.graph.trace import Node, Trace
@@ -94,7 +94,9 @@ class Composition:
             corrections = {}
             for roles in self.roles:
                 corrections |= self._walk(roles)
-            if not self._corrected(corrections):
+            for path, correction in corrections.items():
+                self._share[path] *= correction
+            if all(abs(c - 1.0) <= _SAME for c in corrections.values()):
                 break
 
     def said(self) -> tuple[str, ...]:
@@ -131,12 +133,11 @@ class Composition:
     def _targets(self) -> tuple[dict[str, float], dict[str, str]]:
         targets, branches = {}, {}
         for roles in self.roles:
-            for path in roles.heads:
-                targets[path] = self.wishes.logits
+            targets |= dict.fromkeys(roles.heads, self.wishes.logits)
             for found in roles.sums:
-                for path, size in _sizes(found).items():
-                    targets[path] = size
-                    branches[path] = found.node.name
+                sizes = _sizes(found)
+                targets |= sizes
+                branches |= dict.fromkeys(sizes, found.node.name)
         return targets, branches
 
     def _shared(self) -> tuple[dict[str, list[tuple[Roles, int]]], dict[str, str]]:
@@ -148,8 +149,7 @@ class Composition:
         calls: dict[str, list[tuple[Roles, int]]] = {}
         for roles in self.roles:
             for node in roles.trace.nodes:
-                made = None if node.module is None else self.made.get(node.name)
-                if made is not None and is_curve(made):
+                if is_curve(roles.twin(node)):
                     calls.setdefault(node.name, []).append((roles, node.inputs[0]))
         shared, in_front = {}, {}
         for path, inputs in calls.items():
@@ -168,12 +168,6 @@ class Composition:
 
     # One walk over a road
 
-    def _corrected(self, corrections: dict[str, float]) -> bool:
-        """Whether something was to be chosen otherwise."""
-        for path, correction in corrections.items():
-            self._share[path] *= correction
-        return any(abs(c - 1.0) > _SAME for c in corrections.values())
-
     def _walk(self, roles: Roles) -> dict[str, float]:
         """Choose what was not chosen yet; by path, what a layer's radius was too small by."""
         flow = self.flow(roles.trace)
@@ -184,104 +178,84 @@ class Composition:
             for value, sources in zip(found.node.inputs, found.sources, strict=True):
                 ends |= dict.fromkeys(sources, (value, sources))
         ends |= {path: (value, (path,)) for path, value in roles.heads.items()}
-        corrections = {}
         for node in roles.trace.nodes[1:]:
-            made = None if node.module is None else self.made.get(node.name)
-            law = None if made is None else flow.law(_arriving(node, made))
-            if made is None or (law is not None and law.std == 0.0):
-                # A state that begins at 0 says nothing of what comes later.
-                flow.step(node, made)
-            elif node.name in self.done:
-                self._compare(node, made, law)
-                flow.step(node, made)
-                if mixes(made):
-                    self._compare_mixed(node, flow)
-            else:
+            made = roles.twin(node)
+            if made is None:
+                flow.step(node, None)
+                continue
+            law = flow.law(mixed_in(node)[2] if mixes(made) else node.inputs[0])
+            # A state that begins at 0 says nothing of what comes later.
+            chosen = node.name in self.done or (law is not None and law.std == 0.0)
+            if not chosen:
                 self.done.add(node.name)
-                self._choose(node, made, roles, flow)
+                self._choose(node, made, law, roles, flow)
+                continue
+            flow.step(node, made)
+            if node.name in self.done:
+                self._compare(node, made, law, flow)
+        corrections = {}
         for path, (value, sources) in ends.items():
             made = flow.law(value)
-            if made is not None and made.std > 0:
+            if made is not None and made.std:
                 corrections[path] = math.hypot(*(self.targets[p] for p in sources)) / made.std
         return corrections
 
-    def _compare(self, node: Node, layer: nn.Module, law: Size | None) -> None:
-        """Say where a call brings another law than the one that an activation is made for."""
-        if law is None or not is_curve(layer) or not law.std > 0:
-            return
-        if not 1 / NEAR <= law.std / layer.std <= NEAR:
-            self.notes[node.name] = (
-                f"is made for an input of std {layer.std:.3g}; in another call it is {law.std:.3g}"
-            )
+    def _compare(self, node: Node, layer: nn.Module, law: Size | None, flow) -> None:
+        """Say where a call brings another law than the one that constants are made for."""
+        own = None
+        if is_curve(layer):
+            own, said = layer.std, "is made for an input of std {:.3g}; in another call it is"
+        elif mixes(layer):
+            law, own = flow.law(node.outputs[0]), self._wanted(node)
+            said = "gives a std of {:.3g} in its first call; in another it is"
+        if own and law is not None and law.std and not 1 / NEAR <= law.std / own <= NEAR:
+            self.notes[node.name] = f"{said.format(own)} {law.std:.3g}"
 
-    def _compare_mixed(self, node: Node, flow) -> None:
-        """The same of attention, whose divisor is that of its first call."""
-        law = flow.law(node.outputs[0])
-        wanted = self.targets.get(node.name, 1.0)
-        if law is not None and not 1 / NEAR <= law.std / wanted <= NEAR:
-            self.notes[node.name] = f"has the divisor of its first call; another has {law.std:.3g}"
-
-    def _choose(self, node: Node, layer: nn.Module, roles: Roles, flow) -> None:
-        law = flow.law(node.inputs[0])
-        if mixes(layer):
-            self._mixing(node, layer, flow)
-            return
-        if law is None or not (math.isfinite(law.std) and law.std > 0):
-            if has_radius(layer):
-                self._radius(node, layer, flow)
-            else:
-                flow.step(node, layer)
-            return
+    def _choose(self, node: Node, layer: nn.Module, law: Size | None, roles: Roles, flow) -> None:
+        known = law is not None
         if has_radius(layer):
-            if hasattr(layer, "std"):
+            if known and hasattr(layer, "std"):
                 layer.std = law.std
             self._radius(node, layer, flow)
-        elif is_curve(layer):
+            return
+        if known and is_curve(layer):
             mean, std = _tidy(law)
             if node.name in self.shared:
                 std = self._declared(node.name, flow)
-            self.made[node.name], note = calibrated(
+            layer, note = calibrated(
                 layer, self.plain[node.name], mean, std, self.depth, self.wishes.growth
             )
+            self.made[node.name] = layer
             if note:
                 self.notes[node.name] = note
             if node.name in self.targets:
-                self._give_share(node.name)
-            flow.step(node, self.made[node.name])
-        elif family_of(layer) != "dropout" and hasattr(layer, "mean"):
-            self._scaled(node, layer, law, self._in_front(node, roles), flow)
-        else:
-            flow.step(node, layer)
-
-    def _give_share(self, path: str) -> None:
-        """Have an activation give the size that its sum asks for, by its divisors."""
-        size = self.targets[path] * self._share[path]
-        shift, forward, backward = self.made[path].constants
-        self.made[path].constants = Constants(shift, forward / size, backward / size)
-        self.notes[path] = f"gives a standard deviation of {size:.3g}, its share of a sum"
-
-    def _mixing(self, node: Node, layer: nn.Module, flow) -> None:
-        """Divide by the deviation that averaging leaves, whatever the places have in common."""
-        layer.constants = Constants(0.0, 1.0, 1.0)
-        flow.step(node, layer)
-        law = flow.law(node.outputs[0])
-        if law is None or not (math.isfinite(law.std) and law.std > 0):
+                size = self._wanted(node)
+                shift, forward, backward = layer.constants
+                layer.constants = Constants(shift, forward / size, backward / size)
+                share = f"gives a standard deviation of {size:.3g}, its share of a sum"
+                self.notes[node.name] = share
+        elif known and mixes(layer):
+            layer.constants = Constants(0.0, 1.0, 1.0)
+            self._fix(node, layer, _SAME, flow)
             return
-        mean, std = _tidy(law)
-        size = self.targets.get(node.name, 1.0) * self._share.get(node.name, 1.0)
-        layer.constants = Constants(mean, std / size, std / size)
+        elif known and family_of(layer) != "dropout" and hasattr(layer, "mean"):
+            self._pooling(node, layer, law, roles, flow)
+            return
         flow.step(node, layer)
+
+    def _wanted(self, node: Node) -> float:
+        """The standard deviation of what a layer is to give."""
+        if node.name in self.targets:
+            return self.targets[node.name] * self._share[node.name]
+        return 1.0
 
     def _radius(self, node: Node, layer: nn.Module, flow) -> None:
-        layer.gain = 1.0
+        layer.gain, wanted = 1.0, self._wanted(node)
         flow.step(node, layer)
         law = flow.law(node.outputs[0])
-        wanted = 1.0
-        if node.name in self.in_front:
+        if node.name in self.in_front and node.name not in self.targets:
             wanted = self._declared(self.in_front[node.name], flow)
-        if node.name in self.targets:
-            wanted = self.targets[node.name] * self._share[node.name]
-        if law is None or not (math.isfinite(law.std) and law.std > 0):
+        if law is None or not law.std:
             return
         # What is 1 but for a hundredth is taken for it.
         gain = wanted if abs(law.std - 1.0) <= _SAME else wanted / law.std
@@ -316,43 +290,36 @@ class Composition:
             return self._expected(roles, node.inputs[0], flow)
         return self.targets.get(node.name, 1.0)
 
-    def _in_front(self, node: Node, roles: Roles) -> nn.Module | None:
-        """The activation that a layer stands right behind."""
-        front = roles.trace.producer.get(node.inputs[0])
-        while front is not None and front.inputs and roles.carries(front):
-            front = roles.trace.producer.get(front.inputs[0])
-        made = None if front is None or front.module is None else self.made.get(front.name)
-        return made if made is not None and is_curve(made) else None
-
-    def _scaled(self, node: Node, layer: nn.Module, law: Size, front, flow) -> None:
-        """The law by which what it gives has standard deviation 1, whatever is correlated."""
-        near = _SAME
-        if front is not None and getattr(layer, "after", None) is not None:
+    def _pooling(self, node: Node, layer: nn.Module, law: Size, roles: Roles, flow) -> None:
+        """Take the constants of what stands in front, or else those of the law that arrives."""
+        origin = roles.origin(node.inputs[0])
+        front = None if origin is None else roles.twin(origin)
+        behind = is_curve(front) and getattr(layer, "after", None) is not None
+        if behind:
             with contextlib.suppress(TypeError, ValueError):
-                layer.after = front
-                layer.mean, layer.std = front.mean, front.std
-                _ = layer.constants
-                near = _ALIKE
-        if near == _SAME:
-            if getattr(layer, "after", None) is not None:
-                layer.after = None
-            layer.mean, layer.std = _tidy(law)
-        flow.step(node, layer)
-        made = flow.law(node.outputs[0])
-        if made is None or not made.std > 0 or abs(made.std - 1.0) <= near:
-            return
-        if getattr(layer, "after", None) is not None:
+                layer.after, layer.mean, layer.std = front, front.mean, front.std
+                layer.constants = constants_at(layer, node)
+                flow.step(node, layer)
+                made = flow.law(node.outputs[0])
+                if made is None or not made.std or abs(made.std - 1.0) <= _ALIKE:
+                    return
+        if hasattr(layer, "after"):
             layer.after = None
-            layer.mean, layer.std = law.mean, law.std
-            flow.step(node, layer)
-            made = flow.law(node.outputs[0])
-        # y = (f(x) - mean - c·std)/(d·std): another std moves what comes out by the difference.
-        shift = _shift(layer, node)
-        factor = made.std
-        layer.std = law.std * factor
-        if shift is not None:
-            offset, divisor = shift
-            layer.mean = law.mean + offset + made.mean * divisor - factor * offset
+        layer.mean, layer.std = _tidy(law)
+        layer.constants = constants_at(layer, node)
+        self._fix(node, layer, 0.0 if behind else _SAME, flow)
+
+    def _fix(self, node: Node, layer: nn.Module, near: float, flow) -> None:
+        """Have a layer give mean 0 and the size that is wanted, whatever is correlated."""
+        flow.step(node, layer)
+        law, wanted = flow.law(node.outputs[0]), self._wanted(node)
+        if law is None or not law.std or (wanted == 1.0 and abs(law.std - 1.0) <= near):
+            return
+        shift, forward, backward = layer.constants
+        # Values of mean 0 but for a hundredth are not shifted.
+        mean = _tidy(law)[0] if mixes(layer) else law.mean
+        size = law.std / wanted
+        layer.constants = Constants(shift + mean * forward, forward * size, backward * size)
         flow.step(node, layer)
 
 
@@ -385,28 +352,10 @@ def calibrated(
         return layer, f"is not calibrated for the depth: {problem}"
 
 
-def _arriving(node: Node, layer: nn.Module) -> int:
-    """The input that a layer's law is that of."""
-    return mixed_in(node)[2] if mixes(layer) else node.inputs[0]
-
-
 def _tidy(law: Size) -> tuple[float, float]:
     """Mean and standard deviation, 0 and 1 where they are nearly so."""
     mean = 0.0 if abs(law.mean) <= _SAME * law.std else law.mean
     return mean, 1.0 if abs(law.std - 1.0) <= _SAME else law.std
-
-
-def _shift(layer: nn.Module, node: Node) -> tuple[float, float] | None:
-    """Of a layer's constants, what of the shift is not the mean of its input; and σ."""
-    shape = node.shapes[0]
-    try:
-        constants = layer.constants
-        if constants is None:
-            dims = getattr(layer, "_dims", None)
-            constants = layer.constants_of(shape[1:] if dims is None else (1, *shape[-dims:]))
-    except (TypeError, ValueError):
-        return None
-    return constants.shift - layer.mean, constants.forward
 
 
 def _sizes(found: Sum) -> dict[str, float]:
@@ -417,5 +366,5 @@ def _sizes(found: Sum) -> dict[str, float]:
         return dict.fromkeys(paths, math.sqrt(1.0 / len(paths)))
     if not both:
         return {}
-    size = math.sqrt(1.0 / max(found.place, found.of) / len(both[0]))
+    size = math.sqrt(1.0 / max(found.place, len(found.row)) / len(both[0]))
     return dict.fromkeys(both[0], size)

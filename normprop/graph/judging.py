@@ -93,8 +93,8 @@ def _profile(composition: Composition, roles: Roles, passes: float) -> dict[int,
         arriving = sum(squares.get(v, 0.0) for v in node.outputs[:1])
         if not arriving or not node.inputs:
             continue
-        layer = None if node.module is None else composition.made.get(node.name)
-        live = [v for v in dict.fromkeys(node.inputs) if v in roles.live]
+        layer = roles.twin(node)
+        live = [*dict.fromkeys(roles.live_inputs(node))]
         if layer is not None:
             arriving *= math.exp(_length(layer, node))
         if len(live) > 1:

@@ -1,6 +1,7 @@
 """What the calls of a network are to one another: sums and their parts, gates, heads, the trunk."""
 
 import math
+from collections import defaultdict
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -50,18 +51,17 @@ class Sum:
 
     Attributes:
         node: the call.
-        sources: of each of the two, paths of the layers with a radius that can scale it, or none.
+        sources: of each of the two, paths of the layers that can scale it, or none.
         place: which of its kind on its trunk, from 1 on.
-        of: how many there are on it, where nothing between them brings it back to its scale.
+        row: all of them on it, where nothing between them brings it back to its scale.
     """
 
     node: Node
     sources: tuple[tuple[str, ...], tuple[str, ...]]
     place: int = 1
-    of: int = 1
+    row: list["Sum"] = field(default_factory=list)
 
 
-@dataclass
 class Roles:
     """What is found in a trace.
 
@@ -70,24 +70,40 @@ class Roles:
         made: by path, the twins that layers are exchanged for.
     """
 
-    trace: Trace
-    made: dict[str, nn.Module]
-    users: dict[int, list[Node]] = field(default_factory=dict)
-
-    def __post_init__(self):
-        for node in self.trace.nodes:
+    def __init__(self, trace: Trace, made: dict[str, nn.Module]):
+        self.trace, self.made = trace, made
+        self.users: dict[int, list[Node]] = defaultdict(list)
+        for node in trace.nodes:
             for value in dict.fromkeys(node.inputs):
-                self.users.setdefault(value, []).append(node)
-        self.ends = set(self.trace.nodes[-1].inputs)
-        self.live = self._live()
+                self.users[value].append(node)
+        self.ends = set(trace.nodes[-1].inputs)
+        # Values that depend on what the model is called with.
+        self.live = set(trace.nodes[0].outputs)
+        for node in trace.nodes[1:]:
+            if self.live.intersection(node.inputs) or isinstance(node.module, nn.Embedding):
+                self.live.update(node.outputs)
 
-    def _live(self) -> set[int]:
-        """Values that depend on what the model is called with."""
-        live = set(self.trace.nodes[0].outputs)
-        for node in self.trace.nodes[1:]:
-            if live.intersection(node.inputs) or _is_tokens(node):
-                live.update(node.outputs)
-        return live
+    def twin(self, node: Node) -> nn.Module | None:
+        """What the layer that is called is exchanged for."""
+        return None if node.module is None else self.made.get(node.name)
+
+    def line(self, value: int) -> Iterator[Node]:
+        """Calls that a value comes through, the last one first, to one that changes its numbers."""
+        node = self.trace.producer.get(value)
+        while node is not None and node.inputs and not node.opaque:
+            yield node
+            if not self.carries(node):
+                return
+            node = self.trace.producer.get(node.inputs[0])
+
+    def origin(self, value: int) -> Node | None:
+        """The call that a value has its numbers from."""
+        *_, last = (None, *self.line(value))
+        return None if last is None or self.carries(last) else last
+
+    def live_inputs(self, node: Node) -> list[int]:
+        """Those that depend on what the model is called with."""
+        return [v for v in node.inputs if v in self.live]
 
     # Gates and heads
 
@@ -107,7 +123,7 @@ class Roles:
         """Paths of maps that give logits or outputs, and the value that they give as one."""
         found = {}
         for node in self.trace.nodes:
-            if node.outputs and has_radius(self.made.get(node.name)):
+            if node.outputs and has_radius(self.twin(node)):
                 for value in self._onwards(node.outputs[0]):
                     if value in self.ends or self._is_logit(value):
                         found.setdefault(node.name, value)
@@ -117,7 +133,7 @@ class Roles:
         """Whether a gate makes an output of it."""
         return any(
             self.ends.intersection(self._onwards(node.outputs[0]))
-            for node in self.users.get(value, ())
+            for node in self.users[value]
             if node.outputs and self.is_gate(node.outputs[0])
         )
 
@@ -129,13 +145,13 @@ class Roles:
         for reached in self._onwards(value):
             if reached in self.ends and ranged:
                 return "an output"
-            if any(self._gates(node, reached, ranged) for node in self.users.get(reached, ())):
+            if any(self._gates(node, reached, ranged) for node in self.users[reached]):
                 return "a product"
         return ""
 
     def _gates(self, node: Node, value: int, ranged: bool) -> bool:
         """Whether a call multiplies others by a value that has a range."""
-        live = [v for v in node.inputs if v in self.live]
+        live = self.live_inputs(node)
         product = node.module is None and node.name in _MULTIPLY
         if not (product or is_attention(node)) or len(live) < 2:
             return False
@@ -151,28 +167,58 @@ class Roles:
                 continue
             seen.add(value)
             yield value
-            for node in self.users.get(value, ()):
-                alone = len([v for v in node.inputs if v in self.live]) == 1
+            for node in self.users[value]:
+                onwards = self.carries(node)
                 if node.module is not None:
-                    onwards = self.carries(node) or family_of(node.module) == "pool"
+                    onwards |= family_of(node.module) == "pool"
                 else:
-                    onwards = self.carries(node) or node.name in JOIN | {"mean"}
-                    onwards |= node.name in _NUMBERS and alone
+                    alone = len(self.live_inputs(node)) == 1
+                    onwards |= node.name in JOIN | {"mean"} or (node.name in _NUMBERS and alone)
                 if onwards:
                     waiting += node.outputs[:1]
+
+    def is_gate(self, value: int) -> bool:
+        """Whether a value is a gate's, or a probability."""
+        node = self.origin(value)
+        if node is None or node.module is None:
+            return node is not None and node.name in _GATES
+        return is_ranged(node.module) or family_of(node.module) == "softmax"
 
     # Sums
 
     @cached_property
     def sums(self) -> list[Sum]:
-        """In the order of the calls."""
-        found: list[Sum] = []
+        """In the order of the calls, each with its place along its trunk."""
+        found: dict[int, Sum] = {}
         for node in self.trace.nodes:
             two = node.module is None and node.name in ADD | SUB and len(node.inputs) == 2
-            if two and all(v in self.live for v in node.inputs):
-                found.append(Sum(node, self._sources_of(node)))
-        self._count(found)
-        return found
+            if not (two and len(self.live_inputs(node)) == 2):
+                continue
+            made = found[node.outputs[0]] = Sum(node, self._sources_of(node))
+            trunk = [v for v, own in zip(node.inputs, made.sources, strict=True) if not own]
+            before, between = self._previous(trunk[0], found) if len(trunk) == 1 else (None, "")
+            if before is not None:
+                made.place = 1 if between == "norm" else before.place + 1
+                made.row = [] if between else before.row
+            made.row.append(made)
+        return list(found.values())
+
+    def _previous(self, value: int, sums: dict[int, Sum]) -> tuple[Sum | None, str]:
+        """The sum that a value comes from, and what brings it to its scale in between."""
+        between = ""
+        while value not in sums:
+            node = self.trace.producer.get(value)
+            if node is None or not node.inputs or node.opaque:
+                return None, between
+            family = None if node.module is None else family_of(node.module)
+            if family == "statistics":
+                between = "norm"
+            elif family == "activation":
+                between = between or "activation"
+            elif not self.carries(node):
+                return None, between
+            value = node.inputs[0]
+        return sums[value], between
 
     def _sources_of(self, node: Node):
         sources = [self.sources(value) or self._divisor_of(value) for value in node.inputs]
@@ -185,10 +231,8 @@ class Roles:
 
     def _divisor_of(self, value: int) -> tuple[str, ...]:
         """The path of what a branch ends in, called there alone, that divides by a number."""
-        node = self.trace.producer.get(value)
-        while node is not None and node.inputs and not node.opaque and self.carries(node):
-            node = self.trace.producer.get(node.inputs[0])
-        made = None if node is None or node.module is None else self.made.get(node.name)
+        node = self.origin(value)
+        made = None if node is None else self.twin(node)
         if not (is_curve(made) or mixes(made)):
             return ()
         calls = sum(n.module is node.module for n in self.trace.nodes)
@@ -199,25 +243,22 @@ class Roles:
         node = self.trace.producer.get(value)
         if node is None or not node.inputs or node.opaque or value != node.outputs[0]:
             return ()
-        if node.module is not None:
-            if has_radius(self.made.get(node.name)):
-                return (node.name,)
-            return self.sources(node.inputs[0]) if self.carries(node) else ()
+        if has_radius(self.twin(node)):
+            return (node.name,)
         if self.carries(node):
             return self.sources(node.inputs[0])
-        live = [v for v in node.inputs if v in self.live]
-        if node.name in _MULTIPLY and len(live) == 2 and len(node.inputs) == 2:
+        live = self.live_inputs(node)
+        if node.module is None and node.name in _MULTIPLY | _DIVIDE and live == node.inputs[:1]:
+            # A number, or what is drawn anew, as where whole branches are dropped.
+            drawn = all(v in self.trace.producer for v in node.inputs[1:])
+            return self.sources(live[0]) if drawn else ()
+        if node.module is not None or not len(live) == len(node.inputs) == 2:
+            return ()
+        if node.name in _MULTIPLY:
             values = [v for v in live if not self.is_gate(v)]
             return self.sources(values[0]) if len(values) == 1 else ()
-        others = [v for v in node.inputs if v not in live]
-        drawn = all(v in self.trace.producer for v in others)
-        if node.name in _MULTIPLY | _DIVIDE and len(live) == 1 and live[0] == node.inputs[0]:
-            # A number, or what is drawn anew, as where whole branches are dropped.
-            return self.sources(live[0]) if drawn else ()
-        if node.name in ADD | SUB and len(node.inputs) == 2 and len(live) == 2:
-            parts = self._sources_of(node)
-            return (*parts[0], *parts[1]) if all(parts) else ()
-        return ()
+        parts = self._sources_of(node) if node.name in ADD | SUB else ()
+        return sum(parts, ()) if all(parts) else ()
 
     def carries(self, node: Node) -> bool:
         """Whether a call gives its input on, at other places or without some of it."""
@@ -225,27 +266,11 @@ class Roles:
             return family_of(node.module) in ("moving", "dropout")
         return moves(node) or node.name in _DROPOUTS
 
-    def is_gate(self, value: int) -> bool:
-        """Whether a value is a gate's, or a probability."""
-        node = self.trace.producer.get(value)
-        while node is not None and node.inputs and not node.opaque:
-            if is_ranged(node.module):
-                return True
-            if node.module is not None and family_of(node.module) == "softmax":
-                return True
-            if node.module is None and node.name in _GATES:
-                return True
-            if not self.carries(node):
-                return False
-            node = self.trace.producer.get(node.inputs[0])
-        return False
-
     def _behind(self, value: int) -> set[str]:
         """Paths of the layers that a value comes from."""
         waiting, seen, found = [value], set(), set()
         while waiting:
-            value = waiting.pop()
-            node = self.trace.producer.get(value)
+            node = self.trace.producer.get(waiting.pop())
             if node is None or id(node) in seen:
                 continue
             seen.add(id(node))
@@ -254,64 +279,19 @@ class Roles:
             waiting += node.inputs
         return found
 
-    def _count(self, sums: list[Sum]) -> None:
-        """Number the sums along each trunk."""
-        by_value = {s.node.outputs[0]: s for s in sums}
-        segments: dict[int, list[Sum]] = {}
-        start: dict[int, int] = {}
-        for s in sums:
-            trunk = [v for v, source in zip(s.node.inputs, s.sources, strict=True) if not source]
-            previous, kind = self._previous(trunk[0], by_value) if len(trunk) == 1 else (None, "")
-            if previous is None or kind == "norm":
-                s.place = 1
-            else:
-                s.place = previous.place + 1
-            first = id(s)
-            if previous is not None and kind == "":
-                first = start[id(previous)]
-            start[id(s)] = first
-            segments.setdefault(first, []).append(s)
-        for group in segments.values():
-            for s in group:
-                s.of = len(group)
-
-    def _previous(self, value: int, sums: dict[int, Sum]) -> tuple[Sum | None, str]:
-        """The sum that a value comes from, and what brings it to its scale in between."""
-        kind = ""
-        while value not in sums:
-            node = self.trace.producer.get(value)
-            if node is None or not node.inputs or node.opaque:
-                return None, kind
-            if node.module is not None:
-                family = family_of(node.module)
-                if family == "activation":
-                    kind = kind or "activation"
-                elif family == "statistics":
-                    kind = "norm"
-                elif not self.carries(node):
-                    return None, kind
-            elif not self.carries(node):
-                return None, kind
-            value = node.inputs[0]
-        return sums[value], kind
-
     # The whole
 
     @cached_property
     def trunk(self) -> set[int]:
         """Values that every way from the inputs to the outputs goes through."""
-        prime = (1 << 61) - 1
-        into: dict[int, int] = {}
-        out: dict[int, int] = {}
-        for value in self.trace.nodes[0].outputs:
-            into[value] = 1
-        for node in self.trace.nodes[1:-1]:
+        prime, middle = (1 << 61) - 1, self.trace.nodes[1:-1]
+        # By value, how many ways lead to it, and from it to an output.
+        into = dict.fromkeys(self.trace.nodes[0].outputs, 1)
+        for node in middle:
             ways = sum(into.get(v, 0) for v in node.inputs) % prime
-            for value in node.outputs[:1]:
-                into[value] = ways
-        for value in self.ends:
-            out[value] = 1
-        for node in reversed(self.trace.nodes[1:-1]):
+            into.update(dict.fromkeys(node.outputs[:1], ways))
+        out = dict.fromkeys(self.ends, 1)
+        for node in reversed(middle):
             ways = sum(out.get(v, 0) for v in node.outputs[:1])
             for value in node.inputs:
                 out[value] = (out.get(value, 0) + ways) % prime
@@ -365,7 +345,3 @@ def family_of(layer: nn.Module) -> str | None:
     """What a layer is to a network."""
     entry = rules.entry_that_applies(type(layer))
     return None if entry is None else entry.family
-
-
-def _is_tokens(node: Node) -> bool:
-    return isinstance(node.module, nn.Embedding)

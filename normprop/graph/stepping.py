@@ -56,9 +56,9 @@ class Steps:
         given_laws(self.flow, given)
 
     def law(self, value: int) -> Size | None:
-        """What is known of a value; None where it holds no real numbers."""
+        """What is known of a value; None where it holds no real numbers of finite variance."""
         law = self.flow.laws.get(value)
-        if law is None or law.values is None:
+        if law is None or law.values is None or not math.isfinite(law.variance):
             return None
         return Size(law.mean, math.sqrt(law.variance))
 

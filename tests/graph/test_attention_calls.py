@@ -244,7 +244,7 @@ def test_a_block_that_is_called_again_is_one_layer_and_says_where_the_laws_diffe
     net = convert(Stack([shared, Attending(), shared]), x)
     assert net.blocks[0] is net.blocks[2]
     note = report(net).notes["blocks.0.scaled_dot_product_attention"]
-    assert "has the divisor of its first call" in note
+    assert "in its first call" in note
 
 
 def test_a_loop_at_one_line_is_one_layer():

@@ -638,3 +638,22 @@ def test_refusals(options, error, message):
 def test_dropping_needs_an_example():
     with pytest.raises(ValueError, match="an example input must be given"):
         convert(nn.Sequential(nn.BatchNorm1d(2)), normalization="drop")
+
+
+@pytest.mark.parametrize("name", ["VGG", "ResNet", "pre-activation, ReLU"])
+def test_adaptive_pooling_has_the_constants_of_the_plan_at_every_size(made, name):
+    net, x = made(name)
+    pools = [m for m in net.modules() if isinstance(m, nn.AdaptiveAvgPool2d)]
+    (pool,) = pools
+    row = next(row for row in report(net).after if row.op == "AdaptiveAvgPool2d")
+    assert row.fwd_mean == pytest.approx(0.0, abs=0.02)
+    assert row.fwd_std == pytest.approx(1.0, abs=0.01)
+    shift, divisor, _ = pool.constants
+    for side in (2, 5):
+        y = torch.randn(2, 3, side, side)
+        wanted = (nn.functional.adaptive_avg_pool2d(y, 1) - shift) / divisor
+        torch.testing.assert_close(pool(y), wanted)
+    # So that they can move into the map behind, and what stands in front with them.
+    said = report(normprop.fuse(net, x[:4]))
+    assert not any("shape of its input" in reason for reason in said.kept.values())
+    assert next(p for p, m in net.named_modules() if m is pool) in said.moved
