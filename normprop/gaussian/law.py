@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
+
+from normprop.gaussian.normal import EPS
 
 if TYPE_CHECKING:
     from normprop.gaussian.functions import Function
@@ -101,3 +103,25 @@ def std_error(variance: float, error: float) -> float:
     """What an error of a variance does to its root: |√v - √w| = |v - w|/(√v + √w)."""
     root = math.sqrt(max(variance, 0.0))
     return min(error / root, math.sqrt(error)) if root > 0 else math.sqrt(error)
+
+
+def mixture(parts: Sequence[Figures], chances: Sequence[float]) -> Figures:
+    """Figures where one of several functions, or laws, is drawn by itself."""
+    weighed = list(zip(chances, parts, strict=True))
+    mean = math.fsum(c * part.mean for c, part in weighed)
+    gaps = [abs(part.mean - mean) for part in parts]
+    error, far = max(part.error for part in parts), max(abs(part.mean) for part in parts)
+    spreads = [p.std * p.std + gap * gap for p, gap in zip(parts, gaps, strict=True)]
+    variance = math.fsum(c * each for c, each in zip(chances, spreads, strict=True))
+    slope = math.fsum(c * part.slope * part.slope for c, part in weighed)
+    variance_error, slope_error = 8.0 * EPS * variance, 8.0 * EPS * slope
+    for (c, part), gap in zip(weighed, gaps, strict=True):
+        variance_error += c * part.error * (2.0 * part.std + 4.0 * gap + 5.0 * part.error)
+        variance_error += 8.0 * EPS * c * gap * (abs(part.mean) + abs(mean))
+        slope_error += c * part.error * (2.0 * part.slope + part.error)
+    bound = max(
+        error + 4.0 * EPS * far, std_error(variance, variance_error), std_error(slope, slope_error)
+    )
+    methods = {part.method for c, part in weighed if c > 0}
+    method = "quadrature" if "quadrature" in methods else "closed form"
+    return Figures(mean, math.sqrt(variance), math.sqrt(slope), bound, method)

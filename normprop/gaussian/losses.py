@@ -6,13 +6,12 @@ is a different function of x for each of them: figures of the mixture.
 """
 
 import math
-from collections.abc import Sequence
 
 from normprop.gaussian.closed import Spline
 from normprop.gaussian.elementwise import elementwise
 from normprop.gaussian.families import absolute, of_pieces
 from normprop.gaussian.functions import Function
-from normprop.gaussian.law import Figures, Normal, std_error
+from normprop.gaussian.law import Figures, Normal, mixture
 from normprop.gaussian.named import FUNCTIONS
 from normprop.gaussian.normal import EPS
 
@@ -62,27 +61,3 @@ def hinge_embedding(law: Normal, margin: float, chance: float = 0.5) -> Figures:
 def negative(figures: Figures) -> Figures:
     """Figures of -f."""
     return Figures(-figures.mean, figures.std, figures.slope, figures.error, figures.method)
-
-
-def mixture(parts: Sequence[Figures], chances: Sequence[float]) -> Figures:
-    """Figures where one of several functions is drawn, independently of its argument."""
-    mean = math.fsum(c * part.mean for c, part in zip(chances, parts, strict=True))
-    error = max(part.error for part in parts)
-    variance = slope = variance_error = slope_error = 0.0
-    for c, part in zip(chances, parts, strict=True):
-        gap = part.mean - mean
-        variance += c * (part.std**2 + gap**2)
-        slope += c * part.slope**2
-        variance_error += c * part.error * (2.0 * part.std + 4.0 * abs(gap) + 5.0 * part.error)
-        variance_error += 8.0 * EPS * c * abs(gap) * (abs(part.mean) + abs(mean))
-        slope_error += c * part.error * (2.0 * part.slope + part.error)
-    variance_error += 8.0 * EPS * variance
-    slope_error += 8.0 * EPS * slope
-    bound = max(
-        error + 4.0 * EPS * max(abs(part.mean) for part in parts),
-        std_error(variance, variance_error),
-        std_error(slope, slope_error),
-    )
-    methods = {part.method for part, c in zip(parts, chances, strict=True) if c > 0}
-    method = "quadrature" if "quadrature" in methods else "closed form"
-    return Figures(mean, math.sqrt(variance), math.sqrt(slope), bound, method)

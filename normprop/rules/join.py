@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from normprop.gaussian import Figures
+from normprop.gaussian.law import mixture
 from normprop.gaussian.normal import EPS
 from normprop.rules.arguments import check_number, window_of
 from normprop.rules.registry import Moments
@@ -81,17 +83,9 @@ def concatenation(parts: Sequence[Moments], sizes: Sequence[int]) -> Moments:
         )
     sizes = window_of(tuple(sizes), len(sizes), "sizes")
     whole = sum(sizes)
-    shares = [n / whole for n in sizes]
-    mean = math.fsum(r * p.fwd_mean for r, p in zip(shares, parts, strict=True))
-    variance = math.fsum(
-        r * (p.fwd_std**2 + (p.fwd_mean - mean) ** 2) for r, p in zip(shares, parts, strict=True)
-    )
-    slope = math.sqrt(math.fsum(r * p.bwd_std**2 for r, p in zip(shares, parts, strict=True)))
-    # Means and spreads enter a variance of which they are no larger than the root over √r.
-    error = max(p.error for p in parts)
-    far = max(abs(p.fwd_mean) for p in parts) + math.sqrt(variance)
-    bound = 3.0 * error / math.sqrt(min(shares)) + 16.0 * EPS * (far + slope)
-    return Moments(mean, math.sqrt(variance), slope, bound, joint_method(*parts))
+    figures = [Figures(p.fwd_mean, p.fwd_std, p.bwd_std, p.error, p.method) for p in parts]
+    found = mixture(figures, [n / whole for n in sizes])
+    return Moments(found.mean, found.std, found.slope, found.error, joint_method(*parts))
 
 
 def joint_method(*parts: Moments) -> str:

@@ -13,13 +13,13 @@ from itertools import product
 
 from torch import nn
 
-from normprop.gaussian import Law, Normal, maximum
-from normprop.gaussian.law import std_error
+from normprop.gaussian import Figures, Law, Normal, maximum
+from normprop.gaussian.law import mixture
 from normprop.gaussian.lengths import extreme_size, length
 from normprop.gaussian.normal import EPS
 from normprop.rules.arguments import Shape, check_number, need_shape, window_of
 from normprop.rules.axis import averages, grid, places
-from normprop.rules.registry import CLOSED, Moments, register_each
+from normprop.rules.registry import Moments, register_each
 
 Sizes = tuple[int, ...]
 
@@ -29,22 +29,14 @@ def _maxima(windows: dict[int, int], law: Law, slope: float) -> Moments:
 
     Every gradient goes to one input, so that σ_b² is the number of outputs for each.
     """
-    number = sum(windows.values())
-    parts = [(c / number, *maximum(k, law)) for k, c in windows.items()]
+    parts = [maximum(k, law) for k in windows]
     if len(parts) == 1:
-        _, mean, std, error, method = parts[0]
+        mean, std, error, method = parts[0]
         return Moments(mean, std, slope, error + 2.0 * EPS * slope, method)
-    mean = math.fsum(w * m for w, m, *_ in parts)
-    variance = math.fsum(w * (s * s + (m - mean) ** 2) for w, m, s, *_ in parts)
-    # Each part is off by its own bound, in its mean and in its spread.
-    error = max(e for *_, e, _ in parts)
-    far = max(abs(m) for _, m, *_ in parts)
-    ulps = 4.0 * EPS * (far + math.sqrt(variance))
-    off = math.fsum(w * 2.0 * (s * e + 2.0 * abs(m - mean) * error) for w, m, s, e, _ in parts)
-    off += 4.0 * error * error + 2.0 * ulps * math.sqrt(variance)
-    bound = max(error + ulps, std_error(variance, off), 2.0 * EPS * slope)
-    method = CLOSED if all(each == CLOSED for *_, each in parts) else "quadrature"
-    return Moments(mean, math.sqrt(variance), slope, bound, method)
+    number = sum(windows.values())
+    figures = [Figures(mean, std, 0.0, error, method) for mean, std, error, method in parts]
+    found = mixture(figures, [count / number for count in windows.values()])
+    return Moments(found.mean, found.std, slope, found.error + 2.0 * EPS * slope, found.method)
 
 
 def _geometry(layer: nn.Module, dims: int) -> tuple[Sizes, Sizes]:

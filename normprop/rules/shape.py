@@ -5,12 +5,12 @@ from functools import partial
 
 from torch import nn
 
-from normprop.gaussian import Law, maximum
-from normprop.gaussian.law import std_error
+from normprop.gaussian import Figures, Law, maximum
+from normprop.gaussian.law import mixture
 from normprop.gaussian.normal import EPS
 from normprop.rules.arguments import Shape, window_of
 from normprop.rules.axis import Axis, copied, copies, grid, places, sums
-from normprop.rules.registry import Moments, register, register_each
+from normprop.rules.registry import CLOSED, Moments, register, register_each
 
 Window = tuple[int, int, int, int]
 """Window, dilation, padding and stride along one axis."""
@@ -138,14 +138,10 @@ def _pad(copying: bool, dims: int, layer: nn.Module, law: Law, shape: Shape) -> 
     value = float(getattr(layer, "value", 0.0))
     m, s, error, method = maximum(1, law)
     inside, whole = math.prod(kept), math.prod(outputs)
-    part, rest = inside / whole, (whole - inside) / whole
-    variance = part * s * s + part * rest * (m - value) ** 2
-    mean = part * m + rest * value
-    off = 2.0 * error * (s + abs(m - value) + error) + 8.0 * EPS * variance
-    off += 8.0 * EPS * part * rest * (abs(m) + abs(value)) * abs(m - value)
-    bound = max(error + 4.0 * EPS * (abs(m) + abs(value)), std_error(variance, off), 4.0 * EPS)
+    parts = Figures(m, s, 0.0, error, method), Figures(value, 0.0, 0.0, 0.0, CLOSED)
+    found = mixture(parts, (inside / whole, (whole - inside) / whole))
     slope = math.sqrt(inside / math.prod(sizes))
-    return Moments(mean, math.sqrt(variance), slope, bound, method)
+    return Moments(found.mean, found.std, slope, max(found.error, 4.0 * EPS), method)
 
 
 _BORDER = "at the border an input gets more than one gradient"
