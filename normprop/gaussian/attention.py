@@ -26,8 +26,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from normprop.gaussian.chi import gamma_rule
 from normprop.gaussian.law import Normal, std_error
+from normprop.gaussian.lengths import gamma_rule
 from normprop.gaussian.normal import EPS, REACH
 from normprop.gaussian.softmax import WIDEST, rows_of
 

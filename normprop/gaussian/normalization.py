@@ -16,8 +16,8 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from normprop.gaussian.chi import DEPTH, gamma_rule
 from normprop.gaussian.law import std_error
+from normprop.gaussian.lengths import DEPTH, gamma_rule
 from normprop.gaussian.normal import EPS
 
 

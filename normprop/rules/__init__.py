@@ -13,7 +13,7 @@ no constants why.
 from types import ModuleType as _Module
 
 # ruff: noqa: F401, F403
-from normprop.rules import composite, distance, lazy, loss, shape, upsampling
+from normprop.rules import composite, loss, shape, upsampling
 from normprop.rules.activation import *
 from normprop.rules.arguments import *
 from normprop.rules.attention import *

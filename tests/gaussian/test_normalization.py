@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mpmath import mp, mpf
 
-from normprop.gaussian.chi import gamma_rule
+from normprop.gaussian.lengths import gamma_rule
 from normprop.gaussian.normalization import normalization
 from tests import reference
 

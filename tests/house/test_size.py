@@ -7,12 +7,12 @@ import pytest
 BOUNDS = {
     "normprop": 970,
     "functional": 4_780,
-    "gaussian": 4_180,
+    "gaussian": 4_170,
     "graph": 10_250,
     "kernels": 2_000,
     "montecarlo": 750,
     "nn": 2_300,
-    "rules": 2_770,
+    "rules": 2_750,
 }
 
 
