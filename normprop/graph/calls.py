@@ -121,14 +121,21 @@ class Call:
         return [leaf for leaf in leaves if is_value(leaf)]
 
 
+_OPERATORS = {"add", "sub", "mul", "truediv", "pow", "matmul", "div"}
+_OTHERWISE = {
+    "truediv": "div", "true_divide": "div", "divide": "div", "multiply": "mul", "subtract": "sub",
+}  # fmt: skip
+# Names that arguments have in NumPy, and that torch takes, too.
+_IN_NUMPY = {"axis": "dim", "keepdims": "keepdim", "x": "input", "x2": "other"}
+_SUMS = {"add": 1.0, "sub": -1.0, "rsub": -1.0}
+_OF_TWO = {"maximum": np.maximum, "minimum": np.minimum}
+_NEGLIGIBLE = 1e-3
+
 TABLE: dict[str | Callable, Callable[..., Step]] = {}
 """By name of a function of torch, what it does; others are tried as functions of one place.
 
 One that takes its arguments in another order than its namesakes is there itself.
 """
-
-# Names that arguments have in NumPy, and that torch takes, too.
-_IN_NUMPY = {"axis": "dim", "keepdims": "keepdim", "x": "input", "x2": "other"}
 
 
 def rule(*names: str | Callable):
@@ -184,11 +191,7 @@ def name_of(name: str, function: Callable | None) -> str:
     home, _, own = plain.partition("_")
     if home in ("special", "linalg") and own in TABLE:
         plain = own
-    return {"truediv": "div", "true_divide": "div", "divide": "div", "multiply": "mul",
-            "subtract": "sub"}.get(plain, plain)  # fmt: skip
-
-
-_OPERATORS = {"add", "sub", "mul", "truediv", "pow", "matmul", "div"}
+    return _OTHERWISE.get(plain, plain)
 
 
 class _Inside(TorchFunctionMode):
@@ -202,14 +205,6 @@ class _Inside(TorchFunctionMode):
         self.call, self.steps = call, []
         self.held: dict[int, tuple[Tensor, Value]] = {}
 
-    def hold(self, tensor: Tensor, value: Value | None = None) -> Value:
-        """Note what a tensor stands for; without a value it is one that is at hand."""
-        if value is None:
-            value = Value(("inside", next(fresh)))
-            self.call.tensors[value.number] = tensor
-        self.held[id(tensor)] = tensor, value
-        return value
-
     def stand_in(self, leaf: Value) -> Tensor:
         """The tensor in the place of a value, another in each place."""
         tensor = self.call.tensor(leaf)
@@ -217,12 +212,16 @@ class _Inside(TorchFunctionMode):
             law = self.call.law(leaf)
             kind = torch.int64 if law.values is None else torch.float32
             tensor = torch.empty(law.shape, dtype=kind, device="meta")
-        self.hold(tensor, leaf)
+        self.held[id(tensor)] = tensor, leaf
         return tensor
 
-    def value_of(self, leaf: Tensor) -> Value:
-        """What a tensor stands for."""
-        return self.held[id(leaf)][1] if id(leaf) in self.held else self.hold(leaf)
+    def value_of(self, tensor: Tensor) -> Value:
+        """What a tensor stands for; one that nobody has seen is at hand."""
+        if id(tensor) not in self.held:
+            value = Value(("inside", next(fresh)))
+            self.call.tensors[value.number] = tensor
+            self.held[id(tensor)] = tensor, value
+        return self.held[id(tensor)][1]
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -237,7 +236,7 @@ class _Inside(TorchFunctionMode):
         if not at_work and not any(tensor.is_meta for tensor in tensors):
             made = func(*args, **kwargs)
             if isinstance(made, Tensor) and known and known[0].number in call.weights:
-                call.weights[self.hold(made).number] = call.weight(known[0])[0], None
+                call.weights[self.value_of(made).number] = call.weight(known[0])[0], None
             return made
         args, kwargs = tree_map_only(Tensor, _empty, given)
         made = func(*args, **kwargs)
@@ -254,23 +253,9 @@ class _Inside(TorchFunctionMode):
             numbers = [("inside", next(fresh)) for _ in results]
             for tensor, number, law in zip(results, numbers, step.laws, strict=True):
                 call.laws[number] = law
-                self.hold(tensor, Value(number))
+                self.held[id(tensor)] = tensor, Value(number)
             self.steps.append((numbers, step))
         return made
-
-    def end(self, results: Sequence[Tensor]) -> Step:
-        """What the whole does, which gives these tensors."""
-        values = [self.value_of(tensor) for tensor in results]
-        made = {number for numbers, _ in self.steps for number in numbers}
-
-        def back(gradients):
-            found: dict[int, Gradient] = {}
-            for value, gradient in zip(values, gradients, strict=False):
-                _add(found, value.number, gradient, self.call.law(value))
-            go_back(self.steps, found, self.call.laws)
-            yield from ((Value(n), gradient) for n, gradient in found.items() if n not in made)
-
-        return Step([self.call.law(v) for v in values], back)
 
 
 def _empty(tensor: Tensor) -> Tensor:
@@ -286,11 +271,20 @@ def inside(call: Call, does: Callable, *args, weights: Sequence = (), **kwargs) 
     """
     run = _Inside(call)
     for tensor, own in weights:
-        call.weights[run.hold(tensor).number] = own
+        call.weights[run.value_of(tensor).number] = own
     args, kwargs = in_place_of_values(run.stand_in, (args, kwargs))
     with torch.no_grad(), run:
-        results = does(*args, **kwargs)
-    return run.end(tensors_in(results))
+        values = [run.value_of(tensor) for tensor in tensors_in(does(*args, **kwargs))]
+    made = {number for numbers, _ in run.steps for number in numbers}
+
+    def back(gradients):
+        found: dict[int, Gradient] = {}
+        for value, gradient in zip(values, gradients, strict=False):
+            _add(found, value.number, gradient, call.law(value))
+        go_back(run.steps, found, call.laws)
+        yield from ((Value(n), gradient) for n, gradient in found.items() if n not in made)
+
+    return Step([call.law(value) for value in values], back)
 
 
 def by_torch(*names: str):
@@ -365,7 +359,7 @@ def elementwise(call: Call) -> Step | None:
 def _on_grid(call: Call, arrays: Sequence[Array]) -> tuple[Array, list[Array]] | None:
     """Values and slopes; None of what is no function of one place."""
     leaves = [torch.tensor(a, requires_grad=True) for a in arrays]
-    some = torch.arange(_POINT, len(GRID), 7).flip(0)
+    some = torch.arange(3, len(GRID), 7).flip(0)
     try:
         with torch.enable_grad(), torch.random.fork_rng(()):
             result = _run(call, leaves)
@@ -381,9 +375,6 @@ def _on_grid(call: Call, arrays: Sequence[Array]) -> tuple[Array, list[Array]] |
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, NotImplementedError):
         return None
     return result.detach().numpy(), [slope.numpy(force=True) for slope in slopes]
-
-
-_POINT = 3
 
 
 def _run(call: Call, leaves: Sequence[Tensor]):
@@ -433,12 +424,7 @@ def mixture(laws: Sequence[Field], shares: Sequence[float], covariance: Array, d
         np.concatenate([law.values for law in laws]),
         np.concatenate([share * WEIGHTS for share in shares]),
     )
-    return laws[0].with_covariance(values, covariance, roots_of(*laws), tuple(dims))
-
-
-def roots_of(*laws: Field) -> frozenset:
-    """What any of them was made of."""
-    return frozenset().union(*(law.roots for law in laws))
+    return laws[0].with_covariance(values, covariance, fields.roots_of(*laws), tuple(dims))
 
 
 def note_common_roots(call: Call, left: Field, right: Field) -> None:
@@ -447,17 +433,13 @@ def note_common_roots(call: Call, left: Field, right: Field) -> None:
         call.notes.append(f"the inputs of {call.name} have a source in common; taken for unrelated")
 
 
-_SUMS = {"add": 1.0, "sub": -1.0, "rsub": -1.0}
-_OF_TWO = {"maximum": np.maximum, "minimum": np.minimum}
-
-
 def _independent(call: Call, values, laws: Sequence[Field], chains: Sequence[Chain]) -> Step:
     """A function of two tensors that have nothing in common."""
     name = call.name
     if len(values) != 2 or name not in (*_SUMS, *_OF_TWO, "mul", "div"):
         return unknown(call, f"what {name} does to several laws is not known")
     left, right = laws
-    roots = roots_of(left, right)
+    roots = fields.roots_of(left, right)
     if _share(left, right) > _NEGLIGIBLE:
         note_common_roots(call, left, right)
     first, second = agreeing(left.covariance, right.covariance)
@@ -505,9 +487,6 @@ def _independent(call: Call, values, laws: Sequence[Field], chains: Sequence[Cha
             yield value, shifted(found, chains[which].back)
 
     return Step([law], back)
-
-
-_NEGLIGIBLE = 1e-3
 
 
 def _share(left: Field, right: Field) -> float:

@@ -36,7 +36,9 @@ BELOW = np.cumsum(WEIGHTS) - 0.5 * WEIGHTS
 # Places of a second variable, and its probabilities.
 _FEW = ((np.arange(160) + 0.5) / 80.0 - 1.0) * 6.0
 _CHANCES = np.exp(-0.5 * _FEW**2) / np.exp(-0.5 * _FEW**2).sum()
+# What counts as none of a covariance, and the largest array of covariances of an image.
 _NOTHING = 1e-12
+_LARGEST = 2**22
 
 
 @lru_cache(maxsize=1)
@@ -478,6 +480,11 @@ class Field:
         return self.with_covariance(np.sort(values), covariance, roots, dims)
 
 
+def roots_of(*laws: Field) -> frozenset:
+    """What any of them was made of."""
+    return frozenset().union(*(law.roots for law in laws))
+
+
 def measured(tensor: Tensor, samples: bool = False, roots=frozenset()) -> Field:
     """The law of numbers; covariances of places of an image are kept at every distance."""
     dims = dims_of(tensor.shape, samples)
@@ -492,9 +499,6 @@ def measured(tensor: Tensor, samples: bool = False, roots=frozenset()) -> Field:
     image = tensor.ndim >= 4 and math.prod(2 * n for n in sizes[-2:]) * 8 <= _LARGEST
     fine = range(max(len(sizes) - (tensor.ndim - 2), 0), len(sizes)) if image else ()
     return Field.normal(dims, mean, _covariances(numbers - mean, fine), roots)
-
-
-_LARGEST = 2**22
 
 
 def _covariances(centred: Array, fine: Sequence[int]) -> Array:

@@ -46,12 +46,10 @@ class Known:
 
     def stand_in(self, tensor: Tensor) -> Tensor:
         """A tensor without numbers for one with, the same each time."""
-        for place, held in self._own.items():
-            if held is tensor and place in self._stand_ins:
-                return self._stand_ins[place]
-        empty = torch.empty_like(tensor, device="meta", requires_grad=False)
-        self._own[id(empty)], self._stand_ins[id(empty)] = tensor, empty
-        return empty
+        if id(tensor) not in self._stand_ins:
+            empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+            self._own[id(empty)], self._stand_ins[id(tensor)] = tensor, empty
+        return self._stand_ins[id(tensor)]
 
     def told(self, run: Trace, node: Node, call: tuple) -> object:
         """The result of a call, in which tensors have no numbers; None where it is not known."""

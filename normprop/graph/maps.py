@@ -28,6 +28,12 @@ from normprop.graph.fields import (
     widened,
 )
 
+OF_INPUT = "its weight is made of what the model is given"
+# How many places, or inputs, are many, and are few.
+_MANY = 64
+_FEW = 4
+_ROUNDING = 1e-13
+
 
 def dimensions(argument, ndim: int) -> list[int]:
     """Dimensions that an argument names; all of them where it names none."""
@@ -53,9 +59,6 @@ def _averaged(call: Call, input, dim=None, *_, **__) -> Step:
     covariance = chain(law.covariance) * scale**2
     made = _blended(own, scale * size, covariance, chain)
     return Step.linear(input, made, lambda array: chain.back(array) * scale**2)
-
-
-_MANY = 64
 
 
 def _blended(law: Field, sums: float, covariance: Array, chain: Chain, before=None) -> Field:
@@ -312,10 +315,6 @@ class Weight:
         return sum(share * once(array, distance) for distance, share in apart.items())
 
 
-_ROUNDING = 1e-13
-_FEW = 4
-
-
 def through_weights(call, value, weight, root, channel, windows=(), up=False) -> Step:
     """A map with weights over a dimension of channels and the dimensions of places behind it."""
     law, shape = call.law(value), call.shapes[0]
@@ -354,9 +353,6 @@ def through_weights(call, value, weight, root, channel, windows=(), up=False) ->
 
 def _at_hand(call: Call, weight, bias) -> bool:
     return call.tensor(weight) is not None and (bias is None or call.tensor(bias) is not None)
-
-
-OF_INPUT = "its weight is made of what the model is given"
 
 
 @rule("linear")

@@ -30,6 +30,8 @@ from normprop.graph.fields import (
 from normprop.graph.maps import Windows, entries_of, windows_of
 from normprop.graph.trace import Value
 
+# By how much correlations in a window may differ.
+_EVEN = 0.1
 _POOLS = [f"{kind}max_pool{d}d" for kind in ("", "adaptive_") for d in (1, 2, 3)]
 
 
@@ -63,7 +65,9 @@ def of_windows(call: Call, value, first: int, windows: Sequence[Windows]) -> Ste
     for axis in windows:
         if axis.inputs > 1:
             window, same = _in_window(window, k, axis), at(same, k)
-    if _uneven(rho, k, windows) or not _monotone(law):
+    steps, least = np.diff(law.values), 1e-9 * math.sqrt(law.variance or 1.0)
+    monotone = (steps >= -least).all() or (steps <= least).all()
+    if not monotone or _uneven(rho, k, windows):
         call.notes.append("the places of a window are taken to be correlated alike")
     common = (size * window - same) / max(size - 1, 1)
     c = min(max(at_zero(common), 0.0), 1.0)
@@ -97,11 +101,6 @@ def of_windows(call: Call, value, first: int, windows: Sequence[Windows]) -> Ste
     return Step([result, *map(Field.tokens, call.shapes[1:])], back)
 
 
-def _monotone(law: Field) -> bool:
-    steps, least = np.diff(law.values), 1e-9 * math.sqrt(law.variance or 1.0)
-    return bool((steps >= -least).all() or (steps <= least).all())
-
-
 def _uneven(rho: Array, first: int, windows: Sequence[Windows]) -> bool:
     """Whether the correlations in a window differ enough to matter."""
     for _ in range(first):
@@ -113,9 +112,6 @@ def _uneven(rho: Array, first: int, windows: Sequence[Windows]) -> bool:
             rho = rho.take(near, axis=k)
     others = np.delete(rho.ravel(), int(np.argmin(np.abs(rho.ravel() - at_zero(rho)))))
     return others.size > 1 and bool(np.ptp(others) > _EVEN)
-
-
-_EVEN = 0.1
 
 
 def _in_window(array: Array, k: int, axis: Windows) -> Array:

@@ -16,7 +16,6 @@ from normprop.graph.calls import (
     inside,
     mixture,
     portion,
-    roots_of,
     rule,
     unknown,
 )
@@ -34,10 +33,14 @@ from normprop.graph.fields import (
     elsewhere,
     ones,
     plus,
+    roots_of,
     shifted,
     sized,
 )
 from normprop.graph.known import in_place_of_values
+
+# From which correlation on two places are not taken for independent.
+_ALIKE = 0.05
 
 
 @rule(
@@ -255,9 +258,6 @@ def _take(chain: Chain, dim: int, part: int, step: int) -> None:
 
     chain.then(forward, back)
     chain.dims[dim] = sized(chain.dims[dim], part)
-
-
-_ALIKE = 0.05
 
 
 def _alike(law: Field, dim: int) -> float:

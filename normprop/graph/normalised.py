@@ -38,7 +38,9 @@ def step_of_layer(call: Call, layer: nn.Module, node: Node) -> Step:
         if plain is nn.Module:
             return unknown(call)
     if family == "dropout" and not layer.training:
-        return _evaluated(call, layer)
+        training, *center, factor = layer.constants
+        shift, law = center[0] if center else training.shift, call.law(call.args[0])
+        return Step.curve(call.args[0], law.image((law.values - shift) * factor), factor)
     running, weights = _running(layer, node)
     forward = functools.partial(plain.forward, running)
     if family == "attention":
@@ -55,7 +57,7 @@ def _each_divided(attend: Callable, constants: AttentionConstants) -> Callable:
     _, _, first, *others = constants
 
     def scaled(factor: float) -> Callable:
-        return custom(lambda call: Step.curve(call.args[0], call.law(call.args[0]), factor))
+        return custom(lambda call, x: Step.curve(x, call.law(x), factor))
 
     def apply(query, key, value, *more, **named):
         if {*others} != {first}:
@@ -96,7 +98,9 @@ def _running(layer: nn.Module, node: Node) -> tuple[nn.Module, list]:
         return _with(layer, weight=weight), [(weight, (root, None))]
     if not isinstance(layer, Parametric):
         return layer, []
-    forward, bias, backward = map(_tensor, weights_that_run(layer))
+    forward, bias, backward = (
+        None if array is None else torch.from_numpy(array) for array in weights_that_run(layer)
+    )
     before, after, _ = layer.absorbed or Absorbed()
     gain = before.scale / after.scale
     used, back = forward * gain, backward * gain * (before.gradient / after.gradient)
@@ -117,20 +121,6 @@ def _divided(step: Step, constants: Constants) -> Step:
     return Step([moved, *step.laws[1:]], back)
 
 
-def _tensor(array):
-    return None if array is None else torch.from_numpy(array)
-
-
-def _evaluated(call: Call, layer: nn.Module) -> Step:
-    """Dropout in evaluation."""
-    training, *center, factor = layer.constants
-    (value,) = call.values()
-    law = call.law(value)
-    shift = center[0] if center else training.shift
-    moved = law.image((law.values - shift) * factor)
-    return Step.curve(value, moved, factor)
-
-
 def _attention(layer: nn.Module, node: Node) -> tuple[nn.Module, list]:
     constants = constants_at(layer, node)
     running = {k: w.double() for k, w in layer.weights_that_run(constants).items()}
@@ -143,15 +133,13 @@ def _attention(layer: nn.Module, node: Node) -> tuple[nn.Module, list]:
         back = [normalize_weight(w, "backward", layer.per) for w in own]
         back = [w * f for w, f in zip(back, factors, strict=True)]
         back_out = normalize_weight(out, "backward", layer.per, gain=layer.gain / constants.forward)
-    made = _with(layer, **dict(zip(_PROJECTIONS, own, strict=True)))
+    q, k, v = own
+    made = _with(layer, q_proj_weight=q, k_proj_weight=k, v_proj_weight=v)
     made._qkv_same_embed_dim = False
     made.__dict__["_modules"] = {"out_proj": _with(layer.out_proj, weight=out)}
     return made, [
         (w, (frozenset(), b)) for w, b in zip((*own, out), (*back, back_out), strict=True)
     ]
-
-
-_PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 @rule("functional.residual")

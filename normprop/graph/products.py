@@ -22,7 +22,6 @@ from normprop.graph.calls import (
     mixture,
     note_common_roots,
     portion,
-    roots_of,
     rule,
     unknown,
 )
@@ -46,6 +45,7 @@ from normprop.graph.fields import (
     middle,
     ones,
     plus,
+    roots_of,
     shifted,
     size_of,
     total,
@@ -55,6 +55,11 @@ from normprop.graph.maps import OF_INPUT, dimensions, linear, windows_of
 from normprop.graph.mixes import normalised, of_windows
 from normprop.graph.trace import Value, is_value
 from normprop.rules.dropout import ALPHA
+
+# Logits below count as hidden.
+_HIDDEN = -30.0
+_UNKNOWN_MASK = "what its mask hides is not known before it runs; taken for nothing"
+_ALPHA = ("alpha_dropout", "feature_alpha_dropout")
 
 # Sums over products.
 
@@ -153,9 +158,6 @@ def _bilinear(call: Call, input1, input2, weight, bias=None) -> Step:
 
 
 # Masks.
-
-_HIDDEN = -30.0
-"""Logits below count as hidden."""
 
 
 @rule("add", "sub", "rsub")
@@ -317,8 +319,6 @@ def _log_probabilities(call: Call, value, dim: int) -> Step:
 
 # Attention.
 
-_UNKNOWN_MASK = "what its mask hides is not known before it runs; taken for nothing"
-
 
 @rule("scaled_dot_product_attention")
 def _attention(call: Call, *args, **kwargs) -> Step:
@@ -362,8 +362,6 @@ def _multi_head(call: Call, *args, **kwargs) -> Step:
 
 
 # Dropout and embeddings.
-
-_ALPHA = ("alpha_dropout", "feature_alpha_dropout")
 
 
 @rule("dropout", "dropout1d", "dropout2d", "dropout3d", *_ALPHA)
