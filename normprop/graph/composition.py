@@ -18,7 +18,7 @@ deviation 1, or the size that its place in a sum asks for.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -115,13 +115,6 @@ class Composition:
             scaled = sum(any(s.sources) for s in sums)
             lines.append(f"{scaled} of {len(sums)} sums have branches of a size of their own")
         return tuple(lines)
-
-    def layers(self) -> Iterator[Node]:
-        """Calls of layers that have a twin, or had one."""
-        for roles in self.roles:
-            for node in roles.trace.nodes:
-                if node.module is not None and node.name in self.plain:
-                    yield node
 
     # Before any law
 

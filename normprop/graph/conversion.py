@@ -331,115 +331,110 @@ def _check_wishes(growth, logits, orthogonal, normalization) -> None:
 
 
 class _Converter:
-    """A walk over a model, which it changes."""
+    """A walk over a model, which it changes; a layer at several paths is known by its first."""
 
     def __init__(self, model, example, options, wishes, orthogonal):
-        self.model, self.options, self.wishes = model, options, wishes
+        self.model, self.example, self.options, self.wishes = model, example, options, wishes
         self.orthogonal = orthogonal
         self.composition: Composition | None = None
         self.plan: tuple[str, ...] = ()
-        self.example: Example | None = example
         self.converted: dict[str, str] = {}
         self.kept: dict[str, str] = {}
         self.notes: dict[str, str] = {}
-        self.made: dict[int, nn.Module] = {}
-        # Why modules stay wherever else they are found.
+        # By path, all paths of a layer, the layers that may have a twin, and their twins.
+        self.paths: dict[str, list[str]] = {}
+        self.plain: dict[str, nn.Module] = {}
+        self.made: dict[str, nn.Module] = {}
+        # By identity, why modules stay wherever they are found.
         self.held: dict[int, str] = {}
         self.in_front = {} if example is None else in_front(example.traces)
 
     def convert(self) -> nn.Module:
-        found = {path: (layer, reason) for path, layer, reason, _ in layers_of(self.model)}
-        plain = {path: layer for path, (layer, _) in found.items()}
-        for path, (layer, reason) in found.items():
+        found = [(path, layer, reason) for path, layer, reason, _ in layers_of(self.model)]
+        for path, layer, reason in found:
             if reason is not None:
-                self.kept[path] = reason
                 self._hold(path, layer, reason)
-        # What stands in front of a pooling layer has to be there before it.
-        order = sorted(
-            (p for p in plain if p not in self.kept), key=lambda p: family_of(plain[p]) == "pool"
-        )
-        twins_of: dict[str, nn.Module] = {}
-        for path in order:
-            try:
-                twins_of[path] = self._twin(path, plain[path], twins_of)
-            except _KeptError as kept:
-                self.kept[path] = str(kept)
-            except (TypeError, ValueError) as problem:
-                self.kept[path] = f"has no normalised form: {problem}"
-            if path in self.kept:
-                self.held.setdefault(id(plain[path]), self.kept[path])
+        first: dict[int, str] = {}
+        for path, layer, _ in found:
+            own = first.setdefault(id(layer), path)
+            self.paths.setdefault(own, []).append(path)
+            if own == path and id(layer) not in self.held:
+                self.plain[path] = layer
+        self._make_twins()
         if self.orthogonal:
-            _draw_orthogonal(twins_of.values())
+            _draw_orthogonal(self.made.values())
         if self.options["scaling"] == "forward":
-            compose = self._calibrate if self.example is None else self._compose
-            compose(plain, twins_of)
-        self._without_constants(twins_of)
-        for path, layer in plain.items():
-            if path in twins_of:
-                self.converted[path] = torch_type(type(layer)).__name__
+            self._calibrate() if self.example is None else self._compose()
+        self._without_constants()
         if self.options["method"] == "project":
-            self._project(plain, twins_of)
-        self._allow_writes(twins_of)
-        if self.example is not None:
-            for path in twins_of:
-                if path not in self.example.reached:
-                    self.notes.setdefault(path, "is not reached by the example")
-        for path, made in twins_of.items():
-            for part in self.kept:
-                if part.startswith(f"{path}." if path else ""):
-                    self.kept[part] = f"has a weight that {path or 'the model'} normalises"
-            self.model = put_in(self.model, path, plain[path], made)
-        # In the order of the model again.
-        self.kept = {path: self.kept[path] for path in plain if path in self.kept}
-        self.notes = {path: self.notes[path] for path in plain if path in self.notes}
+            self._project()
+        self._allow_writes()
+        for path in self.made:
+            if self.example is not None and path not in self.example.reached:
+                self.notes.setdefault(path, "is not reached by the example")
+        for path, layer, reason in found:
+            owners = [p for p in self.converted if path.startswith(f"{p}." if p else "")]
+            if first[id(layer)] in self.made:
+                self.converted[path] = torch_type(type(layer)).__name__
+            elif owners:
+                self.kept[path] = f"has a weight that {owners[-1] or 'the model'} normalises"
+            else:
+                self.kept[path] = reason or self.held[id(layer)]
+        self.notes = {path: self.notes[path] for path, *_ in found if path in self.notes}
+        for path, made in self.made.items():
+            self.model = put_in(self.model, path, self.plain[path], made)
         return self.model
 
-    def _compose(self, plain, twins_of) -> None:
+    def _make_twins(self) -> None:
+        # What stands in front of a pooling layer has to be there before it.
+        for path in sorted(self.plain, key=lambda p: family_of(self.plain[p]) == "pool"):
+            try:
+                self.made[path] = self._twin(path)
+            except (TypeError, ValueError) as problem:
+                self._keep(path, f"has no normalised form: {problem}")
+            except _KeptError as kept:
+                self._keep(path, str(kept))
+
+    def _compose(self) -> None:
         """Give the twins the constants of the laws that arrive."""
         example = self.example
         try:
-            found = Composition(example.traces, twins_of, plain, self.wishes, example.steps)
+            found = Composition(example.traces, self.made, self.plain, self.wishes, example.steps)
         except _UNFORESEEN as problem:
             # Whatever was chosen up to there goes.
             self.made.clear()
-            for path in list(twins_of):
-                twins_of[path] = self._twin(path, plain[path], twins_of)
+            self._make_twins()
             self.plan = (f"none, as the laws were lost: {type(problem).__name__}: {problem}",)
             return
         self.composition = found
         self.notes |= found.notes
-        # A layer at several paths has been seen at one of them.
-        kept = {id(plain[path]): reason for path, reason in found.kept.items()}
-        chosen = {id(plain[node.name]): twins_of.get(node.name) for node in found.layers()}
-        for path, layer in plain.items():
-            if id(layer) in kept:
-                self.kept[path] = kept[id(layer)]
-                twins_of.pop(path, None)
-            elif path in twins_of and id(layer) in chosen:
-                twins_of[path] = chosen[id(layer)]
+        for path, reason in found.kept.items():
+            self._keep(path, reason)
 
-    def _without_constants(self, twins_of) -> None:
+    def _without_constants(self) -> None:
         """Leave attention as it is where it has none for what it is called with."""
         traces = () if self.example is None else self.example.traces
         for node in (node for trace in traces for node in trace.nodes):
-            made = None if node.module is None else twins_of.get(node.name)
+            made = None if node.module is None else self.made.get(node.name)
             if mixes(made):
                 try:
                     constants_at(made, node)
                 except ValueError as problem:
-                    self.kept[node.name] = f"has no normalised form: {problem}"
-                    del twins_of[node.name]
+                    self._keep(node.name, f"has no normalised form: {problem}")
 
-    def _calibrate(self, plain, twins_of) -> None:
+    def _calibrate(self) -> None:
         """Without an example: as if all activations stood behind one another."""
-        curves = {path: made for path, made in twins_of.items() if is_curve(made)}
-        known: dict[int, nn.Module] = {}
-        for path, made in curves.items():
-            if id(made) not in known:
-                growth = self.wishes.growth
-                known[id(made)], note = calibrated(made, plain[path], 0.0, 1.0, len(curves), growth)
-                self.notes |= {path: note} if note else {}
-            twins_of[path] = known[id(made)]
+        curves = [path for path, made in self.made.items() if is_curve(made)]
+        depth = sum(len(self.paths[path]) for path in curves)
+        for path in curves:
+            self.made[path], note = calibrated(
+                self.made[path], self.plain[path], 0.0, 1.0, depth, self.wishes.growth
+            )
+            self.notes |= {path: note} if note else {}
+
+    def _keep(self, path: str, reason: str) -> None:
+        self.held[id(self.plain[path])] = reason
+        self.made.pop(path, None)
 
     def _hold(self, path: str, layer: nn.Module, reason: str) -> None:
         self.held.setdefault(id(layer), reason)
@@ -449,11 +444,8 @@ class _Converter:
         for part in inside.modules():
             self.held.setdefault(id(part), f"is a part of {path or 'the model'} too, which stays")
 
-    def _twin(self, path: str, layer: nn.Module, twins_of) -> nn.Module:
-        if id(layer) in self.made:
-            return self.made[id(layer)]
-        if id(layer) in self.held:
-            raise _KeptError(self.held[id(layer)])
+    def _twin(self, path: str) -> nn.Module:
+        layer = self.plain[path]
         base = torch_type(type(layer))
         twin_type = getattr(twins, base.__name__)
         _refuse_hooks(layer)
@@ -464,42 +456,30 @@ class _Converter:
                 raise _KeptError("writes into its input, which the model reads again")
         taken = inspect.signature(twin_type).parameters
         options = {key: value for key, value in self.options.items() if key in taken}
-        if base is nn.Bilinear:
-            # No factor of a neuron serves both of its inputs.
-            options["per"] = "layer"
         if "after" in taken:
-            options |= self._after(path, twins_of)
-        made = _made(layer, base, twin_type, options)
-        self.made[id(layer)] = made
-        return made
+            options |= self._after(path)
+        return _made(layer, base, twin_type, options | twin_type._only)
 
-    def _after(self, path: str, twins_of) -> dict:
+    def _after(self, path: str) -> dict:
         sources = self.in_front.get(path, set())
-        layers = {source: twins_of.get(source) for source in sources}
-        activations = [
-            layer
-            for layer in layers.values()
-            if layer is not None and family_of(layer) == "activation"
-        ]
-        if not activations:
-            return {}
-        if len(sources) > 1:
+        layers = [self.made[source] for source in sources if source in self.made]
+        activations = [layer for layer in layers if family_of(layer) == "activation"]
+        if activations and len(sources) > 1:
             raise _KeptError(f"is called behind different layers, {', '.join(sorted(sources))}")
-        return {"after": activations[0]}
+        return {"after": activations[0]} if activations else {}
 
-    def _project(self, plain, twins_of) -> None:
+    def _project(self) -> None:
         """Put weights on their balls, where all who hold them want the same."""
         holders: dict[int, list[str]] = {}
-        for path, module in paths_of(self.model):
+        for path, module in self.model.named_modules():
             for parameter in module._parameters.values():
                 if parameter is not None:
                     holders.setdefault(id(parameter), []).append(path)
-        for path, made in twins_of.items():
+        for path, made in self.made.items():
             if getattr(made, "method", None) != "project":
                 continue
             others = [p for p in holders[id(made.weight)] if p != path]
-            same = all(_ball(twins_of.get(p)) == _ball(made) for p in others)
-            if same:
+            if all(_ball(self.made.get(p)) == _ball(made) for p in others):
                 made.project_()
                 continue
             made.method = "normalize"
@@ -508,19 +488,19 @@ class _Converter:
                 "wants it otherwise"
             )
 
-    def _allow_writes(self, twins_of) -> None:
-        layers = {p: made for p, made in twins_of.items() if hasattr(made, "overwritten")}
-        written = {}
+    def _allow_writes(self) -> None:
+        layers = {p: made for p, made in self.made.items() if hasattr(made, "overwritten")}
         if self.example is None:
             for made in layers.values():
                 own = made.plain if isinstance(made, twins.Calibrated) else made
                 if made.keeps_output and not isinstance(own, _KEEP_THEIR_OUTPUT):
                     made.overwritten = "output"
         elif layers:
-            written = self.example.overwritten(layers, self.converted)
-        for path, which in written.items():
-            layers[path].overwritten = which
-            self.notes[path] = f"keeps for its gradient what torch's keeps: its {which} is written"
+            for path, which in self.example.overwritten(layers, self.made).items():
+                layers[path].overwritten = which
+                self.notes[path] = (
+                    f"keeps for its gradient what torch's keeps: its {which} is written"
+                )
 
 
 class _KeptError(Exception):

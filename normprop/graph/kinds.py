@@ -16,8 +16,6 @@ from normprop.graph.trace import Node
 _IDENTITY = Constants(0.0, 1.0, 1.0)
 _NO_LIMITS = (-math.inf, math.inf)
 _JOINS = (twins.Residual, twins.Concat)
-_REMADE = (twins.Bilinear, twins.Embedding, twins.MultiheadAttention)
-"""Twins with weights that hold what they run with; no constant goes into them or comes out."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ def kind_of(module: nn.Module) -> Kind | None:
     if type(module) is not plain:
         return None
     facts = rules.entry_of_type(plain)
-    if facts is not None and facts.algebra not in (None, "curve"):
+    if facts is not None and facts.algebra not in (None, "curve", "remade"):
         return _by_facts(module, plain, _IDENTITY, facts)
     # Its parameters are its own affair, whoever else holds them.
     own_parameters = any(p is not None for p in module._parameters.values())
@@ -121,11 +119,11 @@ def kind_of(module: nn.Module) -> Kind | None:
 
 
 def _of_twin(module, plain) -> Kind:
-    if isinstance(module, _REMADE):
-        return Kind("remade", plain, None if plain is nn.MultiheadAttention else _IDENTITY)
     if plain is None:
         return Kind("curve", None, module.constants)
     facts = rules.entry_of_type(plain)
+    if facts.algebra == "remade":
+        return Kind("remade", plain, None if facts.shaped else _IDENTITY)
     if facts.family == "map":
         return _by_facts(module, plain, _IDENTITY, facts)
     constants = getattr(module, "constants", None)

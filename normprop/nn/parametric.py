@@ -321,7 +321,9 @@ class ConvTranspose3d(_ConvTranspose, nn.ConvTranspose3d):
 class Bilinear(Parametric, nn.Bilinear):
     """Bilinear map with weights on the unit ball: see :func:`normprop.functional.bilinear`."""
 
+    # No factor of a neuron serves both of its inputs.
     _defaults: ClassVar = {"per": "layer"}
+    _only: ClassVar = _defaults
 
     def _forget(self) -> None:
         if "method" in self.__dict__:

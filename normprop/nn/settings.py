@@ -25,6 +25,8 @@ class Settings:
     # A TypedDict of what a layer takes by name alone, and where it differs from the usual defaults.
     _keywords: ClassVar[type]
     _defaults: ClassVar[dict[str, object]] = {}
+    # What an argument has to be, whatever a whole network asks for.
+    _only: ClassVar[dict[str, object]] = {}
     # Attributes that are no arguments, and on which the constants depend.
     _followed: ClassVar[frozenset[str]] = frozenset()
     # The attributes of arguments whose names nn.Module has for methods.

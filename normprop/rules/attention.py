@@ -201,6 +201,7 @@ register(
     note="self-attention over n positions, O(n/embed_dim) for weights that are independent",
     shaped=True,
     family="map",
+    algebra="remade",
     draws=lambda layer: layer.training and layer.dropout > 0,
 )
 register(ScaledDotProductAttention, independent_attention, shaped=True, family="attention")

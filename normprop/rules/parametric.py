@@ -264,6 +264,7 @@ register(
     note="two independent inputs of one law; backward the entries of the first input, then "
     "those of the second",
     family="map",
+    algebra="remade",
 )
 
 
@@ -350,6 +351,7 @@ register(
     _embedding,
     note="over uniform tokens, one entry a dimension; no gradient reaches a token",
     family="map",
+    algebra="remade",
 )
 register(
     nn.EmbeddingBag,

@@ -79,12 +79,15 @@ Family = Literal[
 ]  # fmt: skip
 """What a layer is to a network: "map" has weights, "moving" changes no number but its place."""
 
-Algebra = Literal["batchnorm", "clamp", "commuting", "curve", "homogeneous", "map", "norm"]
+Algebra = Literal[
+    "batchnorm", "clamp", "commuting", "curve", "homogeneous", "map", "norm", "remade"
+]  # fmt: skip
 """What becomes of an affine map of the input.
 
 "map": linear but for a bias; "clamp" to ``limits``; "homogeneous": f(cx) = c f(x) for c > 0;
 "commuting" with every affine map; "norm": no affine map of the input changes the output, nor, in
-training, that of a "batchnorm"; "curve": any other function.
+training, that of a "batchnorm"; "remade": no constant goes into them or comes out, as the
+output is no such map of the input; "curve": any other function.
 """
 
 
