@@ -82,7 +82,12 @@ class Composition:
                 if path in self.made:
                     self.kept[path] = f"keeps its range, as it reaches {end}"
                     del self.made[path]
-        self.depth = self._depth()
+        curves = {path for path, layer in self.made.items() if is_curve(layer)}
+        # Activations on the longest way.
+        self.depth = max(roles.longest(curves) for roles in self.roles)
+        for layer in filter(mixes, self.made.values()):
+            # Until it is known what averaging leaves.
+            layer.constants = Constants(0.0, 1.0, 1.0)
         self.targets, self.branches = self._targets()
         self._share = dict.fromkeys(self.targets, 1.0)
         self.shared, self.in_front = self._shared()
@@ -117,11 +122,6 @@ class Composition:
         return tuple(lines)
 
     # Before any law
-
-    def _depth(self) -> int:
-        """Activations on the longest way."""
-        counted = {path for path, layer in self.made.items() if is_curve(layer)}
-        return max(roles.longest(counted) for roles in self.roles)
 
     def _targets(self) -> tuple[dict[str, float], dict[str, str]]:
         targets, branches = {}, {}
@@ -227,8 +227,7 @@ class Composition:
                 layer.constants = Constants(shift, forward / size, backward / size)
                 share = f"gives a standard deviation of {size:.3g}, its share of a sum"
                 self.notes[node.name] = share
-        elif known and mixes(layer):
-            layer.constants = Constants(0.0, 1.0, 1.0)
+        elif mixes(layer):
             self._fix(node, layer, _SAME, flow)
             return
         elif known and family_of(layer) != "dropout" and hasattr(layer, "mean"):
@@ -319,19 +318,7 @@ class Composition:
 def calibrated(
     layer: nn.Module, plain: nn.Module, mean: float, std: float, depth: int, growth: float
 ) -> tuple[nn.Module, str]:
-    """An activation at a law, calibrated where the depth asks for it.
-
-    Args:
-        layer: the twin, or what was calibrated before.
-        plain: the layer of torch.
-        mean: of what arrives.
-        std: of what arrives.
-        depth: activations in the stack.
-        growth: of the squared gradient.
-
-    Returns:
-        The layer, and why it is not calibrated where it cannot be.
-    """
+    """A twin at a law, calibrated where so many activations ask for it, and why it cannot be."""
     if not isinstance(layer, twins.Calibrated):
         layer.mean, layer.std = mean, std
         figures = rules.moments(plain, mean, std)

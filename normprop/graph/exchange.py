@@ -1,6 +1,7 @@
 """What is exchanged before a network is converted: classes from elsewhere, and normalisation."""
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import torch
@@ -90,15 +91,7 @@ def exchange(
 ) -> tuple[nn.Module, dict[str, str]]:
     """Put layers that are known in the place of classes from elsewhere.
 
-    Args:
-        model: is changed.
-        replace: by class, what makes the other module out of one.
-
-    Returns:
-        The model, and by path what was exchanged for what.
-
-    Raises:
-        TypeError: a function makes no module.
+    Returns the model, which is changed, and by path what was exchanged for what.
     """
     found: dict[str, str] = {}
     made: dict[int, nn.Module] = {}
@@ -125,14 +118,8 @@ def drop_normalization(model: nn.Module, example: Example) -> tuple[nn.Module, d
     """Exchange layers that normalise by statistics for the identity.
 
     Their shift goes to the map in front, as a bias of 0, where that has none and nobody else reads
-    what it gives.
-
-    Args:
-        model: is changed.
-        example: says what stands in front.
-
-    Returns:
-        The model, and by path what became of a layer, with the keys of the ``state_dict`` that go.
+    what it gives.  Returns the model, which is changed, and by path what became of a layer, with
+    the keys of the ``state_dict`` that go.
     """
     found: dict[str, str] = {}
     fronts = _fronts(example)
@@ -161,23 +148,14 @@ def _fronts(example: Example) -> dict[str, str]:
     """By path of a layer, that of the map whose output goes to it alone, in every call."""
     found: dict[str, set[str | None]] = {}
     for run in example.traces:
-        readers: dict[int, int] = {}
+        readers = Counter(value for node in run.nodes for value in node.inputs)
         for node in run.nodes:
-            for value in node.inputs:
-                readers[value] = readers.get(value, 0) + 1
-        for node in run.nodes:
-            if node.module is None or not node.inputs:
-                continue
-            front = run.producer.get(node.inputs[0])
-            alone = front is not None and front.module is not None
-            alone = alone and readers[node.inputs[0]] == 1
-            found.setdefault(node.name, set()).add(front.name if alone else None)
-    return {
-        path: front
-        for path, fronts in found.items()
-        for front in fronts
-        if len(fronts) == 1 and front is not None
-    }
+            if node.module is not None and node.inputs:
+                front = run.producer.get(node.inputs[0])
+                alone = front is not None and front.module is not None
+                alone = alone and readers[node.inputs[0]] == 1
+                found.setdefault(node.name, set()).add(front.name if alone else None)
+    return {path: front for path, (front, *more) in found.items() if front and not more}
 
 
 def _give_bias(front: nn.Module, layer: nn.Module) -> bool:

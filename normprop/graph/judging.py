@@ -32,12 +32,7 @@ def trunk_of(composition: Composition, scales: Scales) -> Iterator[tuple[Node, i
 
 
 def outside(composition: Composition, scales: Scales) -> dict[str, str]:
-    """By path, what on the trunk is not as a plan wants it, and why.
-
-    Args:
-        composition: of the network.
-        scales: of the network, predicted.
-    """
+    """By path, what on the trunk is not as a plan wants it, and why."""
     roles = composition.roles[0]
     least, most = (_profile(composition, roles, passes) for passes in (0.0, 1.0))
     whole = _size_of_outputs(roles, scales)
@@ -51,8 +46,7 @@ def outside(composition: Composition, scales: Scales) -> dict[str, str]:
             size = row.bwd_std * row.fwd_std * math.sqrt(math.prod(row.shape)) / whole
             ratio = _beyond(size / passed, least.get(value, 1.0), most.get(value, 1.0))
             # One pooling may do a part of what several do.
-            lost = not _near(ratio / behind) or (_near(behind) and not _near(ratio))
-            if average is not None and lost:
+            if average is not None and behind and _lost(ratio, behind):
                 passed *= ratio / behind
                 found.setdefault(average.path, []).append(
                     f"passes {ratio / behind:.2g} of the norm of its gradient, as what it "
@@ -71,6 +65,11 @@ def _near(ratio: float) -> bool:
     return 1 / NEAR <= ratio <= NEAR
 
 
+def _lost(ratio: float, behind: float) -> bool:
+    """Whether a value lies outside by what is between it and the next one."""
+    return not _near(ratio / behind) or (_near(behind) and not _near(ratio))
+
+
 def _beyond(size: float, least: float, most: float) -> float:
     """By what factor a size is out of a range; 1 within."""
     return size / most if size > most else min(size / least, 1.0) if least else 1.0
@@ -80,12 +79,8 @@ def _profile(composition: Composition, roles: Roles, passes: float) -> dict[int,
     """By value, the norm of its gradient times its signal, over that at the outputs.
 
     A map keeps it, an activation multiplies its square by χ, and what is added or concatenated has
-    of it the share that it has in the result's second moment.
-
-    Args:
-        composition: of the network.
-        roles: of one of its roads.
-        passes: of what attention and averages inside of branches pass on, the share.
+    of it the share that it has in the result's second moment.  Of what reaches attention, and
+    averages inside of branches, the share that ``passes`` goes on.
     """
     flow = composition.flows[0]
     squares: dict[int, float] = dict.fromkeys(roles.ends, 1.0)

@@ -29,14 +29,8 @@ class Rates:
 def rates_of(model: nn.Module, inputs: tuple, keywords: dict) -> Rates | None:
     """What separate scales are worth, where they are legal and weights of maps take it all.
 
-    Args:
-        model: is not changed.
-        inputs: what it is called with.
-        keywords: what else it is called with.
-
-    Returns:
-        ``None`` where there are no separate scales, or where they are more than factors: at
-        joins, per neuron, others in evaluation, or of parameters that are no map's.
+    ``None`` where there are no separate scales, or where they are more than factors: at joins, per
+    neuron, others in evaluation, or of parameters that are no map's.
     """
     if not any(is_separate(module) for module in model.modules()):
         return None

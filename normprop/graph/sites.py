@@ -100,15 +100,10 @@ class Site:
 def exchange_functions(
     model: nn.Module, example: Example
 ) -> tuple[nn.Module, Example, dict[str, str], dict[str, str]]:
-    """Have modules call layers where they call functions that have a twin.
+    """Have modules call layers where they call functions that have a twin; on a copy.
 
-    Args:
-        model: a copy of it is changed.
-        example: of the model.
-
-    Returns:
-        The model and its example; by path of a layer what it stands for, and by name of a function
-        why calls of it stay.
+    Returns the model and its example; by path of a layer what it stands for, and by name of a
+    function why calls of it stay.
     """
     found, stays = [], {}
 
@@ -496,9 +491,7 @@ def _input(call: ast.Call, of_tensor: bool) -> ast.expr:
 def calling_layers(base: type, methods: tuple[tuple[str, tuple[str, str]], ...]) -> type:
     """A class whose methods are written otherwise; its objects are copied and pickled like any.
 
-    Args:
-        base: the class of which it is a subclass, under the same name.
-        methods: by name, the source of a method, and the name of the class that has it.
+    By name of a method, its source, and the name of the class that has it.
     """
     names = ("__module__", "__qualname__", "__doc__")
     body = {name: getattr(base, name) for name in names}

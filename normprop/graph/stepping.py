@@ -23,12 +23,9 @@ class Size:
 
 
 def varied(given: object) -> tuple[object, bool]:
-    """What a model is called with, tensors of one number throughout without it.
+    """What a model is called with, without tensors of one number throughout; whether there were.
 
     An example of zeros shows what a model does, and says nothing of a law: it counts as N(0, 1).
-
-    Returns:
-        The same, and whether there was such a tensor.
     """
     found = []
 
@@ -43,12 +40,7 @@ def varied(given: object) -> tuple[object, bool]:
 
 
 class Steps:
-    """Laws of the values of a trace, as far as it has been gone through.
-
-    Args:
-        run: of a model whose layers are leaves.
-        given: what it was called with.
-    """
+    """Laws of the values of a trace of layers as leaves, as far as it has been gone through."""
 
     def __init__(self, run: Trace, given: object) -> None:
         own = {id(tensor): tensor for tensor in run.constants.values()}
@@ -63,12 +55,7 @@ class Steps:
         return Size(law.mean, math.sqrt(law.variance))
 
     def step(self, node: Node, layer: nn.Module | None) -> None:
-        """Go through a call.
-
-        Args:
-            node: the call.
-            layer: what is called there; None for what was called.
-        """
+        """Go through a call of a layer; None for what was called."""
         if not node.outputs:
             return
         layer = node.module if layer is None else layer

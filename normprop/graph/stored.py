@@ -32,17 +32,10 @@ __all__ = ["lengthen_"]
 
 @torch.no_grad()
 def lengthen_(network: nn.Module, paths: Iterable[str], scales: Scales) -> float | None:
-    """Store the weights of the maps of a network at the norm r, in place.
+    """Store the weights of these maps of a network at the norm r, in place.
 
-    A weight that is not divided by its norm, or that another module holds too, stays.
-
-    Args:
-        network: the maps are its parts.
-        paths: of the maps.
-        scales: what is predicted of the network.
-
-    Returns:
-        r, or ``None`` where no gradient reaches a map.
+    A weight that is not divided by its norm, or that another module holds too, stays.  Returns r,
+    or ``None`` where no gradient reaches a map.
     """
     modules = dict(paths_of(network))
     maps = {p: modules[p] for p in paths if isinstance(modules.get(p), MapFromWeight)}

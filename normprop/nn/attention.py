@@ -72,6 +72,11 @@ class ScaledDotProductAttention(Settings, rules.ScaledDotProductAttention):
     def _forget(self) -> None:
         self.constants = None
 
+    def extra_repr(self) -> str:
+        """The arguments, and the constants that were set."""
+        own = "" if self.constants is None else f", constants={tuple(self.constants)}"
+        return super().extra_repr() + own
+
     def _moments(self, law: Law, shape: tuple[int, ...] | None) -> rules.Moments:
         constants = () if shape is None else (self.constants_of(shape, shape, shape),)
         return rules.independent_attention(self, law, shape, *constants)

@@ -33,6 +33,9 @@ CALLS = {
     "under another name": "attend(q, k, v)",
     "starred": "F.scaled_dot_product_attention(*(q, k), v, **dict(is_causal=True))",
     "a mask made here": "F.scaled_dot_product_attention(q, k, v, attn_mask=mask)",
+    "a mask of the input": (
+        "F.scaled_dot_product_attention(q, k, v, x[:, None, None, :, 0] > -1e3)"
+    ),
     "a mask to add": "F.scaled_dot_product_attention(q, k, v, torch.where(mask, 0.0, -1e9))",
     "dropout": "F.scaled_dot_product_attention(q, k, v, None, self.p if self.training else 0.0)",
     "dropout by a name": (
@@ -165,6 +168,16 @@ def test_what_a_layer_would_not_be_stays_and_the_report_has_line_and_reason(mode
     said = report(convert(net, x)).functions["scaled_dot_product_attention"]
     assert STAYS[call] in said
     assert ".py:" in said
+
+
+def test_values_that_are_all_alike_have_nothing_to_divide_by(model):
+    net, x = model("F.scaled_dot_product_attention(q, k, torch.ones_like(v))")
+    net(x)
+    made = convert(net, x)
+    found = report(made)
+    assert made.scaled_dot_product_attention.constants == (0.0, 1.0, 1.0)
+    assert found.after["scaled_dot_product_attention"].fwd_std == 0.0
+    assert made(x).isfinite().all()
 
 
 class Attending(nn.Module):

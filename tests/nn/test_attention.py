@@ -245,6 +245,7 @@ def test_attention_keeps_the_constants_that_were_set_until_a_law_is():
     plain = nn.functional.scaled_dot_product_attention(*tensors)
     own = moments(layer, shape=(6, 8))
     layer.constants = Constants(0.5, 0.25, 2.0)
+    assert "constants=(0.5, 0.25, 2.0)" in repr(layer)
     for length in (6, 3):
         cut = [t[:, :length] for t in tensors]
         plain = nn.functional.scaled_dot_product_attention(*cut)
