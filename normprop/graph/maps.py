@@ -1,4 +1,4 @@
-"""Linear maps: averages, pools and interpolation, layers with weights."""
+"""Averages, pools and interpolation, layers with weights, maxima over windows."""
 
 import math
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from normprop.graph.calls import Call, Step, inside, rule, unknown
 from normprop.graph.fields import (
     GRID,
+    WEIGHTS,
     Array,
     Chain,
     Field,
@@ -23,12 +24,21 @@ from normprop.graph.fields import (
     by_kinds,
     dims_of,
     fresh,
+    gradient_of,
+    largest,
+    middle,
     plus,
+    quantiles,
     sized,
+    times,
+    total,
     widened,
 )
 
 OF_INPUT = "its weight is made of what the model is given"
+# By how much correlations in a window may differ.
+_EVEN = 0.1
+_POOLS = [f"{kind}max_pool{d}d" for kind in ("", "adaptive_") for d in (1, 2, 3)]
 # How many places, or inputs, are many, and are few.
 _MANY = 64
 _FEW = 4
@@ -397,3 +407,95 @@ def _transposed(
     dilation=1,
 ):  # fmt: skip
     return _convolution(call, input, weight, bias, stride, padding, dilation, groups)
+
+
+# Maxima over windows.
+
+
+@rule(*_POOLS, *(f"{name}_with_indices" for name in _POOLS))
+def _max_pooled(
+    call: Call, input, kernel_size=None, stride=None, padding=0, dilation=1, *_, **__
+) -> Step:
+    """Maximum over windows: their places are taken to be correlated alike."""
+    shape = call.law(input).shape
+    first = len(shape) - int(call.name.removesuffix("_with_indices")[-2])
+    inputs, outputs = shape[first:], call.shapes[0][first:]
+    if "adaptive" in call.name:
+        kernel_size = [max(round(n / o), 1) for n, o in zip(inputs, outputs, strict=True)]
+        stride, padding, dilation = None, 0, 1
+    stride = kernel_size if stride is None or stride == [] else stride
+    windows = windows_of(inputs, outputs, kernel_size, stride, padding, dilation)
+    return of_windows(call, input, first, windows)
+
+
+def of_windows(call: Call, value, first: int, windows: Sequence[Windows]) -> Step:
+    """The maximum over windows of the dimensions from ``first`` on."""
+    law, shape, chain = call.law(value), call.shapes[0], Chain(call.law(value).dims)
+    k = chain.place(first)
+    chain.merge(*range(first, len(law.dims)))
+    rho = chain(law.rho)
+    inside = math.prod(axis.pairs / (axis.outputs * axis.taps) for axis in windows)
+    size = math.prod(min(axis.taps, axis.inputs) for axis in windows)
+    count = max(math.prod(axis.taps for axis in windows) * inside, 1.0)
+    # What the places of a window have in common, at every distance along the other axes.
+    window, same = rho, rho
+    for axis in windows:
+        if axis.inputs > 1:
+            window, same = _in_window(window, k, axis), at(same, k)
+    steps, least = np.diff(law.values), 1e-9 * math.sqrt(law.variance or 1.0)
+    monotone = (steps >= -least).all() or (steps <= least).all()
+    if not monotone or _uneven(rho, k, windows):
+        call.notes.append("the places of a window are taken to be correlated alike")
+    common = (size * window - same) / max(size - 1, 1)
+    c = min(max(at_zero(common), 0.0), 1.0)
+    made, chances = largest(count, c)
+    spread = float(WEIGHTS @ (made - WEIGHTS @ made) ** 2)
+    own = (spread - c) / max(1.0 - c, 1e-12)
+    # Maxima of normals that are correlated one by one, to the second order.
+    r = np.clip((same - common) / max(1.0 - c, 1e-12), -1.0, 1.0)
+    for d, axis in enumerate(windows, start=first):
+        there = partial(axis.through, k=chain.place(d))
+        chain.then(partial(there, up=False), partial(there, up=True))
+        chain.dims[d] = sized(chain.dims[d], shape[d])
+    array = np.array(chain(law.rho))
+    array[(..., *middle(array.shape[k:]))] = common + (1.0 - c) * (
+        r / count + (own - 1.0 / count) * r * np.abs(r)
+    )
+    increasing = np.sort(law.values) if law.is_normal else quantiles(law.values, WEIGHTS)
+    values, dims = np.interp(made, GRID, increasing), tuple(chain.dims)
+    result = law.with_covariance(values, array * 0.0 + 1.0, dims=dims)
+    result = replace(result, rho=np.clip(array / at_zero(array), -1.0, 1.0))
+    # An element gets what arrives where it is the largest.
+    order = np.argsort(law.values, kind="stable")
+    ranks = np.empty(len(GRID))
+    ranks[order] = np.cumsum(WEIGHTS[order])
+    share = math.prod(shape[first:]) / math.prod(law.shape[first:])
+    amplitude = np.sqrt(np.interp(ranks, np.cumsum(WEIGHTS), chances) * share)
+
+    def back(gradients):
+        yield value, times(gradient_of(chain.back(total(gradients[0], result))), amplitude)
+
+    return Step([result, *map(Field.tokens, call.shapes[1:])], back)
+
+
+def _uneven(rho: Array, first: int, windows: Sequence[Windows]) -> bool:
+    """Whether the correlations in a window differ enough to matter."""
+    for _ in range(first):
+        rho = at(rho, 0)
+    for k, axis in enumerate(a for a in windows if a.inputs > 1):
+        if rho.shape[k] > 2:
+            reach, last = axis.dilation * (min(axis.taps, axis.inputs) - 1), axis.inputs - 1
+            near = np.arange(max(last - reach, 0), min(last + reach, 2 * last) + 1)
+            rho = rho.take(near, axis=k)
+    others = np.delete(rho.ravel(), int(np.argmin(np.abs(rho.ravel() - at_zero(rho)))))
+    return others.size > 1 and bool(np.ptp(others) > _EVEN)
+
+
+def _in_window(array: Array, k: int, axis: Windows) -> Array:
+    """Over all pairs of places of a window, without that axis."""
+    taps = min(axis.taps, axis.inputs)
+    if array.shape[k] > 2:
+        places = axis.dilation * np.arange(1 - taps, taps)
+        places = np.clip(places, 1 - axis.inputs, axis.inputs - 1) + axis.inputs - 1
+        array = array.take(places, axis=k)
+    return average(array, k, taps)

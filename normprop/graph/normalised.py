@@ -1,11 +1,12 @@
-"""What normalised layers do to laws: the plain layer, its weights that run, its constants."""
+"""What layers do that measure what they normalise, and what normalised layers do."""
 
 import copy
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,10 +19,115 @@ from normprop.functional.scale import Constants
 from normprop.functional.shape import constants_of_parts
 from normprop.functional.weight import normalize_weight
 from normprop.graph.calls import TABLE, Call, Step, custom, elementwise, inside, rule, unknown
-from normprop.graph.fields import times
+from normprop.graph.fields import Array, Field, at_zero, average, plus, times
 from normprop.graph.kinds import constants_at
-from normprop.graph.trace import Node
+from normprop.graph.maps import entries_of
+from normprop.graph.trace import Node, is_value
 from normprop.nn.parametric import Parametric, weights_that_run
+
+# Layers that measure what they normalise.
+
+
+def normalised(call, value, over, eps, weight=None, bias=None, centred=True, apart=False) -> Step:
+    """Subtract the mean over axes, or not, and divide by the deviation over them.
+
+    With ``apart`` each channel has a variance of its own.
+    """
+    law = call.law(value)
+    size = max(math.prod(law.axes[k].size for k in over), 2)
+
+    def apart_from_mean(array: Array) -> Array:
+        return array - _mean_over(law, array, over) if centred else array
+
+    array = apart_from_mean(law.covariance)
+    mean = 0.0 if centred else law.mean
+    square = max(at_zero(array), 0.0) + mean**2
+    w, b = call.numbers(weight), call.numbers(bias)
+    if (w is None and is_value(weight)) or (b is None and is_value(bias)):
+        call.notes.append("its weights are made of what the model is given; taken for 1 and 0")
+    w, b = torch.ones(1) if w is None else w, torch.zeros(1) if b is None else b
+    if not square > 0:
+        call.notes.append("its input does not vary within what it normalises")
+    # Of channels that are normalised one by one, each has its own variance.
+    each, share = np.ones((2, 1)) if law.uneven is None or not apart else law.uneven
+    below = np.maximum(square * each + eps, 1e-300)
+    inverse, steep = float((each / below).mean()), math.sqrt(float((share / below).mean()))
+    centre, gain = mean / math.sqrt(square + eps), float((w * w).mean())
+    spread = float(b.var(correction=0)) + centre**2 * float(w.var(correction=0))
+    array = plus(array * (gain * inverse), spread)
+    made = law.rescaled(centre * float(w.mean()) + float(b.mean()), array)
+    slope, left = math.sqrt(gain) * steep, 1.0 - 1.0 / size
+    return Step.curve(value, made, slope, lambda noise: apart_from_mean(noise) * left)
+
+
+def _mean_over(law: Field, array: Array, over: Sequence[int]) -> Array:
+    """What all places along some axes have in common."""
+    for k in over:
+        array = np.expand_dims(average(array, k, law.axes[k].size), k)
+    return array
+
+
+def _but(law: Field, *dims: int) -> list[int]:
+    """Places of the axes of all other dimensions."""
+    return law.along(*(d for d in range(len(law.dims)) if d not in dims))
+
+
+@rule("batch_norm", "instance_norm")
+def _batch_norm(
+    call: Call, input, running_mean=None, running_var=None, weight=None, bias=None,
+    training=None, momentum=0.1, eps=1e-5, use_input_stats=True,
+):  # fmt: skip
+    law, one_by_one = call.law(input), call.name == "instance_norm"
+    if training is None:
+        training = one_by_one and use_input_stats
+    mean = call.numbers(running_mean)
+    if training or mean is None:
+        over = _but(law, *((0, 1) if one_by_one else (1,)))
+        return normalised(call, input, over, eps, weight, bias, apart=not one_by_one)
+    variance, w, b = map(call.numbers, (running_var, weight, bias))
+    gain = torch.rsqrt(variance + eps) * (1.0 if w is None else w)
+    squares = float((gain**2).mean())
+    array, offsets = law.covariance, torch.zeros_like(gain) if b is None else b
+    if bool((mean == 0).all()):
+        offsets = offsets + gain * law.mean
+    else:
+        call.notes.append("the running means are taken for those of the channels that arrive")
+        array = array - _mean_over(law, array, _but(law, 1))
+    array = plus(array * squares, float(offsets.var(correction=0)))
+    return Step.curve(input, law.rescaled(float(offsets.mean()), array), math.sqrt(squares))
+
+
+@rule(torch.batch_norm, torch.instance_norm)
+def _affine_first(call: Call, input, weight, bias, mean, variance, training, momentum, eps, *_):
+    return _batch_norm(call, input, mean, variance, weight, bias, training, momentum, eps)
+
+
+@rule("layer_norm")
+def _layer_norm(call: Call, input, normalized_shape, weight=None, bias=None, eps=1e-5, *_) -> Step:
+    centred = call.name == "layer_norm"
+    law, count = call.law(input), len(entries_of(normalized_shape, 1))
+    over = law.along(*range(len(law.dims) - count, len(law.dims)))
+    return normalised(call, input, over, eps, weight, bias, centred)
+
+
+@rule("rms_norm")
+def _rms_norm(call: Call, input, normalized_shape, weight=None, eps=None) -> Step:
+    eps = torch.finfo(torch.float32).eps if eps is None else eps
+    return _layer_norm(call, input, normalized_shape, weight, None, eps)
+
+
+@rule("group_norm")
+def _group_norm(call: Call, input, num_groups, weight=None, bias=None, eps=1e-5, *_) -> Step:
+    def normal(inner: Call, parts, *rest) -> Step:
+        return normalised(inner, parts, _but(inner.law(parts), 0, 1), eps, *rest)
+
+    def apply(x, *rest):
+        return custom(normal)(x.unflatten(1, (num_groups, -1)), *rest).flatten(1, 2)
+
+    return inside(call, apply, input, weight, bias)
+
+
+# Normalised layers.
 
 
 def step_of_layer(call: Call, layer: nn.Module, node: Node) -> Step:

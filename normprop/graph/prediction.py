@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 import normprop.graph.maps
-import normprop.graph.mixes
 import normprop.graph.moves
 import normprop.graph.products  # noqa: F401
 from normprop.graph.anatomy import single_layers

@@ -51,8 +51,8 @@ from normprop.graph.fields import (
     total,
     twos,
 )
-from normprop.graph.maps import OF_INPUT, dimensions, linear, windows_of
-from normprop.graph.mixes import normalised, of_windows
+from normprop.graph.maps import OF_INPUT, dimensions, linear, of_windows, windows_of
+from normprop.graph.normalised import normalised
 from normprop.graph.trace import Value, is_value
 from normprop.rules.dropout import ALPHA
 
