@@ -57,7 +57,7 @@ COUNTS = {"c5_ten_level": Equals(4), "c17_above": Equals(0), "claims_above": Equ
 ELSEWHERE = [
     ("book/claims.ipynb", "backward σ is ahead of forward σ, with ReLU", NINE, "c5_normal_relu"),
     ("book/claims.ipynb", "under SGD and under Adam and", NINE, "c5_adam_relu"),
-    ("book/claims.ipynb", "and with tanh under Adam", NINE, "c5_adam_tanh"),
+    ("book/claims.ipynb", "and with tanh on orthogonal weights", NINE, "c5_adam_turned_tanh"),
     ("book/claims.ipynb", "At ten layers the two are level", NINE, "c5_ten_level"),
     ("book/claims.ipynb", "scales are ahead of one scale in no comparison", NINE, "c17_above"),
     (

@@ -29,14 +29,15 @@ CELLS = {
 }
 
 
-def _sheet(depth, optimizer="sgd", residual=False, batch=128):
-    setting = ("digits", "dense", residual, depth, optimizer, batch)
+def _sheet(depth, optimizer="sgd", residual=False, batch=128, data="digits"):
+    setting = (data, "dense", residual, depth, optimizer, batch)
     return {way: cell for (where, way), cell in CELLS.items() if where == setting}
 
 
 TEN, FORTY, SKIPS = _sheet(10), _sheet(40), _sheet(40, residual=True)
 TWO = _sheet(40, batch=2)
 TEN_ADAM, FORTY_ADAM = _sheet(10, "adam"), _sheet(40, "adam")
+FASHION = _sheet(40, data="fashion-mnist")
 STRAIGHT = ("calibrated", "critical", "dks", "tat", "selu", "leaky")
 
 
@@ -128,7 +129,8 @@ SAID = {
         for a in ("relu", "tanh")
     },
     **{
-        f"c5_adam_{a}": (FORTY_ADAM, ("backward", N, a), ("forward", N, a))
+        f"c5_adam_{kind}{a}": (FORTY_ADAM, ("backward", turned, a), ("forward", turned, a))
+        for kind, turned in (("", N), ("turned_", T))
         for a in ("relu", "tanh")
     },
     **{
@@ -153,6 +155,22 @@ SAID = {
         for m in ("batchnorm", "critical", "dks", "tat")
     },
     **{f"two_{m}_relu": (TWO, ("calibrated", T, "relu"), (m, T, "relu")) for m in ("dks", "tat")},
+    **{
+        f"adam_turned_{m}": (FORTY_ADAM, ("calibrated", T, "tanh"), (m, T, "tanh"))
+        for m in ("critical", "dks", "tat", "batchnorm")
+    },
+    **{
+        f"fashion_{m}": (FASHION, ("calibrated", T, "tanh"), (m, T, "tanh"))
+        for m in ("critical", "dks", "tat", "batchnorm", "layernorm")
+    },
+    **{
+        f"fashion_{m}_relu": (FASHION, ("calibrated", T, "relu"), (m, T, "relu"))
+        for m in ("leaky", "dks", "tat", "selu", "batchnorm")
+    },
+    **{
+        f"fashion_normal_{m}": (FASHION, ("calibrated", N, "tanh"), (m, N, "tanh"))
+        for m in ("dks", "tat", "batchnorm")
+    },
     "skips_bridge": (SKIPS, ("separate-bridge", N, "relu"), ("forward", N, "relu")),
 }
 for _name, (_sheet_of, _one, _other) in SAID.items():
@@ -172,6 +190,8 @@ _turned = [
     if orthogonal and (method, False, name) in FORTY
 ]
 _means = {way: np.mean(_tests(cell)) for way, cell in FORTY.items() if way[1]}
+_adam = {way: np.mean(_tests(cell)) for way, cell in FORTY_ADAM.items()}
+_fashion = {way: np.mean(_tests(cell)) for way, cell in FASHION.items() if way[1]}
 _skips = {way: np.mean(_tests(cell)) for way, cell in SKIPS.items() if way[2] == "relu"}
 _critical_runs = _tests(FORTY["critical", False, "tanh"])
 _runs = [run for cell in FORTY.values() for run in cell["trials"] + cell["runs"]]
@@ -188,6 +208,12 @@ EXPECTED |= {
     "forty_ends": Equals(0),
     # The text and the takeaways say so: read them again where another sweep changes it.
     "skips_best_relu": Equals(max(_skips, key=_skips.get)[0]),
+    "adam_best": Equals(True),
+    "adam_networks": Equals(len(_adam)),
+    "adam_reached": Exact(max(_adam.values()), 1e-15),
+    # The page says that the straight ones lead.
+    "fashion_straight": Exact(min(m for w, m in _fashion.items() if w[0] in STRAIGHT), 1e-15),
+    "fashion_others": Exact(max(m for w, m in _fashion.items() if w[0] not in STRAIGHT), 1e-15),
     "c5_ten_level": Equals(4),
     "c17_pairs": Equals(len(_separated)),
     # The page says that separate scales are never above.
@@ -205,6 +231,7 @@ EXPECTED |= {
     "exercise_apart": Exact(45 / 20, 0.0),
 }
 assert EXPECTED["skips_best_relu"] == Equals("backward")
+assert EXPECTED["fashion_straight"].reference > EXPECTED["fashion_others"].reference
 assert EXPECTED["apart_10"].reference > 0.05
 assert EXPECTED["apart_40"].reference > 0.5
 assert np.isclose(min(m for w, m in _means.items() if w[0] in STRAIGHT), 0.96, atol=0.01)
