@@ -4,11 +4,7 @@ import math
 
 from torch import nn
 
-_WINDOWS = {
-    getattr(nn, f"{name}{dims}d"): dims
-    for name in ("MaxPool", "AvgPool", "Conv", "ConvTranspose")
-    for dims in (1, 2, 3)
-}
+_POOLS = {getattr(nn, f"{name}Pool{dims}d"): dims for name in ("Max", "Avg") for dims in (1, 2, 3)}
 _FEATURE_DROPOUT = {
     nn.Dropout1d: 1,
     nn.Dropout2d: 2,
@@ -25,13 +21,15 @@ def geometry_of(function, shape):
         return tuple(shape), (), (), False
     if isinstance(function, nn.Linear):
         return (function.in_features,), (), (), True
-    for module_type, dims in _WINDOWS.items():
-        if isinstance(function, module_type):
-            side = _transposed_side if getattr(function, "transposed", False) else _side
-            sides = [side(function, axis, dims) for axis in range(dims)]
-            lengths, inside_x, inside_y = zip(*sides, strict=True)
-            channels = getattr(function, "in_channels", None)
-            return (channels or 1, *lengths), inside_x, inside_y, channels is not None
+    convolves = isinstance(function, nn.modules.conv._ConvNd)
+    dims = next((d for pool, d in _POOLS.items() if isinstance(function, pool)), None)
+    if convolves or dims is not None:
+        dims = len(function.kernel_size) if convolves else dims
+        side = _transposed_side if getattr(function, "transposed", False) else _side
+        sides = [side(function, axis, dims) for axis in range(dims)]
+        lengths, inside_x, inside_y = zip(*sides, strict=True)
+        channels = function.in_channels if convolves else 1
+        return (channels, *lengths), inside_x, inside_y, convolves
     for module_type, dims in _FEATURE_DROPOUT.items():
         if isinstance(function, module_type):
             return (8,) + (4,) * dims, (), (), False
