@@ -276,6 +276,39 @@ def test_threads_find_what_one_thread_finds(layer, n):
         assert np.array_equal(got, wanted), field.name
 
 
+class Steep(nn.Module):
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def forward(self, x):
+        self.seen(x)
+        return x.sigmoid()
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        normprop.nn.Elementwise,
+        normprop.nn.GatedLinear,
+        lambda curve: normprop.nn.Calibrated(curve, depth=9),
+        lambda curve: normprop.nn.Calibrated(Steep(curve), depth=9),
+    ],
+    ids=["Elementwise", "GatedLinear", "Calibrated", "a module in Calibrated"],
+)
+def test_a_layer_that_holds_a_callers_function_runs_on_one_thread(hold):
+    seen = set()
+
+    def curve(x):
+        seen.add(threading.get_ident())
+        return x.sigmoid()
+
+    layer = hold(curve)
+    seen.clear()
+    simulate(layer, 3_000_000, shape=(64,), replicates=5, progress=False)
+    assert seen == {threading.get_ident()}
+
+
 def test_state_that_a_pass_changes_is_changed_in_order(monkeypatch):
     found = []
     forward = nn.BatchNorm1d.forward

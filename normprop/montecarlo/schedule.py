@@ -71,8 +71,8 @@ def _is_pure(function) -> bool:
         return any(function is named for named in NAMED.values())
     return all(
         type(m).__module__.startswith(("torch.nn.modules.", "normprop."))
-        # Holds a function of the caller's.
-        and type(m).__module__ != "normprop.nn.elementwise"
+        # It may hold a function of the caller's.
+        and all(_is_pure(held) for held in vars(m).values() if callable(held))
         and not (m.training and any(True for _ in m.buffers(recurse=False)))
         and not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks)
         for m in modules
