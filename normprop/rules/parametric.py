@@ -88,7 +88,8 @@ def conv_transpose(
     rows = rows.reshape(groups * width, ins, math.prod(window))
     back = forward_weight if backward_weight is None else backward_weight
     phases = _phases(window, steps, gaps)
-    return _linear(rows, back.reshape(len(back), -1), bias, law, 1, phases, math.prod(steps))
+    columns = back.reshape(len(back), math.prod(back.shape[1:]))
+    return _linear(rows, columns, bias, law, 1, phases, math.prod(steps))
 
 
 def _linear(rows, columns, bias, law, back_period, phases=None, period=1) -> Moments:
@@ -135,7 +136,7 @@ def _phases(window, steps, gaps) -> np.ndarray:
 
 
 def _sum(rows: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(rows.reshape(len(rows), -1)).sum(-1)
+    return np.ascontiguousarray(rows.reshape(len(rows), math.prod(rows.shape[1:]))).sum(-1)
 
 
 # Outside of these, squares may leave the range of float64.
