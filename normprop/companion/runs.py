@@ -286,7 +286,7 @@ def origin(module: str, argv: list[str] | None, device: str) -> dict:
     """
     arguments = sys.argv[1:] if argv is None else argv
     return {
-        "command": shlex.join(["python", "-m", module, *arguments]),
+        "command": shlex.join(["python", "-m", module, *_lasting(arguments)]),
         **_commit(),
         "source": _digest(),
         "device": _device(device),
@@ -298,6 +298,17 @@ def origin(module: str, argv: list[str] | None, device: str) -> dict:
         },
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _lasting(arguments: Iterable[str]) -> Iterator[str]:
+    """The arguments but for where files lie, which belongs to one machine and changes no figure."""
+    arguments = iter(arguments)
+    for argument in arguments:
+        name, joined, _ = argument.partition("=")
+        if name not in ("--journal", "--results"):
+            yield argument
+        elif not joined:
+            next(arguments, None)
 
 
 def write(path: Path, origin: dict, plan: Plan, cells: list[dict]) -> None:

@@ -127,6 +127,12 @@ def test_the_file_says_where_it_comes_from(unkilled):
     assert document["plan"]["rates"]["sgd"] == list(sweep.LADDER[2:])
 
 
+def test_the_command_leaves_out_where_files_lie():
+    given = ["--journal", "one/here", "--grid", "dense-10", "--results=two", "--seeds", "3"]
+    found = runs.origin("normprop.companion.sweep", given, "cpu")["command"]
+    assert found == "python -m normprop.companion.sweep --grid dense-10 --seeds 3"
+
+
 def test_the_test_part_is_touched_by_final_runs_alone(unkilled):
     for cell in cells(unkilled / "sweep_dense_10.json"):
         assert all("test" not in run for run in cell["trials"])
