@@ -4,6 +4,7 @@ import os
 import random
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -38,22 +39,42 @@ def seeded():
         sys.modules["torch"].manual_seed(0)
 
 
+def scope(nodeid: str) -> str:
+    """What one worker runs, because what a file or the book has made is made once."""
+    return "tests/book" if nodeid.startswith("tests/book/") else nodeid.partition("::")[0]
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Share the files among the workers: what a file or the book has made is made once."""
+    """Share the files among the workers, in the order in which they come."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            return "tests/book" if nodeid.startswith("tests/book/") else nodeid.partition("::")[0]
+            return scope(nodeid)
 
+    config.option.loadscopereorder = False
     return ByFile(config, log)
+
+
+def long_ones_first(items):
+    """Order the files so that no worker is left with a long one when the others have ended.
+
+    First those with tests that are marked as slow, then those with most tests.
+    """
+    count, slow = Counter(), Counter()
+    for item in items:
+        count[scope(item.nodeid)] += 1
+        slow[scope(item.nodeid)] += item.get_closest_marker("slow") is not None
+    items.sort(key=lambda item: (not slow[scope(item.nodeid)], -count[scope(item.nodeid)]))
 
 
 def pytest_collection_modifyitems(items):
     """Refuse names that another process would not give; skip what needs a GPU, and say so."""
     if passing := [item.nodeid for item in items if re.search(r"0x[0-9a-f]{6}", item.nodeid)]:
         raise pytest.UsageError(f"a test's name must not hold an address; it was {passing[0]}")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        long_ones_first(items)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

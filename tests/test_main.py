@@ -45,6 +45,7 @@ def test_programs_get_json_and_csv():
     assert len(list(csv.DictReader(io.StringIO(run("--csv", *SMALL))))) == 18
 
 
+@pytest.mark.slow
 def test_processes_share_the_work_and_print_once():
     alone = json.loads(run("--json", *SMALL))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

@@ -39,6 +39,7 @@ def run(tmp_path, small):
     return run
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_results(run, tmp_path, capsys):
     code, folder = run("--book", str(tmp_path / "book"))
     assert code == 0

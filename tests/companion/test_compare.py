@@ -100,6 +100,7 @@ def test_weights_follow_from_the_seed():
     assert split.pixels == 256
 
 
+@pytest.mark.slow
 def test_steps_are_timed_side_by_side(tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "TURNS", compare.Turns(rounds=3, least=1e-6))
     sizes = ["--width", "2", "--data", "digits", "--kinds", "vgg"]

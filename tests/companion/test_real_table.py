@@ -16,6 +16,7 @@ def test_it_has_every_network():
     assert list(FOUND) == list(NETWORKS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["VGG", "ResNet without BatchNorm", "U-Net"])
 def test_the_figures_are_what_the_script_makes(name):
     from scripts.real_networks import entry

@@ -36,6 +36,7 @@ def executed():
     )
 
 
+@pytest.mark.slow
 def test_numbers_come_back_bit_for_bit(executed, tmp_path):
     expected = {"std": 0.1 + 0.2, "depth": 50, "holds": True, "verdict": "it's right"}
     assert read_records(executed) == expected

@@ -39,6 +39,7 @@ def made():
     return get
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_predicted_is_within_the_bounds(made, name):
     net, _ = made(name)

@@ -96,6 +96,7 @@ def test_probe_has_a_row_of_every_layer_that_runs(case):
         assert row.bwd_std is None or 0.0 <= row.bwd_std < float("inf")
 
 
+@pytest.mark.slow
 def test_a_converted_network_has_the_same_parameters_and_a_gradient_for_each(case):
     exchanged = normprop.report(case.made).exchanged
     turned = {f"{p}.weight" for p, text in exchanged.items() if "the other way round" in text}

@@ -110,6 +110,7 @@ def run(here, *call):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_example_of_contributing_is_served_everywhere(copy):
     here, touched = copy
     assert len([t for t in touched if t.startswith("normprop/")]) <= 3
@@ -117,6 +118,7 @@ def test_the_example_of_contributing_is_served_everywhere(copy):
     run(here, "-c", SERVED)
 
 
+@pytest.mark.slow
 def test_the_row_of_the_example_brings_all_tests_with_it(copy):
     here, _ = copy
     (here / "pytest.ini").write_text("[pytest]\nmarkers = slow\n")

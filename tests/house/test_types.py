@@ -16,6 +16,7 @@ from normprop.rules.measure import PerChannel
 from tests.layers import CLASSES, figures, instance
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed")
 def test_a_type_checker_accepts_a_users_script_and_the_lines_of_the_readme(root, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text("utf-8"), re.S)

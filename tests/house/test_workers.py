@@ -49,6 +49,20 @@ def test_each_file_and_the_book_have_one_worker(suite, monkeypatch):
     assert {path.read_text() for path in made.values()} == {"1"}
 
 
+def test_long_files_come_first(suite):
+    many, few = "range(9)", "range(2)"
+    for name, number, mark in (("a", few, ""), ("b", many, ""), ("c", few, "@pytest.mark.slow")):
+        (suite / "tests" / f"test_{name}.py").write_text(
+            f"import pytest\n@pytest.mark.parametrize('i', {number})\n{mark}\ndef test_it(i):\n"
+            f"    with open({str(suite / 'ran')!r}, 'a') as file:\n        file.write('{name}')\n"
+        )
+    with (suite / "pytest.ini").open("a") as file:
+        file.write("markers = slow\n")
+    done = run(suite, "-n", "1")
+    assert "13 passed" in done.stdout, done.stdout + done.stderr
+    assert (suite / "ran").read_text() == "cc" + 9 * "b" + "aa"
+
+
 def test_a_name_with_an_address_is_refused(suite):
     (suite / "tests" / "test_it.py").write_text(
         "import pytest\n"

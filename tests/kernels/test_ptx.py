@@ -32,6 +32,7 @@ def compilations(found):
     return found["compilations"]
 
 
+@pytest.mark.slow
 def test_every_kernel_compiles_for_every_architecture(compilations):
     kernels = {
         "_forward_kernel", "_backward_kernel", "_element_kernel", "_factor_kernel",
