@@ -116,9 +116,8 @@ def _viewed(call: Call, *args, **kwargs) -> Step:
         return _picked(call)
     whole = probe.untyped_storage()._cdata
     # What comes out need not be a view, as where a list says places.
-    if len(call.values()) > 1 + like or any(
-        v.untyped_storage()._cdata != whole and v.shape != probe.shape for v in views
-    ):
+    of_it = all(view.untyped_storage()._cdata == whole for view in views)
+    if len(call.values()) > 1 + like or not of_it:
         return _picked(call)
     try:
         pieces = [_View(law, view.stride(), view.shape, view.storage_offset()) for view in views]

@@ -73,7 +73,7 @@ OF_VECTORS = {
     },
     **{
         name: getattr(torch, name)
-        for name in ("tanh", "sigmoid", "exp", "sin", "abs", "square", "neg", "erf", "clone")
+        for name in ("tanh", "sigmoid", "exp", "sin", "abs", "square", "neg", "erf", "clone", "sgn")
     },
     "gelu by hand": lambda x: 0.5 * x * (1.0 + torch.erf(x / math.sqrt(2.0))),
     "swish by hand": lambda x: x * torch.sigmoid(1.5 * x),

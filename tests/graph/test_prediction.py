@@ -169,6 +169,23 @@ def test_what_is_not_known_is_marked():
     assert "cumsum" in row.assumed[0]
 
 
+PLACES = {"some": [1, 3, 5], "all": [3, 2, 1, 0, 7, 6, 5, 4], "again": [0, 0, 0, 0, 1, 1, 1, 1]}
+
+
+@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("kind", [list, torch.tensor])
+def test_a_list_of_places_is_no_view(name, kind):
+    class Picks(nn.Module):
+        def forward(self, x):
+            return x[:, kind(PLACES[name])]
+
+    x = vectors(4, 8).detach()
+    first, last = predict(Picks(), x)
+    assert last.assumed == ("the places that getitem takes are taken to be independent",)
+    assert last.fwd_std == pytest.approx(first.fwd_std)
+    assert first.bwd_std == pytest.approx(math.sqrt(len(PLACES[name]) / 8))
+
+
 class FirstPlace(nn.Module):
     """What a classification token does: one place alone goes on."""
 
