@@ -11,7 +11,7 @@ BOUNDS = {
     "graph": 10_150,
     "kernels": 2_000,
     "montecarlo": 750,
-    "nn": 2_300,
+    "nn": 2_280,
     "rules": 2_750,
 }
 
