@@ -470,14 +470,13 @@ class Field:
         rho = np.interp(ratio.ravel(), table, places).reshape(ratio.shape)
         return replace(made, rho=np.where(ratio == 0.0, 0.0, rho))
 
-    def rescaled(self, mean: float, covariance: Array, roots=None, dims=None) -> "Field":
+    def rescaled(self, mean: float, covariance: Array, dims: Dims | None = None) -> "Field":
         """The same form, moved and stretched."""
-        variance = max(at_zero(covariance), 0.0)
-        roots, dims = self.roots if roots is None else roots, self.dims if dims is None else dims
+        variance, dims = max(at_zero(covariance), 0.0), self.dims if dims is None else dims
         if self.variance <= 0 or variance == 0 or self.is_normal:
-            return Field.normal(dims, mean, covariance, roots)
+            return Field.normal(dims, mean, covariance, self.roots)
         values = mean + (self.values - self.mean) * math.sqrt(variance / self.variance)
-        return self.with_covariance(np.sort(values), covariance, roots, dims)
+        return self.with_covariance(np.sort(values), covariance, dims=dims)
 
 
 def roots_of(*laws: Field) -> frozenset:

@@ -19,6 +19,11 @@ UNFILLED = {
 """What these give is whatever is there."""
 
 
+def has_scale(tensor: Tensor) -> bool:
+    """Whether it holds real or complex numbers, and may have a gradient."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
 class Known:
     """Numbers by value of a trace.
 
@@ -67,7 +72,7 @@ class Known:
                 self._keep_own(run, value)
             elif node is run.nodes[0]:
                 tensor = self._inputs[node.outputs.index(value)]
-                if not (tensor.is_meta or tensor.is_floating_point() or tensor.is_complex()):
+                if not (tensor.is_meta or has_scale(tensor)):
                     self.tensors[value] = tensor
                     self.looked.add(value)
             else:

@@ -11,7 +11,7 @@ from itertools import starmap
 from types import MethodType
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
 import normprop.graph.maps
@@ -30,7 +30,7 @@ from normprop.graph.fields import (
     total,
 )
 from normprop.graph.kinds import is_twin
-from normprop.graph.known import UNFILLED, Known
+from normprop.graph.known import UNFILLED, Known, has_scale
 from normprop.graph.normalised import step_of_layer
 from normprop.graph.rewrite import check_arguments
 from normprop.graph.scales import Row, Scales
@@ -108,7 +108,7 @@ def traced(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -> t
             if id(tensor) not in empties:
                 empty = torch.empty_like(tensor, device="meta", requires_grad=False)
                 if isinstance(tensor, nn.Parameter):
-                    empty = nn.Parameter(empty, _has_gradient(empty))
+                    empty = nn.Parameter(empty, has_scale(empty))
                 empties[id(tensor)], numbers[id(empty)] = empty, tensor
     drawn = {
         id(tensor): getattr(made, name)
@@ -119,8 +119,7 @@ def traced(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -> t
     known, seen = Known(numbers, given, drawn), copy.deepcopy(model, empties)
     # The model may write into an input, as it could not into a leaf.
     made = {
-        id(t): torch.empty_like(t, device="meta", requires_grad=_has_gradient(t)).clone()
-        for t in given
+        id(t): torch.empty_like(t, device="meta", requires_grad=has_scale(t)).clone() for t in given
     }
     args, kwargs = copy.deepcopy((inputs, dict(keywords)), made)
     leaves = _leaves(seen)
@@ -130,10 +129,6 @@ def traced(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -> t
         except (RuntimeError, NotImplementedError) as problem:
             raise _explained(problem) from problem
     return run, known
-
-
-def _has_gradient(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def with_numbers(module: nn.Module) -> nn.Module:
@@ -171,10 +166,11 @@ def _leaves(model: nn.Module) -> set[str]:
     found = set()
     for path, module in model.named_modules():
         Together.take_off(module)
-        # Hooks may hand on what they get; those of torch make weights.
+        # Hooks may hand on what they get; those of torch.nn.utils make weights.
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for key in [key for key, hook in hooks.items() if not is_of_torch(hook)]:
-                del hooks[key]
+            for key, hook in [*hooks.items()]:
+                if not type(hook).__module__.startswith("torch."):
+                    del hooks[key]
         module._backward_hooks.clear()
         module._backward_pre_hooks.clear()
         if is_twin(module):
@@ -182,11 +178,6 @@ def _leaves(model: nn.Module) -> set[str]:
             if module.torch_type is not nn.Module:
                 module.__dict__["forward"] = MethodType(module.torch_type.forward, module)
     return found
-
-
-def is_of_torch(hook: object) -> bool:
-    """Whether a hook is one of ``torch.nn.utils``, such as a weight normalisation."""
-    return type(hook).__module__.startswith("torch.")
 
 
 @dataclass

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from normprop.graph.anatomy import joined, single_layers
-from normprop.graph.known import UNFILLED
+from normprop.graph.known import UNFILLED, has_scale
 from normprop.graph.prediction import predict
 from normprop.graph.rewrite import check_arguments, copied
 from normprop.graph.scales import Fault, Measured, Row, Scales
@@ -99,7 +99,7 @@ def _measured(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -
         with torch.no_grad():
             args, kwargs = _fresh((inputs, keywords), differentiable=False)
             model(*args, **kwargs)
-    for parameter in filter(_has_scale, model.parameters()):
+    for parameter in filter(has_scale, model.parameters()):
         parameter.requires_grad_()
         # Nobody asks for its gradient.
         parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
@@ -123,15 +123,11 @@ def _fresh(given, differentiable: bool = True):
     made = {}
     for tensor in tensors_in(given):
         known = tensor.detach().clone() if tensor.is_inference() else tensor.detach()
-        if differentiable and _has_scale(tensor):
+        if differentiable and has_scale(tensor):
             # The clone is no leaf, which could not be written into.
             known.requires_grad_()
         made[id(tensor)] = known.clone()
     return copy.deepcopy(given, made)
-
-
-def _has_scale(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
 
 
 class _Probe(Watcher):
@@ -167,7 +163,7 @@ class _Probe(Watcher):
             for path, module in model.named_modules()
             for op, own in (("parameter", module._parameters), ("buffer", module._buffers))
             for name, tensor in own.items()
-            if tensor is not None and _has_scale(tensor)
+            if tensor is not None and has_scale(tensor)
         ]
         for path, op, name, tensor in held:
             for what in _not_finite(tensor):
@@ -215,7 +211,7 @@ class _Probe(Watcher):
         self, path: str, op: str, tensor: Tensor, makes_infinity: Callable[[], bool]
     ) -> set[str]:
         """Add the row of a tensor; returns what it holds that is not finite."""
-        if not _has_scale(tensor):
+        if not has_scale(tensor):
             return set()
         if tensor.is_nested:
             self.notes.append(f"{path} puts out a nested tensor, which is not looked at")
@@ -267,7 +263,7 @@ class _Probe(Watcher):
 
     def run_backward(self, results: list[Tensor]) -> None:
         """Send independent N(0, 1) back from the outputs."""
-        outputs = {id(t): t for t in results if _has_scale(t) and t.requires_grad}.values()
+        outputs = {id(t): t for t in results if has_scale(t) and t.requires_grad}.values()
         if not outputs:
             self.notes.append("no gradient: no floating-point output of the model has one")
             return
@@ -303,7 +299,7 @@ def _writes_infinity(args, kwargs) -> bool:
 
 
 def _hold_infinity(tensors: list[Tensor]) -> bool:
-    held = [t for t in tensors if _has_scale(t) and not isinstance(t, nn.Parameter)]
+    held = [t for t in tensors if has_scale(t) and not isinstance(t, nn.Parameter)]
     return "infinity" in _not_finite(*held)
 
 

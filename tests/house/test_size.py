@@ -8,7 +8,7 @@ BOUNDS = {
     "normprop": 970,
     "functional": 4_780,
     "gaussian": 4_170,
-    "graph": 10_150,
+    "graph": 10_100,
     "kernels": 2_000,
     "montecarlo": 750,
     "nn": 2_280,
