@@ -141,6 +141,7 @@ def test_the_row_of_the_example_brings_all_tests_with_it(copy):
         (r"MaxUnpool[123]?d?|max_unpool[123]?d?", 4),
         (r"AdaptiveMaxPool[123]?d?|adaptive_max_pool[123]?d?", 4),
         (r"EmbeddingBag|embedding_bag", 4),
+        (r"Bilinear", 4),
         (r"ConvTranspose[123]?d?|conv_transpose[123]?d?", 4),
     ],
     ids=lambda value: str(value).split("|")[0].split("[")[0],
