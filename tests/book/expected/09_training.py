@@ -19,18 +19,18 @@ CELLS = {
     (
         (
             *(cell["data"], cell["kind"], cell["residual"]),
-            *(cell["depth"], cell["optimizer"], cell["batch_size"]),
+            *(cell["depth"], cell["optimizer"], cell["batch_size"], cell["steps"]),
         ),
         (cell["method"], cell["orthogonal"], cell["activation"]),
     ): cell
     for document in sorted(DOCUMENTS, key=lambda one: one.get("date", ""))
     for cell in document.get("cells", ())
-    if "runs" in cell and cell["steps"] == 150
+    if "runs" in cell and "batch_size" in cell
 }
 
 
-def _sheet(depth, optimizer="sgd", residual=False, batch=128, data="digits"):
-    setting = (data, "dense", residual, depth, optimizer, batch)
+def _sheet(depth, optimizer="sgd", residual=False, batch=128, data="digits", steps=150):
+    setting = (data, "dense", residual, depth, optimizer, batch, steps)
     return {way: cell for (where, way), cell in CELLS.items() if where == setting}
 
 
@@ -38,6 +38,7 @@ TEN, FORTY, SKIPS = _sheet(10), _sheet(40), _sheet(40, residual=True)
 TWO = _sheet(40, batch=2)
 TEN_ADAM, FORTY_ADAM = _sheet(10, "adam"), _sheet(40, "adam")
 FASHION = _sheet(40, data="fashion-mnist")
+LONG = _sheet(40, steps=3000)
 STRAIGHT = ("calibrated", "critical", "dks", "tat", "selu", "leaky")
 
 
@@ -170,6 +171,14 @@ SAID = {
     **{
         f"fashion_normal_{m}": (FASHION, ("calibrated", N, "tanh"), (m, N, "tanh"))
         for m in ("dks", "tat", "batchnorm")
+    },
+    **{
+        f"long_{m}": (LONG, ("calibrated", T, "tanh"), (m, T, "tanh"))
+        for m in ("critical", "dks", "tat", "batchnorm")
+    },
+    **{
+        f"long_{m}_relu": (LONG, ("calibrated", T, "relu"), (m, T, "relu"))
+        for m in ("leaky", "dks", "tat", "batchnorm")
     },
     "skips_bridge": (SKIPS, ("separate-bridge", N, "relu"), ("forward", N, "relu")),
 }
