@@ -105,7 +105,7 @@ GRIDS = {
     "dense-10": Grid(10, first=2, rates=10),
     "dense-40": Grid(40, first=0, rates=10),
     "dense-100": Grid(100, first=0, rates=9),
-    "skips-40": Grid(40, first=3, rates=9, weights=(False,), residual=True),
+    "skips-40": Grid(40, first=1, rates=11, weights=(False,), residual=True),
     "adam-40": Grid(40, first=0, rates=10, optimizer="adam"),
     "conv-10": Grid(10, first=3, rates=9, kind="conv"),
     "activations-10": Grid(10, first=3, rates=9, activations=("sigmoid", "gelu"), weights=(False,)),
