@@ -74,10 +74,34 @@ def calibrate(function: Function, depth: int, growth: float) -> Calibration:
             f"{function.name} must have no jumps, whose slope is not in χ; they sum up to "
             f"{function.jumps:g}"
         )
-    laws = laws_of(function, target)
-    law = laws.farthest()
-    if law is None:
-        raise ValueError(f"{asked}; {_why_none(function, laws)}")
+    widest, refused = math.inf, None
+    while True:
+        laws = laws_of(function, target, widest)
+        law = laws.farthest()
+        if law is None:
+            raise refused or ValueError(f"{asked}; {_why_none(function, laws)}")
+        try:
+            found = _found_at(function, law, target, asked)
+            break
+        except _NotAsItLooksError as problem:
+            # A bend that nobody knows of lies between the nodes of laws that are too wide.
+            refused = refused or ValueError(str(problem))
+            widest = law.std if law.std < widest else 0.5 * widest
+    if not found.stable:
+        raise ValueError(
+            f"{asked}; {function.name} has it at N({found.mean:g}, {found.std:g}²), where the "
+            f"slope of its scale map must be less than 1; it was {found.slope.value:.6g} ± "
+            f"{found.slope.error:.1g}"
+        )
+    return found
+
+
+class _NotAsItLooksError(Exception):
+    """What was found fast is not what is there."""
+
+
+def _found_at(function: Function, law: Normal, target: float, asked: str) -> Calibration:
+    """The law beside this one at which χ is ``target`` to rounding."""
     by_mean = has_no_scale(function, law, target)
 
     def at(place: float) -> Normal:
@@ -93,19 +117,12 @@ def calibrate(function: Function, depth: int, growth: float) -> Calibration:
         if (excess(low) < 0) != (excess(high) < 0):
             break
     else:
-        raise ValueError(
+        raise _NotAsItLooksError(
             f"{function.name} must be as smooth as it looks near N({law.mean:g}, {law.std:g}²), "
             f"where {asked}; another χ was found there, {target + excess(place):.6g}"
         )
     sign = 1.0 if excess(high) >= 0 else -1.0
-    found = _at(function, at(bisected(lambda x: sign * excess(x), low, high)))
-    if not found.stable:
-        raise ValueError(
-            f"{asked}; {function.name} has it at N({found.mean:g}, {found.std:g}²), where the "
-            f"slope of its scale map must be less than 1; it was {found.slope.value:.6g} ± "
-            f"{found.slope.error:.1g}"
-        )
-    return found
+    return _at(function, at(bisected(lambda x: sign * excess(x), low, high)))
 
 
 def _at(function: Function, law: Normal) -> Calibration:

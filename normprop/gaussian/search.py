@@ -22,6 +22,7 @@ _ALIKE = 1e-3
 # Second moments from which a signal should find back.
 _FAR_AWAY = (1.0 / 256.0, 1.0 / 16.0, 1.0 / 4.0, 4.0, 16.0, 256.0)
 _ROUNDS = 8
+_ROUNDING = 1e-9
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
 _PANELS = (-9.0, -5.5, -3.5, -1.7, 0.0, 1.7, 3.5, 5.5, 9.0)
 _OF_A_WIDTH = np.array([-1.0, -0.25, -0.06, 0.0, 0.06, 0.25, 1.0])
@@ -55,10 +56,14 @@ class Laws:
         return Normal(float(self.mean[chosen]), float(self.std[chosen]))
 
 
-def laws_of(function: Function, target: float) -> Laws:
-    """Laws at which χ is ``target``: coarsely, and more finely around the best of them."""
+def laws_of(function: Function, target: float, widest: float = math.inf) -> Laws:
+    """Laws at which χ is ``target``: coarsely, and more finely around the best of them.
+
+    Their standard deviations lie below ``widest``, or between the same powers of 2.
+    """
     centres = np.unique([0.0, *function.features])
     octaves, stds = 2.0 ** np.array(OCTAVES), 2.0 ** np.array(STD_OCTAVES)
+    stds = stds[stds < widest]
     coarse = _laws(function, _around(centres, octaves), stds, target)
     best = coarse.farthest()
     if best is None:
@@ -100,6 +105,10 @@ def _laws(function: Function, means: Array, stds: Array, target: float) -> Laws:
     mean = means[row]
     std = _crossings(function, mean, stds[column], seen[row, column], seen[row, column + 1], target)
     _, curved, slope, shift, variance = _figures(function, mean, std)
+    # What varies less is rounding.
+    sound = variance > (_ROUNDING * shift) ** 2
+    mean, std = mean[sound], std[sound]
+    curved, slope, shift, variance = (a[sound] for a in (curved, slope, shift, variance))
     attracts = np.full(mean.shape, True)
     for moment in _FAR_AWAY:
         _, weights, f, _ = _sampled(function, mean, math.sqrt(moment) * std)

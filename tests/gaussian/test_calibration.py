@@ -213,3 +213,18 @@ def test_what_is_out_of_reach_is_refused():
 def test_what_has_no_such_law_is_refused(layer, message):
     with pytest.raises(ValueError, match=message):
         calibrate(function_of(layer), 60, math.e)
+
+
+@pytest.mark.parametrize("depth", [3, 9, 40])
+@pytest.mark.parametrize(
+    "name", ["tanh", "sigmoid", "softplus", "gelu", "silu", "elu", "softsign", "mish", "relu"]
+)
+def test_a_function_of_which_nothing_is_known_has_a_law(name, depth):
+    own = getattr(nn.functional, name)
+    found = calibrate(function_of(lambda x: own(x)), depth, math.e)
+    assert found.stable
+    assert found.chi.value**depth == pytest.approx(math.e, rel=1e-9)
+    named = calibrate(function_of(name), depth, math.e)
+    # Beyond, the laws are wider than its bend can be seen from.
+    if depth == 40:
+        assert (found.mean, found.std) == pytest.approx((named.mean, named.std), rel=1e-9)
