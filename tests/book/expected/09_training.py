@@ -38,6 +38,7 @@ TEN, FORTY, SKIPS = _sheet(10), _sheet(40), _sheet(40, residual=True)
 TWO = _sheet(40, batch=2)
 TEN_ADAM, FORTY_ADAM = _sheet(10, "adam"), _sheet(40, "adam")
 FASHION = _sheet(40, data="fashion-mnist")
+FASHION_SKIPS = _sheet(40, residual=True, data="fashion-mnist")
 LONG = _sheet(40, steps=3000)
 STRAIGHT = ("calibrated", "critical", "dks", "tat", "selu", "leaky")
 
@@ -180,6 +181,16 @@ SAID = {
         f"long_{m}_relu": (LONG, ("calibrated", T, "relu"), (m, T, "relu"))
         for m in ("leaky", "dks", "tat", "batchnorm")
     },
+    **{
+        f"skips_fashion_{m}": (FASHION_SKIPS, ("calibrated", N, "relu"), (m, N, "relu"))
+        for m in ("backward", "batchnorm", "fixup")
+    },
+    "skips_fashion_scaled": (FASHION_SKIPS, ("calibrated", N, "relu"), ("scaled-ws", N, "relu")),
+    "skips_fashion_batchnorm_tanh": (
+        FASHION_SKIPS,
+        ("calibrated", N, "tanh"),
+        ("batchnorm", N, "tanh"),
+    ),
     "skips_bridge": (SKIPS, ("separate-bridge", N, "relu"), ("forward", N, "relu")),
 }
 for _name, (_sheet_of, _one, _other) in SAID.items():
