@@ -89,6 +89,7 @@ OTHERS = [
     _layer("Bilinear", [(4, 3), (4, 5)], (), 3, 5, 2),
     _layer("MultiheadAttention", [(5, 2, 8)] * 3, (), 8, 2, per="layer"),
     _layer("MultiheadAttention", [(5, 2, 8)] * 3, (), 8, 2, per="neuron"),
+    _layer("ScaledDotProductAttention", [(2, 5, 4)] * 3),
     _layer("Calibrated", [(4, 7)], (), "tanh", depth=10),
     _layer("Elementwise", [(4, 7)], (), torch.sin, **LAW),
     _layer("GatedLinear", [(4, 6)], (), "silu", **LAW),

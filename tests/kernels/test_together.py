@@ -53,7 +53,7 @@ def copies(monkeypatch):
         return copied(numbers, device)
 
     monkeypatch.setattr(table, "copied", count)
-    table.table.cache_clear()
+    table.shared.cache_clear()
     weight._plan.cache_clear()
     return seen
 
