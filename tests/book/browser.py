@@ -44,8 +44,6 @@ class Sight:
     inside: set[str]
     # The answers of look.js.
     page: dict
-    # What axe-core finds serious or critical, if it was asked.
-    faults: list[dict]
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -82,8 +80,6 @@ def chromium(profile: Path):
         "--disable-dev-shm-usage",
         "--disable-quic",
         "--disable-background-networking",
-        # Neither a process in store nor the pages that were left are of use here.
-        "--disable-features=SpareRendererForSitePerProcess,BackForwardCache",
         "--disable-component-update",
         "--disable-sync",
         "--no-first-run",
@@ -115,12 +111,11 @@ def set_view(driver, view: str) -> None:
     )
 
 
-def look(driver, address: str, view: str, rules: dict | None = None) -> Sight:
-    """Open a page in a view, wait until it has settled, and let axe-core run if it has rules."""
-    # From elsewhere: a page that is opened again goes back to where the reader had scrolled.  And
-    # before the view changes: nobody needs the page that is left in another size.
-    driver.get("about:blank")
+def look(driver, address: str, view: str) -> Sight:
+    """Open a page in a view and wait until it has settled."""
     set_view(driver, view)
+    # From elsewhere: a page that is opened again goes back to where the reader had scrolled.
+    driver.get("about:blank")
     for kind in ("browser", "performance"):
         driver.get_log(kind)
     driver.get(address)
@@ -136,9 +131,7 @@ def look(driver, address: str, view: str, rules: dict | None = None) -> Sight:
     here = urlsplit(address).netloc
     outside = [url for url in first + _asked(driver) if urlsplit(url).netloc != here]
     inside = {unquote(urlsplit(url).path) for url in first if urlsplit(url).netloc == here}
-    # Last, because it leaves its traces in the page.
-    faults = [] if rules is None else _audit(driver, rules)
-    return Sight(console, outside, inside, page, faults)
+    return Sight(console, outside, inside, page)
 
 
 def _asked(driver) -> list[str]:
@@ -153,10 +146,14 @@ def _asked(driver) -> list[str]:
     return [url for url in asked if urlsplit(url).scheme not in ("data", "blob")]
 
 
-def _audit(driver, rules: dict) -> list[dict]:
-    """Return what axe-core finds serious or critical in the page that is open."""
+def audit(driver, address: str, view: str, rules: dict) -> list[dict]:
+    """Open a page in a view and return what axe-core finds serious or critical."""
+    set_view(driver, view)
+    driver.get(address)
+    if failure := driver.execute_async_script(SETTLE) or driver.execute_async_script(UNROLL):
+        raise RuntimeError(f"{address}: {failure}")
     driver.execute_script(AXE)
     found = driver.execute_async_script(AUDIT, rules)
     if isinstance(found, str):
-        raise RuntimeError(f"{driver.current_url}: {found}")
+        raise RuntimeError(f"{address}: {found}")
     return found

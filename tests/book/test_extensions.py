@@ -1,18 +1,9 @@
 """The book's own extensions, piece by piece: what they change, and what they leave alone."""
 
-import os
 import runpy
 from types import SimpleNamespace
 
-import nbformat
 import pytest
-import yaml
-from jupyter_cache import get_cache
-from nbformat.v4 import new_code_cell, new_notebook, new_output
-
-from tests.book import expected
-from tests.book.expectations import Measured
-from tests.book.notebooks import NOTEBOOKS
 
 
 @pytest.fixture
@@ -144,93 +135,3 @@ def test_every_module_with_overloads_is_shown_by_the_signatures_that_run(root, l
     files = (root / "normprop").rglob("*.py")
     found = {f for f in files if "\n@overload\n" in f.read_text("utf-8")}
     assert {".".join(f.relative_to(root).with_suffix("").parts) for f in found} == known
-
-
-class Ahead:
-    """Pages, and a build that runs those that are notebooks ahead, though without a kernel."""
-
-    def __init__(self, ahead, folder, monkeypatch):
-        self.ahead, self.folder, self.ran, self.threads = ahead, folder, [], []
-        self.cache = get_cache(folder / "cache")
-        settings = SimpleNamespace(
-            execution_mode="cache", execution_cache_path=folder / "cache", execution_timeout=300
-        )
-        self.env = SimpleNamespace(mystnb_config=settings, doc2path=self.doc2path)
-        self.app = SimpleNamespace(config=SimpleNamespace(executed_alone=[]))
-        monkeypatch.setitem(ahead.execute_ahead.__globals__, "single_nb_execution", self.run)
-
-    def doc2path(self, page):
-        return str(self.folder / (page if "." in page else f"{page}.ipynb"))
-
-    def write(self, page, code):
-        notebook = new_notebook(cells=[new_code_cell(code)])
-        nbformat.write(notebook, self.doc2path(page))
-        return nbformat.read(self.doc2path(page), as_version=4)
-
-    def run(self, notebook, cwd, timeout, allow_errors):
-        (cell,) = notebook.cells
-        self.ran.append(cell.source)
-        self.threads.append(os.environ["OMP_NUM_THREADS"])
-        err = ValueError() if "fail" in cell.source else None
-        cell.outputs = [new_output("stream", text=f"{cell.source} in {cwd}, {timeout} s")]
-        return SimpleNamespace(nb=notebook, time=1.5, err=err)
-
-    def build(self, *pages):
-        self.ran.clear()
-        self.ahead.execute_ahead(self.app, self.env, list(pages))
-
-    def kept(self, notebook):
-        """What the cache has for a notebook, as myst-nb asks for it."""
-        (cell,) = self.cache.merge_match_into_notebook(notebook)[1].cells
-        return cell.outputs[0].text
-
-
-@pytest.fixture
-def ahead(root, load, tmp_path, monkeypatch):
-    return Ahead(load(root / "book/_ext/ahead.py"), tmp_path, monkeypatch)
-
-
-def test_notebooks_that_are_to_be_read_run_ahead(ahead, monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    one, two, _ = (ahead.write(name, name) for name in ("one", "two", "unread"))
-    ahead.build("text.md", "one", "two")
-    assert sorted(ahead.ran) == ["one", "two"]
-    assert ahead.threads == ["1", "1"]
-    assert "OMP_NUM_THREADS" not in os.environ
-    for notebook, name in ((one, "one"), (two, "two")):
-        assert ahead.kept(notebook) == f"{name} in {ahead.folder}, 300 s"
-
-
-def test_what_an_earlier_build_has_kept_is_forgotten(ahead):
-    one = ahead.write("one", "one")
-    ahead.build("one")
-    ahead.build()
-    with pytest.raises(KeyError):
-        ahead.kept(one)
-
-
-def test_a_notebook_that_fails_is_left_to_its_page(ahead):
-    bad, good = ahead.write("bad", "fail"), ahead.write("good", "good")
-    ahead.build("bad", "good")
-    assert sorted(ahead.ran) == ["fail", "good"]
-    assert ahead.kept(good)
-    with pytest.raises(KeyError):
-        ahead.kept(bad)
-
-
-def test_nothing_runs_beside_a_page_that_takes_times(ahead):
-    ahead.app.config.executed_alone = ["clock"]
-    ahead.write("clock", "clock"), ahead.write("other", "other")
-    ahead.build("clock", "other")
-    assert ahead.ran == ["other"]
-
-
-def test_every_page_that_is_executed_alone_is_a_notebook_that_takes_times(root):
-    config = yaml.safe_load((root / "_config.yml").read_text("utf-8"))
-    alone = config["sphinx"]["config"]["executed_alone"]
-    timed = {
-        name.removesuffix(".ipynb")
-        for name in NOTEBOOKS
-        if any(isinstance(kind, Measured) for kind in expected.registry(name).values())
-    }
-    assert set(alone) == timed
