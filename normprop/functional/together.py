@@ -107,7 +107,7 @@ def make(
             old = None if there is None else there.weights[i]
             fits = old is not None and old is not weight and _alike(old, weight)
             made.weights[i] = torch.mul(weight, layer.size, out=old if fits else None)
-    _biases({i: layers[i] for i in rest}, biases, made)
+        made.biases[i] = bias_of(layer, biases[i], made.weights[i])
     if there is not None:
         kept = {i for i, layer in enumerate(layers) if layer.over is None}
         _again(weights, made.weights, there.weights, kept)
@@ -264,28 +264,6 @@ def _divide_alike(matrices, sizes, made):
             made.divided[i] = matrix, along[i], sizes[i]
 
 
-def _biases(layers: dict[int, Layer], biases, made: Made) -> None:
-    """The c of every layer, those of one kind at once."""
-    moved = [i for i, own in layers.items() if biases[i] is not None and own.shift]
-    parted = [i for i, own in layers.items() if biases[i] is not None and own.scale != 1.0]
-    found = {i: biases[i] for i in layers}
-    for places, run, name in (
-        (moved, torch._foreach_sub, "shift"),
-        (parted, torch._foreach_div, "scale"),
-    ):
-        if places:
-            values = run([found[i] for i in places], [getattr(layers[i], name) for i in places])
-            found.update(zip(places, values, strict=True))
-    for i, own in layers.items():
-        made.biases[i] = found[i]
-        if own.slope or biases[i] is None:
-            shift = own.shift if biases[i] is None else 0.0
-            scale = own.scale if biases[i] is None else 1.0
-            made.biases[i] = bias_beside(
-                made.weights[i], found[i], own.slope, shift, scale, own.outputs
-            )
-
-
 def _fits(layer: Layer, weight: Tensor) -> bool:
     """Whether torch's kernels divide the weight as it is."""
     wide = weight.dtype in (torch.float32, torch.float64)
@@ -411,7 +389,7 @@ def _backward(layers, made, weights, biases, of_weights, of_biases):
             [gains[i] for i in changed],
         )
         of_weights.update(zip(changed, found, strict=True))
-    _project(layers, made, weights, of_weights)
+    _project(layers, made, of_weights)
     places, of_weights, of_biases = range(len(layers)), of_weights | done[0], of_biases | done[1]
     return [of_weights.get(i) for i in places] + [of_biases.get(i) for i in places]
 
@@ -423,7 +401,7 @@ def _rows(share: Tensor | None, gradient: Tensor) -> Tensor:
     return share.view(-1, *[1] * (gradient.ndim - 1))
 
 
-def _project(layers, made, weights, gradients):
+def _project(layers, made, gradients):
     """Take G to G_W where W is divided by its norm, in place of it."""
     for i, (leaf, weight) in made.apart.items():
         if i in gradients:
