@@ -40,6 +40,13 @@ class Activation(Twin):
 
     _keywords: ClassVar[type] = LawOnBackend
     overwritten: Overwritten | None = None
+    # Of the function, known from the class on: a call must not ask for a signature.
+    _arguments: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **options) -> None:
+        super().__init_subclass__(**options)
+        if cls.torch_type in NAMES:
+            cls._arguments = arguments_of(cls.torch_type)
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the function and normalise."""
@@ -59,7 +66,7 @@ class Activation(Twin):
 
     def _row(self) -> tuple[str, Params] | None:
         """The row of ``MAPS`` and its parameters; None where what torch keeps is kept anyway."""
-        own = (getattr(self, name) for name in arguments_of(self.torch_type))
+        own = (getattr(self, name) for name in self._arguments)
         return NAMES[self.torch_type], tuple(own)
 
     def extra_repr(self) -> str:

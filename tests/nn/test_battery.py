@@ -77,6 +77,13 @@ def test_a_layer_is_its_twin_with_more_arguments(row):
     assert {p.name: p.default for p in shared} == defaults
 
 
+@rows
+def test_a_call_asks_for_no_signature(row, monkeypatch):
+    layer, x = row.layer().double(), row.input()
+    monkeypatch.setattr(inspect, "signature", None)
+    layer(x)
+
+
 # Outputs
 
 
