@@ -13,11 +13,13 @@ import argparse
 import copy
 import itertools
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
@@ -37,6 +39,8 @@ WHOLE = 480.0
 TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 Check = Callable[[], float]
 """Returns an error divided by its bound; raises where there is no result."""
+Named = tuple[str, str, Check]
+"""A check behind its part of the run and its name."""
 
 
 class Log:
@@ -54,29 +58,34 @@ class Log:
         empty = {"done": 0, "failed": 0, "skipped": 0, "worst": 0.0, "at": ""}
         return self.parts.setdefault(name, empty)
 
-    def check(self, part: str, name: str, check: Check) -> None:
-        """Run a check and write down what it gave."""
-        row, entry = self.part(part), {"part": part, "name": name}
-        try:
-            error = check()
-        except Exception as problem:
-            text = " ".join(str(problem).split())[:300]
-            entry |= {"status": "failed", "reason": f"{type(problem).__name__}: {text}"}
-        else:
-            # A comparison that a NaN fails.
-            status = "passed" if error <= 1.0 else "failed"
-            entry |= {"status": status, "error": float(f"{error:.3g}")}
-            if not error <= row["worst"]:
-                row["worst"], row["at"] = error, name
+    def add(self, entry: dict) -> None:
+        """Write down what a check gave."""
+        row, name, error = self.part(entry["part"]), entry["name"], entry.get("error", 0.0)
+        if not error <= row["worst"]:
+            row["worst"], row["at"] = error, name
+        failed = entry["status"] == "failed"
         row["done"] += 1
-        row["failed"] += entry["status"] == "failed"
+        row["failed"] += failed
         self._line(entry)
-        if entry["status"] == "failed":
-            print(f"FAILED {part}: {name}: {entry.get('reason', entry.get('error'))}", flush=True)
+        if failed:
+            reason = entry.get("reason", error)
+            print(f"FAILED {entry['part']}: {name}: {reason}", flush=True)
 
-    def skip(self, part: str, name: str, reason: str) -> None:
+    def follow(self, found: Iterable[dict], seconds: float) -> None:
+        """Write down what checks give; of those that the time left out, one line for a part."""
+        late: dict[str, list[str]] = {}
+        for entry in found:
+            if entry["status"] == "skipped":
+                late.setdefault(entry["part"], []).append(entry["name"])
+            else:
+                self.add(entry)
+        for part, names in late.items():
+            reason = f"{max(seconds, 0.0):.0f} seconds were over"
+            self.skip(part, f"{names[0]} and {len(names) - 1} more", reason, len(names))
+
+    def skip(self, part: str, name: str, reason: str, count: int = 1) -> None:
         """Say what was not looked at."""
-        self.part(part)["skipped"] += 1
+        self.part(part)["skipped"] += count
         self._line({"part": part, "name": name, "status": "skipped", "reason": reason})
         print(f"skipped {part}: {name}: {reason}", flush=True)
 
@@ -91,6 +100,19 @@ class Log:
     def _line(self, entry: dict) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+
+def result(part: str, name: str, check: Check) -> dict:
+    """What a check gives, as a line of the results."""
+    entry = {"part": part, "name": name}
+    try:
+        error = check()
+    except Exception as problem:
+        text = " ".join(str(problem).split())[:300]
+        return entry | {"status": "failed", "reason": f"{type(problem).__name__}: {text}"}
+    # A comparison that a NaN fails.
+    status = "passed" if error <= 1.0 else "failed"
+    return entry | {"status": status, "error": float(f"{error:.3g}")}
 
 
 # Tests
@@ -115,7 +137,7 @@ def run_tests(log: Log, device: torch.device, seconds: float) -> None:
         return 0.0
 
     if device.type == "cuda":
-        log.check("tests", ", ".join(TESTS), check)
+        log.add(result("tests", ", ".join(TESTS), check))
     else:
         log.skip("tests", ", ".join(TESTS), "they need a GPU")
 
@@ -200,7 +222,7 @@ def has_backend(row: Row) -> bool:
     return True
 
 
-def layer_checks(device: torch.device) -> Iterator[tuple[str, str, Check]]:
+def layer_checks(device: torch.device) -> Iterator[Named]:
     """Every row of the battery, on the device against float64 on the CPU."""
     still = [row for row in ROWS if row.kind != "dropout"]
     roads = ["eager", "auto"]
@@ -279,7 +301,7 @@ def _legality(row, device) -> Check:
     return check
 
 
-def weight_checks(device: torch.device) -> Iterator[tuple[str, str, Check]]:
+def weight_checks(device: torch.device) -> Iterator[Named]:
     """Weights on their ball and their projected gradient."""
     roads = ("eager", "triton", "auto") if device.type == "cuda" else ("eager", "auto")
     for shape, groups in (((64, 33), 1), ((48, 12, 3, 3), 2), ((70_000, 1, 3), 70_000)):
@@ -306,7 +328,7 @@ def _on_its_ball(shape, groups, ball, per, backend, dtype, device) -> Check:
     return check
 
 
-def dropout_checks(device: torch.device) -> Iterator[tuple[str, str, Check]]:
+def dropout_checks(device: torch.device) -> Iterator[Named]:
     """The share of zeros, and that both passes drop the same."""
     roads = ("eager", "triton", "auto") if device.type == "cuda" else ("eager", "auto")
     shapes = {
@@ -366,7 +388,7 @@ def trained(model: nn.Module, x: Tensor, steps: int, cast=None) -> list[float]:
     return losses
 
 
-def network_checks(device: torch.device) -> Iterator[tuple[str, str, Check]]:
+def network_checks(device: torch.device) -> Iterator[Named]:
     """Trained, fused, compiled, under autocast, in a graph, folded, simulated."""
     wide = torch.float64
     for fused in (False, True):
@@ -459,15 +481,45 @@ def _simulated(layer, dtype, device) -> float:
 # All
 
 
-def run_checks(log: Log, checks: Iterator[tuple[str, str, Check]], seconds: float) -> None:
+def all_checks(device: torch.device) -> Iterator[Named]:
+    """Those of networks, which take longest, come first."""
+    parts = (network_checks, dropout_checks, weight_checks, layer_checks)
+    return itertools.chain.from_iterable(part(device) for part in parts)
+
+
+def run_checks(log: Log, checks: Iterable[Named], seconds: float) -> None:
     """One after the other, until the time is over."""
-    end = time.monotonic() + seconds
-    for part, name, check in checks:
-        if time.monotonic() >= end:
-            log.skip(part, f"{name} and what follows", f"{max(seconds, 0.0):.0f} seconds were over")
-            return
-        with gate.true_float32():
-            log.check(part, name, check)
+    end = time.time() + seconds
+    log.follow((_run(check, end) for check in checks), seconds)
+
+
+def share_checks(log: Log, device: torch.device, seconds: float, jobs: int) -> None:
+    """All checks, by several processes, until the time is over."""
+    end = time.time() + seconds
+    # A process that has used CUDA cannot be forked; a check itself is no message.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, spawn, _begin, (str(device),)) as pool:
+        count = sum(1 for _ in all_checks(device))
+        waiting = [pool.submit(_run_at, index, end) for index in range(count)]
+        log.follow((future.result() for future in as_completed(waiting)), seconds)
+
+
+def _begin(device: str) -> None:
+    global _checks
+    torch.set_num_threads(1)
+    _checks = list(all_checks(torch.device(device)))
+
+
+def _run_at(index: int, end: float) -> dict:
+    return _run(_checks[index], end)
+
+
+def _run(named: Named, end: float) -> dict:
+    part, name, check = named
+    if time.time() >= end:
+        return {"part": part, "name": name, "status": "skipped"}
+    with gate.true_float32():
+        return result(part, name, check)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -481,15 +533,13 @@ def main(argv: list[str] | None = None) -> int:
     if device.type == "cuda" and not kernels.usable(torch.empty(0, device=device)):
         log.skip("layers", "backend='triton'", "triton is not installed")
     run_tests(log, device, 0.4 * options.checks)
-    run_checks(log, network_checks(device), 0.3 * options.checks)
-    small = itertools.chain(dropout_checks(device), weight_checks(device), layer_checks(device))
-    run_checks(log, small, began + options.checks - time.monotonic())
+    share_checks(log, device, began + options.checks - time.monotonic(), options.jobs)
     # The last case may run on for a while.
     left = min(options.budget, WHOLE - 60.0 - (time.monotonic() - began))
     if left > 0:
         arguments = ["--device", options.device, "--budget", str(round(left)), "--rounds", "9"]
         arguments += ["--seconds", "1", "--out", str(options.out), *options.bench]
-        log.check("benchmarks", "gates", lambda: float(2 * benches.main(arguments)))
+        log.add(result("benchmarks", "gates", lambda: float(2 * benches.main(arguments))))
     else:
         log.skip("benchmarks", "all", "no time was left")
     text = log.table()
@@ -505,6 +555,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--device", default="cuda", help="cpu for a trial without a GPU")
     add("--checks", type=float, default=240.0, help="seconds for everything but benchmarks")
+    add("--jobs", type=int, default=min(8, os.cpu_count() or 1), help="processes for the checks")
     add("--budget", type=float, default=300.0, help="seconds for benchmarks")
     add("--out", type=Path, default=benches.RESULTS, help="folder of the results")
     add("--bench", nargs="*", default=[], help="more arguments for the benchmarks, --bench= first")

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -39,8 +40,17 @@ def test_a_line_is_written_as_it_is_done(log, tmp_path):
 def test_what_was_not_reached_is_said(log, tmp_path):
     gpu.run_checks(log, iter([("a", "late", lambda: 0.0)]), 0.0)
     (entry,) = lines(tmp_path)[1:]
-    assert (entry["status"], entry["name"]) == ("skipped", "late and what follows")
-    assert log.parts["a"]["done"] == 0
+    assert (entry["status"], entry["name"]) == ("skipped", "late and 0 more")
+    assert (log.parts["a"]["done"], log.parts["a"]["skipped"]) == (0, 1)
+
+
+def test_processes_share_the_checks(monkeypatch, log):
+    # Enough time for some of them; what is not reached is counted too.
+    gpu.share_checks(log, CPU, 20.0, jobs=2)
+    counts = Counter(part for part, _, _ in gpu.all_checks(CPU))
+    assert {n: f["done"] + f["skipped"] for n, f in log.parts.items()} == counts
+    assert sum(f["done"] for f in log.parts.values()) > 0
+    assert [n for n, f in log.parts.items() if f["failed"]] == []
 
 
 def test_every_row_is_looked_at_in_every_way():
