@@ -158,19 +158,17 @@ def check(model: nn.Module, /, *inputs, **keywords) -> Legality:
             model passes a function with a backward pass of its own that does not say what it
             does, such as a reentrant checkpoint, or runs autograd itself.
     """
-    roots, calls = _run(model, inputs, keywords)
-    order = _topological(roots)
-    nodes = set(order)
+    roots, graph, calls = _run(model, inputs, keywords)
     # On the way to the outputs, or where no gradient can be, as no parameter stands before it.
     calls = {
         name: made
         for name, made in calls.items()
-        if any(not call.roots or not nodes.isdisjoint(call.roots) for call in made)
+        if any(not call.roots or not graph.keys().isdisjoint(call.roots) for call in made)
     }
     columns = {name: column for column, name in enumerate(calls, 1)}
     owners = defaultdict(lambda: [0])
     for name, made in calls.items():
-        for node in (node for call in made for node in call.order):
+        for node in (node for call in made for node in call.graph):
             owners[node].append(columns[name])
 
     def together_and_alone(node) -> np.ndarray:
@@ -181,7 +179,7 @@ def check(model: nn.Module, /, *inputs, **keywords) -> Legality:
         return found
 
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    ends = _products(roots, order, together_and_alone, np.ones(1 + len(columns)))
+    ends = _products(roots, graph, together_and_alone, np.ones(1 + len(columns)))
     reached = {
         names[id(node.variable)]: np.stack(products)
         for node, products in ends.items()
@@ -278,19 +276,19 @@ class _Call:
 
     # The nodes of its outputs, and those between them and its inputs.
     roots: list
-    order: list
+    graph: dict
     # Identities of its parameters.
     parameters: set[int]
 
 
-def _run(model, inputs, keywords) -> tuple[list, dict[str, list[_Call]]]:
-    """Nodes of the model's outputs, and the calls of each layer with separate scales."""
+def _run(model, inputs, keywords) -> tuple[list, dict, dict[str, list[_Call]]]:
+    """Nodes of the model's outputs, those behind, and calls of each layer with separate scales."""
     calls: dict[str, list[_Call]] = defaultdict(list)
 
     def record(name, module, inputs, keywords, output):
         roots, stop = _nodes_of(tensors_in(output)), _nodes_of(tensors_in((inputs, keywords)))
         own = {id(parameter) for parameter in module.parameters()}
-        calls[name].append(_Call(roots, _topological(roots, set(stop)), own))
+        calls[name].append(_Call(roots, _graph(roots, set(stop)), own))
 
     inner = unwrapped(model)
     held = held_by(model, inputs, keywords)
@@ -308,7 +306,8 @@ def _run(model, inputs, keywords) -> tuple[list, dict[str, list[_Call]]]:
         # Statistics are to be what they were.
         buffers = {n: b.clone() for n, b in inner.named_buffers() if not is_lazy(b)}
         result = torch.func.functional_call(inner, buffers, inputs, keywords)
-    return _nodes_of(tensors_in(result)), calls
+    roots = _nodes_of(tensors_in(result))
+    return roots, _graph(roots), calls
 
 
 class _NoGradientsInside(TorchFunctionMode):
@@ -352,32 +351,36 @@ def _stated(node) -> tuple[float, ...]:
     return stated
 
 
-def _topological(roots, stop=frozenset()) -> list:
-    """Nodes of autograd's graph, each before what it passes gradients to."""
-    order, seen = [], set(stop)
+def _graph(roots, stop=frozenset()) -> dict:
+    """Nodes of autograd's graph, each before what it passes gradients to, and with it.
+
+    Is read while the tensors are there: before torch 2.13 the node of a custom function dies with
+    them, whoever holds it in Python.
+    """
+    order, edges = [], {}
     stack = [(root, False) for root in roots]
     while stack:
         node, done = stack.pop()
         if done:
             order.append(node)
-        elif node not in seen:
-            seen.add(node)
+        elif node not in edges and node not in stop:
+            edges[node] = node.next_functions
             stack.append((node, True))
-            stack += [(child, False) for child, _ in node.next_functions if child is not None]
-    return order[::-1]
+            stack += [(child, False) for child, _ in edges[node] if child is not None]
+    return {node: edges[node] for node in reversed(order)}
 
 
-def _products(roots, order, factors_of: Callable, one) -> dict:
+def _products(roots, graph, factors_of: Callable, one) -> dict:
     """Smallest and largest product over the paths to each node where they end.
 
     Where a tensor needs no gradient, but has a factor, they end at None.
     """
     ends = dict.fromkeys(roots, (one, one))
-    for node in order:
-        if not node.next_functions:
+    for node, edges in graph.items():
+        if not edges:
             continue
         arriving, factors = ends.pop(node), factors_of(node)
-        for position, (child, _) in enumerate(node.next_functions):
+        for position, (child, _) in enumerate(edges):
             if position >= len(factors) and child is None:
                 continue
             factor = factors[position] if position < len(factors) else 1.0
@@ -391,7 +394,7 @@ def _factor_through(calls: Iterable[_Call]) -> float:
     found = [
         product
         for call in calls
-        for node, products in _products(call.roots, call.order, _stated, 1.0).items()
+        for node, products in _products(call.roots, call.graph, _stated, 1.0).items()
         if id(getattr(node, "variable", None)) not in call.parameters
         for product in products
     ]

@@ -2,12 +2,15 @@
 
 import copy
 import math
+import weakref
 from collections import OrderedDict
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.autograd.graph import get_gradient_edge
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 
@@ -336,6 +339,61 @@ def test_a_function_from_elsewhere_may_say_what_it_does():
     assert check(Through(Stated.apply), x).legal
     assert check(Through(Turned.apply), x).factors["first.weight"].asymmetric
     assert check(Through(Turned.apply), x).factors["last.weight"].legal
+
+
+def mortal(node, tensor):
+    """A node whose edges are gone when the tensor is, as a custom function's are in torch 2.11."""
+    alive = weakref.ref(tensor)
+
+    class Mortal:
+        _forward_cls = getattr(type(node), "_forward_cls", None)
+        behind = node
+
+        def __eq__(self, other):
+            return node is other.behind
+
+        def __hash__(self):
+            return hash(node)
+
+        def __getattr__(self, name):
+            return getattr(node, name)
+
+        @property
+        def next_functions(self):
+            if alive() is None:
+                raise RuntimeError("its tensor is gone")
+            edges = node.next_functions
+            return tuple((child and mortal(child, alive()), place) for child, place in edges)
+
+    return Mortal()
+
+
+class Forgetful(nn.Module):
+    """What a part of it has made is gone when another runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused = block(), block()
+
+    def forward(self, x):
+        self.unused(x)
+        return self.used(x).square()
+
+
+@pytest.mark.parametrize("make", [chain, residual, concatenated, shared, Forgetful])
+def test_the_graph_is_read_while_the_tensors_are_there(make, monkeypatch):
+    model, x = make(), torch.randn(7, WIDTH)
+    wanted = check(model, x)
+    asked = []
+
+    def edge(tensor):
+        asked.append(tensor.shape)
+        return SimpleNamespace(node=mortal(get_gradient_edge(tensor).node, tensor))
+
+    monkeypatch.setattr("normprop.graph.legality.get_gradient_edge", edge)
+    found = check(model, x)
+    assert asked
+    assert repr(found) == repr(wanted)
 
 
 def test_functions_of_torch_give_the_derivative():
