@@ -44,6 +44,8 @@ class Sight:
     inside: set[str]
     # The answers of look.js.
     page: dict
+    # What axe-core finds serious or critical, if it was asked.
+    faults: list[dict]
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -111,11 +113,12 @@ def set_view(driver, view: str) -> None:
     )
 
 
-def look(driver, address: str, view: str) -> Sight:
-    """Open a page in a view and wait until it has settled."""
-    set_view(driver, view)
-    # From elsewhere: a page that is opened again goes back to where the reader had scrolled.
+def look(driver, address: str, view: str, rules: dict | None = None) -> Sight:
+    """Open a page in a view, wait until it has settled, and let axe-core run if it has rules."""
+    # From elsewhere: a page that is opened again goes back to where the reader had scrolled.  And
+    # before the view changes: the page that is left need not be laid out for it.
     driver.get("about:blank")
+    set_view(driver, view)
     for kind in ("browser", "performance"):
         driver.get_log(kind)
     driver.get(address)
@@ -131,7 +134,9 @@ def look(driver, address: str, view: str) -> Sight:
     here = urlsplit(address).netloc
     outside = [url for url in first + _asked(driver) if urlsplit(url).netloc != here]
     inside = {unquote(urlsplit(url).path) for url in first if urlsplit(url).netloc == here}
-    return Sight(console, outside, inside, page)
+    # Last, because it leaves its traces in the page.
+    faults = [] if rules is None else _audit(driver, rules)
+    return Sight(console, outside, inside, page, faults)
 
 
 def _asked(driver) -> list[str]:
@@ -146,14 +151,10 @@ def _asked(driver) -> list[str]:
     return [url for url in asked if urlsplit(url).scheme not in ("data", "blob")]
 
 
-def audit(driver, address: str, view: str, rules: dict) -> list[dict]:
-    """Open a page in a view and return what axe-core finds serious or critical."""
-    set_view(driver, view)
-    driver.get(address)
-    if failure := driver.execute_async_script(SETTLE) or driver.execute_async_script(UNROLL):
-        raise RuntimeError(f"{address}: {failure}")
+def _audit(driver, rules: dict) -> list[dict]:
+    """Return what axe-core finds serious or critical in the page that is open."""
     driver.execute_script(AXE)
     found = driver.execute_async_script(AUDIT, rules)
     if isinstance(found, str):
-        raise RuntimeError(f"{address}: {found}")
+        raise RuntimeError(f"{driver.current_url}: {found}")
     return found
