@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         seconds=options.seconds or (2.0 if options.quick else 20.0),
     )
     cases = [c for c in all_cases(scale) if _chosen(c.name, options.only)]
+    cases = [c for c in cases if device.type == "cuda" or not c.graphed]
     if not cases:
         _parser().error(f"no case matches {' '.join(options.only)}; --list shows them")
     if options.list:

@@ -55,6 +55,7 @@ class Case:
         memory: bytes that the largest implementation needs, roughly.
         threads: of torch, where the case does not take what the run was given.
         compiled: whether everything in it goes through ``torch.compile``.
+        graphed: whether everything in it is captured, and needs CUDA.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Case:
     memory: int = 0
     threads: int | None = None
     compiled: bool = False
+    graphed: bool = False
 
     def __post_init__(self) -> None:
         if self.baseline not in self.implementations:

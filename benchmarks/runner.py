@@ -184,7 +184,7 @@ class Journal:
         return self.path.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
-FIRST = ("training", "inference", "activation", "block", "simulate", "depth")
+FIRST = ("training", "graphed-training", "inference", "activation", "block", "simulate", "depth")
 """Groups in the order in which a run of little time takes them; others come last."""
 
 

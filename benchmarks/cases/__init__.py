@@ -34,6 +34,7 @@ def all_cases(scale: str = "full") -> Iterator[Case]:
         yield from network.block_cases(blocks, compile=True)
     training = _training(scale)
     yield from network.training_cases(training)
+    yield from network.graphed_cases(training)
     yield from network.inference_cases(training)
     yield from depth.cases({"full": (10, 100, 1000, 10_000), "quick": (10, 1000)}.get(scale, (10,)))
     yield from constants.cases()

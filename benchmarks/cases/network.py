@@ -79,6 +79,7 @@ ROWS = (
 )
 Check = Callable[..., str | None]
 FUSED = {"normprop": "normprop fused", "normprop projected": "normprop fused, projected"}
+GRAPHED = ("plain", "batchnorm", "layernorm", "normprop", "normprop projected")
 
 
 def blocks(channels: int, side: int, batch: int, width: int, rows: int) -> tuple[Task, ...]:
@@ -209,10 +210,18 @@ def inference_cases(tasks: tuple[Task, ...]) -> Iterator[Case]:
         )
 
 
-def _case(group: str, task: Task, make, compile: bool) -> Case:
+def graphed_cases(tasks: tuple[Task, ...]) -> Iterator[Case]:
+    """The same step as one CUDA graph: what is left where nothing waits for Python."""
+    for task in tasks:
+        task = dataclasses.replace(task, methods=GRAPHED)
+        yield _case("graphed-training", task, lambda *a: _graphed(*a), graphed=True)
+
+
+def _case(group: str, task: Task, make, compile: bool = False, graphed: bool = False) -> Case:
     implementations = {}
     for method in task.methods:
-        implementations[method] = _implementation(task, method, None, make)
+        if not (graphed and method in FUSED):
+            implementations[method] = _implementation(task, method, None, make)
         if method in FUSED:
             implementations[FUSED[method]] = _implementation(task, method, package.fused, make)
     return Case(
@@ -222,6 +231,7 @@ def _case(group: str, task: Task, make, compile: bool) -> Case:
         task.parameters(),
         _memory(task),
         compiled=compile,
+        graphed=graphed,
     )
 
 
@@ -291,6 +301,20 @@ def _step(
         return held if compile else {**held, "operators": operators(call)}
 
     return Prepared(call, check, figures)
+
+
+def _graphed(task: Task, method: str, model: nn.Module, context: Context, check: Check) -> Prepared:
+    eager = _step(task, method, model, context, check)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            eager.call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        eager.call()
+    return Prepared(graph.replay, check)
 
 
 def _after_step(model: nn.Module, method: str) -> Callable[[], object]:

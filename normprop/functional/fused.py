@@ -38,12 +38,13 @@ same.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as torch_functional
 
 from normprop.functional.scale import (
@@ -168,7 +169,23 @@ def fused(
         # Dynamo makes variables of floats that it has seen change from layer to layer.
         constants = Constants(*[literal(value) for value in constants])
         return _Traced.apply(input, name, params, constants, kept, triton)
+    if not (torch.is_grad_enabled() and input.requires_grad) and forward_ad._current_level < 0:
+        # Nobody asks for a derivative.
+        with torch.no_grad():
+            return _forward(input, name, params, constants, kept, triton)
     return _Fused.apply(input, name, params, constants, kept, triton)
+
+
+def _forward(input, name, params, constants, kept, triton) -> Tensor:
+    if triton:
+        from normprop.kernels import activation as kernel
+
+        shift, forward = constants.shift, constants.forward
+        return kernel.forward(
+            *kernel_of(name, params), input, shift, forward, save_output=kept == "output"
+        )
+    line, row = line_of(name, params, *constants, input.dtype), MAPS[name]
+    return (row.run_half if half(input.dtype) else row.run)(input, line, params)
 
 
 def is_small(input: Tensor) -> bool:
@@ -183,6 +200,14 @@ def is_transformed(input: Tensor) -> bool:
         return True
     # What torch.autograd.grad(..., is_grads_batched=True) sends backward.
     return not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(input)
+
+
+def any_transformed(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether one of these is."""
+    if transforms_active() or torch.compiler.is_compiling():
+        return any(t is not None and is_transformed(t) for t in tensors)
+    batched = torch._C._functorch.is_legacy_batchedtensor
+    return any(t is not None and (type(t) not in _PLAIN or batched(t)) for t in tensors)
 
 
 def check_backend(backend: str) -> None:
@@ -228,19 +253,7 @@ def _has_kernel(name: str, backend: Backend) -> bool:
 class _Traced(torch.autograd.Function):
     @staticmethod
     def forward(ctx, input, name, params, constants, kept, triton):
-        row = MAPS[name]
-        line = line_of(name, params, *constants, input.dtype)
-        if triton:
-            from normprop.kernels import activation as kernel
-
-            shift, forward = constants.shift, constants.forward
-            output = kernel.forward(
-                *kernel_of(name, params), input, shift, forward, save_output=kept == "output"
-            )
-        elif half(input.dtype):
-            output = row.run_half(input, line, params)
-        else:
-            output = row.run(input, line, params)
+        output = _forward(input, name, params, constants, kept, triton)
         ctx.call = name, params, constants, kept
         ctx.gradient_factors = (constants.forward / constants.backward,)
         ctx.triton = triton

@@ -19,6 +19,7 @@ What every layer does to a few numbers a channel is done to all layers' numbers 
 small layers do not pay for calls.
 """
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -27,7 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from normprop.functional.fused import is_transformed
+from normprop.functional.fused import any_transformed, is_transformed
 from normprop.functional.parametric import Absorbed, bias_beside
 from normprop.functional.weight import Matrix, has_kernel, on_sphere, ordinary
 from normprop.kernels import usable
@@ -61,58 +62,120 @@ def bias_of(layer: Layer, bias: Tensor | None, made: Tensor) -> Tensor | None:
     return bias_beside(made, bias, layer.slope, layer.shift, layer.scale, layer.outputs)
 
 
+class Maker:
+    """Makes V and c of the same layers again and again.
+
+    What follows from shapes and types of W and b, and where they lie, is settled once.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor | None],
+    ) -> None:
+        self.layers, self._given = tuple(layers), [*weights, *biases]
+        self._traits = traits(self._given)
+        factors = (layer.factors[which] for which in (0, 1) for layer in layers)
+        self.factors = tuple(
+            [f for f, t in zip(factors, self._given, strict=True) if t is not None]
+        )
+        #: Of what a GPU makes in one call each: the places, and the call.
+        self.kernels = []
+        able = [i for i, w in enumerate(weights) if _usable(w) and _meet(w, biases[i])]
+        for places in _alike({i: weights[i] for i in able}):
+            from normprop.kernels import weight as kernel
+
+            own = ([of[i] for i in places] for of in (layers, weights, biases))
+            self.kernels.append((places, kernel.batch(*own)))
+        self.rest = sorted({*range(len(layers))} - {*able})
+        #: What torch's kernel divides: W as a matrix, and the norm of each row or column.
+        fit = [i for i in self.rest if _fits(layers[i], weights[i])]
+        matrices = {i: Matrix.of(weights[i], layers[i].over) for i in fit}
+        self.divided = [
+            {i: (matrices[i], _size(matrices[i], layers[i].size)) for i in places}
+            for places in _alike({i: m.rows for i, m in matrices.items()})
+        ]
+
+    def serves(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> bool:
+        """Whether these are the tensors that it was made for, and lie where they lay."""
+        given = [*weights, *biases]
+        same = all(map(operator.is_, given, self._given))
+        return same and traits(given) == self._traits
+
+    @torch.no_grad()
+    def make(
+        self,
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor | None],
+        there: "Made | None" = None,
+    ) -> "Made":
+        """V and c of every layer.
+
+        Where W stays on its ball by itself, the memory of what is ``there`` from before is used
+        again, as a graph that was captured reads there.
+        """
+        made = Made(self, list(weights), list(biases))
+        for places, kernel in self.kernels:
+            values, of_biases, norms = kernel.forward(
+                [weights[i] for i in places], [biases[i] for i in places]
+            )
+            made.norms.append(norms)
+            for i, value, bias in zip(places, values, of_biases, strict=True):
+                made.weights[i], made.biases[i] = value, bias
+        for alike in self.divided:
+            _divide(alike, made)
+        for i in self.rest:
+            layer, weight = self.layers[i], weights[i]
+            if layer.over is not None and i not in made.along:
+                with torch.enable_grad():
+                    leaf = weight.detach().requires_grad_()
+                    made.apart[i] = leaf, weight_of(layer, leaf)
+                made.weights[i] = made.apart[i][1].detach()
+            elif layer.over is None and layer.size != 1.0:
+                old = None if there is None else there.weights[i]
+                fits = old is not None and old is not weight and _match(old, weight)
+                made.weights[i] = torch.mul(weight, layer.size, out=old if fits else None)
+            made.biases[i] = bias_of(layer, biases[i], made.weights[i])
+        if there is not None:
+            kept = [i for i, layer in enumerate(self.layers) if layer.over is None]
+            _again(weights, made.weights, there.weights, kept)
+            _again(biases, made.biases, there.biases, kept)
+        return made
+
+
 @dataclass
 class Made:
     """What a call made, and what its gradient takes.
 
     Attributes:
+        maker: who made it.
         weights: V of every layer.
         biases: c of every layer, or ``None``.
-        divided: by place, what torch's kernel divided: W as a matrix, and for each of its rows or
-            columns n and ``size``.
+        norms: of what each of the maker's kernels made.
+        along: by place, n of each row or column of what torch's kernel divided.
         apart: by place, W and V of a layer with a graph of its own.
-        kernels: what was made on a GPU in one call: the places, what was asked for, the norms.
     """
 
+    maker: Maker
     weights: list[Tensor]
     biases: list[Tensor | None]
-    divided: dict[int, tuple[Matrix, Tensor, Tensor]] = field(default_factory=dict)
+    norms: list[Tensor] = field(default_factory=list)
+    along: dict[int, Tensor] = field(default_factory=dict)
     apart: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    kernels: list[tuple[list[int], list, Tensor]] = field(default_factory=list)
 
 
-@torch.no_grad()
 def make(
-    layers: Sequence[Layer],
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor | None],
-    there: Made | None = None,
+    layers: Sequence[Layer], weights: Sequence[Tensor], biases: Sequence[Tensor | None]
 ) -> Made:
-    """V and c of every layer.
+    """V and c of every layer, made once."""
+    return Maker(layers, weights, biases).make(weights, biases)
 
-    Where W stays on its ball by itself, the memory of what is ``there`` from before is used again,
-    as a graph that was captured reads there.
-    """
-    made = Made(list(weights), list(biases))
-    rest = _by_kernels(layers, weights, biases, made)
-    _divide({i: layers[i] for i in rest}, weights, made)
-    for i in rest:
-        layer, weight = layers[i], weights[i]
-        if layer.over is not None and i not in made.divided:
-            with torch.enable_grad():
-                leaf = weight.detach().requires_grad_()
-                made.apart[i] = leaf, weight_of(layer, leaf)
-            made.weights[i] = made.apart[i][1].detach()
-        elif layer.over is None and layer.size != 1.0:
-            old = None if there is None else there.weights[i]
-            fits = old is not None and old is not weight and _alike(old, weight)
-            made.weights[i] = torch.mul(weight, layer.size, out=old if fits else None)
-        made.biases[i] = bias_of(layer, biases[i], made.weights[i])
-    if there is not None:
-        kept = {i for i, layer in enumerate(layers) if layer.over is None}
-        _again(weights, made.weights, there.weights, kept)
-        _again(biases, made.biases, there.biases, kept)
-    return made
+
+def traits(tensors: Sequence[Tensor | None]) -> list[tuple]:
+    """What a tensor can change, without becoming another, of what is settled once."""
+    return [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in tensors if t is not None]
 
 
 def _again(given, made, there, places) -> None:
@@ -120,71 +183,72 @@ def _again(given, made, there, places) -> None:
     for i in places:
         new, old = made[i], there[i]
         own = new is not given[i] and old is not given[i] and old is not new
-        if own and old is not None and _alike(old, new):
+        if own and old is not None and _match(old, new):
             made[i] = old.copy_(new)
 
 
-def _by_kernels(layers, weights, biases, made) -> list[int]:
-    """Make what a GPU can, all layers of one type at once; returns the places of the others."""
-    alike = {}
-    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        if _usable(weight) and _meet(weight, bias):
-            alike.setdefault((weight.device, weight.dtype), []).append(i)
-    for places in alike.values():
-        from normprop.kernels import weight as kernel
-
-        some = [layers[i] for i in places]
-        made_here, biases_here, norms = kernel.forward(
-            some, [weights[i] for i in places], [biases[i] for i in places]
-        )
-        for i, value, bias in zip(places, made_here, biases_here, strict=True):
-            made.weights[i], made.biases[i] = value, bias
-        made.kernels.append((places, some, norms))
-    done = {i for places in alike.values() for i in places}
-    return [i for i in range(len(layers)) if i not in done]
+def _alike(tensors: dict[int, Tensor]) -> list[list[int]]:
+    """The places of those of one type on one device."""
+    found = {}
+    for i, tensor in tensors.items():
+        found.setdefault((tensor.device, tensor.dtype), []).append(i)
+    return list(found.values())
 
 
 class Placed(NamedTuple):
     """A weight that is to be put on its ball, in place.
 
     Attributes:
-        weight: W.
         layer: the ball as norm and size; what is made of W besides, of which ``gain`` is a part.
+        weight: W.
         bias: b.
         value: memory of an earlier V; ``None`` where V is W.
         made: memory of an earlier c; ``None`` where c is b.
     """
 
-    weight: Tensor
     layer: Layer
+    weight: Tensor
     bias: Tensor | None = None
     value: Tensor | None = None
     made: Tensor | None = None
 
 
-@torch.no_grad()
-def place_(asked: Sequence[Placed]) -> list[int]:
-    """Put on their balls the weights that a GPU can, all of one type at once.
+class Placer:
+    """Puts the same weights on their balls again and again, those that a GPU can.
 
-    V and c are made in the same call.  Returns the places of those weights.
+    All of one type at once; V and c are made in the same call.
+
+    Attributes:
+        asked: what it was made for.
+        done: the places of those weights.
     """
-    alike, end = {}, 0
-    able = [i for i, one in enumerate(asked) if _usable(one.weight)]
-    # Weights that share memory are left for later: each would move what the other reads.
-    for i in sorted(able, key=lambda i: asked[i].weight.data_ptr()):
-        weight, start = asked[i].weight, asked[i].weight.data_ptr()
-        from normprop.kernels import weight as kernel
 
-        if start >= end and kernel.serves(weight):
-            alike.setdefault((weight.device, weight.dtype), []).append(i)
-            end = start + weight.numel() * weight.element_size()
-    for places in alike.values():
-        weights, layers, biases, values, made = zip(*(asked[i] for i in places), strict=True)
-        kernel.project_(layers, weights, biases, values, made)
-        for written in (*weights, *values, *made):
-            if written is not None and not written.is_inference():
-                torch.autograd.graph.increment_version(written)
-    return [i for places in alike.values() for i in places]
+    def __init__(self, asked: Sequence[Placed]) -> None:
+        able, end = {}, 0
+        # Weights that share memory are left for later: each would move what the other reads.
+        for i in sorted(range(len(asked)), key=lambda i: asked[i].weight.data_ptr()):
+            weight, start = asked[i].weight, asked[i].weight.data_ptr()
+            if _usable(weight) and start >= end:
+                from normprop.kernels import weight as kernel
+
+                if kernel.serves(weight):
+                    able[i], end = weight, start + weight.numel() * weight.itemsize
+        self.asked, self.done = list(asked), list(able)
+        self._calls, self._written = [], []
+        for places in _alike(able):
+            layers, *tensors = zip(*(asked[i] for i in places), strict=True)
+            self._calls.append((kernel.batch(layers, *tensors[:2]).project_, tensors))
+            weights, _, values, made = tensors
+            self._written += [t for t in (*weights, *values, *made) if t is not None]
+        self._written = [t for t in self._written if not t.is_inference()]
+
+    @torch.no_grad()
+    def place_(self) -> None:
+        """Put them there."""
+        for call, tensors in self._calls:
+            call(*tensors)
+        if self._written:
+            torch.autograd.graph.increment_version(self._written)
 
 
 def _usable(weight: Tensor) -> bool:
@@ -208,12 +272,12 @@ def again(
     They were made of W and b before.
     """
     value, biased = made
-    fits = value is weight or (_alike(value, weight) and value.stride() == weight.stride())
+    fits = value is weight or (_match(value, weight) and value.stride() == weight.stride())
     fits = fits and _meet(weight, bias) and (value is weight) == (layer.size == 1.0)
     over, radius, _ = ball
     placed = Placed(
-        weight,
         layer._replace(over=over, size=radius, gain=layer.size),
+        weight,
         bias,
         value=None if value is weight else value,
         made=None if biased is bias else biased,
@@ -221,31 +285,18 @@ def again(
     return placed if fits and _meet(weight, placed.made) else None
 
 
-def _alike(a: Tensor, b: Tensor) -> bool:
+def _match(a: Tensor, b: Tensor) -> bool:
     return (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)
 
 
-def _divide(layers, weights, made):
-    """Divide by norms, where torch has a kernel and they lie in the middle of their range."""
-    fit = [i for i, layer in layers.items() if _fits(layer, weights[i])]
-    for matrices in _by_type({i: Matrix.of(weights[i], layers[i].over) for i in fit}):
-        _divide_alike(matrices, {i: layers[i].size for i in matrices}, made)
-
-
-def _by_type(matrices: dict[int, Matrix]) -> list[dict[int, Matrix]]:
-    """Those whose numbers may meet."""
-    types = dict.fromkeys(m.rows.dtype for m in matrices.values())
-    return [{i: m for i, m in matrices.items() if m.rows.dtype == dtype} for dtype in types]
-
-
-def _divide_alike(matrices, sizes, made):
+def _divide(alike: dict[int, tuple[Matrix, Tensor]], made: Made) -> None:
+    """Divide by norms that lie in the middle of their range."""
     scaled, norms, along = {}, {}, {}
-    for i, matrix in matrices.items():
-        sizes[i] = _size(matrix, sizes[i])
-        scaled[i], along[i] = _aten._weight_norm_interface(matrix.rows, sizes[i], matrix.dim)
+    for i, (matrix, size) in alike.items():
+        scaled[i], along[i] = _aten._weight_norm_interface(matrix.rows, size, matrix.dim)
         norms[i] = along[i].view(-1)
     found = torch.cat(list(norms.values()))
-    several = {i: m for i, m in matrices.items() if m.taps > 1}
+    several = {i: matrix for i, (matrix, _) in alike.items() if matrix.taps > 1}
     if several:
         # Its columns are single taps: from their norms to those of the channels.
         of_taps = torch.cat([norms[i] for i in several])
@@ -255,13 +306,13 @@ def _divide_alike(matrices, sizes, made):
             several, (of_taps / of_channels).split(shapes), of_channels.split(shapes), strict=True
         ):
             scaled[i].mul_(factor)
-            norms[i], along[i] = norm, matrix.along(norm)
+            norms[i], along[i] = norm, several[i].along(norm)
         found = torch.cat([found, of_channels])
     usual = ordinary(found)
-    for i, matrix in matrices.items():
+    for i, (matrix, _) in alike.items():
         if usual or (matrix.taps == 1 and ordinary(norms[i])):
             made.weights[i] = scaled[i].view_as(made.weights[i])
-            made.divided[i] = matrix, along[i], sizes[i]
+            made.along[i] = along[i]
 
 
 def _fits(layer: Layer, weight: Tensor) -> bool:
@@ -300,87 +351,81 @@ def _channels(shapes: tuple[tuple[int, int], ...]) -> Tensor:
 
 
 def together(
-    layers: Sequence[Layer], weights: Sequence[Tensor], biases: Sequence[Tensor | None], made: Made
+    weights: Sequence[Tensor], biases: Sequence[Tensor | None], made: Made
 ) -> list[tuple[Tensor, Tensor | None]]:
-    """What :func:`make` gave for these, of which gradients reach W and b: one node for all."""
-    found = _Together.apply(layers, made, *weights, *biases)
-    return list(zip(found[: len(layers)], found[len(layers) :], strict=True))
+    """What was made of these, of which gradients reach W and b: one node for all."""
+    found = _Together.apply(made, *weights, *biases)
+    return list(zip(found[: len(weights)], found[len(weights) :], strict=True))
 
 
 class _Together(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, layers, made, *parameters):
-        count = len(layers)
-        ctx.layers, ctx.made = layers, made
-        factors = _factors(layers)
-        ctx.gradient_factors = tuple(
-            f for f, tensor in zip(factors, parameters, strict=True) if tensor is not None
-        )
+    def forward(ctx, made, *parameters):
+        ctx.made, ctx.gradient_factors = made, made.maker.factors
         ctx.save_for_backward(*parameters)
         ctx.set_materialize_grads(False)
         # They may outlive this pass: what is given away is new, the memory is not.
         weights = [v.detach() for v in made.weights]
         biases = [None if c is None else c.detach() for c in made.biases]
-        learnt = ctx.needs_input_grad[2:]
+        learnt, count = ctx.needs_input_grad[1:], len(weights)
         fixed = [v for v, learns in zip(weights, learnt, strict=False) if not learns]
         fixed += [
             c
-            for c, *learns in zip(biases, learnt, learnt[count:], strict=False)
-            if c is not None and not any(learns)
+            for c, own, other in zip(biases, learnt, learnt[count:], strict=False)
+            if c is not None and not (own or other)
         ]
         ctx.mark_non_differentiable(*fixed)
         return (*weights, *biases)
 
     @staticmethod
     def backward(ctx, *gradients):
-        parameters, count = ctx.saved_tensors, len(ctx.layers)
-        of_weights = dict(enumerate(gradients[:count]))
-        of_biases = dict(enumerate(gradients[count:]))
+        parameters, made = ctx.saved_tensors, ctx.made
+        count, again = len(made.weights), torch.is_grad_enabled()
         given = (
-            ctx.layers, ctx.made, parameters[:count], parameters[count:],
-            {i: g for i, g in of_weights.items() if g is not None},
-            {i: g for i, g in of_biases.items() if g is not None},
+            made, parameters[:count], parameters[count:], gradients[:count], gradients[count:]
         )  # fmt: skip
-        again = torch.is_grad_enabled()
         # Many gradients at once are for neither kernels nor operators on lists.
-        if again or any(is_transformed(g) for g in gradients if g is not None):
+        if again or any_transformed(gradients):
             with torch.enable_grad():
                 found = _differentiable(*given, again)
         else:
             found = _backward(*given)
-        asked = zip(found, ctx.needs_input_grad[2:], strict=True)
-        return None, None, *(g if needed else None for g, needed in asked)
+        asked = zip(found, ctx.needs_input_grad[1:], strict=True)
+        return None, *[g if needed else None for g, needed in asked]
 
 
-def _factors(layers: Sequence[Layer]) -> list[float]:
-    """Of the gradients of weights, then of biases."""
-    return [layer.factors[which] for which in (0, 1) for layer in layers]
-
-
-def _backward(layers, made, weights, biases, of_weights, of_biases):
+def _backward(made, weights, biases, of_weights, of_biases):
     """Gradients of weights and biases, few operators for all of them."""
-    done = {}, {}
-    for places, some, norms in made.kernels:
-        from normprop.kernels import weight as kernel
+    layers, rest = made.maker.layers, made.maker.rest
+    of_weights, of_biases = list(of_weights), list(of_biases)
+    for (places, kernel), norms in zip(made.maker.kernels, made.norms, strict=True):
+        own = ([of[i] for i in places] for of in (weights, of_weights, of_biases))
+        learnt, grads, bias_grads = own
+        found = kernel.backward(learnt, norms, grads, bias_grads)
+        for i, of_weight, of_bias in zip(places, *found, strict=True):
+            of_weights[i], of_biases[i] = of_weight, of_bias
+    if rest:
+        _scale(layers, rest, of_weights, of_biases)
+        _project(made, of_weights)
+    return of_weights + of_biases
 
-        own = kernel.backward(
-            some, [weights[i] for i in places], norms,
-            [of_weights.pop(i, None) for i in places], [of_biases.pop(i, None) for i in places],
-        )  # fmt: skip
-        for of_kind, gradients in zip(done, own, strict=True):
-            of_kind.update(zip(places, gradients, strict=True))
-    gains = [own.factors[0] * (own.size if own.over is None else 1.0) for own in layers]
-    both = [i for i in of_weights if i in of_biases and layers[i].slope]
-    shares = {i: layers[i].slope * gains[i] for i in both}
-    factors = {i: layers[i].factors[1] / layers[i].scale for i in of_biases}
+
+def _scale(layers, places, of_weights, of_biases) -> None:
+    """Take G_V to G times a factor, and G_c to G_b, in the place of them."""
+    gains = {i: layers[i].factors[0] for i in places if of_weights[i] is not None}
+    gains |= {i: gain * layers[i].size for i, gain in gains.items() if layers[i].over is None}
+    arrives = [i for i in places if of_biases[i] is not None]
+    shares = {i: layers[i].slope * gains[i] for i in arrives if i in gains and layers[i].slope}
+    factors = {i: layers[i].factors[1] / layers[i].scale for i in arrives}
     factors = {i: factor for i, factor in factors.items() if factor != 1.0}
     if shares or factors:
         scaled = torch._foreach_mul(
             [of_biases[i] for i in (*shares, *factors)], [*shares.values(), *factors.values()]
         )
         shares = dict(zip(shares, scaled, strict=False))
-        of_biases = of_biases | dict(zip(factors, scaled[len(shares) :], strict=True))
-    changed = [i for i in of_weights if i in shares or gains[i] != 1.0]
+        for i, gradient in zip(factors, scaled[len(shares) :], strict=True):
+            of_biases[i] = gradient
+    changed = [i for i, gain in gains.items() if i in shares or gain != 1.0]
     if changed:
         found = torch._foreach_addcmul(
             [_rows(shares.get(i), of_weights[i]) for i in changed],
@@ -388,10 +433,8 @@ def _backward(layers, made, weights, biases, of_weights, of_biases):
             [_full(1, 1.0, of_weights[i].dtype, of_weights[i].device) for i in changed],
             [gains[i] for i in changed],
         )
-        of_weights.update(zip(changed, found, strict=True))
-    _project(layers, made, of_weights)
-    places, of_weights, of_biases = range(len(layers)), of_weights | done[0], of_biases | done[1]
-    return [of_weights.get(i) for i in places] + [of_biases.get(i) for i in places]
+        for i, gradient in zip(changed, found, strict=True):
+            of_weights[i] = gradient
 
 
 def _rows(share: Tensor | None, gradient: Tensor) -> Tensor:
@@ -401,50 +444,53 @@ def _rows(share: Tensor | None, gradient: Tensor) -> Tensor:
     return share.view(-1, *[1] * (gradient.ndim - 1))
 
 
-def _project(layers, made, gradients):
+def _project(made, gradients):
     """Take G to G_W where W is divided by its norm, in place of it."""
     for i, (leaf, weight) in made.apart.items():
-        if i in gradients:
+        if gradients[i] is not None:
             (gradients[i],) = torch.autograd.grad(weight, leaf, gradients[i], retain_graph=True)
-    there = {i: given for i, given in made.divided.items() if i in gradients}
-    for alike in _by_type({i: given[0] for i, given in there.items()}):
-        along, norms = {}, {}
-        for i, matrix in alike.items():
-            gradient, (_, norms[i], size) = gradients[i], there[i]
+    for divided in made.maker.divided:
+        along, several = {}, {}
+        for i, (matrix, size) in divided.items():
+            gradient = gradients[i]
+            if i not in made.along or gradient is None:
+                continue
             rows = gradient.reshape(matrix.rows.shape)
             found, along[i] = _aten._weight_norm_interface_backward(
-                rows, matrix.rows, size, norms[i], matrix.dim
+                rows, matrix.rows, size, made.along[i], matrix.dim
             )
             gradients[i] = found.view_as(gradient)
-        several = {i: m for i, m in alike.items() if m.taps > 1}
+            if matrix.taps > 1:
+                several[i] = matrix
         if not several:
             continue
         # Each column has lost its own share ⟨W, G⟩/n of the channel's; now the others' shares.
-        norms = torch.cat([norms[i].view(-1) for i in several])
+        norms = torch.cat([made.along[i].view(-1) for i in several])
         shares = torch.cat([along[i].flatten() for i in several])
         others = _over_taps(shares, several).sub_(shares).div_(norms.square_())
         parted = others.split([m.rows.shape[1] for m in several.values()])
         for (i, matrix), other in zip(several.items(), parted, strict=True):
-            gradients[i].flatten(1).addcmul_(matrix.rows, other, value=-layers[i].size)
+            size = made.maker.layers[i].size
+            gradients[i].flatten(1).addcmul_(matrix.rows, other, value=-size)
 
 
-def _differentiable(layers, made, weights, biases, of_weights, of_biases, again):
+def _differentiable(made, weights, biases, of_weights, of_biases, again):
     """The same by autograd, for somebody who differentiates it again, or many times at once."""
-    outputs, arriving = [], []
-    for i, (layer, weight, bias) in enumerate(zip(layers, weights, biases, strict=True)):
+    layers, outputs, arriving = made.maker.layers, [], []
+    for layer, weight, bias, of_weight, of_bias in zip(
+        layers, weights, biases, of_weights, of_biases, strict=True
+    ):
         used = weight_of(layer, weight)
-        for tensor, gradient in (
-            (used, of_weights.get(i)),
-            (bias_of(layer, bias, used), of_biases.get(i)),
-        ):
+        for tensor, gradient in ((used, of_weight), (bias_of(layer, bias, used), of_bias)):
             if gradient is not None and tensor.requires_grad:
                 outputs.append(tensor)
                 arriving.append(gradient)
     inputs = [p for p in (*weights, *biases) if p is not None and p.requires_grad]
     found = torch.autograd.grad(outputs, inputs, arriving, create_graph=again, allow_unused=True)
     gradients = {id(p): g for p, g in zip(inputs, found, strict=True)}
-    result = []
-    for parameter, factor in zip((*weights, *biases), _factors(layers), strict=True):
+    factors, result = iter(made.maker.factors), []
+    for parameter in (*weights, *biases):
+        factor = 1.0 if parameter is None else next(factors)
         gradient = gradients.get(id(parameter))
         result.append(gradient if gradient is None or factor == 1.0 else gradient * factor)
     return result

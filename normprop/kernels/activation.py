@@ -93,23 +93,28 @@ def forward(
         TypeError: the tensor's type is not served.
         ImportError: there is no triton.
     """
-    function, slots, slope = _function(name, params, input)
-    check_divisor("forward", forward)
-    limits = _limits(name, params, shift, forward, input.dtype) if save_output else Bounds()
+    slope = _slope(name, params, input)
+    numbers, constants = _forward_of(
+        name, () if slope is not None else params, shift, forward, input.dtype, save_output
+    )
     x = as_dense(input)
     y = torch.empty_like(x)
-    over_elements(
-        _forward_kernel,
-        x,
-        (x, y, slope, x.numel(), *map(bits, (*slots, shift, 1.0 / forward, *limits))),
-        {
-            "F": function.both,
-            "HAS_LOW": limits.low != Bounds().low,
-            "HAS_HIGH": limits.high != Bounds().high,
-            "HAS_SLOPE": slope is not None,
-        },
-    )
+    constants = constants | {"HAS_SLOPE": slope is not None}
+    over_elements(_forward_kernel, x, (x, y, slope, x.numel(), *numbers), constants)
     return y
+
+
+@lru_cache(maxsize=1024)
+def _forward_of(name, params, shift, forward, dtype, save_output) -> tuple[tuple, dict]:
+    """Numbers and constants of the forward kernel, and what it has to be asked for."""
+    function, slots = resolve(name, params)
+    check_divisor("forward", forward)
+    limits = _limits(name, params, shift, forward, dtype) if save_output else Bounds()
+    return tuple(map(bits, (*slots, shift, 1.0 / forward, *limits))), {
+        "F": function.both,
+        "HAS_LOW": limits.low != Bounds().low,
+        "HAS_HIGH": limits.high != Bounds().high,
+    }
 
 
 def backward(
@@ -156,33 +161,39 @@ def backward_prelu(
 
 
 def _backward(name, params, saved, grad, shift, forward, backward, from_output, parts=None):
-    function, slots, slope = _function(name, params, saved)
-    check_divisor("forward", forward)
-    check_divisor("backward", backward)
+    slope = _slope(name, params, saved)
     if grad.shape != saved.shape or grad.device != saved.device:
         raise ValueError(
             f"grad must have the shape and device of what was saved, {tuple(saved.shape)} on "
             f"{saved.device}; it has {tuple(grad.shape)} on {grad.device}"
         )
-    limits = _limits(name, params, shift, forward, saved.dtype) if from_output else Bounds()
+    params = () if slope is not None else params
+    numbers, constants = _backward_of(
+        name, params, shift, forward, backward, saved.dtype, from_output
+    )
     x = as_dense(saved)
     step = 0 if grad.numel() and not any(grad.stride()) else 1
     dy = grad if step == 0 else like(grad, x)
     dx = torch.empty_like(x)
-    numbers = (*slots, shift, forward, 1.0 / backward, limits.at_low, limits.at_high)
-    over_elements(
-        _backward_kernel,
-        x,
-        (x, dy, dx, slope, parts, x.numel(), *map(bits, numbers)),
-        {
-            "F": function.read if from_output else function.both,
-            "FROM_OUTPUT": from_output,
-            "HAS_SLOPE": slope is not None,
-            "SLOPE_GRADIENT": parts is not None,
-            "GRAD_STEP": step,
-        },
-    )
+    constants = constants | {
+        "HAS_SLOPE": slope is not None, "SLOPE_GRADIENT": parts is not None, "GRAD_STEP": step
+    }  # fmt: skip
+    arguments = (x, dy, dx, slope, parts, x.numel(), *numbers)
+    over_elements(_backward_kernel, x, arguments, constants)
     return dx
+
+
+@lru_cache(maxsize=1024)
+def _backward_of(name, params, shift, forward, backward, dtype, from_output) -> tuple[tuple, dict]:
+    """Numbers and constants of the backward kernel, and what it has to be asked for."""
+    function, slots = resolve(name, params)
+    check_divisor("forward", forward)
+    check_divisor("backward", backward)
+    limits = _limits(name, params, shift, forward, dtype) if from_output else Bounds()
+    numbers = (*slots, shift, forward, 1.0 / backward, limits.at_low, limits.at_high)
+    return tuple(map(bits, numbers)), {
+        "F": function.read if from_output else function.both, "FROM_OUTPUT": from_output
+    }  # fmt: skip
 
 
 @kernel
@@ -275,24 +286,21 @@ def resolve(name: str, params: tuple[float, ...]) -> tuple[_Function, tuple[floa
     return FUNCTIONS[name], (*slots, 0.0, 0.0)[:2]
 
 
-def _function(name, params, tensor):
-    """The function, its two slots, and the slope where that is a tensor."""
+def _slope(name, params, tensor) -> Tensor | None:
+    """The slope, where it is a tensor."""
     check_usable(tensor)
-    slope = None
-    if isinstance(params, Tensor):
-        if name != "prelu" or params.numel() != 1 or params.device != tensor.device:
-            raise ValueError(
-                "params must be floats, or for prelu a tensor of one element on the input's "
-                f"device; it was a tensor of shape {tuple(params.shape)} on {params.device} for "
-                f"{name} on {tensor.device}"
-            )
-        slope, params = params, ()
-    return *resolve(name, params), slope
+    if not isinstance(params, Tensor):
+        return None
+    if name != "prelu" or params.numel() != 1 or params.device != tensor.device:
+        raise ValueError(
+            "params must be floats, or for prelu a tensor of one element on the input's "
+            f"device; it was a tensor of shape {tuple(params.shape)} on {params.device} for "
+            f"{name} on {tensor.device}"
+        )
+    return params
 
 
 def _limits(name, params, shift, forward, dtype) -> Bounds:
-    if isinstance(params, Tensor):
-        params = ()
     return bounds(name, _filled(name, params), float(shift), float(forward), dtype)
 
 

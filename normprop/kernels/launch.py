@@ -5,8 +5,6 @@ run.  Here the look-up is by what a kernel is compiled for and no more: its cons
 arguments the types, whether an address or a size is a multiple of 16, and whether a size is 1.
 """
 
-from contextlib import nullcontext
-
 import torch
 import triton
 from torch import Tensor
@@ -20,7 +18,7 @@ _WIDE = 1 << 31
 # Before 3.3 a compiled kernel took its constants no more.
 _WITH_CONSTANTS = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 3)
 _KEPT: dict[tuple, object] = {}
-_SPECIALISED: dict[int, tuple[bool, ...]] = {}
+_SPECIALISED: dict[int, tuple[int, ...]] = {}
 
 
 def launch(
@@ -31,23 +29,35 @@ def launch(
     The device is that of the tensors, which need not be the current one; a kernel has one number of
     warps.
     """
-    with on_device(device):
-        if scalar.INTERPRETED:
-            kernel[grid](*arguments, **constants)
-            return
-        key = (
-            device,
-            id(kernel),
-            *map(_kind, arguments, _specialised(kernel)),
-            *(id(value) if callable(value) else value for value in constants.values()),
-        )
-        compiled = _KEPT.get(key)
-        if compiled is None:
-            _KEPT[key] = kernel[grid](*arguments, **constants, num_warps=warps)
-        elif _WITH_CONSTANTS:
-            compiled[(*grid, 1, 1)[:3]](*arguments, *constants.values())
+    if scalar.INTERPRETED:
+        kernel[grid](*arguments, **constants)
+    elif _is_current(device):
+        _start(kernel, grid, arguments, constants, device, warps)
+    else:
+        with torch.cuda.device(device):
+            _start(kernel, grid, arguments, constants, device, warps)
+
+
+def _start(kernel, grid, arguments, constants, device, warps) -> None:
+    key = [device, id(kernel)]
+    for place in _specialised(kernel):
+        value = arguments[place]
+        # What a kernel is compiled for of an argument.
+        if isinstance(value, Tensor):
+            key += value.dtype, value.data_ptr() % 16 == 0
+        elif value is None:
+            key.append(None)
         else:
-            compiled[(*grid, 1, 1)[:3]](*arguments)
+            key += value == 1, value % 16 == 0, -_WIDE <= value < _WIDE
+    key += [id(value) if callable(value) else value for value in constants.values()]
+    key = tuple(key)
+    compiled = _KEPT.get(key)
+    if compiled is None:
+        _KEPT[key] = kernel[grid](*arguments, **constants, num_warps=warps)
+    elif _WITH_CONSTANTS:
+        compiled[(*grid, 1, 1)[:3]](*arguments, *constants.values())
+    else:
+        compiled[(*grid, 1, 1)[:3]](*arguments)
 
 
 def over_elements(
@@ -67,30 +77,17 @@ def block_size() -> int:
     return _BLOCK_INTERPRETED if scalar.INTERPRETED else _BLOCK
 
 
-def on_device(device: torch.device):
+def _is_current(device: torch.device) -> bool:
     """Triton launches on the current device, which need not be the tensors'."""
-    if device.type != "cuda" or device.index == torch.cuda.current_device():
-        return nullcontext()
-    return torch.cuda.device(device)
+    return device.type != "cuda" or device.index == torch.cuda.current_device()
 
 
-def _kind(value, specialised: bool):
-    """Of an argument, what a kernel is compiled for."""
-    if isinstance(value, Tensor):
-        return value.dtype, value.data_ptr() % 16 == 0
-    if value is None or not specialised:
-        return value is None
-    return value == 1, value % 16 == 0, -_WIDE <= value < _WIDE
-
-
-def _specialised(kernel) -> tuple[bool, ...]:
-    """By place, whether a kernel is compiled for what an integer is."""
+def _specialised(kernel) -> tuple[int, ...]:
+    """The places of tensors, and of integers for which a kernel is compiled by what they are."""
     # A kernel lives as long as its module, and its hash is one of its source.
     found = _SPECIALISED.get(id(kernel))
     if found is None:
-        found = _SPECIALISED[id(kernel)] = tuple(
-            not parameter.do_not_specialize
-            for parameter in kernel.params
-            if not parameter.is_constexpr
-        )
+        given = [parameter for parameter in kernel.params if not parameter.is_constexpr]
+        found = [place for place, one in enumerate(given) if not one.do_not_specialize]
+        _SPECIALISED[id(kernel)] = found = tuple(found)
     return found

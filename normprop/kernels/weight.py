@@ -34,7 +34,7 @@ largest number of the type.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
@@ -69,105 +69,225 @@ def serves(weight: Tensor) -> bool:
     return weight.is_contiguous() or _is_channels_last(weight)
 
 
-def forward(
-    layers: Sequence[Layer], weights: Weights, biases: Biases
-) -> tuple[list[Tensor], list[Tensor | None], Tensor]:
-    """V and c of every layer, and the norms, for :func:`backward`.
+def batch(layers: Sequence[Layer], weights: Weights, biases: Biases) -> "Batch":
+    """What runs for weights of these shapes, types and places in memory: the same while in use."""
+    traits = [(w.shape, w.stride(), w.dtype, w.device) for w in weights]
+    key = (_SHORT, _LONG, *layers, *traits, *[b is None for b in biases])
+    found = _BATCHES.get(key)
+    if found is None:
+        if len(_BATCHES) >= _MOST_BATCHES:
+            _BATCHES.clear()
+        found = _BATCHES[key] = Batch(layers, weights, biases)
+    return found
 
-    Each V has its weight's shape, type and memory format, and is W itself where it is the same; so
-    with c and b.  All tensors are of one type, on one CUDA device.
+
+class Batch:
+    """Layers whose weights are of one type, on one device: what is asked of them, ready to run.
+
+    Who runs it in every step pays once for what follows from shapes and memory formats, which are
+    those of the ``weights`` that it is made for; of ``biases`` it matters which are ``None``.
 
     Raises:
         ValueError: an argument is out of its range, or a tensor is not on CUDA.
         TypeError: the tensors' type is not served.
     """
-    read = _read(layers, weights)
-    scaled = _where(layer.over is not None or layer.size != 1.0 for layer in layers)
-    biased = _where(map(Layer.makes_bias, layers, biases))
-    plan = _planned(layers, read, scaled, biased)
-    values, made = _memory(plan, layers, read, scaled, biased)
-    kept = plan.run(_FORWARD, read, biases, (None,) * len(read), values, made)
-    values = [weights[i] if v is None else _returned(v, weights[i]) for i, v in enumerate(values)]
-    return values, [b if c is None else c for b, c in zip(biases, made, strict=True)], kept
+
+    def __init__(self, layers: Sequence[Layer], weights: Weights, biases: Biases) -> None:
+        for layer, weight in zip(layers, weights, strict=True):
+            _check(layer, weight)
+        first = weights[0]
+        self.layers, self._none = tuple(layers), (None,) * len(layers)
+        self._type, self._size = {"dtype": first.dtype, "device": first.device}, first.itemsize
+        wide = first.dtype == torch.float64
+        self._sums = {**self._type, "dtype": torch.float64 if wide else torch.float32}
+        self._constants = {
+            "LARGEST": torch.finfo(first.dtype).max, "SHORT": _SHORT, "LONG": _LONG
+        }  # fmt: skip
+        self._copied = [i for i, weight in enumerate(weights) if not serves(weight)]
+        read = self._read(weights)
+        self._forms = [(w.shape, w.stride()) for w in read]
+        self._shapes = tuple(
+            (*w.shape[:2], math.prod(w.shape[2:]), not w.is_contiguous()) for w in read
+        )
+        scaled = (layer.over is not None or layer.size != 1.0 for layer in layers)
+        self._forward = self._plan(scaled, map(Layer.makes_bias, layers, biases))
+        # By what is asked for, its plan; by mode, where everything lay last.
+        self._plans: dict[tuple, _Plan] = {}
+        self._places: dict[int, tuple[list[int], Numbers]] = {}
+
+    def forward(
+        self, weights: Weights, biases: Biases
+    ) -> tuple[list[Tensor], list[Tensor | None], Tensor]:
+        """V and c of every layer, and the norms, for :meth:`backward`.
+
+        Each V has its weight's shape, type and memory format, and is W itself where it is the
+        same; so with c and b.
+        """
+        read, plan = self._read(weights), self._forward
+        values, made = self._memory(plan)
+        kept = self._run(_FORWARD, plan, read, biases, self._none, values, made)
+        return _filled(self._returned(values, weights), weights), _filled(made, biases), kept
+
+    def backward(
+        self, weights: Weights, kept: Tensor, grads: Biases, bias_grads: Biases
+    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        """The gradients of W and b from those of V and c, given ``None`` where none arrives.
+
+        ``kept`` is the last result of :meth:`forward`.  Each dW has its weight's shape, type and
+        memory format; it is ``None`` where nothing arrives, and what arrived where that is the
+        same.
+        """
+        read = self._read(weights)
+        grads = [
+            g if g is None or g.stride() == w.stride() else like(g, w)
+            for g, w in zip(grads, read, strict=True)
+        ]
+        arrives = tuple([g is not None for g in (*grads, *bias_grads)])
+        plan = self._plans.get(arrives)
+        if plan is None:
+            plan = self._plans[arrives] = self._plan(*self._arriving(arrives))
+        made, of_biases = self._memory(plan)
+        self._run(_BACKWARD, plan, read, bias_grads, grads, made, of_biases, kept)
+        return _filled(self._returned(made, weights), grads), _filled(of_biases, bias_grads)
+
+    def project_(self, weights: Weights, biases: Biases, values: Biases, made: Biases) -> None:
+        """Put every W on its ball, in place, and make V = gain·W and c in memory of earlier ones.
+
+        That memory is ``values``, in the order of W's, and ``made``: ``None`` where V is W or c is
+        b, or where they are not wanted.  Each W is such as :func:`serves` tells.
+        """
+        if self._copied:
+            raise ValueError("a weight is put on its ball in place where it is contiguous")
+        biased = tuple([c is not None for c in made])
+        plan = self._plans.get(biased)
+        if plan is None:
+            plan = self._plans[biased] = self._plan((True,) * len(biased), biased)
+        self._run(_IN_PLACE, plan, weights, biases, self._none, values, made)
+
+    def _arriving(self, arrives: tuple[bool, ...]) -> tuple[list[bool], list[bool]]:
+        """Of which layers a gradient of W is made, and of which one of b, where these arrive."""
+        count, scaled, biased = len(self.layers), [], []
+        for layer, own, of_bias in zip(self.layers, arrives, arrives[count:], strict=False):
+            factor = layer.factors[0] * (layer.size if layer.over is None else 1.0)
+            changed = own and (layer.over is not None or factor != 1.0)
+            scaled.append(changed or (of_bias and layer.slope != 0.0))
+            biased.append(of_bias and layer.factors[1] != layer.scale)
+        return scaled, biased
+
+    def _plan(self, scaled: Iterable, biased: Iterable) -> "_Plan":
+        step = _ALIGNMENT // self._size
+        places = (tuple(i for i, flag in enumerate(flags) if flag) for flags in (scaled, biased))
+        return _plan(self.layers, self._shapes, *places, _SHORT, _LONG, step)
+
+    def _read(self, weights: Weights) -> Weights:
+        """The weights, in an order of memory that a program follows."""
+        if self._copied:
+            weights = list(weights)
+            for i in self._copied:
+                weights[i] = weights[i].contiguous()
+        return weights
+
+    def _returned(self, made: list, weights: Weights) -> list:
+        """What was made, in the memory order of a weight that had to be copied."""
+        for i in self._copied:
+            if made[i] is not None:
+                made[i] = like(made[i], as_dense(weights[i]))
+        return made
+
+    def _memory(self, plan: "_Plan") -> tuple[list, list]:
+        """Tensors for V and c, or for their gradients, in one piece of memory."""
+        values, made = list(self._none), list(self._none)
+        whole = torch.empty(plan.starts[-1], **self._type)
+        for i, start in zip(plan.scaled, plan.starts, strict=False):
+            values[i] = whole.as_strided(*self._forms[i], start)
+        for i, start in zip(plan.biased, plan.starts[len(plan.scaled) :], strict=False):
+            made[i] = whole.as_strided((self.layers[i].outputs,), (1,), start)
+        return values, made
+
+    def _run(self, mode, plan, weights, biases, grads, values, made, kept=None) -> Tensor:
+        """Start the kernels; returns the norms."""
+        sums = torch.empty(plan.sums, **self._sums)
+        if kept is None:
+            kept = torch.empty(plan.kept, **self._sums)
+        elif kept.shape != (plan.kept,):
+            raise ValueError(
+                f"kept must be the {plan.kept} numbers that the forward pass gave; it has the "
+                f"shape {tuple(kept.shape)}"
+            )
+        if not (plan.scaled or plan.biased):
+            return kept
+        biases = [b if b is None or b.is_contiguous() else b.contiguous() for b in biases]
+        columns = (weights, biases, grads, values, made)
+        bases = [next((t for t in column if t is not None), weights[0]) for column in columns]
+        numbers, places = plan.table.on(kept.device), self._lie(mode, columns, bases)
+        for stage, (start, programs) in enumerate(plan.launches):
+            if programs:
+                arguments = (numbers, places, *bases, kept, sums, start)
+                constants = {"STAGE": stage, "MODE": mode, **self._constants}
+                launch(_weights_kernel, (programs,), arguments, constants, kept.device, _WARPS)
+        return kept
+
+    def _lie(self, mode, columns, bases) -> Tensor:
+        """How far each tensor lies from the first of its kind, in the device's memory."""
+        there = [0 if t is None else t.data_ptr() for column in columns for t in column]
+        last, found = self._places.get(mode, (None, None))
+        if there != last:
+            count = len(self.layers)
+            kinds = [there[at : at + count] for at in range(0, len(there), count)]
+            starts = [base.data_ptr() for base in bases]
+            found = shared(tuple([
+                (at - start) // self._size if t is not None else _ABSENT.value
+                for *row, tensors in zip(*kinds, zip(*columns, strict=True), strict=True)
+                for at, start, t in zip(row, starts, tensors, strict=True)
+            ]))  # fmt: skip
+            self._places[mode] = there, found
+        return found.on(bases[0].device)
+
+
+def forward(
+    layers: Sequence[Layer], weights: Weights, biases: Biases
+) -> tuple[list[Tensor], list[Tensor | None], Tensor]:
+    """What :meth:`Batch.forward` gives for these."""
+    return batch(layers, weights, biases).forward(weights, biases)
 
 
 def backward(
     layers: Sequence[Layer], weights: Weights, kept: Tensor, grads: Biases, bias_grads: Biases
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """The gradients of W and b from those of V and c, given ``None`` where none arrives.
-
-    ``kept`` is the last result of :func:`forward`.  Each dW has its weight's shape, type and memory
-    format; it is ``None`` where nothing arrives, and what arrived where that is the same.
-    """
+    """What :meth:`Batch.backward` gives for these."""
     for grad, weight in zip(grads, weights, strict=True):
         if grad is not None and grad.shape != weight.shape:
             raise ValueError(
                 f"grad must have the shape of the weight, {tuple(weight.shape)}; it has "
                 f"{tuple(grad.shape)}"
             )
-    read = _read(layers, weights)
-    grads = [g if g is None else like(g, w) for g, w in zip(grads, read, strict=True)]
-    scaled, biased = [], []
-    for i, (layer, grad, of_bias) in enumerate(zip(layers, grads, bias_grads, strict=True)):
-        share = of_bias is not None and layer.slope != 0.0
-        factor = layer.factors[0] * (layer.size if layer.over is None else 1.0)
-        if share or (grad is not None and (layer.over is not None or factor != 1.0)):
-            scaled.append(i)
-        if of_bias is not None and layer.factors[1] != layer.scale:
-            biased.append(i)
-    plan = _planned(layers, read, scaled, biased)
-    made, of_biases = _memory(plan, layers, read, scaled, biased)
-    plan.run(_BACKWARD, read, bias_grads, grads, made, of_biases, kept)
-    made = [
-        g if m is None else _returned(m, w) for m, g, w in zip(made, grads, weights, strict=True)
-    ]
-    return made, [g if m is None else m for m, g in zip(of_biases, bias_grads, strict=True)]
+    return batch(layers, weights, (None,) * len(layers)).backward(weights, kept, grads, bias_grads)
 
 
-def project_(
-    layers: Sequence[Layer], weights: Weights, biases: Biases, values: Biases, made: Biases
-) -> None:
-    """Put every W on its ball, in place, and make V = gain·W and c in the memory of earlier ones.
-
-    That memory is ``values``, in the order of W's, and ``made``: ``None`` where V is W or c is b,
-    or where they are not wanted.  Each W is such as :func:`serves` tells.
-    """
-    if not all(map(serves, weights)):
-        raise ValueError("a weight is put on its ball in place where it is contiguous in memory")
-    places = tuple(range(len(layers)))
-    plan = _planned(layers, _read(layers, weights), places, _where(made))
-    plan.run(_IN_PLACE, weights, biases, (None,) * len(layers), values, made)
-
-
+_BATCHES: dict[tuple, Batch] = {}
+_MOST_BATCHES = 256
 _FORWARD, _BACKWARD, _IN_PLACE = 0, 1, 2
 
 
-def _where(flags) -> tuple[int, ...]:
-    return tuple(i for i, flag in enumerate(flags) if flag is not None and flag is not False)
+def _filled(made: list, others: Sequence) -> list:
+    """What was made, or what is the same already."""
+    return [b if a is None else a for a, b in zip(made, others, strict=True)]
 
 
-def _read(layers, weights) -> list[Tensor]:
-    """The weights, in an order of memory that a program follows."""
-    for layer, weight in zip(layers, weights, strict=True):
-        check_usable(weight)
-        if layer.over not in (None, "fan-in", "fan-out", "all"):
-            raise ValueError(f"over must be 'fan-in', 'fan-out' or 'all'; it was {layer.over!r}")
-        if weight.ndim < 2 or layer.groups < 1 or weight.shape[0] % layer.groups:
-            raise ValueError(
-                "the weight must have the shape (out, in/groups, k…), out a multiple of groups; "
-                f"it has {tuple(weight.shape)} with groups = {layer.groups}"
-            )
-    return [w if serves(w) else w.contiguous() for w in weights]
+def _check(layer: Layer, weight: Tensor) -> None:
+    check_usable(weight)
+    if layer.over not in (None, "fan-in", "fan-out", "all"):
+        raise ValueError(f"over must be 'fan-in', 'fan-out' or 'all'; it was {layer.over!r}")
+    if weight.ndim < 2 or layer.groups < 1 or weight.shape[0] % layer.groups:
+        raise ValueError(
+            "the weight must have the shape (out, in/groups, k…), out a multiple of groups; "
+            f"it has {tuple(weight.shape)} with groups = {layer.groups}"
+        )
 
 
 def _is_channels_last(weight: Tensor) -> bool:
     form = {4: torch.channels_last, 5: torch.channels_last_3d}.get(weight.ndim)
     return form is not None and weight.is_contiguous(memory_format=form)
-
-
-def _returned(made: Tensor, weight: Tensor) -> Tensor:
-    """What was made, in the memory order of a weight that had to be copied."""
-    return made if serves(weight) else like(made, as_dense(weight))
 
 
 # Numbers of a line, and how many there are of places.
@@ -188,6 +308,8 @@ class _Plan(NamedTuple):
         launches: for sums, scaling and biases, where their programs begin, and how many they are.
         sums: how many numbers the sums in parts are.
         kept: how many the norms are.
+        scaled: the layers whose V is made.
+        biased: those whose c is.
         starts: where each V begins in one piece of memory, then each c; then the size of all.
     """
 
@@ -195,58 +317,9 @@ class _Plan(NamedTuple):
     launches: tuple[tuple[int, int], ...]
     sums: int
     kept: int
+    scaled: tuple[int, ...]
+    biased: tuple[int, ...]
     starts: tuple[int, ...]
-
-    def run(self, mode, weights, biases, grads, values, made, kept=None) -> Tensor:
-        """Start the kernels; returns the norms."""
-        first = weights[0]
-        device, size = first.device, first.element_size()
-        compute = torch.float64 if first.dtype == torch.float64 else torch.float32
-        sums = torch.empty(self.sums, dtype=compute, device=device)
-        if kept is None:
-            kept = torch.empty(self.kept, dtype=compute, device=device)
-        elif kept.shape != (self.kept,):
-            raise ValueError(
-                f"kept must be the {self.kept} numbers that the forward pass gave; it has the "
-                f"shape {tuple(kept.shape)}"
-            )
-        if not any(programs for _, programs in self.launches):
-            return kept
-        biases = [b if b is None else b.contiguous() for b in biases]
-        columns = (weights, biases, grads, values, made)
-        bases = [next((t for t in column if t is not None), first) for column in columns]
-        starts = [base.data_ptr() for base in bases]
-        distances = tuple(
-            _ABSENT.value if t is None else (t.data_ptr() - start) // size
-            for row in zip(*columns, strict=True)
-            for t, start in zip(row, starts, strict=True)
-        )
-        numbers, places = self.table.on(device), shared(distances).on(device)
-        constants = {"MODE": mode, "LARGEST": torch.finfo(first.dtype).max}
-        constants |= {"SHORT": _SHORT, "LONG": _LONG}
-        for stage, (start, programs) in enumerate(self.launches):
-            if programs:
-                arguments = (numbers, places, *bases, kept, sums, start)
-                own = {"STAGE": stage} | constants
-                launch(_weights_kernel, (programs,), arguments, own, device, _WARPS)
-        return kept
-
-
-def _memory(plan, layers, weights, scaled, biased) -> tuple[list, list]:
-    """Tensors for V and c of these layers, or for their gradients, in one piece of memory."""
-    first, values, made = weights[0], [None] * len(layers), [None] * len(layers)
-    whole = torch.empty(plan.starts[-1], dtype=first.dtype, device=first.device)
-    for i, start in zip(scaled, plan.starts, strict=False):
-        values[i] = whole.as_strided(weights[i].shape, weights[i].stride(), start)
-    for i, start in zip(biased, plan.starts[len(scaled) :], strict=False):
-        made[i] = whole.as_strided((layers[i].outputs,), (1,), start)
-    return values, made
-
-
-def _planned(layers, weights, scaled, biased) -> _Plan:
-    shapes = tuple((*w.shape[:2], math.prod(w.shape[2:]), not w.is_contiguous()) for w in weights)
-    step = _ALIGNMENT // weights[0].element_size()
-    return _plan(tuple(layers), shapes, tuple(scaled), tuple(biased), _SHORT, _LONG, step)
 
 
 @lru_cache(maxsize=256)
@@ -274,7 +347,8 @@ def _plan(layers, shapes, scaled, biased, short, long, step) -> _Plan:
         numbers += own
     numels = [math.prod(shapes[i][:3]) for i in scaled] + [layers[i].outputs for i in biased]
     starts = accumulate((step * triton.cdiv(numel, step) for numel in numels), initial=0)
-    return _Plan(Numbers(tuple(numbers)), tuple(launches), sums, kept, tuple(starts))
+    table = Numbers(tuple(numbers))
+    return _Plan(table, tuple(launches), sums, kept, scaled, biased, tuple(starts))
 
 
 def _line(layer, shape, short, long) -> tuple[list[int], int]:

@@ -20,7 +20,7 @@ from normprop.functional.parametric import (
     sphere_of,
 )
 from normprop.functional.scale import saving, upcast
-from normprop.functional.together import Layer, Placed, place_
+from normprop.functional.together import Layer, Placed, Placer, traits
 from normprop.functional.weight import Method, normalize_weight_, on_sphere, separate_factor, sphere
 from normprop.gaussian import Law
 from normprop.nn.settings import Settings
@@ -35,14 +35,25 @@ class AtHand(NamedTuple):
     """What a network has made for one of its maps.
 
     Attributes:
-        pair: weight and bias that run.
-        parameters: what they were made from, and the versions of that.
+        used: the weight that runs.
+        beside: the bias that runs.
+        weight: what they were made from.
+        version: of the weight then; ``None`` where nothing tells.
+        bias: the same.
+        bias_version: of that.
         saving: what tensors that are saved went through then.
     """
 
-    pair: tuple[Tensor, Tensor | None]
-    parameters: tuple[tuple[Tensor, int], ...]
+    used: Tensor
+    beside: Tensor | None
+    weight: Tensor
+    version: int | None
+    bias: Tensor | None
+    bias_version: int | None
     saving: object
+
+
+_CHOICES = ("scaling", "per", "gain", "method", "absorbed", "stride", "groups")
 
 
 class Parametric(Settings):
@@ -85,8 +96,10 @@ class Parametric(Settings):
         self.weight.copy_(self._on_ball(self.weight, self._ball()))
 
     def _note_place(self) -> None:
-        if not self.weight.is_inference():
-            self._placed = weakref.ref(self.weight), self.weight._version
+        weight = self.weight
+        if not weight.is_inference():
+            # Past the setters, which have nothing to check of it.
+            self.__dict__["_placed"] = weakref.ref(weight), weight._version
 
     def _check_place(self) -> None:
         """Warn, once after each time that it was put there, of a weight that has left its ball."""
@@ -146,6 +159,10 @@ class Parametric(Settings):
         """What the norm of the weight goes over on its ball, what it has to be, and groups."""
         raise NotImplementedError
 
+    def choice(self) -> tuple:
+        """What is chosen of the layer, on which its ball and what is made of its weight hang."""
+        return tuple([self.__dict__.get(name) for name in _CHOICES])
+
     def extra_repr(self) -> str:
         """The arguments."""
         own = super().extra_repr()
@@ -188,10 +205,14 @@ class MapFromWeight(Parametric):
         Not in a checkpoint inside of the network, which runs this layer alone once more and
         has to save the same; nor where parameters were written since.
         """
-        if self.made is None or self.made.saving != saving():
+        made = self.made
+        if made is None or made.saving != saving():
             return None
-        written = any(t._version != version for t, version in self.made.parameters)
-        return None if written else self.made.pair
+        if made.version is not None and made.version != made.weight._version:
+            return None
+        if made.bias_version is not None and made.bias_version != made.bias._version:
+            return None
+        return made[:2]
 
     def sphere(self, ball: str | None = None) -> tuple[str, float, int]:
         """What the norm of the weight goes over on its ball, what it has to be, and groups."""
@@ -218,15 +239,16 @@ def project_(module: nn.Module) -> int:
     Returns:
         How many layers there were.
     """
-    modules = list(module.modules())
+    modules = _modules(module)
     layers = [m for m in modules if isinstance(m, Parametric) and m.method == "project"]
-    networks = [vars(m).get("_normprop_together") for m in modules]
+    networks = [m.__dict__.get("_normprop_together") for m in modules]
     networks = [network for network in networks if network is not None]
     made = {layer: placed for network in networks for layer, placed in network.asked().items()}
     # Where a hook or a parametrization makes the weight, the layer sees to it.
     own = [m for m in layers if "weight" in m._parameters]
-    asked = [made.get(m) or Placed(m.weight, Layer(*m.sphere())) for m in own]
-    done = {own[i] for i in place_(asked)}
+    placer = _placer(module, own, made)
+    placer.place_()
+    done = {own[i] for i in placer.done}
     for layer in layers:
         if layer in done:
             layer._note_place()
@@ -235,6 +257,35 @@ def project_(module: nn.Module) -> int:
     for network in networks:
         network.refresh(done & made.keys())
     return len(layers)
+
+
+_PLACERS = weakref.WeakKeyDictionary()
+"""Of a module, what was chosen of its layers when its weights were placed, and who placed them."""
+
+
+def _placer(module: nn.Module, layers: list[Parametric], made: dict[Parametric, Placed]) -> Placer:
+    """Who puts the weights of these layers on their balls; the same while they are the same."""
+    # What it holds, nothing else can have the ids of.
+    chosen = [
+        id(made[m]) if m in made else (id(m.weight), m.choice(), traits([m.weight])) for m in layers
+    ]
+    last, placer = _PLACERS.get(module, (None, None))
+    if chosen != last:
+        asked = [made.get(m) or Placed(Layer(*m.sphere()), m.weight) for m in layers]
+        placer = Placer(asked)
+        _PLACERS[module] = chosen, placer
+    return placer
+
+
+def _modules(module: nn.Module) -> list[nn.Module]:
+    """All modules, each once; their names, which torch's own walk spells out, are not wanted."""
+    found, waiting = {}, [module]
+    while waiting:
+        one = waiting.pop()
+        if one is not None and one not in found:
+            found[one] = None
+            waiting += reversed(one._modules.values())
+    return list(found)
 
 
 def weights_that_run(layer: nn.Module):

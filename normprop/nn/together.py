@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from normprop.functional.parametric import Absorbed
 from normprop.functional.scale import saving, scale_gradient, transforms_active
-from normprop.functional.together import Layer, Made, Placed, again, asked, make, together
+from normprop.functional.together import Layer, Made, Maker, Placed, again, asked, together
 from normprop.nn.parametric import AtHand, MapFromWeight
 
 
@@ -33,7 +33,7 @@ class Together:
         given: dict[int | str, float] | None = None,
     ) -> None:
         self.layers, self.given = layers, given or {}
-        self.chosen, self.seen, self.made, self.held = None, None, None, None
+        self.__dict__.update(dict.fromkeys(_OWN))
         network.__dict__["_normprop_together"] = self
         network.register_forward_pre_hook(self.before, with_kwargs=True)
         network.register_forward_hook(self.after, always_call=True)
@@ -63,42 +63,38 @@ class Together:
     def _hand_out(self) -> None:
         layers, weights, biases = self._ready()
         self._look(layers, weights, biases)
-        tensors = [t for t in (*weights, *biases) if t is not None]
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            pairs = together(self._parts, weights, biases, self.made)
-        else:
-            pairs = list(zip(self.made.weights, self.made.biases, strict=True))
+        pairs = zip(self.made.weights, self.made.biases, strict=True)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in self._tensors):
+            pairs = together(weights, biases, self.made)
         through = saving()
-        for layer, pair, own in zip(layers, pairs, zip(weights, biases, strict=True), strict=True):
-            seen = tuple((t, t._version) for t in own if t is not None and not t.is_inference())
-            layer.__dict__["made"] = AtHand(pair, seen, through)
+        for layer, pair, weight, bias in zip(layers, pairs, weights, biases, strict=True):
+            layer.__dict__["made"] = AtHand(
+                *pair, weight, _version(weight), bias, _version(bias), through
+            )
 
     def after(self, network: nn.Module, inputs: tuple, output) -> None:
         """Take it back: it belongs to this pass."""
-        for layer in self.layers:
-            layer.__dict__.pop("made", None)
+        # Compiled code was given none, and older torch cannot trace this.
+        if not torch.compiler.is_compiling():
+            for layer in self.layers:
+                layer.__dict__["made"] = None
 
     def asked(self) -> dict[MapFromWeight, Placed]:
         """What is to be made where it was, of weights that are put on their balls."""
         layers, weights, biases = self._ready()
-        if self.made is None or self.chosen != self._choices(layers):
+        if self.made is None or not self._is_as_it_was(layers, weights, biases):
             return {}
-        found = {}
-        for layer, part, given, held, made in zip(
-            layers,
-            self._parts,
-            zip(weights, biases, strict=True),
-            zip(*self.held, strict=True),
-            zip(self.made.weights, self.made.biases, strict=True),
-            strict=True,
-        ):
-            same = all(new is old for new, old in zip(given, held, strict=True))
-            placed = None
-            if same and part.over is None:
-                placed = again(part, layer.sphere(), *given, made)
-            if placed is not None:
-                found[layer] = placed
-        return found
+        if self.placed is None:
+            pairs = zip(self.made.weights, self.made.biases, strict=True)
+            self.placed = {
+                layer: again(part, layer.sphere(), weight, bias, pair)
+                for layer, part, weight, bias, pair in zip(
+                    layers, self.made.maker.layers, weights, biases, pairs, strict=True
+                )
+                if part.over is None
+            }
+            self.placed = {k: placed for k, placed in self.placed.items() if placed is not None}
+        return self.placed
 
     def refresh(self, done: Collection[nn.Module] = ()) -> None:
         """Make again what hangs on weights that were put on their ball, where it was.
@@ -111,46 +107,54 @@ class Together:
             layers, weights, biases = self._ready()
             if not all(layer in done for layer in kept):
                 self._make(layers, weights, biases, self.made)
-            self.seen = _versions(weights, biases)
+            self.seen = _versions(self._tensors)
 
     def _ready(self) -> tuple[list, list, list]:
         """The maps whose parameters are their own now, and these."""
-        layers = [layer for layer in self.layers if _has_its_own(layer)]
-        return layers, [layer.weight for layer in layers], [layer.bias for layer in layers]
+        layers, weights, biases = [], [], []
+        for layer in self.layers:
+            own = layer._parameters
+            # No hook or parametrization makes them before the map runs.
+            if "weight" in own and "bias" in own and not layer._forward_pre_hooks:
+                layers.append(layer)
+                weights.append(own["weight"])
+                biases.append(own["bias"])
+        self._tensors = [t for t in (*weights, *biases) if t is not None]
+        return layers, weights, biases
 
     def _look(self, layers, weights, biases) -> None:
         """Make again what has changed."""
         now = None
         # Whoever writes past the version counters, into ``.data``, is seen.
         if all(layer.method == "project" for layer in layers):
-            now = _versions(weights, biases)
+            now = _versions(self._tensors)
             if now is not None and now == self.seen:
                 return
         self._make(layers, weights, biases)
         self.seen = now
 
-    def _choices(self, layers) -> list[tuple]:
-        names = ("scaling", "per", "gain", "method", "absorbed")
-        return [(m, *(getattr(m, n) for n in names), m.weight.shape) for m in layers]
+    def _is_as_it_was(self, layers, weights, biases) -> bool:
+        """Whether what was made last was made of these tensors, and asked for alike."""
+        same = self.maker is not None and self.chosen == _choices(layers)
+        return same and self.maker.serves(weights, biases)
 
     def _make(self, layers, weights, biases, there: Made | None = None) -> None:
-        chosen = self._choices(layers)
-        if chosen != self.chosen:
-            self._parts, there = [_asked(layer) for layer in layers], None
-            self.chosen = chosen
         if there is None:
             # Its memory can serve again.
-            self.made = self.seen = None
+            self.made = self.seen = self.placed = None
         # What is made to be kept may serve a pass that learns.
-        inference = any(t is not None and t.is_inference() for t in (*weights, *biases))
-        with torch.inference_mode(inference):
-            self.made = make(self._parts, weights, biases, there)
-        # Nothing else may have their ids meanwhile.
-        self.held = weights, biases
+        with torch.inference_mode(any(t.is_inference() for t in self._tensors)):
+            if not self._is_as_it_was(layers, weights, biases):
+                self.chosen, there = _choices(layers), None
+                self.maker = Maker([_asked(layer) for layer in layers], weights, biases)
+            self.made, self.placed = self.maker.make(weights, biases, there), None
 
     def __getstate__(self) -> dict:
         # What was made belongs to the parameters of one process.
-        return vars(self) | dict.fromkeys(("chosen", "seen", "made", "held"))
+        return vars(self) | dict.fromkeys(_OWN)
+
+
+_OWN = ("chosen", "maker", "seen", "made", "placed", "_tensors")
 
 
 def _learnt(value, factor: float):
@@ -158,10 +162,8 @@ def _learnt(value, factor: float):
     return scale_gradient(value, factor) if learns else value
 
 
-def _has_its_own(layer: MapFromWeight) -> bool:
-    """Whether its parameters are there before it runs: no hook or parametrization makes them."""
-    own = layer._parameters
-    return "weight" in own and "bias" in own and not layer._forward_pre_hooks
+def _choices(layers: list[MapFromWeight]) -> list[tuple]:
+    return [(layer, layer.choice()) for layer in layers]
 
 
 def _asked(layer: MapFromWeight) -> Layer:
@@ -171,9 +173,12 @@ def _asked(layer: MapFromWeight) -> Layer:
     return asked(*layer.sphere(), own, absorbed, layer.outputs)
 
 
-def _versions(weights, biases) -> tuple | None:
+def _version(tensor: Tensor | None) -> int | None:
+    return None if tensor is None or tensor.is_inference() else tensor._version
+
+
+def _versions(tensors: list[Tensor]) -> tuple | None:
     """What tells whether parameters have been exchanged or written; ``None`` where nothing does."""
-    tensors = [t for t in (*weights, *biases) if t is not None]
     if any(t.is_inference() for t in tensors):
         return None
-    return tuple((id(t), t._version, t.data_ptr()) for t in tensors)
+    return tuple([(id(t), t._version, t.data_ptr()) for t in tensors])

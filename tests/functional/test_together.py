@@ -100,7 +100,7 @@ def assert_close(got, wanted, dtype):
 def test_it_makes_what_each_layer_makes(dtype, size):
     parts, weights, biases = network(dtype, size)
     wanted = each_alone(parts, weights, biases)
-    got = together(parts, weights, biases, make(parts, weights, biases))
+    got = together(weights, biases, make(parts, weights, biases))
     assert [c is None for _, c in got] == [c is None for _, c in wanted]
     assert_close(values(got), values(wanted), dtype)
     got, wanted = (gradients(pairs, weights, biases) for pairs in (got, wanted))
@@ -115,7 +115,7 @@ def test_neurons_of_zeros_and_of_any_size_among_others():
             weight[1] *= 10.0 ** (-25 if i % 2 else 15)
             weight[:, 0] *= 1e-12
     wanted = each_alone(parts, weights, biases)
-    got = together(parts, weights, biases, make(parts, weights, biases))
+    got = together(weights, biases, make(parts, weights, biases))
     assert_close(values(got), values(wanted), torch.float32)
     found = gradients(got, weights, biases)
     assert_close(found, gradients(wanted, weights, biases), torch.float32)
@@ -125,7 +125,7 @@ def test_a_factor_multiplies_the_gradient_alone():
     parts, weights, biases = network(factors=(3.0, 0.5))
     wanted = gradients(each_alone(parts, weights, biases), weights, biases)
     for options in ({}, {"create_graph": True}):
-        pairs = together(parts, weights, biases, make(parts, weights, biases))
+        pairs = together(weights, biases, make(parts, weights, biases))
         got = gradients(pairs, weights, biases, **options)
         factors = [3.0] * len(weights) + [0.5] * sum(b is not None for b in biases)
         scaled = [None if g is None else f * g for f, g in zip(factors, wanted, strict=True)]
@@ -141,7 +141,7 @@ def test_the_gradient_can_be_differentiated_again():
         given = iter(tensors)
         w = [next(given) for _ in weights]
         b = [None if bias is None else next(given) for bias in biases]
-        pairs = together(parts, w, b, make(parts, w, b))
+        pairs = together(w, b, make(parts, w, b))
         return tuple(t for pair in pairs for t in pair if t is not None)
 
     inputs = [t for t in (*weights, *biases) if t is not None]
@@ -151,7 +151,7 @@ def test_the_gradient_can_be_differentiated_again():
 @pytest.mark.parametrize("road", ["batched", "vmap"])
 def test_many_gradients_at_once(road):
     parts, weights, biases = (tensors[::5] for tensors in network())
-    pairs = together(parts, weights, biases, make(parts, weights, biases))
+    pairs = together(weights, biases, make(parts, weights, biases))
     outputs = [t for pair in pairs for t in pair if t is not None and t.requires_grad]
     inputs = [t for t in (*weights, *biases) if t is not None]
     several = [torch.randn(3, *t.shape, dtype=t.dtype) for t in outputs]
@@ -172,7 +172,7 @@ def test_what_is_frozen_gets_no_gradient_and_costs_none():
     for i, weight in enumerate(weights):
         weight.requires_grad_(i % 2 == 0)
     biases[1].requires_grad_(False)
-    pairs = together(parts, weights, biases, make(parts, weights, biases))
+    pairs = together(weights, biases, make(parts, weights, biases))
     for i, (used, bias) in enumerate(pairs):
         assert used.requires_grad == (i % 2 == 0)
         if bias is not None:
@@ -214,7 +214,7 @@ def test_operators_are_few(shape, ball):
         with Counting() as counted:
             if normalize:
                 kept = make(parts, weights, biases)
-            pairs = together(parts, weights, biases, kept)
+            pairs = together(weights, biases, kept)
             gradients(pairs, weights, biases)
         # Random gradients are the test's own.
         names = [name for name in counted.names if name not in ("randn", "normal_", "_to_copy")]
@@ -227,6 +227,6 @@ def test_operators_are_few(shape, ball):
 
 def test_the_counted_network_is_one_node():
     parts, weights, biases = network()
-    pairs = together(parts, weights, biases, make(parts, weights, biases))
+    pairs = together(weights, biases, make(parts, weights, biases))
     assert len({t.grad_fn for pair in pairs for t in pair if t is not None}) == 1
     assert all(math.isfinite(f) for f in pairs[0][0].grad_fn.gradient_factors)

@@ -142,7 +142,8 @@ def weights(dtype, size=1.4142135623730951):
     b = [torch.zeros(64, dtype=dtype), torch.zeros(2048, dtype=dtype), None]
     yield lambda: weight.forward(layers, w, b)
     yield lambda: weight.backward(layers, w, weight.forward(layers, w, b)[2], w, b)
-    yield lambda: weight.project_(layers[:2], w[:2], b[:2], w[:2], b[:2])
+    some = layers[:2], w[:2], b[:2]
+    yield lambda: weight.batch(*some).project_(*some[1:], w[:2], b[:2])
     yield lambda: projected(w[0], scaled(w[0], "all", 2, 1.0)[1], w[0], "all", 2, size)
 
 

@@ -12,7 +12,7 @@ import normprop
 import normprop.nn as nnp
 from normprop import kernels
 from normprop.functional import together as module
-from normprop.functional.together import Placed, make, place_, together
+from normprop.functional.together import Placed, Placer, make, together
 from normprop.kernels import table, weight
 from tests.functional.test_together import each_alone, gradients, network, values
 from tests.graph.networks import NETWORKS, options
@@ -55,6 +55,7 @@ def copies(monkeypatch):
     monkeypatch.setattr(table, "copied", count)
     table.shared.cache_clear()
     weight._plan.cache_clear()
+    weight._BATCHES.clear()
     return seen
 
 
@@ -96,7 +97,7 @@ def test_every_geometry_in_one_call(dtype, device, launches):
         for w in weights[::5]:
             w[0] = 0
     wanted, wanted_gradients = wanted_of(parts, weights, biases)
-    pairs = together(parts, weights, biases, make(parts, weights, biases))
+    pairs = together(weights, biases, make(parts, weights, biases))
     assert launches == [(1, 0), (2, 0)]
     assert_near(values(pairs), wanted, dtype)
     # The gradients that arrive are rounded to the type, which 64 of them add up in a bias.
@@ -130,7 +131,7 @@ def test_norms_of_the_whole_range_among_others(size, device):
             w.mul_(size)
             w[0] *= 1e-6
     wanted, _ = wanted_of(parts, weights, biases)
-    pairs = together(parts, weights, biases, make(parts, weights, biases))
+    pairs = together(weights, biases, make(parts, weights, biases))
     assert_near(values(pairs), wanted, torch.float32)
     assert all(g is None or g.isfinite().all() for g in gradients(pairs, weights, biases))
 
@@ -141,7 +142,7 @@ def test_many_tiles_blocks_and_strips(device, launches, monkeypatch):
         monkeypatch.setattr(weight, name, size)
     parts, weights, biases = (tensors[::5] for tensors in given(torch.float64, device))
     wanted, wanted_gradients = wanted_of(parts, weights, biases)
-    pairs = together(parts, weights, biases, make(parts, weights, biases))
+    pairs = together(weights, biases, make(parts, weights, biases))
     assert_near(values(pairs), wanted, torch.float64)
     assert_near(gradients(pairs, weights, biases), wanted_gradients, torch.float64)
     assert launches == [(stage, mode) for mode in (0, 1) for stage in (0, 1, 2)]
@@ -149,9 +150,11 @@ def test_many_tiles_blocks_and_strips(device, launches, monkeypatch):
     # On the balls that they have, and on one of their own.
     balls = [p._replace(over=p.over or "all", slope=0.0, shift=0.0, scale=1.0) for p in parts]
     balls = [p._replace(factors=(1.0, 1.0), outputs=0) for p in balls]
-    asked = [Placed(w.detach(), p) for p, w in zip(balls, weights, strict=True)]
+    asked = [Placed(p, w.detach()) for p, w in zip(balls, weights, strict=True)]
     given_ = [one.weight.clone() for one in asked]
-    assert sorted(place_(asked)) == list(range(len(asked)))
+    placer = Placer(asked)
+    assert sorted(placer.done) == list(range(len(asked)))
+    placer.place_()
     assert launches == [(0, 2), (1, 2)]
     for one, w in zip(asked, given_, strict=True):
         ((wanted,), _, _) = weight.forward([one.layer], [w], [None])
@@ -162,12 +165,15 @@ def test_types_have_launches_of_their_own(device, launches):
     types = torch.float32, torch.bfloat16
     mixed = [tuple(tensors[::5] for tensors in given(dtype, device)) for dtype in types]
     both = [a + b for a, b in zip(*mixed, strict=True)]
-    pairs = together(*both, make(*both))
+    pairs = together(*both[1:], make(*both))
     # A bias of another type is left to PyTorch.
     both[2][0] = both[2][0].detach().double().requires_grad_()
     launches.clear()
     made = make(*both)
-    assert [len(places) for places, *_ in made.kernels] == [len(mixed[0][0]) - 1, len(mixed[1][0])]
+    assert [len(places) for places, _ in made.maker.kernels] == [
+        len(mixed[0][0]) - 1,
+        len(mixed[1][0]),
+    ]
     assert launches == 2 * [(1, 0), (2, 0)]
     half = len(mixed[0][0])
     for (parts, weights, biases), own in zip(mixed, (pairs[:half], pairs[half:]), strict=True):
@@ -178,7 +184,7 @@ def test_a_step_copies_no_table_that_is_there(device, copies):
     parts, weights, biases = (tensors[::5] for tensors in given(torch.float32, device))
 
     def step():
-        pairs = together(parts, weights, biases, make(parts, weights, biases))
+        pairs = together(weights, biases, make(parts, weights, biases))
         return gradients(pairs, weights, biases)
 
     first = step()
@@ -211,13 +217,13 @@ def test_factors_and_gradients_that_do_not_arrive(device):
     factors = [3.0] * len(weights) + [0.5] * sum(b is not None for b in biases)
     scaled = [None if g is None else f * g for f, g in zip(factors, wanted, strict=True)]
     for again in ({}, {"create_graph": True}):
-        got = gradients(together(parts, weights, biases, made), weights, biases, **again)
+        got = gradients(together(weights, biases, made), weights, biases, **again)
         assert_near([g if g is None else g.detach() for g in got], scaled, torch.float64)
     # Where one of V and c is not used, the other's gradient arrives alone.
     for used in (0, 1):
         inputs = [t for t in (*weights, *biases) if t is not None]
         results = []
-        for pairs in (each_alone(parts, weights, biases), together(parts, weights, biases, made)):
+        for pairs in (each_alone(parts, weights, biases), together(weights, biases, made)):
             chosen = [pair[used] for pair in pairs if pair[used] is not None]
             loss = sum(t.square().sum() for t in chosen if t.requires_grad)
             results.append(torch.autograd.grad(loss, inputs, allow_unused=True))
@@ -231,7 +237,7 @@ def test_factors_and_gradients_that_do_not_arrive(device):
 
 def test_gradients_of_gradients_and_batches_of_them(device):
     parts, weights, biases = given(torch.float64, device)
-    pairs = together(parts, weights, biases, make(parts, weights, biases))
+    pairs = together(weights, biases, make(parts, weights, biases))
     first = gradients(pairs, weights, biases, create_graph=True)
     inputs = [t for t in (*weights, *biases) if t is not None]
     loss = sum(g.square().sum() for g in first if g is not None and g.requires_grad)
