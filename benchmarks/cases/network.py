@@ -304,17 +304,21 @@ def _step(
 
 
 def _graphed(task: Task, method: str, model: nn.Module, context: Context, check: Check) -> Prepared:
-    eager = _step(task, method, model, context, check)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
+    eager, graph = _step(task, method, model, context, check), torch.cuda.CUDAGraph()
+
+    def capture() -> dict[str, float]:
+        # After the gate, as its steps move statistics over batches.
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                eager.call()
+        torch.cuda.current_stream().wait_stream(side)
+        with torch.cuda.graph(graph):
             eager.call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        eager.call()
-    return Prepared(graph.replay, check)
+        return {}
+
+    return Prepared(graph.replay, check, capture)
 
 
 def _after_step(model: nn.Module, method: str) -> Callable[[], object]:

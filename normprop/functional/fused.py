@@ -30,6 +30,7 @@ y(lower kink) < y < y(upper kink).  Hence this rule, for every implementation of
 A call that works on few elements costs what Python costs.  Where the gradient is the derivative
 and torch's function keeps x as the row here does, small tensors of float32 and float64 therefore
 run torch's function and a line behind it, two operators that autograd knows, and no Function.
+On a GPU the others run the rows below there, and kernels from where memory costs more than calls.
 
 Compiled code runs the same rows, where a step is written without a comparison: Inductor would
 keep the outcome of a comparison as a mask of its own, which on a CPU costs more than ten times the
@@ -157,6 +158,9 @@ def fused(
     if bare and not transformed and backend != "triton" and is_small(input):
         line = line_of(name, params, *constants, input.dtype)
         return affine(row.plain(input, *params), line.scale, line.shift)
+    if backend == "auto" and not half(input.dtype) and is_small(input):
+        # Two of ATen's launches take less of Python's time than one of a kernel's.
+        triton = False
     if row.derived:
         triton = triton and _has_kernel(kernel_of(name, params)[0], backend)
         # Nothing is saved over what is done without a Function, and the compiler sees through it.

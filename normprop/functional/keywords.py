@@ -41,7 +41,7 @@ _Std = Annotated[float, "standard deviation of the input, greater than 0."]
 _Backend = Annotated[
     Backend,
     '``"eager"`` for PyTorch\'s operations; ``"triton"`` for one kernel each way, an error where '
-    'it cannot run; ``"auto"`` for the kernel on a GPU wherever it can.',
+    'it cannot run; ``"auto"`` for the kernel on a GPU, where it can and where that is faster.',
 ]
 _Keeps = Annotated[Keeps, 'what evaluation keeps of training, ``"variance"`` or ``"mean"``.']
 

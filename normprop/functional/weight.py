@@ -149,8 +149,9 @@ class _Scaled(torch.autograd.Function):
         if triton:
             from normprop.kernels import weight as kernel
 
-            layer = kernel.Layer(over, size, groups)
-            (scaled,), _, inverse = kernel.forward([layer], [weight], [None])
+            # Made once for layers alike.
+            ctx.kernel = kernel.batch((kernel.Layer(over, size, groups),), (weight,), (None,))
+            (scaled,), _, inverse = ctx.kernel.forward((weight,), (None,))
         else:
             wide = upcast(weight)
             if has_kernel(wide, over, groups):
@@ -173,10 +174,7 @@ class _Scaled(torch.autograd.Function):
             # many of them at once, which a kernel does not do.
             result = _derivative(weight, gradient, over, groups, size)
         elif triton:
-            from normprop.kernels import weight as kernel
-
-            layer = kernel.Layer(over, size, groups)
-            (result,), _ = kernel.backward([layer], [weight], inverse, [gradient], [None])
+            (result,), _ = ctx.kernel.backward((weight,), inverse, (gradient,), (None,))
         else:
             wide, wide_gradient = upcast(weight), upcast(gradient)
             if scale is not None:

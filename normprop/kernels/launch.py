@@ -69,7 +69,7 @@ def over_elements(
         return
     # The last program reaches past the end, and its indices must not overflow either.
     constants = {**constants, "WIDE": numel + block > _WIDE, "BLOCK": block}
-    launch(kernel, (triton.cdiv(numel, block),), arguments, constants, tensor.device)
+    launch(kernel, (-(-numel // block),), arguments, constants, tensor.device)
 
 
 def block_size() -> int:

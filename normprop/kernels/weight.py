@@ -229,16 +229,18 @@ class Batch:
 
     def _lie(self, mode, columns, bases) -> Tensor:
         """How far each tensor lies from the first of its kind, in the device's memory."""
-        there = [0 if t is None else t.data_ptr() for column in columns for t in column]
+        if len(self.layers) == 1:
+            # Of one alone each is the first of its kind.
+            there = [t is None for (t,) in columns]
+        else:
+            there = [0 if t is None else t.data_ptr() for column in columns for t in column]
         last, found = self._places.get(mode, (None, None))
         if there != last:
-            count = len(self.layers)
-            kinds = [there[at : at + count] for at in range(0, len(there), count)]
             starts = [base.data_ptr() for base in bases]
             found = shared(tuple([
-                (at - start) // self._size if t is not None else _ABSENT.value
-                for *row, tensors in zip(*kinds, zip(*columns, strict=True), strict=True)
-                for at, start, t in zip(row, starts, tensors, strict=True)
+                _ABSENT.value if t is None else (t.data_ptr() - start) // self._size
+                for row in zip(*columns, strict=True)
+                for t, start in zip(row, starts, strict=True)
             ]))  # fmt: skip
             self._places[mode] = there, found
         return found.on(bases[0].device)

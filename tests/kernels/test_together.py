@@ -35,7 +35,9 @@ def launches(monkeypatch):
     launch = weight.launch
 
     def count(kernel, grid, arguments, constants, *rest):
-        seen.append((constants["STAGE"], constants["MODE"]))
+        # On a GPU layers that are left alone have kernels too, without a list of programs.
+        if not torch.cuda.is_available() or arguments[-1] >= 0:
+            seen.append((constants["STAGE"], constants["MODE"]))
         launch(kernel, grid, arguments, constants, *rest)
 
     monkeypatch.setattr(weight, "launch", count)
