@@ -411,7 +411,7 @@ def with_slopes(
             f"it had the shape {tuple(weight.shape)}"
         )
     device = input.device.type
-    cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    cast = _may_autocast(device) and torch.is_autocast_enabled(device)
     if cast and input.dtype != torch.float64:
         # As torch's own, which autocast runs in half precision.
         dtype = torch.get_autocast_dtype(device)
@@ -423,12 +423,18 @@ def with_slopes(
             raise ValueError(f"backend='triton' takes one slope; there were {weight.numel()}")
         triton = False
     if transformed or torch.compiler.is_compiling():
-        shift, forward, backward = constants
+        forward, backward = constants.forward, constants.backward
         if forward != backward:
             input = scale_gradient(input, forward / backward)
-        plain = Constants(shift, forward, forward)
+        plain = Constants(constants.shift, forward, forward)
         return normalized(lambda x: _aten._prelu_kernel(x, _aligned(weight, x)), input, plain)
     return _PReLU.apply(input, weight, constants, triton)
+
+
+@constant_when_compiled
+def _may_autocast(device: str) -> bool:
+    # Of the device alone; Dynamo of torch 2.11 cannot ask.
+    return torch.amp.is_autocast_available(device)
 
 
 class _PReLU(torch.autograd.Function):

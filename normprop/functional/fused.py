@@ -171,7 +171,8 @@ def fused(
         kept = "input"
     if torch.compiler.is_compiling():
         # Dynamo makes variables of floats that it has seen change from layer to layer.
-        constants = Constants(*[literal(value) for value in constants])
+        shift, forward, backward = constants.shift, constants.forward, constants.backward
+        constants = Constants(literal(shift), literal(forward), literal(backward))
         return _Traced.apply(input, name, params, constants, kept, triton)
     if not (torch.is_grad_enabled() and input.requires_grad) and forward_ad._current_level < 0:
         # Nobody asks for a derivative.

@@ -48,6 +48,9 @@ class Absorbed(NamedTuple):
     factors: tuple[float, float] = (1.0, 1.0)
 
 
+_NOTHING_ABSORBED = Absorbed()
+
+
 def apply(
     function: Callable[[Tensor, Tensor, Tensor | None], Tensor],
     input: Tensor,
@@ -70,7 +73,7 @@ def apply(
     check_scaling(scaling)
     check_method(method, per)
     gain = checked_gain(gain)
-    before, after, factors = absorbed or Absorbed()
+    before, after, factors = absorbed or _NOTHING_ABSORBED
     weight, bias = _multiplied(weight, factors[0]), _multiplied(bias, factors[1])
     moved, factor = before.scale / after.scale, before.gradient / after.gradient
     ball = "backward" if scaling == "backward" else "forward"
@@ -336,7 +339,7 @@ def _conv(
 def _check_shift(absorbed: Absorbed | None, padding: Size | str) -> None:
     if absorbed is None or not absorbed.before.shift:
         return
-    if padding != "valid" and any((padding,) if isinstance(padding, int | str) else padding):
+    if padding != "valid" and any((padding,) if isinstance(padding, (int, str)) else padding):
         raise ValueError(
             "padding must be 0 where a shift of the input is absorbed: the border holds zeros, "
             f"not the shift; it was {padding!r} with a shift of {absorbed.before.shift}"

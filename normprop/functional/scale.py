@@ -1,6 +1,7 @@
 """Shift, forward scale and backward scale: what every normalised layer has in common."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeVar
 
@@ -26,7 +27,8 @@ Made = TypeVar("Made", bound=Callable)
 class Constants(NamedTuple):
     """y = (f(x) - shift)/forward, and the gradient of f is divided by ``backward``.
 
-    The two divisors differ only under ``scaling="separate"``.
+    The two divisors differ only under ``scaling="separate"``.  Compiled code asks for them by name:
+    before torch 2.13, Dynamo cannot iterate over a named tuple that it has not seen made.
     """
 
     shift: float
@@ -107,7 +109,8 @@ def literal(value: float) -> float:
     Dynamo turns a float argument into a graph input once it has seen two values of it.  A
     law must stay a constant: the figures that follow from it are not traced, but computed.
     """
-    return float.fromhex(float(value).hex()) if torch.compiler.is_compiling() else value
+    # Dynamo has no symbol for these two, in any version, and computes them.
+    return math.ldexp(*math.frexp(value)) if torch.compiler.is_compiling() else value
 
 
 def normalized(function: Callable, input: Tensor, constants: Constants):
@@ -117,7 +120,7 @@ def normalized(function: Callable, input: Tensor, constants: Constants):
     computed in float32 and rounded once.
     """
     check_real(input)
-    shift, forward, backward = constants
+    shift, forward, backward = constants.shift, constants.forward, constants.backward
     found = function(upcast(input))
     output, *more = found if isinstance(found, tuple) else (found,)
     # Autocast may have given half precision back.

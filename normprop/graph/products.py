@@ -272,16 +272,14 @@ def _probabilities(call: Call, value, dim: int) -> Step:
         pairs = max(len(rows) * (len(rows) - 1) / 2.0, 1.0)
         if shared.shape[row] == 2:
             np.moveaxis(shared, row, 0)[1:] = (np.arange(len(rows)) / rows).sum() / pairs
-    # Where logits are so far apart that this overflows, one of them has it all.
-    with np.errstate(over="ignore"):
-        found = np.minimum(shared * np.exp(variance * correlations), 1.0)
+    found = np.minimum(shared * np.exp(variance * correlations), 1.0)
     found[middle(found.shape)] = squares
     second = np.stack([found / n, (1.0 - found) / (n * (n - 1.0))], axis=k)
     covariance = chain.back(second) - 1.0 / n**2
     made = Field.normal(law.dims, 1.0 / n, covariance, law.roots)
     if variance:
-        # Of which the square is a number.
-        form = np.exp(np.minimum(law.values - law.values.mean(), 300.0))
+        with np.errstate(over="ignore"):
+            form = np.exp(np.minimum(law.values - law.values.mean(), 700.0))
         made = law.image(form).rescaled(1.0 / n, covariance)
     places = tuple(law.along(dim))
     return Step.linear(value, made, lambda array: np.expand_dims(within(array) * slope, places))

@@ -1,10 +1,14 @@
 """Shift and scales: one pass each, one rounding, and a gradient times exactly the factor."""
 
+import math
+import operator
+import sys
+
 import pytest
 import torch
 
 from normprop.functional import Constants, scale_gradient
-from normprop.functional.scale import constant_when_compiled, normalized
+from normprop.functional.scale import constant_when_compiled, literal, normalized
 from normprop.rules import Moments
 
 
@@ -76,6 +80,35 @@ def test_compiled_code_says_the_same():
     assert torch.equal(y, x)
     # dy + (0.3 - 1) dy: three roundings.
     assert ((dx - 0.3 * dy).abs() <= 4 * 2**-52 * dy.abs()).all()
+
+
+class Times(torch.nn.Module):
+    """Multiplies by a number that is to stay one."""
+
+    def __init__(self):
+        super().__init__()
+        self.number = 1.0
+
+    def forward(self, x):
+        return x * literal(self.number)
+
+
+def test_a_literal_is_the_same_number_and_a_constant_of_compiled_code(monkeypatch):
+    torch.compiler.reset()
+    net, x, seen = Times(), torch.randn(3, dtype=torch.float64), []
+
+    def backend(module, inputs):
+        seen.extend(n.args[1] for n in module.graph.nodes if n.target is operator.mul)
+        return module.forward
+
+    compiled = torch.compile(net, backend=backend, fullgraph=True)
+    numbers = [0.1, 1 / 3, -2.5e-300, 5e-324, math.nextafter(1.0, 2.0), sys.float_info.max]
+    for net.number in numbers:
+        assert torch.equal(compiled(x), x * net.number)
+    assert seen == numbers
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for number in (*numbers, -0.0, math.inf, -math.inf, math.nan, 3):
+        assert literal(number).hex() == float(number).hex()
 
 
 def test_the_mark_of_constants_is_that_of_torch():

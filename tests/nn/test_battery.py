@@ -12,6 +12,8 @@ from torch import nn
 
 import normprop
 from normprop import moments, simulate
+from normprop.functional.scale import Constants
+from normprop.nn.twin import Twin
 from tests.nn.battery import (
     LAW,
     ROWS,
@@ -463,6 +465,35 @@ def test_compiled_is_eager(variant, compiler):
     layer, x = variant.layer(), variant.row.input()
     compiled = compiler(layer, backend="aot_eager", fullgraph=True)
     assert same_up_to_order(run(compiled, x), run(layer, x), layer_terms(layer, x))
+
+
+class ByName(Constants):
+    """Of which Dynamo of a torch before 2.13 can be asked what it holds by name alone."""
+
+    def __iter__(self):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [v for v in VARIANTS if v.separate and v.row.kind not in ("weights", "group")],
+    ids=str,
+)
+def test_compiled_code_asks_for_constants_by_name(variant, monkeypatch):
+    layer, x = variant.layer(), variant.row.input()
+    recalled, asked = Twin._recalled, []
+
+    def by_name(self, *call):
+        found = recalled(self, *call)
+        asked.append(found)
+        if isinstance(found, Constants):
+            return ByName(found.shift, found.forward, found.backward)
+        return found._replace(training=ByName(*found.training))
+
+    monkeypatch.setattr(Twin, "_recalled", by_name)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    layer(x)
+    assert asked
 
 
 @pytest.mark.parametrize(
