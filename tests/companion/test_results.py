@@ -29,19 +29,25 @@ def test_a_missing_file_is_named_with_its_place_and_its_neighbours(tmp_path, mon
 def test_the_readme_says_what_a_training_step_costs_on_a_gpu(root):
     found = Results(results.path("bench_h100.json"))
 
-    def span(chosen):
+    def span(group, *names):
         seen = [
             entry.ratio[1]
             for entry in found
-            if entry.case.startswith("training/") and chosen(entry.implementation)
+            if entry.case.startswith(f"{group}/") and entry.implementation in names
         ]
-        return f"{min(seen):.1f} to {max(seen):.1f}"
+        return f"{min(seen):.2f} to {max(seen):.2f}"
 
     text = " ".join((root / "README.md").read_text("utf-8").split())
+    number = r"(\d\S* to \S*\d)"
     said = re.search(
-        r"took (.*?) times the plain network's on an H100, with BatchNorm (.*?);", text
+        rf"network took {number} times the plain network's on an H100, with BatchNorm {number}; "
+        rf"as one CUDA graph {number} times, with BatchNorm {number}\.",
+        text,
     )
+    fused = ("normprop fused", "normprop fused, projected")
     assert said.groups() == (
-        span(lambda name: name.startswith("normprop")),
-        span(lambda name: name == "batchnorm"),
+        span("training", *fused),
+        span("training", "batchnorm"),
+        span("graphed-training", *fused),
+        span("graphed-training", "batchnorm"),
     )

@@ -40,6 +40,7 @@ TEN_ADAM, FORTY_ADAM = _sheet(10, "adam"), _sheet(40, "adam")
 FASHION = _sheet(40, data="fashion-mnist")
 FASHION_SKIPS = _sheet(40, residual=True, data="fashion-mnist")
 LONG = _sheet(40, steps=3000)
+HUNDRED = _sheet(100)
 STRAIGHT = ("calibrated", "critical", "dks", "tat", "selu", "leaky")
 
 
@@ -191,6 +192,22 @@ SAID = {
         ("calibrated", N, "tanh"),
         ("batchnorm", N, "tanh"),
     ),
+    **{
+        f"hundred_{m}": (HUNDRED, ("calibrated", T, "tanh"), (m, T, "tanh"))
+        for m in ("critical", "dks", "tat", "batchnorm")
+    },
+    **{
+        f"hundred_relu_{m}": (HUNDRED, ("calibrated", T, "relu"), (m, T, "relu"))
+        for m in ("leaky", "dks", "tat", "selu", "batchnorm")
+    },
+    **{
+        f"hundred_normal_{m}": (HUNDRED, ("calibrated", N, "tanh"), (m, N, "tanh"))
+        for m in ("dks", "tat")
+    },
+    **{
+        f"hundred_normal_relu_{m}": (HUNDRED, ("calibrated", N, "relu"), (m, N, "relu"))
+        for m in ("dks", "leaky")
+    },
     "skips_bridge": (SKIPS, ("separate-bridge", N, "relu"), ("forward", N, "relu")),
 }
 for _name, (_sheet_of, _one, _other) in SAID.items():
@@ -213,6 +230,7 @@ _means = {way: np.mean(_tests(cell)) for way, cell in FORTY.items() if way[1]}
 _adam = {way: np.mean(_tests(cell)) for way, cell in FORTY_ADAM.items()}
 _fashion = {way: np.mean(_tests(cell)) for way, cell in FASHION.items() if way[1]}
 _skips = {way: np.mean(_tests(cell)) for way, cell in SKIPS.items() if way[2] == "relu"}
+_hundred = {way: np.mean(_tests(cell)) for way, cell in HUNDRED.items()}
 _critical_runs = _tests(FORTY["critical", False, "tanh"])
 _runs = [run for cell in FORTY.values() for run in cell["trials"] + cell["runs"]]
 
@@ -230,6 +248,8 @@ EXPECTED |= {
     "skips_best_relu": Equals(max(_skips, key=_skips.get)[0]),
     "adam_best": Equals(True),
     "adam_networks": Equals(len(_adam)),
+    "hundred_networks": Equals(len(_hundred)),
+    "hundred_bent": Exact(max(m for way, m in _hundred.items() if way[0] not in STRAIGHT), 1e-15),
     "adam_reached": Exact(max(_adam.values()), 1e-15),
     # The page says that the straight ones lead.
     "fashion_straight": Exact(min(m for w, m in _fashion.items() if w[0] in STRAIGHT), 1e-15),

@@ -8,7 +8,10 @@ from tests.book.expectations import Equals, Exact, Measured, PerRun, Within
 
 SMALL = {"images": 2, "rounds": 3}
 FOUND = json.loads(results.path("bench_cpu.json").read_text("utf-8"))
-GPU = json.loads(results.path("bench_h100.json").read_text("utf-8"))
+GPU, BEFORE = (
+    json.loads(results.path(f"bench_h100{name}.json").read_text("utf-8"))
+    for name in ("", "_before")
+)
 CASES = {case["name"]: case for case in FOUND["cases"]}
 ENTRIES = [entry for case in FOUND["cases"] for entry in case["implementations"]]
 NAMES = ("relu", "sigmoid", "tanh", "gelu", "silu")
@@ -127,6 +130,11 @@ EXPECTED = {
     "gpu_command": Equals(GPU["command"]),
     "gpu_commit": Equals(GPU["commit"][:10]),
     "gpu_machine": Equals(f"{GPU['device_name']}, {GPU['cores']} cores"),
+    "gpu_commit_before": Equals(BEFORE["commit"][:10]),
+    "gpu_machine_before": Equals(f"{BEFORE['device_name']}, {BEFORE['cores']} cores"),
+    # What the prose says of who is first and last.
+    "gpu_first": Equals("transformer"),
+    "gpu_last": Equals("vgg16-32"),
     "gpu_versions": Equals(", ".join(" ".join(pair) for pair in GPU["versions"].items())),
     "exercise_batchnorm": Exact((3 + 4 + 1 + 3 + 2 + 4) / 7, 4.5e-16),
     "exercise_batch": Exact(3500 / 3, 4.6e-13),
@@ -164,25 +172,60 @@ for _row in FOUND["goals"]:
         EXPECTED[f"worst_{_key}"] = shown(_row["measured"], _row["unit"])
         EXPECTED[f"median_{_key}"] = shown(_row["median"], _row["unit"])
         EXPECTED[f"verdict_{_key}"] = Equals(_row["verdict"])
-_on_gpu = {
-    (case["name"], entry["name"]): entry["ratio"][1]
-    for case in GPU["cases"]
-    for entry in case["implementations"]
+
+
+def on_gpu(run: dict) -> dict[tuple[str, str], float]:
+    """Ratios by case and implementation."""
+    return {
+        (case["name"], entry["name"]): entry["ratio"][1]
+        for case in run["cases"]
+        for entry in case["implementations"]
+        if "ratio" in entry
+    }
+
+
+def recorded(*parts: str) -> str:
+    text = "_".join(part for part in ("gpu", *parts) if part)
+    return text.replace(",", "").replace(" ", "_").replace("-", "_")
+
+
+_now, _then = on_gpu(GPU), on_gpu(BEFORE)
+_graphed = {"normprop fused", "normprop fused, projected", "batchnorm", "layernorm"}
+_shown = {
+    "training": _graphed | {"naive", "normprop", "normprop projected"},
+    "graphed-training": _graphed,
 }
-_columns = {
-    "naive", "normprop", "normprop fused", "normprop projected", "normprop fused, projected",
-    "batchnorm", "layernorm",
-}  # fmt: skip
-for (_case, _method), _ratio in _on_gpu.items():
+for (_case, _method), _ratio in _now.items():
     _group, _, _name = _case.partition("/")
-    _key = f"{_name}_{_method}".replace(",", "").replace(" ", "_").replace("-", "_")
-    if _group == "training" and _method in _columns:
-        EXPECTED[f"gpu_{_key}"] = Exact(_ratio, 0.0)
-for _method in ("normprop", "normprop folded"):
-    _found = [r for (c, m), r in _on_gpu.items() if m == _method and c.startswith("inference/")]
-    EXPECTED[f"gpu_least_{_method.replace(' ', '_')}"] = Exact(min(_found), 0.0)
-    EXPECTED[f"gpu_most_{_method.replace(' ', '_')}"] = Exact(max(_found), 0.0)
+    if _method in _shown.get(_group, ()):
+        EXPECTED[recorded(_group, _name, _method)] = Exact(_ratio, 0.0)
+for _which, _run, _groups in (
+    ("", _now, ("training", "graphed-training", "inference")),
+    ("before", _then, ("training", "inference")),
+):
+    for _group in _groups:
+        _methods = {"normprop", "normprop folded"} if _group == "inference" else _graphed
+        for _method in _methods:
+            _found = [
+                r for (c, m), r in _run.items() if m == _method and c.startswith(f"{_group}/")
+            ]
+            EXPECTED[recorded("least", _which, _group, _method)] = Exact(min(_found), 0.0)
+            EXPECTED[recorded("most", _which, _group, _method)] = Exact(max(_found), 0.0)
+for _group in ("training", "graphed-training"):
+    _faster = [
+        _now[case, "normprop fused"] < r
+        for (case, method), r in _now.items()
+        if method == "batchnorm" and case.startswith(f"{_group}/")
+    ]
+    EXPECTED[recorded("beaten", _group)] = Equals(sum(_faster))
+EXPECTED["gpu_reached"] = Equals(
+    sum(
+        r <= 1.05
+        for (case, method), r in _now.items()
+        if method == "normprop fused" and case.startswith("graphed-training/")
+    )
+)
 for _size in (10**6, 10**8):
     for _method in ("naive", "normprop"):
-        _ratio = _on_gpu[f"activation/relu/{_size}", _method]
+        _ratio = _then[f"activation/relu/{_size}", _method]
         EXPECTED[f"gpu_{_method}_{_size}"] = Exact(_ratio, 0.0)
