@@ -20,6 +20,9 @@ FOUND, PEERS = (
     for part in ("", "_peers")
 )
 CELLS = {(c["method"], c["orthogonal"]): c for c in FOUND["cells"] + PEERS["cells"]}
+DEEP = json.loads(results.path("depth_10000_sgd.json").read_text("utf-8"))
+DEEPEST = {cell["method"]: cell for cell in DEEP["cells"]}
+JOURNAL = json.loads(results.path("depth_10000_h100.json").read_text("utf-8"))["runs"]
 ACCURACIES = {
     which: [None if run["diverged"] else run["test"] for run in cell["runs"]]
     for which, cell in CELLS.items()
@@ -225,6 +228,36 @@ for (_method, _orthogonal), _runs in ACCURACIES.items():
     EXPECTED[f"trials_diverged_{_name}"] = Equals(
         sum(trial["loss"] is None for trial in CELLS[_method, _orthogonal]["trials"])
     )
+
+EXPECTED |= {
+    "deep_command": Equals(DEEP["command"]),
+    "deep_date": Equals(DEEP["date"].partition("T")[0]),
+    "deep_commit": Equals(DEEP["commit"][:10]),
+    "deep_device": Equals(DEEP["device"]),
+    # The page says that both train, and that neither does at the other rate.
+    "deep_ahead": Equals(True),
+    "deep_other": Within(0.0, 30.0, "no more than guessing among three or four digits"),
+}
+for _method, _cell in DEEPEST.items():
+    (_run,), (_there,) = (
+        _cell["runs"],
+        [
+            run["result"]
+            for run in JOURNAL
+            if (run["cell"]["method"], run["lr"], run["test"]) == (_method, _cell["lr"], False)
+        ],
+    )
+    (_trial,) = [trial for trial in _cell["trials"] if trial["lr"] == _cell["lr"]]
+    EXPECTED[f"deep_rate_{_method}"] = Exact(1e-4, 0.0)
+    EXPECTED[f"deep_trial_{_method}"] = Exact(100 * _trial["validation"], 1e-13)
+    EXPECTED[f"deep_test_{_method}"] = Exact(100 * _run["test"], 1e-13)
+    EXPECTED[f"deep_gpu_trial_{_method}"] = Exact(100 * _there["validation"], 1e-13)
+    if _method == "calibrated":
+        EXPECTED["deep_gpu_step"] = Exact(_there["seconds"] / _there["steps"], 1e-15)
+        EXPECTED["deep_step"] = Exact(_run["seconds"] / 150, 1e-14)
+        EXPECTED["deep_minutes"] = Exact(_run["seconds"] / 60, 1e-13)
+(_finished,) = [run["result"] for run in JOURNAL if run["test"]]
+EXPECTED["deep_gpu_test_critical"] = Exact(100 * _finished["test"], 1e-13)
 
 # What the page says in words. Where another run changes it, read the page again.
 EXPECTED |= {
