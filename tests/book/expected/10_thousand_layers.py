@@ -230,7 +230,6 @@ for (_method, _orthogonal), _runs in ACCURACIES.items():
     )
 
 EXPECTED |= {
-    "deep_command": Equals(DEEP["command"]),
     "deep_date": Equals(DEEP["date"].partition("T")[0]),
     "deep_commit": Equals(DEEP["commit"][:10]),
     "deep_device": Equals(DEEP["device"]),

@@ -127,7 +127,6 @@ EXPECTED = {
     "held_batchnorm": held("saved_bytes", "batchnorm"),
     "peak_fused": held("peak_bytes", "normprop fused"),
     "peak_batchnorm": held("peak_bytes", "batchnorm"),
-    "gpu_command": Equals(GPU["command"]),
     "gpu_commit": Equals(GPU["commit"][:10]),
     "gpu_machine": Equals(f"{GPU['device_name']}, {GPU['cores']} cores"),
     "gpu_commit_before": Equals(BEFORE["commit"][:10]),
