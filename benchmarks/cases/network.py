@@ -214,7 +214,7 @@ def graphed_cases(tasks: tuple[Task, ...]) -> Iterator[Case]:
     """The same step as one CUDA graph: what is left where nothing waits for Python."""
     for task in tasks:
         task = dataclasses.replace(task, methods=GRAPHED)
-        yield _case("graphed-training", task, lambda *a: _graphed(*a), graphed=True)
+        yield _case("graphed-training", task, _graphed, graphed=True)
 
 
 def _case(group: str, task: Task, make, compile: bool = False, graphed: bool = False) -> Case:

@@ -247,8 +247,9 @@ class Placer:
         """Put them there."""
         for call, tensors in self._calls:
             call(*tensors)
-        if self._written:
-            torch.autograd.graph.increment_version(self._written)
+        # One by one, as older torch takes no list.
+        for tensor in self._written:
+            torch.autograd.graph.increment_version(tensor)
 
 
 def _usable(weight: Tensor) -> bool:

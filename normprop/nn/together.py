@@ -64,7 +64,7 @@ class Together:
         layers, weights, biases = self._ready()
         self._look(layers, weights, biases)
         pairs = zip(self.made.weights, self.made.biases, strict=True)
-        if torch.is_grad_enabled() and any(t.requires_grad for t in self._tensors):
+        if torch.is_grad_enabled() and any(t.requires_grad for t in _there(weights, biases)):
             pairs = together(weights, biases, self.made)
         through = saving()
         for layer, pair, weight, bias in zip(layers, pairs, weights, biases, strict=True):
@@ -107,7 +107,7 @@ class Together:
             layers, weights, biases = self._ready()
             if not all(layer in done for layer in kept):
                 self._make(layers, weights, biases, self.made)
-            self.seen = _versions(self._tensors)
+            self.seen = _versions(_there(weights, biases))
 
     def _ready(self) -> tuple[list, list, list]:
         """The maps whose parameters are their own now, and these."""
@@ -119,7 +119,6 @@ class Together:
                 layers.append(layer)
                 weights.append(own["weight"])
                 biases.append(own["bias"])
-        self._tensors = [t for t in (*weights, *biases) if t is not None]
         return layers, weights, biases
 
     def _look(self, layers, weights, biases) -> None:
@@ -127,7 +126,7 @@ class Together:
         now = None
         # Whoever writes past the version counters, into ``.data``, is seen.
         if all(layer.method == "project" for layer in layers):
-            now = _versions(self._tensors)
+            now = _versions(_there(weights, biases))
             if now is not None and now == self.seen:
                 return
         self._make(layers, weights, biases)
@@ -143,7 +142,8 @@ class Together:
             # Its memory can serve again.
             self.made = self.seen = self.placed = None
         # What is made to be kept may serve a pass that learns.
-        with torch.inference_mode(any(t.is_inference() for t in self._tensors)):
+        inference = any(t.is_inference() for t in _there(weights, biases))
+        with torch.inference_mode(inference):
             if not self._is_as_it_was(layers, weights, biases):
                 self.chosen, there = _choices(layers), None
                 self.maker = Maker([_asked(layer) for layer in layers], weights, biases)
@@ -154,7 +154,7 @@ class Together:
         return vars(self) | dict.fromkeys(_OWN)
 
 
-_OWN = ("chosen", "maker", "seen", "made", "placed", "_tensors")
+_OWN = ("chosen", "maker", "seen", "made", "placed")
 
 
 def _learnt(value, factor: float):
@@ -171,6 +171,10 @@ def _asked(layer: MapFromWeight) -> Layer:
         raise ValueError(f"scales must be chosen before the model is fused; {layer} chose after")
     own, absorbed = layer.method == "normalize", layer.absorbed or Absorbed()
     return asked(*layer.sphere(), own, absorbed, layer.outputs)
+
+
+def _there(weights: list, biases: list) -> list[Tensor]:
+    return [t for t in (*weights, *biases) if t is not None]
 
 
 def _version(tensor: Tensor | None) -> int | None:
