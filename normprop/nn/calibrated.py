@@ -1,5 +1,6 @@
 """Activations whose input law is chosen for a depth."""
 
+import contextlib
 import copy
 import math
 import warnings
@@ -172,7 +173,7 @@ class Calibrated(Activation, nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Apply the function at its place and normalise."""
         check_real(input)
-        scale, shift = self._placed(self._changes if torch.compiler.is_compiling() else 0)
+        scale, shift = self._placed(self._told if torch.compiler.is_compiling() else "")
         # In the type that computes: next to m, half precision loses what is of the order of s.
         at = affine(upcast(input), scale, shift)
         if self._row() is None:
@@ -180,8 +181,13 @@ class Calibrated(Activation, nn.Module):
         return self._fused(at).to(input.dtype)
 
     @constant_when_compiled
-    def _placed(self, changes: int) -> tuple[float, float]:
+    def _placed(self, told: str) -> tuple[float, float]:
         return self.line
+
+    def _tell(self) -> None:
+        super()._tell()
+        with contextlib.suppress(TypeError, ValueError):
+            self.__dict__["_told"] += f", {self.line}"
 
     def _row(self) -> tuple[str, Params] | None:
         """The row of ``MAPS`` and its parameters; None of a function that has none."""

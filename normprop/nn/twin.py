@@ -1,6 +1,7 @@
 """What twins without weights share: constants, the call, the moments."""
 
 import contextlib
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -54,6 +55,7 @@ class Twin(Settings):
         # What cannot be normalised is refused here rather than when an input comes.
         _ = self.constants, self._law()
         self.__dict__["_made"] = True
+        self._tell()
 
     @property
     def constants(self) -> Constants | None:
@@ -62,8 +64,8 @@ class Twin(Settings):
 
     @constants.setter
     def constants(self, constants: Constants) -> None:
-        self.__dict__["_changes"] = self._changes + 1
         self.__dict__["_known"] = {None: constants}
+        self._tell()
 
     def constants_of(self, shape: Sequence[int] | None) -> Constants:
         """Shift and divisors for samples of this shape; for a loss, that of its whole input.
@@ -76,12 +78,13 @@ class Twin(Settings):
 
     def _constants(self, shape: tuple[int, ...] | None) -> Constants | None:
         if torch.compiler.is_compiling():
-            # The number is read, so that compiled code is made anew when it has changed.
-            return self._recalled(shape, self._changes)
-        return self._recalled(shape, 0)
+            # Layers of a class share compiled code: reading the text has it made anew for those
+            # that have, or have got, other constants.
+            return self._recalled(shape, self._told)
+        return self._recalled(shape)
 
     @constant_when_compiled
-    def _recalled(self, shape: tuple[int, ...] | None, changes: int) -> Constants | None:
+    def _recalled(self, shape: tuple[int, ...] | None, told: str = "") -> Constants | None:
         known = self.__dict__.setdefault("_known", {})
         if None not in known:
             known[None] = self._unless_shaped()
@@ -117,17 +120,27 @@ class Twin(Settings):
     def _law(self) -> Law:
         return law_of(self.mean, self.std, *self.__dict__.get("_before", (None,)))
 
-    _changes = 0
+    # What the constants are or follow from, as compiled code is to see it.
+    _told = ""
     _made = False
 
     def _forget(self) -> None:
         self.__dict__.pop("_known", None)
-        self.__dict__["_changes"] = self._changes + 1
         if self._made:
             # At once, so that no forward pass has to integrate.  What cannot be, alone or before
             # another setting that belongs to it has come, is refused by the next pass.
             with contextlib.suppress(TypeError, ValueError):
                 self._constants(None)
+            self._tell()
+
+    def _tell(self) -> None:
+        kept = self.__dict__.get("_known", {}).get(None)
+        if kept is None:
+            # They follow from a shape besides.
+            names = sorted(self._settings)
+            kept = [_distinct(getattr(self, self._stored.get(n, n), None)) for n in names]
+            kept += map(_distinct, self.__dict__.get("_before", ()))
+        self.__dict__["_told"] = repr(kept)
 
     def _shape_for(self, input: Tensor) -> tuple[int, ...] | None:
         """The shape that the constants may follow from."""
@@ -141,6 +154,15 @@ class Twin(Settings):
     def _compute(self, input: Tensor, *more: Any, **named: Any) -> Any:
         """What the twin does."""
         return super().forward(input, *more, **named)
+
+
+def _distinct(value):
+    """The value where its ``repr`` says all of it, else a number that no other has anywhere."""
+    if isinstance(value, (tuple, list)):
+        return [_distinct(each) for each in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return uuid.uuid4().hex
 
 
 class TwinBehind(Twin):

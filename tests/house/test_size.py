@@ -11,7 +11,7 @@ BOUNDS = {
     "graph": 10_100,
     "kernels": 2_020,
     "montecarlo": 750,
-    "nn": 2_320,
+    "nn": 2_350,
     "rules": 2_750,
 }
 
