@@ -11,7 +11,7 @@ from torch import Tensor
 from normprop.gaussian import Function
 
 # Points at which a function is tried: on both sides of zero, near and far, none of them round.
-_TRIAL = torch.linspace(-3.1, 3.3, 23, dtype=torch.float64)
+_TRIAL = torch.linspace(-3.1, 3.3, 23, dtype=torch.float64, device="cpu")
 _SINGLES = (0, 11, 17)
 # Numbers of this many significant bits are no accident of single precision.
 _PLAIN_BITS = 18

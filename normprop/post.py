@@ -296,8 +296,8 @@ def _measured(layer: nn.Module) -> Moments:
 
 def _convolution(stride: int) -> nn.Conv2d:
     """The convolution that stands for the table's first column: its weights never change."""
-    generator = torch.Generator().manual_seed(28032016)
-    conv = nn.Conv2d(8, 16, 3, stride=stride, bias=False, dtype=torch.float64)
+    generator = torch.Generator("cpu").manual_seed(28032016)
+    conv = nn.Conv2d(8, 16, 3, stride=stride, bias=False, dtype=torch.float64, device="cpu")
     conv.requires_grad_(False).weight.normal_(std=0.1, generator=generator)
     return conv
 

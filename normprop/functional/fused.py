@@ -383,7 +383,7 @@ def affine(t: Tensor, scale: float, shift: float) -> Tensor:
 def _scalar(value: float, like: Tensor) -> Tensor:
     # On the CPU whatever the device: addition takes such a number as an argument.  CUDA's addcmul
     # and addcdiv do not, and are only for tensors on the CPU.
-    return torch.scalar_tensor(value, dtype=like.dtype)
+    return torch.scalar_tensor(value, dtype=like.dtype, device="cpu")
 
 
 def product(grad: Tensor, slope: Tensor, factor: float) -> Tensor:

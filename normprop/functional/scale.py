@@ -133,7 +133,7 @@ def normalized(function: Callable, input: Tensor, constants: Constants):
         output = (output - shift) / forward
     else:
         # One pass instead of two; the number stays on the CPU whatever the device.
-        number = torch.scalar_tensor(-shift / forward, dtype=output.dtype)
+        number = torch.scalar_tensor(-shift / forward, dtype=output.dtype, device="cpu")
         output = torch.add(number, output, alpha=1.0 / forward)
     output = output.to(input.dtype)
     return (output, *more) if more else output

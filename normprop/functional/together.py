@@ -343,7 +343,10 @@ def _over_taps(columns: Tensor, matrices: dict[int, Matrix]) -> Tensor:
 @lru_cache(maxsize=64)
 def _channels(shapes: tuple[tuple[int, int], ...]) -> Tensor:
     """The channel of every column, those of later matrices behind those of earlier ones."""
-    counts = [torch.arange(columns // taps).repeat_interleave(taps) for columns, taps in shapes]
+    counts = [
+        torch.arange(columns // taps, device="cpu").repeat_interleave(taps)
+        for columns, taps in shapes
+    ]
     start = 0
     for (columns, taps), count in zip(shapes, counts, strict=True):
         count.add_(start)

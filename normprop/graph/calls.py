@@ -358,8 +358,8 @@ def elementwise(call: Call) -> Step | None:
 
 def _on_grid(call: Call, arrays: Sequence[Array]) -> tuple[Array, list[Array]] | None:
     """Values and slopes; None of what is no function of one place."""
-    leaves = [torch.tensor(a, requires_grad=True) for a in arrays]
-    some = torch.arange(3, len(GRID), 7).flip(0)
+    leaves = [torch.tensor(a, device="cpu", requires_grad=True) for a in arrays]
+    some = torch.arange(3, len(GRID), 7, device="cpu").flip(0)
     try:
         with torch.enable_grad(), torch.random.fork_rng(()):
             result = _run(call, leaves)

@@ -528,7 +528,7 @@ def _matches(tokens: Tensor) -> Array:
     def mean(over: tuple[int, ...]) -> float:
         kept = [k for k in range(tokens.ndim) if k not in over]
         rows = tokens.permute(*kept, *over).reshape(math.prod(tokens.shape[k] for k in kept), -1)
-        places = torch.arange(len(rows)).unsqueeze(1) * kinds + rows
+        places = torch.arange(len(rows), device="cpu").unsqueeze(1) * kinds + rows
         _, counts = places.unique(return_counts=True)
         return float((counts.double() ** 2).sum()) / (len(rows) * rows.shape[1] ** 2)
 

@@ -178,7 +178,7 @@ def _keep_their_input(model: nn.Module, kinds: dict[str, Kind]) -> set[str]:
         if activation and kind.normalised:
             with torch.enable_grad():
                 plain = plain_of(model.get_submodule(path), kind.plain)
-                output = plain(torch.zeros([2] * 6, requires_grad=True))
+                output = plain(torch.zeros([2] * 6, device="cpu", requires_grad=True))
             if not hasattr(output.grad_fn, "_saved_result"):
                 found.add(path)
     return found

@@ -186,7 +186,7 @@ def _by_unit_vectors(call: Call, value, count: int, args, kwargs) -> Step:
 def _matrix(function, shape: Sequence[int], d: int, first: int) -> Array:
     """What a map does along one dimension, the others being constant."""
     n = shape[d]
-    units = torch.eye(n, dtype=torch.float64)
+    units = torch.eye(n, dtype=torch.float64, device="cpu")
     units = units.reshape(n, *(n if k == d else 1 for k in range(len(shape)))).expand(n, *shape)
     out = function(units.reshape(n, *[1] * (first - 1), *shape))
     out = out[0] if isinstance(out, tuple) else out
@@ -269,7 +269,7 @@ class Weight:
             backward = float((back.double() ** 2).sum()) / self.outputs
         self.backward = backward * self.outputs / (width * groups)
         self.sums = weight.sum(1).double().cpu().numpy()
-        bias = torch.zeros(self.outputs) if bias is None else bias.detach()
+        bias = torch.zeros(self.outputs, device="cpu") if bias is None else bias.detach()
         self.offset = bias.double().cpu().numpy()
         self.overlaps = self._overlaps(weight.reshape(-1, self.taps))
 

@@ -45,7 +45,8 @@ def normalised(call, value, over, eps, weight=None, bias=None, centred=True, apa
     w, b = call.numbers(weight), call.numbers(bias)
     if (w is None and is_value(weight)) or (b is None and is_value(bias)):
         call.notes.append("its weights are made of what the model is given; taken for 1 and 0")
-    w, b = torch.ones(1) if w is None else w, torch.zeros(1) if b is None else b
+    w = torch.ones(1, device="cpu") if w is None else w
+    b = torch.zeros(1, device="cpu") if b is None else b
     if not square > 0:
         call.notes.append("its input does not vary within what it normalises")
     # Of channels that are normalised one by one, each has its own variance.

@@ -182,7 +182,7 @@ def _where(call: Call, condition, input=None, other=None) -> Step:
     if chosen is None or None in parts:
         return unknown(call, "which numbers are taken is not known before it runs")
     for fill, kept, hidden in ((*parts, chosen), (*parts[::-1], ~chosen)):
-        numbers = call.tensor(fill) if is_value(fill) else torch.tensor(float(fill))
+        numbers = call.tensor(fill) if is_value(fill) else torch.tensor(float(fill), device="cpu")
         if numbers is not None and bool((numbers < _HIDDEN).all()):
             return _hiding(call, kept, hidden)
     return _mixed(call, chosen.double(), *parts)
@@ -331,7 +331,7 @@ def _attention(call: Call, *args, **kwargs) -> Step:
             key, value = (x.repeat_interleave(count, -3) for x in (key, value))
         logits = (query @ key.mT) * (query.shape[-1] ** -0.5 if scale is None else scale)
         if is_causal:
-            attn_mask = torch.ones(logits.shape[-2:], dtype=torch.bool).tril()
+            attn_mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device="cpu").tril()
         if attn_mask is not None and attn_mask.is_meta:
             call.notes.append(_UNKNOWN_MASK)
         elif attn_mask is not None:

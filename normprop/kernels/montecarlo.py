@@ -68,7 +68,7 @@ def figures(
             sums.device,
         )  # fmt: skip
     sums = sums.cpu().sum(1)
-    result = torch.empty(len(replicates), 2, 3, dtype=torch.float64)
+    result = torch.empty(len(replicates), 2, 3, dtype=torch.float64, device="cpu")
     first, second = sums[:, 0::2], sums[:, 1::2]
     result[:, :, 0] = samples
     result[:, :, 1] = first / samples

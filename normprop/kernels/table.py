@@ -50,7 +50,7 @@ def shared(numbers: tuple[int, ...]) -> Numbers:
 
 def copied(numbers: tuple[int, ...], device: torch.device) -> Tensor:
     """A copy on the device, which will be there for whatever its stream does next."""
-    host = torch.tensor(numbers, dtype=torch.int64)
+    host = torch.tensor(numbers, dtype=torch.int64, device="cpu")
     return host if device.type != "cuda" else host.pin_memory().to(device, non_blocking=True)
 
 
@@ -63,11 +63,14 @@ def captured(numbers: tuple[int, ...], device: torch.device) -> Tensor:
             f"{len(numbers)} numbers"
         )
     place, _SPARE[0] = _SPARE[0].split([len(numbers), len(_SPARE[0]) - len(numbers)])
-    _CAPTURED[place.data_ptr()] = place.copy_(torch.tensor(numbers, dtype=torch.int64))
+    _CAPTURED[place.data_ptr()] = place.copy_(
+        torch.tensor(numbers, dtype=torch.int64, device="cpu")
+    )
     return place.to(device, non_blocking=True)
 
 
 def _provide(count: int) -> None:
     """Set memory aside, for some captures of tables of that size."""
     if not _SPARE or len(_SPARE[0]) < 4 * count:
-        _SPARE[:] = [torch.empty(max(_LEAST, 16 * count), dtype=torch.int64, pin_memory=True)]
+        size = max(_LEAST, 16 * count)
+        _SPARE[:] = [torch.empty(size, dtype=torch.int64, device="cpu", pin_memory=True)]

@@ -1,7 +1,11 @@
 """No road mixes devices: only addition and multiplication take a CPU scalar beside a tensor.
 
 CUDA's addcmul, for one, refuses it.  Tensors on the meta device stand in for those on a GPU.
+Where torch makes tensors by default is for the user's own.
 """
+
+import ast
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +19,7 @@ from normprop.functional.dropout import DropoutConstants, with_mask
 from normprop.functional.fused import MAPS, fused
 from normprop.functional.scale import normalized
 from tests.functional.test_fused import CALLS, SEPARATE, TRUE
-from tests.nn.battery import ROWS
+from tests.nn.battery import ROWS, run
 
 META = torch.device("meta")
 TAKES_A_SCALAR = {"add", "sub", "rsub", "mul", "div", "add_", "sub_", "mul_", "div_"}
@@ -141,3 +145,78 @@ def test_hardswish_has_torch_s_slopes_at_its_kinks():
     (plain,) = torch.autograd.grad(MAPS["hardswish"].plain(x).sum(), x)
     assert torch.allclose(plain, wanted, rtol=1e-15, atol=0)
     assert normprop.functional.hardswish(x).dtype == torch.float64
+
+
+FACTORIES = {
+    "arange", "empty", "empty_strided", "eye", "full", "linspace", "logspace", "normal", "ones",
+    "rand", "randint", "randn", "randperm", "scalar_tensor", "tensor", "zeros",
+}  # fmt: skip
+
+
+def test_what_makes_a_tensor_says_where():
+    package, unsaid, seen = Path(normprop.__file__).parent, [], 0
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            called, by = node.func.attr, node.func.value
+            if called not in FACTORIES or not (isinstance(by, ast.Name) and by.id == "torch"):
+                continue
+            seen += 1
+            # Two stars may hold it.
+            if not {"device", None} & {keyword.arg for keyword in node.keywords}:
+                unsaid.append(f"{path.relative_to(package)}:{node.lineno}")
+    assert seen > 20
+    # Experiments run on the device that a reader chooses.
+    assert [where for where in unsaid if not where.startswith("companion")] == []
+
+
+@pytest.fixture
+def elsewhere():
+    """A default device other than that of any tensor here."""
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("scaling", ["forward", "separate"])
+def test_the_default_device_is_nothing_to_a_layer(row, scaling, request):
+    options = {"scaling": scaling} if row.kind == "weights" else {"scaling": scaling, "mean": 0.5}
+    layer, x = row.layer(**options), row.input()
+    y = layer(x)
+    dy = torch.ones_like(y[0] if isinstance(y, tuple) else y)
+    wanted = run(layer, x, dy)
+    request.getfixturevalue("elsewhere")
+    for a, b in zip(run(layer, x, dy), wanted, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_default_device_is_nothing_to_a_loss(elsewhere):
+    x = torch.zeros(4, 3, device="cpu")
+    for name, target in (("CrossEntropyLoss", x[:, 0].long()), ("MSELoss", x), ("HuberLoss", x)):
+        assert getattr(normprop.nn, name)()(x, target).device == x.device
+
+
+def test_the_default_device_is_nothing_to_a_network(elsewhere):
+    plain = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, padding=1, device="cpu"), torch.nn.ReLU(),
+        torch.nn.Conv2d(4, 4, 3, padding=1, bias=False, device="cpu"), torch.nn.GELU(),
+        torch.nn.BatchNorm2d(4, affine=False, device="cpu"), torch.nn.MaxPool2d(2),
+        torch.nn.Flatten(), torch.nn.Linear(16, 5, device="cpu"), torch.nn.PReLU(device="cpu"),
+    )  # fmt: skip
+    x = torch.arange(96.0, device="cpu").sin().view(2, 3, 4, 4)
+    found = {}
+    for device in ("meta", None):
+        torch.set_default_device(device)
+        net = normprop.convert(plain, x)
+        fused = normprop.fuse(net, x)
+        folded = normprop.fold(fused, x)
+        fused(x).sum().backward()
+        found[device] = [
+            fused(x), *(p.grad for p in fused.parameters()), folded(x),
+            str(normprop.predict(plain, x)), str(normprop.probe(net, x)),
+            str(normprop.check(net, x)), str(normprop.report(fused)),
+        ]  # fmt: skip
+    for a, b in zip(*found.values(), strict=True):
+        assert torch.equal(a, b) if isinstance(b, torch.Tensor) else a == b

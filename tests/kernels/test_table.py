@@ -17,7 +17,8 @@ def gpu(monkeypatch):
 
     State.copies = []
 
-    def pinned(count, dtype, pin_memory):
+    def pinned(count, dtype, device, pin_memory):
+        assert device == "cpu"
         assert pin_memory
         assert not State.capturing
         return zeros(count, dtype=dtype)
