@@ -39,9 +39,9 @@ class _Function(NamedTuple):
     slots: Callable[..., tuple[float, ...]] = lambda *params: params
 
     @classmethod
-    def of(cls, name: str, *more, read: Callable | None = None) -> "_Function":
+    def of(cls, name: str, *more) -> "_Function":
         """The functions of :mod:`~normprop.kernels.scalar` of that name."""
-        return cls(getattr(scalar, name), read or getattr(scalar, f"{name}_read", None), *more)
+        return cls(getattr(scalar, name), getattr(scalar, f"{name}_read", None), *more)
 
 
 # Without parameters.
@@ -53,7 +53,7 @@ _PLAIN = (
 FUNCTIONS = {name: _Function.of(name) for name in _PLAIN} | {
     "celu": _Function.of("celu", (1.0,)),
     "elu": _Function.of("elu", (1.0,)),
-    "hardshrink": _Function.of("hardshrink", (0.5,), read=scalar.shrink_read),
+    "hardshrink": _Function.of("hardshrink", (0.5,)),
     "hardtanh": _Function.of("hardtanh", (-1.0, 1.0)),
     "leaky_relu": _Function.of("leaky_relu", (0.01,)),
     "prelu": _Function.of("leaky_relu", (0.25,)),
@@ -62,8 +62,8 @@ FUNCTIONS = {name: _Function.of(name) for name in _PLAIN} | {
         "leaky_relu", (1.0 / 8.0, 1.0 / 3.0), lambda lower, upper: ((lower + upper) / 2,)
     ),
     "softplus": _Function.of("softplus", (1.0, 20.0)),
-    "softshrink": _Function.of("softshrink", (0.5,), read=scalar.shrink_read),
-    "threshold": _Function.of("threshold", (0.0, 0.0), read=scalar.relu_read),
+    "softshrink": _Function.of("softshrink", (0.5,)),
+    "threshold": _Function.of("threshold", (0.0, 0.0)),
 }
 """Activations by torch's name; parameters are torch's, in torch's order.
 
@@ -87,11 +87,6 @@ def forward(
     here.  With ``save_output`` the backward pass will read the output, and elements on the rising
     side of a kink are kept apart from those on the flat one: :mod:`~normprop.kernels.kinks` says
     how and why.
-
-    Raises:
-        ValueError: an argument is out of its range, or the tensor is not on CUDA.
-        TypeError: the tensor's type is not served.
-        ImportError: there is no triton.
     """
     slope = _slope(name, params, input)
     numbers, constants = _forward_of(
@@ -108,7 +103,6 @@ def forward(
 def _forward_of(name, params, shift, forward, dtype, save_output) -> tuple[tuple, dict]:
     """Numbers and constants of the forward kernel, and what it has to be asked for."""
     function, slots = resolve(name, params)
-    check_divisor("forward", forward)
     limits = _limits(name, params, shift, forward, dtype) if save_output else Bounds()
     return tuple(map(bits, (*slots, shift, 1.0 / forward, *limits))), {
         "F": function.both,
@@ -135,10 +129,6 @@ def backward(
     to the rounding of y alone: its absolute error is at most that of y times forward times
     \|f''/f'\|, as where torch reads a sigmoid's derivative from its output.  A gradient that is a
     scalar which was expanded is not written out.
-
-    Raises:
-        ValueError: an argument is out of its range, or ``from_output`` is asked of a
-            function whose derivative is no function of its value.
     """
     return _backward(name, params, saved, grad, shift, forward, backward, from_output)
 
@@ -151,8 +141,6 @@ def backward_prelu(
     The sum is taken in the same pass, in float32 or float64, block by block in a fixed
     order: the same numbers give the same sum.
     """
-    if not isinstance(slope, Tensor) or slope.numel() != 1:
-        raise ValueError(f"slope must be a tensor of one element; it was {slope}")
     compute = torch.float64 if saved.dtype == torch.float64 else torch.float32
     programs = triton.cdiv(saved.numel(), block_size())
     parts = torch.empty(programs, dtype=compute, device=saved.device)
@@ -162,11 +150,6 @@ def backward_prelu(
 
 def _backward(name, params, saved, grad, shift, forward, backward, from_output, parts=None):
     slope = _slope(name, params, saved)
-    if grad.shape != saved.shape or grad.device != saved.device:
-        raise ValueError(
-            f"grad must have the shape and device of what was saved, {tuple(saved.shape)} on "
-            f"{saved.device}; it has {tuple(grad.shape)} on {grad.device}"
-        )
     params = () if slope is not None else params
     numbers, constants = _backward_of(
         name, params, shift, forward, backward, saved.dtype, from_output
@@ -187,8 +170,6 @@ def _backward(name, params, saved, grad, shift, forward, backward, from_output, 
 def _backward_of(name, params, shift, forward, backward, dtype, from_output) -> tuple[tuple, dict]:
     """Numbers and constants of the backward kernel, and what it has to be asked for."""
     function, slots = resolve(name, params)
-    check_divisor("forward", forward)
-    check_divisor("backward", backward)
     limits = _limits(name, params, shift, forward, dtype) if from_output else Bounds()
     numbers = (*slots, shift, forward, 1.0 / backward, limits.at_low, limits.at_high)
     return tuple(map(bits, numbers)), {
@@ -291,20 +272,12 @@ def _slope(name, params, tensor) -> Tensor | None:
     check_usable(tensor)
     if not isinstance(params, Tensor):
         return None
-    if name != "prelu" or params.numel() != 1 or params.device != tensor.device:
+    if params.device != tensor.device:
         raise ValueError(
-            "params must be floats, or for prelu a tensor of one element on the input's "
-            f"device; it was a tensor of shape {tuple(params.shape)} on {params.device} for "
-            f"{name} on {tensor.device}"
+            f"the slope must be on the input's device, {tensor.device}; it was on {params.device}"
         )
     return params
 
 
 def _limits(name, params, shift, forward, dtype) -> Bounds:
     return bounds(name, _filled(name, params), float(shift), float(forward), dtype)
-
-
-def check_divisor(argument: str, value: float) -> None:
-    """Refuse a divisor that is not positive and finite."""
-    if not 0.0 < value < float("inf"):
-        raise ValueError(f"{argument} must be finite and greater than 0; it was {value}")

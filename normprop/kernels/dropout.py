@@ -17,8 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from normprop.kernels import check_usable
-from normprop.kernels.activation import check_divisor, offsets_of
+from normprop.kernels.activation import offsets_of
 from normprop.kernels.launch import over_elements
 from normprop.kernels.layout import as_dense
 from normprop.kernels.scalar import bits, kernel, load, number
@@ -29,30 +28,14 @@ _QUARTER = 1024
 
 
 def forward(
-    input: Tensor,
-    p: float,
-    shift: float,
-    forward: float,
-    *,
-    leading: int = 0,
-    seed: Tensor | None = None,
+    input: Tensor, p: float, shift: float, forward: float, *, leading: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Drop, shift and scale: y, in the input's type, and the seed, which :func:`backward` wants.
 
-    Dropped are elements with ``leading=0``, whole channels of (N, C, …) with 2, and of (C, …) with
-    1: as many dimensions as tell channels apart.  A seed is one int64 on the input's device, by
-    default drawn from torch's generator there.
-
-    Raises:
-        ValueError: an argument is out of its range, or the tensor is not on CUDA.
-        TypeError: the tensor's type is not served.
+    Dropped are elements with ``leading=0``, and whole channels of (N, C, …) with 2: as many
+    dimensions as tell channels apart.
     """
-    check_usable(input)
-    _check(p, leading, input.ndim)
-    check_divisor("forward", forward)
-    if seed is None:
-        seed = draw_seed(input.device)
-    x = as_dense(input)
+    seed, x = draw_seed(input.device), as_dense(input)
     y = torch.empty_like(x)
     _run(x, y, seed, p, leading, float(shift), 1.0 / forward)
     return y, seed
@@ -72,9 +55,6 @@ def backward(
     The strides are those of the forward pass's result, in whose order its numbers were drawn, and
     become those of dx.
     """
-    check_usable(grad)
-    _check(p, leading, grad.ndim)
-    check_divisor("backward", backward)
     if grad.stride() != tuple(stride):
         grad = grad.new_empty_strided(grad.shape, stride).copy_(grad)
     dx = torch.empty_like(grad)
@@ -92,12 +72,11 @@ def _run(x, y, seed, p, leading, shift, scale):
         arguments = (x, y, seed, x.numel(), limit, keep, *line)
         over_elements(_element_kernel, x, arguments, {}, 4 * _QUARTER)
         return
-    batch, channels = (1, *x.shape)[:2] if leading == 1 else x.shape[:2]
-    batch_stride, channel_stride = (1, *x.stride())[:2] if leading == 1 else x.stride()[:2]
+    batch, channels = x.shape[:2]
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
     factors = torch.empty(batch * channels, dtype=compute, device=x.device)
     over_elements(_factor_kernel, factors, (factors, seed, factors.numel(), limit, keep), {}, 1024)
-    shape = (batch, channels, batch_stride, channel_stride)
+    shape = (batch, channels, *x.stride()[:2])
     over_elements(_channel_kernel, x, (x, y, factors, x.numel(), *shape, *line), {})
 
 
@@ -163,13 +142,3 @@ def _channel_kernel(
 def draw_seed(device: torch.device) -> Tensor:
     """A seed from torch's generator of the device, in the device's memory."""
     return torch.randint(0, 2**63 - 1, (1,), dtype=torch.int64, device=device)
-
-
-def _check(p: float, leading: int, dims: int) -> None:
-    if not 0.0 <= p < 1.0:
-        raise ValueError(f"p must be at least 0 and less than 1; it was {p}")
-    if leading not in (0, 1, 2) or leading > dims:
-        raise ValueError(
-            f"leading must be 0, 1 or 2, and no more than the tensor's {dims} dimensions; it was "
-            f"{leading}"
-        )

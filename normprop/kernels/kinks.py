@@ -50,60 +50,24 @@ class Bounds(NamedTuple):
     below: float = math.inf
 
 
-def _shrink(lambd: float) -> Kinks | None:
-    return Kinks((lambd, 0.0), (-lambd, 0.0)) if lambd >= 0 else None
-
-
-def _rising(negative_slope: float) -> Kinks | None:
-    return Kinks((0.0, 0.0)) if negative_slope >= 0 else None
-
-
-_KINKS: dict[str, Callable[..., Kinks | None]] = {
-    "celu": lambda alpha: Kinks() if alpha > 0 else None,
-    "elu": lambda alpha: Kinks((0.0, 0.0)) if alpha >= 0 else None,
-    "hardshrink": _shrink,
+_KINKS: dict[str, Callable[..., Kinks]] = {
+    "elu": lambda _: Kinks((0.0, 0.0)),
     "hardsigmoid": lambda: Kinks((-3.0, 0.0), (3.0, 1.0)),
-    "hardtanh": lambda low, high: Kinks((low, low), (high, high)) if low < high else None,
-    "identity": lambda: Kinks(),
-    "leaky_relu": _rising,
-    "logsigmoid": lambda: Kinks(),
-    "prelu": _rising,
+    "hardtanh": lambda low, high: Kinks((low, low), (high, high)),
+    "leaky_relu": lambda _: Kinks((0.0, 0.0)),
     "relu": lambda: Kinks((0.0, 0.0)),
     "relu6": lambda: Kinks((0.0, 0.0), (6.0, 6.0)),
-    "rrelu": lambda lower, upper: _rising((lower + upper) / 2),
     "selu": lambda: Kinks((0.0, 0.0)),
-    "sigmoid": lambda: Kinks(),
-    "softplus": lambda beta, threshold: Kinks() if beta > 0 else None,
-    "softshrink": _shrink,
-    "softsign": lambda: Kinks(),
-    "tanh": lambda: Kinks(),
-    # The plateau must not reach above the rising part.
-    "threshold": lambda at, value: Kinks((at, value)) if value <= at else None,
 }
-"""The kinks of a function of these parameters, None where f' is no function of f."""
-
-
-def kinks(name: str, params: tuple[float, ...]) -> Kinks | None:
-    """Kinks of a function whose derivative can be read from its value, else None."""
-    found = _KINKS.get(name)
-    return None if found is None else found(*params)
+"""By its parameters, the kinks of a function whose slope is read from its output, if it has any."""
 
 
 @lru_cache(maxsize=1024)
 def bounds(
     name: str, params: tuple[float, ...], shift: float, forward: float, dtype: torch.dtype
 ) -> Bounds:
-    """Bounds of the stored output of a function.
-
-    Raises:
-        ValueError: the derivative is no function of the output.
-    """
-    found = kinks(name, params)
-    if found is None:
-        raise ValueError(
-            "from_output must be False where the derivative is no function of the output; it was "
-            f"True for {name}{params}"
-        )
+    """Bounds of the stored output of a function whose slope is read from it."""
+    found = _KINKS[name](*params) if name in _KINKS else Kinks()
     fields = {}
     if found.low is not None:
         low, value = found.low

@@ -150,11 +150,6 @@ def identity(x, A, B):
 
 
 @triton.jit
-def identity_read(f, above, below, A, B):
-    return full(f, 1.0)
-
-
-@triton.jit
 def relu(x, A, B):
     return _positive(x), tl.where(x <= 0, 0.0, full(x, 1.0))
 
@@ -215,11 +210,6 @@ def hardshrink(x, A, B):
 @triton.jit
 def softshrink(x, A, B):
     return tl.where(tl.abs(x) <= A, 0.0, tl.where(x < 0, x + A, x - A)), _beyond(x, A)
-
-
-@triton.jit
-def shrink_read(f, above, below, A, B):
-    return tl.where(above | below, full(f, 1.0), 0.0)
 
 
 @triton.jit

@@ -86,10 +86,6 @@ class Batch:
 
     Who runs it in every step pays once for what follows from shapes and memory formats, which are
     those of the ``weights`` that it is made for; of ``biases`` it matters which are ``None``.
-
-    Raises:
-        ValueError: an argument is out of its range, or a tensor is not on CUDA.
-        TypeError: the tensors' type is not served.
     """
 
     def __init__(self, layers: Sequence[Layer], weights: Weights, biases: Biases) -> None:
@@ -209,11 +205,6 @@ class Batch:
         sums = torch.empty(plan.sums, **self._sums)
         if kept is None:
             kept = torch.empty(plan.kept, **self._sums)
-        elif kept.shape != (plan.kept,):
-            raise ValueError(
-                f"kept must be the {plan.kept} numbers that the forward pass gave; it has the "
-                f"shape {tuple(kept.shape)}"
-            )
         if not (plan.scaled or plan.biased):
             return kept
         biases = [b if b is None or b.is_contiguous() else b.contiguous() for b in biases]
@@ -246,26 +237,6 @@ class Batch:
         return found.on(bases[0].device)
 
 
-def forward(
-    layers: Sequence[Layer], weights: Weights, biases: Biases
-) -> tuple[list[Tensor], list[Tensor | None], Tensor]:
-    """What :meth:`Batch.forward` gives for these."""
-    return batch(layers, weights, biases).forward(weights, biases)
-
-
-def backward(
-    layers: Sequence[Layer], weights: Weights, kept: Tensor, grads: Biases, bias_grads: Biases
-) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """What :meth:`Batch.backward` gives for these."""
-    for grad, weight in zip(grads, weights, strict=True):
-        if grad is not None and grad.shape != weight.shape:
-            raise ValueError(
-                f"grad must have the shape of the weight, {tuple(weight.shape)}; it has "
-                f"{tuple(grad.shape)}"
-            )
-    return batch(layers, weights, (None,) * len(layers)).backward(weights, kept, grads, bias_grads)
-
-
 _BATCHES: dict[tuple, Batch] = {}
 _MOST_BATCHES = 256
 _FORWARD, _BACKWARD, _IN_PLACE = 0, 1, 2
@@ -278,8 +249,6 @@ def _filled(made: list, others: Sequence) -> list:
 
 def _check(layer: Layer, weight: Tensor) -> None:
     check_usable(weight)
-    if layer.over not in (None, "fan-in", "fan-out", "all"):
-        raise ValueError(f"over must be 'fan-in', 'fan-out' or 'all'; it was {layer.over!r}")
     if weight.ndim < 2 or layer.groups < 1 or weight.shape[0] % layer.groups:
         raise ValueError(
             "the weight must have the shape (out, in/groups, k…), out a multiple of groups; "

@@ -9,7 +9,7 @@ BOUNDS = {
     "functional": 4_780,
     "gaussian": 4_170,
     "graph": 10_100,
-    "kernels": 2_020,
+    "kernels": 1_910,
     "montecarlo": 750,
     "nn": 2_350,
     "rules": 2_750,

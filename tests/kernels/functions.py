@@ -26,7 +26,7 @@ def scaled(w, over, groups, size):
     """A weight alone, scaled by the kernels, and its norms."""
     from normprop.kernels import weight
 
-    (value,), _, kept = weight.forward([weight.Layer(over, size, groups)], [w], [None])
+    (value,), _, kept = forward([weight.Layer(over, size, groups)], [w], [None])
     return value, kept
 
 
@@ -35,7 +35,22 @@ def projected(w, kept, g, over, groups, size):
     from normprop.kernels import weight
 
     layer = weight.Layer(over, size, groups)
-    return weight.backward([layer], [w], kept, [g], [None])[0][0]
+    return backward([layer], [w], kept, [g], [None])[0][0]
+
+
+def forward(layers, weights, biases):
+    """What the kernels make of several, and the norms."""
+    from normprop.kernels import weight
+
+    return weight.batch(layers, weights, biases).forward(weights, biases)
+
+
+def backward(layers, weights, kept, grads, bias_grads):
+    """The gradients of that."""
+    from normprop.kernels import weight
+
+    alike = weight.batch(layers, weights, (None,) * len(layers))
+    return alike.backward(weights, kept, grads, bias_grads)
 
 
 def compute(dtype) -> torch.dtype:
@@ -146,10 +161,9 @@ CASES = {
 
 # How fast f' changes with f, where it is read from the output: a Lipschitz constant.
 READ = {
-    "celu": 2.0, "elu": 1.0, "hardshrink": 0.0, "hardsigmoid": 0.0, "hardtanh": 0.0,
-    "identity": 0.0, "leaky_relu": 0.0, "logsigmoid": 1.0, "prelu": 0.0, "relu": 0.0, "relu6": 0.0,
-    "rrelu": 0.0, "selu": 1.0, "sigmoid": 1.0, "softplus": 1.7, "softshrink": 0.0, "softsign": 2.0,
-    "tanh": 2.0, "threshold": 0.0,
+    "celu": 2.0, "elu": 1.0, "hardsigmoid": 0.0, "hardtanh": 0.0, "leaky_relu": 0.0,
+    "logsigmoid": 1.0, "relu": 0.0, "relu6": 0.0, "selu": 1.0, "sigmoid": 1.0, "softplus": 1.7,
+    "softsign": 2.0, "tanh": 2.0,
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from normprop.kernels import activation, dropout, montecarlo, weight
-from tests.kernels.functions import CASES, READ, projected, scaled
+from tests.kernels.functions import CASES, READ, backward, forward, projected, scaled
 
 TYPES = {
     torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64",
@@ -140,8 +140,8 @@ def weights(dtype, size=1.4142135623730951):
     ]
     w = [torch.zeros(shape, dtype=dtype) for shape in ((64, 24, 3, 3), (2048, 64), (64, 64))]
     b = [torch.zeros(64, dtype=dtype), torch.zeros(2048, dtype=dtype), None]
-    yield lambda: weight.forward(layers, w, b)
-    yield lambda: weight.backward(layers, w, weight.forward(layers, w, b)[2], w, b)
+    yield lambda: forward(layers, w, b)
+    yield lambda: backward(layers, w, forward(layers, w, b)[2], w, b)
     some = layers[:2], w[:2], b[:2]
     yield lambda: weight.batch(*some).project_(*some[1:], w[:2], b[:2])
     yield lambda: projected(w[0], scaled(w[0], "all", 2, 1.0)[1], w[0], "all", 2, size)
@@ -152,7 +152,7 @@ def dropouts(dtype, p=0.3, line=LINE):
     seed = dropout.draw_seed(x.device)
     shift, divisor, backward = line
     for leading in (0, 2):
-        yield lambda k=leading: dropout.forward(x, p, shift, divisor, leading=k, seed=seed)
+        yield lambda k=leading: dropout.forward(x, p, shift, divisor, leading=k)
         yield lambda k=leading: dropout.backward(x, seed, p, backward, x.stride(), leading=k)
 
 

@@ -9,6 +9,7 @@ pytest.importorskip("triton")
 
 from normprop.kernels import launch as module
 from normprop.kernels import scalar
+from tests.kernels.functions import forward
 
 DEVICE = torch.device("cpu")
 
@@ -102,5 +103,5 @@ def test_constants_are_named_in_the_order_of_the_kernels(monkeypatch, device):
     dropout.forward(x, 0.3, 0.1, 0.9, leading=2)
     montecarlo.figures("relu", (), 0.0, 1.0, 1, range(2), 8, torch.float32, x.device)
     many = torch.zeros(400, 128, device=device)
-    weight.forward([weight.Layer("all", 1.0)], [many], [None])
+    forward([weight.Layer("all", 1.0)], [many], [None])
     assert len(seen) == 9

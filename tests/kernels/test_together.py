@@ -16,7 +16,7 @@ from normprop.functional.together import Placed, Placer, make, together
 from normprop.kernels import table, weight
 from tests.functional.test_together import each_alone, gradients, network, values
 from tests.graph.networks import NETWORKS, options
-from tests.kernels.functions import compute, stored_unit, unit
+from tests.kernels.functions import backward, compute, forward, stored_unit, unit
 
 pytestmark = pytest.mark.usefixtures("poisoned", "used")
 
@@ -116,9 +116,9 @@ def test_channels_last_is_read_where_it_lies(over, device, launches):
     results = []
     for form in (torch.contiguous_format, torch.channels_last):
         seen, learnt = (t.contiguous(memory_format=form) for t in (w, g))
-        made, biases, kept = weight.forward([layer], [seen], [None])
+        made, biases, kept = forward([layer], [seen], [None])
         assert made[0].stride() == seen.stride()
-        found, _ = weight.backward([layer], [seen], kept, [learnt], [c])
+        found, _ = backward([layer], [seen], kept, [learnt], [c])
         assert found[0].stride() == seen.stride()
         results.append((*made, *biases, *found))
     for a, b in zip(*results, strict=True):
@@ -159,7 +159,7 @@ def test_many_tiles_blocks_and_strips(device, launches, monkeypatch):
     placer.place_()
     assert launches == [(0, 2), (1, 2)]
     for one, w in zip(asked, given_, strict=True):
-        ((wanted,), _, _) = weight.forward([one.layer], [w], [None])
+        ((wanted,), _, _) = forward([one.layer], [w], [None])
         assert torch.equal(one.weight, wanted)
 
 
@@ -202,10 +202,10 @@ def test_a_step_copies_no_table_that_is_there(device, copies):
 def test_nothing_to_do_starts_nothing_and_copies_nothing(device, launches, copies):
     w = torch.randn(4, 3, device=device)
     layer = weight.Layer(None, 1.0, outputs=4)
-    made, biases, kept = weight.forward([layer] * 2, [w, w[:, :0]], [w[:, 0], None])
+    made, biases, kept = forward([layer] * 2, [w, w[:, :0]], [w[:, 0], None])
     assert made[0] is w
     assert biases[1] is None
-    found, of_biases = weight.backward([layer] * 2, [w, w[:, :0]], kept, [w, None], biases)
+    found, of_biases = backward([layer] * 2, [w, w[:, :0]], kept, [w, None], biases)
     assert found[0] is w
     assert found[1] is None
     assert of_biases[0] is biases[0]
@@ -262,18 +262,18 @@ def test_empty_and_strided_weights(device):
     ]
     layers.append(weight.Layer(None, 0.5, outputs=4, slope=0.5))
     for wide in (full[:, ::2], full.T[:4], full[:, :0]):
-        made, biases, kept = weight.forward(layers, [wide] * 4, [None] * 4)
-        dense, of_dense, _ = weight.forward(layers, [wide.contiguous()] * 4, [None] * 4)
+        made, biases, kept = forward(layers, [wide] * 4, [None] * 4)
+        dense, of_dense, _ = forward(layers, [wide.contiguous()] * 4, [None] * 4)
         # A bias of every other number of a vector, and the gradient of one.
         apart = full.flatten()[:8:2]
         alike = [layer._replace(scale=2.0) for layer in layers]
         for strided, whole in zip(
             (
-                *weight.forward(alike, [wide] * 4, [apart] * 4)[1],
-                *weight.backward(alike, [wide] * 4, kept, [None] * 4, [apart] * 4)[1],
+                *forward(alike, [wide] * 4, [apart] * 4)[1],
+                *backward(alike, [wide] * 4, kept, [None] * 4, [apart] * 4)[1],
             ),
             (
-                *weight.forward(alike, [wide] * 4, [apart.contiguous()] * 4)[1],
+                *forward(alike, [wide] * 4, [apart.contiguous()] * 4)[1],
                 *[apart / 2.0] * 4,
             ),
             strict=True,
@@ -281,7 +281,7 @@ def test_empty_and_strided_weights(device):
             assert torch.equal(strided, whole)
         for a, b in ((made, dense), (biases, of_dense)):
             assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-        found, _ = weight.backward(layers, [wide] * 4, kept, [wide] * 4, biases)
+        found, _ = backward(layers, [wide] * 4, kept, [wide] * 4, biases)
         assert all(g.shape == wide.shape and g.isfinite().all() for g in found)
 
 

@@ -141,11 +141,8 @@ def test_an_empty_weight(over, device):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda w: scaled(w, "rows", 1, 1.0), "over must be .*; it was 'rows'"),
         (lambda w: scaled(w, "all", 4, 1.0), r"\(6, 4\) with groups = 4"),
         (lambda w: scaled(w[0], "all", 1, 1.0), "must have the shape"),
-        (lambda w: projected(w, w[0], w[:2], "all", 1, 1.0), "grad must have the shape"),
-        (lambda w: projected(w, w[0], w, "all", 1, 1.0), "kept must be the 2 numbers"),
     ],
 )
 def test_what_is_out_of_range_is_refused(call, message, device):
