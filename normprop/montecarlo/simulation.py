@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from normprop.montecarlo.schedule import Jobs, Plan, planned
+from normprop.montecarlo.schedule import planned
 from normprop.montecarlo.statistics import Simulation, merge
 from normprop.names import CLASSES, NAMED, arguments_of, canonical
 
@@ -94,21 +94,19 @@ def simulate(
 
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), _one_thread():
-        plan = planned(function, before, n, mean, std, shape, replicates, device, dtype)
+        run = planned(function, before, n, mean, std, seed, shape, replicates, device, dtype)
         rank, world = _process()
         stacks = [
-            range(first, min(first + plan.stacked, replicates))
-            for first in range(0, replicates, plan.stacked)
+            range(first, min(first + run.stacked, replicates))
+            for first in range(0, replicates, run.stacked)
         ][rank::world]
-        sums = np.zeros((replicates, 2, 3, plan.channels))
-        total = plan.elements * sum(map(len, stacks))
+        sums = run.sums(replicates)
+        total = run.elements * sum(map(len, stacks))
         with _progress_bar(progress if rank == 0 else False, total) as bar:
-            jobs = Jobs(function, before, plan, seed, device, dtype)
-            for stack, elements, figures in jobs.run(stacks, chunk):
+            for stack, elements, figures in run.blocks(stacks, chunk):
                 merge(sums[stack.start : stack.stop], figures)
                 bar.update(elements)
-    sums = _all_reduced(sums, device)
-    return _estimates(sums, plan, replicates)
+    return _estimates(_all_reduced(sums, device), run.elements, run.widths)
 
 
 def _kernel(layer, after, shape, device, dtype, backend) -> tuple[str, tuple[float, ...]] | None:
@@ -158,7 +156,6 @@ def _by_kernel(known, n, law, seed, replicates, device, dtype, progress) -> Simu
     from normprop.kernels import montecarlo
 
     samples = math.ceil(n / replicates)
-    plan = Plan((), (), (samples,), 1, (), (), False, 1, *law)
     key = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> np.uint64(1))
     rank, world = _process()
     mine = range(rank, replicates, world)
@@ -170,11 +167,15 @@ def _by_kernel(known, n, law, seed, replicates, device, dtype, progress) -> Simu
             figures = montecarlo.figures(*known, *law, key, some, samples, dtype, device)
             sums[some.start : some.stop : some.step, :, :, 0] = figures.numpy()
             bar.update(samples * len(some))
-    return _estimates(_all_reduced(sums, device), plan, replicates)
+    return _estimates(_all_reduced(sums, device), samples)
 
 
-def _estimates(sums: np.ndarray, plan: Plan, replicates: int) -> Simulation:
-    """Estimates and standard errors from the replicates, shape (replicates, 2, 3, channels)."""
+def _estimates(sums: np.ndarray, elements: int, widths=None) -> Simulation:
+    """Estimates and standard errors from replicates of so many elements, with or without channels.
+
+    The sums have the shape (replicates, 2, 3, channels).
+    """
+    replicates = len(sums)
     count, averages, squares = (sums[:, :, k] for k in range(3))
     mean = averages.mean(0)
     # Each replicate's own estimate of the variance around the common mean: their average is
@@ -187,14 +188,13 @@ def _estimates(sums: np.ndarray, plan: Plan, replicates: int) -> Simulation:
         std_se = parts.std(0, ddof=1) / math.sqrt(replicates) / (2.0 * std)
     std_se[std == 0] = 0.0
 
-    widths = (plan.output[0], plan.sample[0]) if plan.by_channel else (1, 1)
     figures = {}
-    for row, (pass_name, width) in enumerate(zip(("fwd", "bwd"), widths, strict=True)):
+    for row, pass_name in enumerate(("fwd", "bwd")):
         named = {"mean": mean, "std": std, "mean_se": mean_se, "std_se": std_se}
         for name, values in named.items():
-            entry = values[row, :width]
-            figures[f"{pass_name}_{name}"] = entry if plan.by_channel else float(entry[0])
-    return Simulation(n=plan.elements * replicates, replicates=replicates, **figures)
+            entry = values[row]
+            figures[f"{pass_name}_{name}"] = entry[: widths[row]] if widths else float(entry[0])
+    return Simulation(n=elements * replicates, replicates=replicates, **figures)
 
 
 @contextmanager
