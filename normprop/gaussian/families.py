@@ -37,11 +37,6 @@ def piecewise_linear(
     """
     kinks, slopes = tuple(map(float, kinks)), tuple(map(float, slopes))
     jumps = (0.0,) * len(kinks) if jumps is None else tuple(map(float, jumps))
-    if len(slopes) != len(kinks) + 1 or len(jumps) != len(kinks):
-        raise ValueError(
-            "there must be one slope more than kinks and as many jumps; there were "
-            f"{len(kinks)} kinks, {len(slopes)} slopes and {len(jumps)} jumps"
-        )
     if not all(map(math.isfinite, (*kinks, *slopes, *jumps, at, value))):
         raise ValueError(f"kinks, slopes and jumps must be finite; they were {kinks}, {slopes}")
     if list(kinks) != sorted(set(kinks)):

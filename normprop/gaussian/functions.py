@@ -91,11 +91,6 @@ class Function:
         """The features and these shares of the width beside them, in standard deviations."""
         return [(c + share * self.width - mean) / std for c in self.features for share in shares]
 
-    @property
-    def bounded(self) -> bool:
-        """Whether the growth of f is known."""
-        return math.isfinite(self.lipschitz)
-
 
 MAKERS: dict[str, Callable[..., Function]] = {}
 """The functions that have a name, from torch's parameters in torch's order."""

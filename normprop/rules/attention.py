@@ -21,9 +21,6 @@ __all__ = [
 class ScaledDotProductAttention(nn.Module):
     """The layer that torch has as a function alone."""
 
-    def __init__(self) -> None:
-        super().__init__()
-
     def forward(
         self,
         query: Tensor,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Generic, Literal, TypeVar, get_args
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,15 +122,6 @@ class Entry:
     draws: Callable[[nn.Module], bool] = _never
     # From the module, whether a forward pass in training changes it.
     keeps_state: Callable[[nn.Module], bool] = _never
-
-    def __post_init__(self) -> None:
-        for name, value, known in (
-            ("grade", self.grade, get_args(Grade)),
-            ("family", self.family, (None, *get_args(Family))),
-            ("algebra", self.algebra, (None, *get_args(Algebra))),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {known}; it was {value!r}")
 
     @property
     def quiet(self) -> bool:

@@ -240,7 +240,6 @@ def test_slopes_by_channel_are_refused():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: families.piecewise_linear("f", (0,), (1.0,)), "one slope more than kinks"),
         (lambda: families.piecewise_linear("f", (1, 0), (1, 2, 3)), "strictly increasing"),
         (lambda: families.piecewise_linear("f", (0,), (1, math.inf)), "must be finite"),
         (lambda: families.hardshrink(-1.0), "lambd must not be negative"),
