@@ -3,16 +3,15 @@
 import math
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any
 
 import torch
 from torch import nn
 
 from normprop.callables import check_kinks, from_callable
 from normprop.gaussian import FUNCTIONS, Function, Image, Law, Normal, elementwise, families, smooth
-from normprop.gaussian import gated as ground
 from normprop.gaussian.functions import MAKERS
-from normprop.gaussian.gated import rrelu_training
+from normprop.gaussian.law import Figures
+from normprop.gaussian.normal import EPS
 from normprop.names import CLASSES, arguments_of, canonical
 from normprop.rules.arguments import array, need_normal
 from normprop.rules.registry import Moments, describe, lookup, moments_of, register
@@ -20,13 +19,13 @@ from normprop.rules.registry import Moments, describe, lookup, moments_of, regis
 __all__ = ["activation", "function_of", "gated_linear", "image_of", "slope_of"]
 
 
-def _measured(name: str, ground: Callable[..., Any], *arguments) -> Moments:
-    """Moments by a function of :mod:`normprop.gaussian`, whose failure has a name."""
+def _measured(name: str, figures: Callable[..., Figures], *arguments) -> Moments:
+    """Moments by figures, whose failure has a name."""
     try:
-        figures = ground(*arguments)
+        found = figures(*arguments)
     except (ArithmeticError, ValueError) as problem:
         raise ValueError(f"{name} has no constants here: {problem}") from problem
-    return moments_of(figures)
+    return moments_of(found)
 
 
 def activation(function: Function, law: Law) -> Moments:
@@ -40,15 +39,32 @@ def activation(function: Function, law: Law) -> Moments:
 
 
 def gated_linear(gate: Function, law: Law) -> Moments:
-    """Moments of a·gate(b), a and b the halves of the input.
-
-    ``bwd_std`` is the root mean square over both halves;
-    :func:`normprop.gaussian.gated.gated_linear` has one for each.
+    """Moments of a·gate(b), a and b the halves of the input; ``bwd_std`` is over both.
 
     Raises:
         ValueError: the gate's integrals do not converge.
     """
-    return _measured(gate.name, ground.gated_linear, gate, law)
+    return _measured(gate.name, lambda: product(law, elementwise(gate, law)))
+
+
+def product(value: Normal, gate: Figures) -> Figures:
+    r"""Figures of a·y for a ~ N(m, s²) and an independent y = g(b) with these figures.
+
+    .. math::
+        \mu = m\,E g, \qquad \sigma_f^2 = s^2 E g^2 + m^2\,\mathrm{Var}\,g, \qquad
+        \sigma_b^2 = \tfrac12\bigl(E g^2 + (m^2 + s^2)\,E g'^2\bigr),
+
+    the last the mean square of the gradients at a and at b.
+    """
+    m, s = abs(value.mean), value.std
+    second, rms = math.hypot(gate.mean, gate.std), math.hypot(m, s)
+    mean, std = value.mean * gate.mean, math.hypot(s * second, m * gate.std)
+    behind = rms * gate.slope
+    # A root of a sum of squares changes by at most the root of the sum of squared changes.
+    error = gate.error * max(m, math.sqrt(2.0) * s + m, math.sqrt(2.0), rms)
+    error += 8.0 * EPS * max(abs(mean), std, second, behind)
+    slope = math.sqrt(0.5) * math.hypot(second, behind)
+    return Figures(mean, std, slope, error, gate.method)
 
 
 def image_of(after: str | nn.Module | Callable, base: Normal) -> Image:
@@ -191,6 +207,32 @@ _is(nn.GELU, lambda x: smooth.gelu_tanh() if x.approximate == "tanh" else smooth
 _is(nn.Identity, lambda _: families.identity(), family="moving", algebra="commuting")
 _is(nn.PReLU, _prelu, algebra="homogeneous", needs_zero=_always)
 _is(nn.Threshold, lambda layer: families.threshold(layer.threshold, layer.value))
+
+
+def rrelu_training(lower: float, upper: float, law: Normal) -> Figures:
+    r"""Randomised leaky ReLU in training, max(x, 0) + A min(x, 0) with A uniform on its bounds.
+
+    With g the leaky ReLU of slope E A and v = (upper - lower)²/12 the variance of A,
+
+    .. math::
+        E f = E g, \qquad \mathrm{Var} f = \mathrm{Var}\, g + v E \min(x, 0)^2, \qquad
+        E f'^2 = E g'^2 + v P(x < 0),
+
+    where the last two integrals are those of a ReLU at -x.  Every term is positive, so that the
+    error of a root is at most that of its parts.
+    """
+    if not (math.isfinite(lower) and math.isfinite(upper) and lower <= upper):
+        raise ValueError(
+            "lower and upper must be finite and lower not greater than upper; "
+            f"they were {lower} and {upper}"
+        )
+    mean = elementwise(families.rrelu(lower, upper), law)
+    below = elementwise(FUNCTIONS["relu"], Normal(-law.mean, law.std))
+    spread = (upper - lower) / math.sqrt(12.0)
+    std = math.hypot(mean.std, spread * below.mean, spread * below.std)
+    slope = math.hypot(mean.slope, spread * below.slope)
+    error = mean.error + math.sqrt(2.0) * spread * below.error + 8.0 * EPS * max(std, slope)
+    return Figures(mean.mean, std, slope, error, mean.method)
 
 
 def rrelu(layer: nn.RReLU, law: Law) -> Moments:

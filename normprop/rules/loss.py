@@ -1,9 +1,12 @@
 """Losses, of a normal prediction and a target that is independent of it.
 
 A regression's target is N(0, 1) unless the layer says otherwise by ``target_mean`` and
-``target_std``; a class, or a label of two, is uniform.  ``reduction`` is in the figures: the mean
-of N losses has the standard deviation σ_f/√N and the gradient σ_b/N, the sum √N σ_f and σ_b, for a
-gradient of 1 that arrives at the one number.
+``target_std``; a class, or a label of two, is uniform.  With x ~ N(m, s²) and t ~ N(m_t, s_t²) a
+loss of the distance is an elementwise function of x - t ~ N(m - m_t, s² + s_t²), whose slope is the
+gradient at x; one with labels is another function of x for each of them: figures of the mixture.
+
+``reduction`` is in the figures: the mean of N losses has the standard deviation σ_f/√N and the
+gradient σ_b/N, the sum √N σ_f and σ_b, for a gradient of 1 that arrives at the one number.
 """
 
 import math
@@ -12,7 +15,9 @@ from dataclasses import replace
 
 from torch import nn
 
-from normprop.gaussian import FUNCTIONS, Figures, Law, Normal, elementwise, families, losses
+from normprop.gaussian import FUNCTIONS, Figures, Function, Law, Normal, elementwise, families
+from normprop.gaussian.closed import Spline
+from normprop.gaussian.law import mixture
 from normprop.gaussian.normal import EPS
 from normprop.gaussian.softmax import cross_entropy
 from normprop.rules.arguments import Shape, need_normal, need_shape
@@ -74,16 +79,54 @@ def _of_classes(figures: Callable[[nn.Module, int, Normal], Figures]):
 
 def _distance(layer: nn.Module, law: Normal) -> Normal:
     """The law of a regression's error."""
-    target = Normal(getattr(layer, "target_mean", 0.0), getattr(layer, "target_std", 1.0))
-    return losses.distance(law, target)
+    mean, std = getattr(layer, "target_mean", 0.0), getattr(layer, "target_std", 1.0)
+    return Normal(law.mean - mean, math.hypot(law.std, std))
 
 
-def _of_distance(function: Callable[[nn.Module], object]):
+def square(law: Normal) -> Figures:
+    r"""Figures of x²: m² + s², :math:`s\sqrt{2s^2 + 4m^2}` and :math:`2\sqrt{m^2 + s^2}`."""
+    m, s = abs(law.mean), law.std
+    figures = (m * m + s * s, s * math.hypot(math.sqrt(2.0) * s, 2.0 * m), 2.0 * math.hypot(m, s))
+    return Figures(*figures, 8.0 * EPS * max(figures), CLOSED)
+
+
+def huber(delta: float = 1.0, scale: float = 1.0) -> Function:
+    r"""The function scale·x²/2 up to \|x\| = ``delta``, then scale·delta·(\|x\| - delta/2)."""
+    if not (0 < delta < math.inf and 0 < scale < math.inf):
+        raise ValueError(
+            f"delta and scale must be finite and greater than 0; they were {delta} and {scale}"
+        )
+    steep = scale * delta
+    slopes, curves = (-steep, 0.0, steep), (0.0, 0.5 * scale, 0.0)
+    pieces = Spline((-delta, delta), slopes, curves, (0.0, 0.0), 0.0, 0.0)
+    return families.of_pieces("huber", pieces)
+
+
+def smooth_l1(beta: float = 1.0) -> Function:
+    r"""The function x²/(2 beta) up to \|x\| = ``beta``, then \|x\| - beta/2; \|x\| for 0."""
+    return families.absolute() if beta == 0 else huber(float(beta), 1.0 / beta)
+
+
+def _of_distance(function: Callable[[nn.Module], Function]):
     return _of_elements(lambda layer, law: elementwise(function(layer), _distance(layer, law)))
 
 
+def cross_entropy_of_two(law: Normal, chance: float = 0.5) -> Figures:
+    r"""Figures of -t log σ(x) - (1 - t) log σ(-x), t = 1 with probability ``chance``, else 0."""
+    laws = law, Normal(-law.mean, law.std)
+    parts = [elementwise(FUNCTIONS["logsigmoid"], each) for each in laws]
+    return mixture([replace(part, mean=-part.mean) for part in parts], [chance, 1.0 - chance])
+
+
+def hinge_embedding(law: Normal, margin: float) -> Figures:
+    """Figures of x for the label 1, of max(margin - x, 0) for the label -1."""
+    near = Figures(law.mean, law.std, 1.0, EPS * (abs(law.mean) + law.std), CLOSED)
+    far = elementwise(FUNCTIONS["relu"], Normal(margin - law.mean, law.std))
+    return mixture([near, far], [0.5, 0.5])
+
+
 def _of_labels(*weights: str):
-    return _of_elements(lambda _, law: losses.cross_entropy_of_two(law), *weights)
+    return _of_elements(lambda _, law: cross_entropy_of_two(law), *weights)
 
 
 def _likelihood(_: nn.Module, classes: int, law: Normal) -> Figures:
@@ -99,7 +142,7 @@ def _ranking(layer: nn.MarginRankingLoss, law: Normal) -> Figures:
 
 
 def _many_labels(_: nn.Module, classes: int, law: Normal) -> Figures:
-    one = losses.cross_entropy_of_two(law)
+    one = cross_entropy_of_two(law)
     return replace(one, std=one.std / math.sqrt(classes), slope=one.slope / classes)
 
 
@@ -114,15 +157,15 @@ for _type, _rule, _note in (
         _OF_CLASS,
     ),
     (nn.NLLLoss, _of_classes(_likelihood), _OF_CLASS),
-    (nn.MSELoss, _of_elements(lambda x, law: losses.square(_distance(x, law))), _OF_TARGET),
+    (nn.MSELoss, _of_elements(lambda x, law: square(_distance(x, law))), _OF_TARGET),
     (nn.L1Loss, _of_distance(lambda _: families.absolute()), _OF_TARGET),
-    (nn.SmoothL1Loss, _of_distance(lambda x: losses.smooth_l1(float(x.beta))), _OF_TARGET),
-    (nn.HuberLoss, _of_distance(lambda x: losses.huber(float(x.delta))), _OF_TARGET),
+    (nn.SmoothL1Loss, _of_distance(lambda x: smooth_l1(float(x.beta))), _OF_TARGET),
+    (nn.HuberLoss, _of_distance(lambda x: huber(float(x.delta))), _OF_TARGET),
     (nn.BCEWithLogitsLoss, _of_labels("weight", "pos_weight"), _OF_LABELS),
     (nn.SoftMarginLoss, _of_labels(), _OF_LABELS),
     (
         nn.HingeEmbeddingLoss,
-        _of_elements(lambda x, law: losses.hinge_embedding(law, float(x.margin))),
+        _of_elements(lambda x, law: hinge_embedding(law, float(x.margin))),
         _OF_LABELS,
     ),
     (

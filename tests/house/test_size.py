@@ -7,12 +7,12 @@ import pytest
 BOUNDS = {
     "normprop": 970,
     "functional": 4_780,
-    "gaussian": 4_170,
+    "gaussian": 3_980,
     "graph": 10_100,
     "kernels": 1_910,
-    "montecarlo": 750,
+    "montecarlo": 730,
     "nn": 2_350,
-    "rules": 2_750,
+    "rules": 2_790,
 }
 
 

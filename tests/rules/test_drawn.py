@@ -8,7 +8,7 @@ from torch import nn
 
 from normprop import moments, simulate
 from normprop.gaussian import Normal
-from normprop.gaussian.gated import rrelu_training
+from normprop.rules.activation import rrelu_training
 
 LAWS = [(0.0, 1.0), (0.5, 2.0), (-3.0, 0.5), (40.0, 1.0)]
 BOUNDS = [(1 / 8, 1 / 3), (-0.5, 0.9), (0.3, 0.3)]

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from normprop.gaussian import FUNCTIONS, Figures, Normal
-from normprop.gaussian.gated import gated_linear, product
+from normprop.gaussian import FUNCTIONS, Figures, Normal, elementwise
+from normprop.rules.activation import product
 
 LAWS = [(0.0, 1.0), (0.7, 1.3), (-2.0, 0.4)]
 
@@ -23,23 +23,23 @@ def test_both_inputs_by_integration(gate, m, s):
     a, weight = x[:, None], np.outer(w, w)
     y = a * value
     mean = (weight * y).sum()
-    got = gated_linear(function, Normal(m, s))
+    got = product(Normal(m, s), elementwise(function, Normal(m, s)))
     wanted = (
         mean,
         math.sqrt((weight * (y - mean) ** 2).sum()),
-        math.sqrt((weight * np.broadcast_to(value, y.shape) ** 2).sum()),
-        math.sqrt((weight * (a * slope) ** 2).sum()),
+        math.sqrt((weight * (np.broadcast_to(value, y.shape) ** 2 + (a * slope) ** 2)).sum() / 2),
     )
-    for figure, exact in zip((got.mean, got.std, got.value, got.gate), wanted, strict=True):
+    for figure, exact in zip((got.mean, got.std, got.slope), wanted, strict=True):
         # The sums of 800 000 terms round to a few hundred ulp of themselves.
         assert abs(figure - exact) <= got.error + 1e-13 * max(1, abs(exact))
     assert 0 < got.error < 1e-12
-    assert abs(got.slope**2 - (got.value**2 + got.gate**2) / 2) < 1e-15
 
 
 def test_a_gate_that_is_open_passes_everything_on():
     got = product(Normal(0.3, 2.0), Figures(1.0, 0.0, 0.0, 0.0, "closed form"))
-    assert (got.mean, got.std, got.value, got.gate) == (0.3, 2.0, 1.0, 0.0)
+    assert (got.mean, got.std) == (0.3, 2.0)
+    # All of the gradient goes to one half of the input.
+    assert abs(got.slope - math.sqrt(0.5)) < 1e-15
 
 
 def test_errors_grow_with_the_value():
@@ -56,5 +56,5 @@ def test_the_bound_covers_a_wrong_gate():
     for signs in np.ndindex(2, 2, 2):
         moved = [v + error * (2 * k - 1) for v, k in zip((0.4, 0.3, 0.2), signs, strict=True)]
         wrong = product(law, Figures(*moved, 0.0, "quadrature"))
-        for name in ("mean", "std", "value", "gate"):
+        for name in ("mean", "std", "slope"):
             assert abs(getattr(wrong, name) - getattr(right, name)) <= right.error
