@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as torch_functional
 
 from normprop import rules
-from normprop.functional.constants import constants_by, constants_of
+from normprop.functional.constants import constants_by, constants_of, sizes_of
 from normprop.functional.fused import (
     MAPS,
     Backend,
@@ -262,7 +262,7 @@ def log_softmax(input: Tensor, dim: int, **law: Unpack[Given]) -> Tensor:
 
 def over(layer_type: type[nn.Module], input: Tensor, dim: int, law: Given) -> Constants:
     """Constants over the elements of a dimension, which here may be that of the batch too."""
-    size = int(input.shape[dim]) if input.ndim else 1
+    (size,) = sizes_of([input.shape[dim]] if input.ndim else [1])
     # Over the channels of an image the figures are those of any dimension.
     plain = nn.Softmax if layer_type is nn.Softmax2d else layer_type
     return constants_of(plain, law, (size,), dim=-1)

@@ -93,7 +93,7 @@ def scaled_dot_product_attention(
     for tensor in (query, key, value):
         check_real(tensor)
     constants = attention_constants(
-        *(sizes_of(t)[-2:] for t in (query, key, value)),
+        *(sizes_of(t.shape[-2:]) for t in (query, key, value)),
         law["scaling"],
         literal(law["mean"]),
         literal(law["std"]),
@@ -251,8 +251,8 @@ def multi_head_attention(
         x.unflatten(-1, (num_heads, x.shape[-1] // num_heads)).transpose(-2, -3) for x in projected
     )
     constants = multi_head_constants(
-        tuple(sizes_of(x)[-2:] for x in (queries, keys, values)),
-        tuple(sizes_of(weight) for weight in weights),
+        tuple(sizes_of(x.shape[-2:]) for x in (queries, keys, values)),
+        tuple(sizes_of(weight.shape) for weight in weights),
         scaling,
         literal(std),
         is_causal,

@@ -1,6 +1,7 @@
 """From a class of torch, its arguments, a shape and a law to the constants of its twin."""
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 from torch import Tensor, nn
@@ -35,18 +36,24 @@ def constants_of(
 
 
 def _plain(value):
-    return literal(value) if isinstance(value, float) else value
+    """An argument as compiled code holds it fast, which makes variables of numbers that change."""
+    if isinstance(value, (tuple, list)):
+        return tuple([_plain(each) for each in value])
+    if isinstance(value, float):
+        return literal(value)
+    return operator.index(value) if isinstance(value, int) else value
 
 
-def sizes_of(input: Tensor) -> tuple[int, ...]:
-    """The shape of a tensor in integers, which compiled code holds fast."""
-    return tuple(int(size) for size in input.shape)
+def sizes_of(shape: Iterable[int]) -> tuple[int, ...]:
+    """These sizes of a tensor, which compiled code holds fast, where it leaves the others open."""
+    # ``int`` would leave a variable of Dynamo's what it is.
+    return tuple([operator.index(size) for size in shape])
 
 
 @constant_when_compiled
 def _constants(layer_type, arguments, more, shape, scaling, mean, std, after) -> Constants:
-    # Lists have no hash; True and 1 have the same.
-    pairs = tuple((n, tuple(v) if isinstance(v, list) else v, type(v)) for n, v in arguments)
+    # True and 1 have the same hash.
+    pairs = tuple((n, v, type(v)) for n, v in arguments)
     call = (layer_type, pairs, more, shape, scaling, mean, std)
     # A module may change, or be freed.
     found = _found if after is None or isinstance(after, str) else _found.__wrapped__
@@ -88,4 +95,4 @@ def sample_of(input: Tensor, dims: int) -> tuple[int, ...]:
     """The shape of a sample of one channel, for an input with or without a batch."""
     if input.ndim not in (dims + 1, dims + 2):
         raise ValueError(f"input must have shape {SHAPES[dims]}; it was {tuple(input.shape)}")
-    return (1, *sizes_of(input)[-dims:])
+    return (1, *sizes_of(input.shape[-dims:]))

@@ -53,7 +53,7 @@ def _loss(
         own = {key: value for key, value in arguments.items() if key not in _WEIGHTS}
         if not of_classes:
             check_same_shape(input, target)
-        constants = constants_of(layer_type, law, sizes_of(input), **own)
+        constants = constants_of(layer_type, law, sizes_of(input.shape), **own)
         goal = goal_of(target)
         return normalized(lambda x: run(x, goal, **own), input, constants)
 

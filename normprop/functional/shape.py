@@ -222,7 +222,7 @@ def interpolate(
         "recompute_scale_factor": recompute_scale_factor,
     }
     smooth = {"antialias": antialias}
-    constants = constants_of(nn.Upsample, {**law, **smooth}, sizes_of(input)[1:], **own)
+    constants = constants_of(nn.Upsample, {**law, **smooth}, sizes_of(input.shape[1:]), **own)
     return normalized(lambda x: torch_functional.interpolate(x, **own, **smooth), input, constants)
 
 
@@ -300,7 +300,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, **law: Unpack[LawsOfParts]) -> 
         raise ValueError("there must be at least 1 tensor; there was none")
     for tensor in tensors:
         check_real(tensor)
-    sizes = tuple(int(t.shape[dim]) for t in tensors)
+    sizes = sizes_of(t.shape[dim] for t in tensors)
     laws = _literals(law["mean"]), _literals(law["std"])
     constants = constants_of_parts(sizes, law["scaling"], *laws)
     return moved(lambda x: x, torch.cat(tensors, dim), constants)

@@ -27,7 +27,7 @@ class _Loss(Twin):
         return super()._checked(name, value)
 
     def _shape_for(self, input: Tensor) -> tuple[int, ...]:
-        return sizes_of(input)
+        return sizes_of(input.shape)
 
     def _compute(self, input: Tensor, target: Tensor) -> Tensor:
         return super()._compute(input, goal_of(target))

@@ -128,7 +128,7 @@ class _Upsample(Twin):
     """Upsampling, whose constants follow from the shape of its input where they must."""
 
     def _shape_for(self, input: Tensor) -> tuple[int, ...]:
-        return sizes_of(input)[1:]
+        return sizes_of(input.shape[1:])
 
 
 class Upsample(_Upsample, nn.Upsample):
