@@ -35,7 +35,6 @@ from normprop.functional.scale import (
     literal,
     normalized,
     refuse_inplace,
-    refuse_separate,
     scale_gradient,
     upcast,
 )
@@ -444,7 +443,6 @@ class _PReLU(torch.autograd.Function):
         # The slope has its true gradient.
         ctx.gradient_factors = (constants.forward / constants.backward,)
         ctx.save_for_backward(input, weight)
-        ctx.save_for_forward(input, weight)
         if triton:
             from normprop.kernels import activation as kernel
 
@@ -470,19 +468,6 @@ class _PReLU(torch.autograd.Function):
         dx, each = _aten._prelu_kernel_backward(dy, x, slopes)
         slope = each.sum_to_size(slopes.shape).reshape(weight.shape) / forward
         return dx.mul_(1.0 / backward).to(input.dtype), slope.to(weight.dtype), None, None
-
-    @staticmethod
-    def jvp(ctx, tangent, slope_tangent, *_):
-        input, weight = ctx.saved_tensors
-        refuse_separate(ctx)
-        x = upcast(input)
-        total = torch.zeros_like(x)
-        if tangent is not None:
-            slopes = _aligned(weight, x)
-            total = total + _aten._prelu_kernel_backward(upcast(tangent), x, slopes)[0]
-        if slope_tangent is not None:
-            total = total + x.clamp(max=0.0) * _aligned(slope_tangent, x)
-        return (total / ctx.constants.forward).to(input.dtype)
 
 
 def _aligned(weight: Tensor, x: Tensor) -> Tensor:
@@ -538,31 +523,13 @@ def with_draws(
         return normalized(
             lambda x: torch_functional.rrelu(x, lower, upper, training=True), input, constants
         )
-    return _RReLU.apply(input, lower, upper, constants)
+    return normalized(lambda x: x * _drawn(x, lower, upper), input, constants)
 
 
-class _RReLU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, input, lower, upper, constants):
-        line = line_of("rrelu", (), *constants, input.dtype)
-        x = upcast(input)
-        # ATen counts through it as through a contiguous tensor.
-        factors = torch.empty_like(x, memory_format=torch.contiguous_format)
-        f = _aten.rrelu_with_noise(x, factors, lower, upper, True)
-        ctx.line = line
-        ctx.gradient_factors = (constants.forward / constants.backward,)
-        ctx.save_for_backward(factors)
-        ctx.save_for_forward(factors)
-        return affine_(f, line.scale, line.shift).to(input.dtype)
-
-    @staticmethod
-    def backward(ctx, grad):
-        (factors,) = ctx.saved_tensors
-        dx = (upcast(grad) * factors).mul_(ctx.line.slope)
-        return dx.to(grad.dtype), None, None, None
-
-    @staticmethod
-    def jvp(ctx, tangent, *_):
-        refuse_separate(ctx)
-        (factors,) = ctx.saved_tensors
-        return (upcast(tangent) * factors * ctx.line.slope).to(tangent.dtype)
+@torch.no_grad()
+def _drawn(x: Tensor, lower: float, upper: float) -> Tensor:
+    """The factor of each element, as torch draws it."""
+    # ATen counts through it as through a contiguous tensor.
+    factors = torch.empty_like(x, memory_format=torch.contiguous_format)
+    _aten.rrelu_with_noise(x, factors, lower, upper, True)
+    return factors

@@ -26,7 +26,6 @@ from normprop.functional.scale import (
     literal,
     normalized,
     refuse_inplace,
-    refuse_separate,
     upcast,
 )
 
@@ -178,17 +177,11 @@ class _Dropped(torch.autograd.Function):
         ctx.call = p, Constants(0.0, backward, backward), leading, made
         ctx.gradient_factors = (forward / backward,)
         ctx.save_for_backward(seed)
-        ctx.save_for_forward(seed)
         return output
 
     @staticmethod
     def backward(ctx, grad):
         return _dropped_again(grad, *ctx.saved_tensors, *ctx.call), *[None] * 5
-
-    @staticmethod
-    def jvp(ctx, tangent, *_):
-        refuse_separate(ctx)
-        return _dropped_again(tangent, *ctx.saved_tensors, *ctx.call)
 
 
 def _dropped_again(grad, seed, p, constants, leading, made):

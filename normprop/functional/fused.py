@@ -34,8 +34,8 @@ On a GPU the others run the rows below there, and kernels from where memory cost
 
 Compiled code runs the same rows, where a step is written without a comparison: Inductor would
 keep the outcome of a comparison as a mask of its own, which on a CPU costs more than ten times the
-time.  Under functional transforms, and for tensors of other classes, plain operations say the
-same.
+time.  Under functional transforms, in forward mode, and for tensors of other classes, plain
+operations say the same.
 """
 
 import math
@@ -45,7 +45,6 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional as torch_functional
 
 from normprop.functional.scale import (
@@ -53,7 +52,6 @@ from normprop.functional.scale import (
     check_real,
     literal,
     normalized,
-    refuse_separate,
     remembered,
     scale_gradient,
     transforms_active,
@@ -173,8 +171,7 @@ def fused(
         # Dynamo makes variables of floats that it has seen change from layer to layer.
         shift, forward, backward = constants.shift, constants.forward, constants.backward
         constants = Constants(literal(shift), literal(forward), literal(backward))
-        return _Traced.apply(input, name, params, constants, kept, triton)
-    if not (torch.is_grad_enabled() and input.requires_grad) and forward_ad._current_level < 0:
+    elif not (torch.is_grad_enabled() and input.requires_grad):
         # Nobody asks for a derivative.
         with torch.no_grad():
             return _forward(input, name, params, constants, kept, triton)
@@ -231,8 +228,8 @@ def wants_triton(input: Tensor, backend: Backend, transformed: bool) -> bool:
         if backend == "auto":
             return False
         raise RuntimeError(
-            "backend='triton' does not run under torch.compile or torch.func, nor on tensors of "
-            "other classes; backend='auto' does"
+            "backend='triton' does not run under torch.compile, torch.func or forward mode, nor on "
+            "tensors of other classes; backend='auto' does"
         )
     from normprop import kernels
 
@@ -255,7 +252,7 @@ def _has_kernel(name: str, backend: Backend) -> bool:
     return name in FUNCTIONS
 
 
-class _Traced(torch.autograd.Function):
+class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx, input, name, params, constants, kept, triton):
         output = _forward(input, name, params, constants, kept, triton)
@@ -264,9 +261,7 @@ class _Traced(torch.autograd.Function):
         ctx.triton = triton
         ctx.set_materialize_grads(False)
         if kept != "nothing":
-            saved = output if kept == "output" else input
-            ctx.save_for_backward(saved)
-            ctx.save_for_forward(saved)
+            ctx.save_for_backward(output if kept == "output" else input)
         return output
 
     @staticmethod
@@ -285,17 +280,6 @@ class _Traced(torch.autograd.Function):
         else:
             dx = _backward(name, params, constants, kept, saved, grad)
         return dx, None, None, None, None, None
-
-
-class _Fused(_Traced):
-    # Dynamo traces no Function that has one.
-    @staticmethod
-    def jvp(ctx, tangent, *_):
-        name, params, constants, kept = ctx.call
-        refuse_separate(ctx)
-        saved = ctx.saved_tensors[0] if kept != "nothing" else None
-        # f' is the factor both ways.
-        return _backward(name, params, constants, kept, saved, tangent)
 
 
 def _backward(name, params, constants, kept, saved, grad) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from normprop.rules import Moments
 
@@ -86,12 +87,12 @@ def remembered(function: Made) -> Made:
 
 @constant_when_compiled
 def transforms_active() -> bool:
-    """Whether a transform of ``torch.func`` is at work.
+    """Whether a transform of ``torch.func`` is at work, or forward mode.
 
     Compiled code asks while it is traced: there Dynamo would drop the backward pass of a custom
     function without a word (pytorch issue 193279).
     """
-    return torch._C._are_functorch_transforms_active()
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def saving() -> object:
@@ -143,14 +144,6 @@ def refuse_inplace(inplace: bool) -> None:
     """Refuse what would overwrite a tensor that the backward pass needs."""
     if inplace:
         raise ValueError("inplace must be False: a normalised layer keeps its input; it was True")
-
-
-def refuse_separate(ctx) -> None:
-    """Refuse forward mode where the gradient is not the derivative."""
-    if ctx.gradient_factors != (1.0,):
-        raise RuntimeError(
-            "scaling='separate' has no derivative in forward mode: its gradient is none"
-        )
 
 
 def check_real(input: Tensor) -> None:
@@ -205,3 +198,11 @@ class _ScaleGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_output):
         return grad_output * ctx.gradient_factors[0], None
+
+    @staticmethod
+    def jvp(ctx, tangent, _):
+        if ctx.gradient_factors != (1.0,):
+            raise RuntimeError(
+                "scaling='separate' has no derivative in forward mode: its gradient is none"
+            )
+        return tangent.view_as(tangent)

@@ -134,9 +134,7 @@ def test_every_function_of_ours_states_its_factors():
     own = {f for f in _functions() if f.__module__.startswith("normprop.")}
     # One that states none is made by the tests of check.
     own = {f for f in own if f.__module__ != "normprop.functional.new"}
-    assert {"_Fused", "_Traced", "_PReLU", "_RReLU", "_Dropped", "_Scaled", "_TwoWeights"} <= {
-        f.__name__ for f in own
-    }
+    assert {"_Fused", "_PReLU", "_Dropped", "_Scaled", "_TwoWeights"} <= {f.__name__ for f in own}
     silent = []
     for function in own:
         makers = (function.forward, function.setup_context)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 pytest.importorskip("triton")
 
@@ -165,12 +166,15 @@ def test_torch_s_seed_governs_the_functional_call(device):
     assert not torch.equal(first, second)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_what_the_kernel_cannot_serve_is_refused(device):
     x = torch.randn(4, 3, device=device)
     with pytest.raises(ValueError, match="the kernel drops channels of an input of 3 dimensions"):
         functional.dropout1d(x, backend="triton")
     with pytest.raises(RuntimeError, match=r"does not run under torch\.compile"):
         torch.func.grad(lambda t: functional.dropout(t, backend="triton").sum())(x)
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="or forward mode"):
+        functional.dropout(forward_ad.make_dual(x, x), backend="triton")
     with pytest.raises(ValueError, match="backend must be one of"):
         functional.dropout(x, backend="fast", training=False)
 
