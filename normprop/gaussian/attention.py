@@ -21,6 +21,7 @@ probabilities with keep probability r adds the factor 1/r and turns s_v² into s
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -37,7 +38,6 @@ _AGREEMENT = 4e-14
 _RARE = 1e-10
 # Nearer to 0 the rows of shorter queries are the same to the square of this.
 _SHORTEST = 1e-7
-_STANDARD = Normal(0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -53,38 +53,40 @@ class AttentionFigures:
     method: str  # "closed form" or "quadrature"
 
 
-@lru_cache(maxsize=512)
 def attention(
-    width: int,
-    queries: int,
-    keys: int,
-    value_width: int | None = None,
-    *,
-    query_law: Normal = _STANDARD,
-    key_law: Normal = _STANDARD,
-    value_law: Normal = _STANDARD,
+    query: Sequence[int],
+    key: Sequence[int],
+    value: Sequence[int],
+    law: Normal | tuple[Normal, Normal, Normal],
     scale: float | None = None,
     causal: bool = False,
     dropout: float = 0.0,
 ) -> AttentionFigures:
-    """Figures of one head.
+    """Figures of attention of independent inputs of these shapes, (…, length, width).
 
     Args:
-        width: d, of queries and keys.
-        queries: L, rows of the attention matrix.
-        keys: n, its columns.
-        value_width: d_v, by default d.
-        query_law: law of the elements of the queries.
-        key_law: of those of the keys; its mean has no effect.
-        value_law: of those of the values.
+        query: shape (…, L, d).
+        key: shape (…, n, d).
+        value: shape (…, n, d_v).
+        law: of the elements of all three, or one for each; the mean of the keys has no effect.
         scale: κ, by default 1/√d.
         causal: whether row i sees the first i keys; then L = n.
         dropout: probability of dropping a probability, which PyTorch divides by what is kept.
     """
-    value_width = width if value_width is None else value_width
+    if min(map(len, (query, key, value))) < 2:
+        raise ValueError(
+            "query, key and value must have shapes (…, length, width); "
+            f"they had {tuple(query)}, {tuple(key)} and {tuple(value)}"
+        )
+    if query[-1] != key[-1] or key[-2] != value[-2]:
+        raise ValueError(
+            "query and key must have one width, key and value one length; they had shapes "
+            f"{tuple(query)}, {tuple(key)} and {tuple(value)}"
+        )
+    width, queries, keys, value_width = map(int, (query[-1], query[-2], key[-2], value[-1]))
     sizes = {"width": width, "queries": queries, "keys": keys, "value_width": value_width}
     for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        if size < 1:
             raise ValueError(f"{name} must be an integer of at least 1; it was {size!r}")
     if causal and queries != keys:
         raise ValueError(
@@ -96,6 +98,7 @@ def attention(
     scale = 1.0 / math.sqrt(width) if scale is None else float(scale)
     if not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"scale must be finite and greater than 0; it was {scale}")
+    query_law, key_law, value_law = (law,) * 3 if isinstance(law, Normal) else law
     # Lengths of q in units of its own std.
     spread = scale * key_law.std * query_law.std
     offset = 0.5 * width * (query_law.mean / query_law.std) ** 2

@@ -7,8 +7,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from normprop.gaussian import Law, Normal
-from normprop.gaussian.attention import AttentionFigures
-from normprop.gaussian.attention import attention as ground
+from normprop.gaussian.attention import AttentionFigures, attention
 from normprop.rules.arguments import Shape, array, need_normal, need_shape
 from normprop.rules.registry import Moments, register
 
@@ -37,36 +36,6 @@ class ScaledDotProductAttention(nn.Module):
         return nn.functional.scaled_dot_product_attention(
             query, key, value, *given, scale=scale, enable_gqa=enable_gqa
         )
-
-
-def attention(
-    query: Sequence[int],
-    key: Sequence[int],
-    value: Sequence[int],
-    law: Normal | tuple[Normal, Normal, Normal],
-    scale: float | None = None,
-    causal: bool = False,
-    dropout: float = 0.0,
-) -> AttentionFigures:
-    """Figures of scaled dot-product attention of independent inputs of shapes (…, length, width).
-
-    They have one law, or one for each; the other arguments are those of
-    :func:`normprop.gaussian.attention.attention`.
-    """
-    if min(map(len, (query, key, value))) < 2:
-        raise ValueError(
-            "query, key and value must have shapes (…, length, width); "
-            f"they had {tuple(query)}, {tuple(key)} and {tuple(value)}"
-        )
-    if query[-1] != key[-1] or key[-2] != value[-2]:
-        raise ValueError(
-            "query and key must have one width, key and value one length; they had shapes "
-            f"{tuple(query)}, {tuple(key)} and {tuple(value)}"
-        )
-    laws = (law,) * 3 if isinstance(law, Normal) else law
-    named = dict(zip(("query_law", "key_law", "value_law"), laws, strict=True))
-    sizes = map(int, (query[-1], query[-2], key[-2], value[-1]))
-    return ground(*sizes, **named, scale=scale, causal=causal, dropout=dropout)
 
 
 def attention_slope(figures: AttentionFigures, sizes: Sequence[int]) -> float:
@@ -164,12 +133,11 @@ def projected_attention(
     width = len(shifts[0])
     query, key, value, out = weights
     # A bias of the keys shifts all logits of a row alike.
-    laws = [
+    laws = tuple(
         Normal(math.sqrt((shift**2).mean()), std * math.sqrt((weight**2).sum() / width))
         for weight, shift in zip((query, key, value), shifts, strict=False)
-    ]
-    named = {"query_law": laws[0], "key_law": Normal(0.0, laws[1].std), "value_law": laws[2]}
-    figures = ground(head, length, length, **named, dropout=dropout)
+    )
+    figures = attention(*[(length, head)] * 3, laws, dropout=dropout)
     forward, *backward = divisors
     rows = std**2 * (value**2).sum(1)
     averaging = (figures.std / forward) ** 2 / rows.mean()

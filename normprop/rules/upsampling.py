@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache, partial
-from typing import NamedTuple
 
 import numpy as np
 from torch import nn
@@ -29,116 +28,96 @@ _DIMS = {"linear": 1, "bilinear": 2, "bicubic": 2, "trilinear": 3}
 _PERIOD = 64
 
 
-class Resizing(NamedTuple):
-    """What :func:`torch.nn.functional.interpolate` takes beside its input, under its names."""
+def _check(layer: nn.Upsample, dims: int) -> None:
+    """Refuse what does not go together."""
+    size, factor, mode, corners = layer.size, layer.scale_factor, layer.mode, layer.align_corners
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}; it was {mode!r}")
+    if mode in _DIMS and _DIMS[mode] != dims:
+        raise ValueError(
+            f"mode {mode} is for {_DIMS[mode]} axes behind the channels; there were {dims}"
+        )
+    if (size is None) == (factor is None):
+        raise ValueError(
+            f"one of size and scale_factor must be given; they were {size} and {factor}"
+        )
+    if size is not None and layer.recompute_scale_factor:
+        raise ValueError("recompute_scale_factor must not be set where size is given")
+    if corners is not None and mode not in _DIMS:
+        raise ValueError(f"align_corners must be None for mode {mode}; it was {corners}")
+    if _smooths(layer) and mode not in ("bilinear", "bicubic"):
+        raise ValueError(f"antialias is for bilinear and bicubic; mode was {mode}")
 
-    size: int | Sequence[int] | None = None
-    scale_factor: float | Sequence[float] | None = None
-    mode: str = "nearest"
-    align_corners: bool | None = None
-    recompute_scale_factor: bool | None = None
-    antialias: bool = False
 
-    @property
-    def kernel(self) -> tuple[str, bool, bool]:
-        """Mode, whether corners are aligned, whether the kernel is stretched."""
-        return self.mode, bool(self.align_corners), self.antialias
+def _smooths(layer: nn.Upsample) -> bool:
+    # An argument that torch's function has alone.
+    return getattr(layer, "antialias", False)
 
-    def check(self, dims: int) -> None:
-        """Refuse what does not go together."""
-        size, factor, mode, corners, again, antialias = self
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}; it was {mode!r}")
-        if mode in _DIMS and _DIMS[mode] != dims:
-            raise ValueError(
-                f"mode {mode} is for {_DIMS[mode]} axes behind the channels; there were {dims}"
-            )
-        if (size is None) == (factor is None):
-            raise ValueError(
-                f"one of size and scale_factor must be given; they were {size} and {factor}"
-            )
-        if size is not None and again:
-            raise ValueError("recompute_scale_factor must not be set where size is given")
-        if corners is not None and mode not in _DIMS:
-            raise ValueError(f"align_corners must be None for mode {mode}; it was {corners}")
-        if antialias and mode not in ("bilinear", "bicubic"):
-            raise ValueError(f"antialias is for bilinear and bicubic; mode was {mode}")
 
-    def factors(self, dims: int) -> tuple[float | None, ...]:
-        """The factor of each axis."""
-        given = self.scale_factor
-        if given is None:
-            return (None,) * dims
-        factors = given if isinstance(given, Sequence) else (given,) * dims
-        if len(factors) != dims:
-            raise ValueError(f"scale_factor must have 1 or {dims} entries; it was {given}")
-        for factor in factors:
-            check_number("scale_factor", factor)
-            if not (math.isfinite(factor) and factor > 0):
-                raise ValueError(f"scale_factor must be finite and above 0; it was {given}")
-        return tuple(map(float, factors))
+def _factors(layer: nn.Upsample, dims: int) -> tuple[float, ...]:
+    """The factor of each axis."""
+    given = layer.scale_factor
+    factors = given if isinstance(given, Sequence) else (given,) * dims
+    if len(factors) != dims:
+        raise ValueError(f"scale_factor must have 1 or {dims} entries; it was {given}")
+    for factor in factors:
+        check_number("scale_factor", factor)
+        if not (math.isfinite(factor) and factor > 0):
+            raise ValueError(f"scale_factor must be finite and above 0; it was {given}")
+    return tuple(map(float, factors))
 
-    def interior(self, dims: int) -> list[Axis] | None:
-        """A period of each axis far from its ends, or ``None`` where the input's size has a say."""
-        if self.size is not None or self.scale_factor is None:
+
+def _outputs(layer: nn.Upsample, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The sizes of the output."""
+    if layer.size is not None:
+        return window_of(layer.size, len(sizes), "size")
+    factors = _factors(layer, len(sizes))
+    outputs = tuple(math.floor(n * f) for n, f in zip(sizes, factors, strict=True))
+    if min(outputs) < 1:
+        raise ValueError(
+            f"scale_factor must leave something of {sizes}; it was {layer.scale_factor}"
+        )
+    return outputs
+
+
+@lru_cache(maxsize=1024)
+def _axis(
+    kernel: tuple[str, bool, bool],
+    factor: float | None,
+    size: int | None = None,
+    outputs: int | None = None,
+) -> Axis | None:
+    """All of an axis with its ends, or a period far from them: ``None`` where there is none.
+
+    The kernel is the mode, whether corners are aligned, whether it is stretched.
+    """
+    mode, corners, _ = kernel
+    inputs = size
+    if size is None:
+        if corners:
             return None
-        axes = [_interior(self.kernel, factor) for factor in self.factors(dims)]
-        return None if None in axes else axes
-
-    def outputs(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        """The sizes of the output."""
-        if self.size is not None:
-            return window_of(self.size, len(sizes), "size")
-        factors = self.factors(len(sizes))
-        outputs = tuple(math.floor(n * f) for n, f in zip(sizes, factors, strict=True))
-        if min(outputs) < 1:
-            raise ValueError(
-                f"scale_factor must leave something of {sizes}; it was {self.scale_factor}"
-            )
-        return outputs
-
-
-@lru_cache(maxsize=1024)
-def _interior(kernel: tuple[str, bool, bool], factor: float) -> Axis | None:
-    """One period of an axis far from its ends, or ``None`` where there is none."""
-    mode, corners, _ = kernel
-    if corners:
-        return None
+        if mode in NEAREST:
+            return Axis(1.0, 1.0, 1.0, factor)
+        ratio = Fraction(factor).limit_denominator(_PERIOD)
+        inputs, outputs = ratio.denominator, ratio.numerator
+        if outputs > _PERIOD or float(ratio) != factor:
+            return None
     if mode in NEAREST:
-        return Axis(1.0, 1.0, 1.0, factor)
-    ratio = Fraction(factor).limit_denominator(_PERIOD)
-    if ratio.numerator > _PERIOD or float(ratio) != factor:
-        return None
+        return copies(outputs, inputs)
     if mode == "area":
-        return averages(lengths(ratio.denominator, ratio.numerator), ratio.denominator)
-    outputs = np.arange(ratio.numerator)
-    _, weights = _taps(kernel, outputs, 1.0 / factor, None)
-    return _squared(weights, outputs.size / ratio.denominator)
-
-
-@lru_cache(maxsize=1024)
-def _whole(kernel: tuple[str, bool, bool], size: int, outputs: int, factor: float | None) -> Axis:
-    """All of an axis with its ends."""
-    mode, corners, _ = kernel
-    if mode in NEAREST:
-        return copies(outputs, size)
-    if mode == "area":
-        return averages(lengths(size, outputs), size)
+        return averages(lengths(inputs, outputs), inputs)
     if corners:
-        scale = (size - 1) / (outputs - 1) if outputs > 1 else 0.0
+        scale = (inputs - 1) / (outputs - 1) if outputs > 1 else 0.0
     else:
-        scale = size / outputs if factor is None else 1.0 / factor
+        scale = inputs / outputs if factor is None else 1.0 / factor
     places, weights = _taps(kernel, np.arange(outputs), scale, size)
     # At the ends torch takes the last element for those beyond: their weights add up.
     merged = np.zeros_like(weights)
     for tap in range(places.shape[1]):
         first = (places[:, : tap + 1] == places[:, [tap]]).argmax(1)
         merged[np.arange(len(merged)), first] += weights[:, tap]
-    return _squared(merged, outputs / size)
-
-
-def _squared(weights: np.ndarray, growth: float) -> Axis:
-    return Axis(1.0, 1.0, math.fsum((weights**2).ravel()) / len(weights), growth)
+    squares = math.fsum((merged**2).ravel()) / len(merged)
+    return Axis(1.0, 1.0, squares, outputs / inputs)
 
 
 def _taps(kernel, outputs, scale, size) -> tuple[np.ndarray, np.ndarray]:
@@ -191,7 +170,6 @@ def _smoothed(mode, outputs, scale, size) -> tuple[np.ndarray, np.ndarray]:
 
 def _rule(layer: nn.Upsample, law: Law, shape: Shape = None, whole: bool = True) -> Moments:
     """Moments of a module over the whole of its input, or of the interior where there is one."""
-    own = Resizing(**{name: getattr(layer, name, value) for name, value in _DEFAULTS.items()})
     sizes = None if shape is None else tuple(shape[1:])
     dims = _dims_of(layer) if sizes is None else len(shape) - 1
     if dims is None:
@@ -201,19 +179,18 @@ def _rule(layer: nn.Upsample, law: Law, shape: Shape = None, whole: bool = True)
             f"shape must be (C, L), (C, H, W) or (C, D, H, W) for {type(layer).__name__}; "
             f"it was {shape}"
         )
-    axes = own.interior(dims) if sizes is None or not whole else None
-    if axes is None:
+    kernel = layer.mode, bool(layer.align_corners), _smooths(layer)
+    axes: list[Axis | None] = [None]
+    if (sizes is None or not whole) and layer.size is None and layer.scale_factor is not None:
+        axes = [_axis(kernel, factor) for factor in _factors(layer, dims)]
+    if None in axes:
         sizes = need_shape(layer, sizes, "how large its input is")
-    own.check(dims)
-    if axes is None:
-        used = own.size is None and not own.recompute_scale_factor
-        factors = own.factors(dims) if used else (None,) * dims
-        ends = zip(sizes, own.outputs(sizes), factors, strict=True)
-        axes = [_whole(own.kernel, *each) for each in ends]
+    _check(layer, dims)
+    if None in axes:
+        used = layer.size is None and not layer.recompute_scale_factor
+        factors = _factors(layer, dims) if used else (None,) * dims
+        axes = list(map(partial(_axis, kernel), factors, sizes, _outputs(layer, sizes)))
     return grid(axes, law)
-
-
-_DEFAULTS = Resizing()._asdict()
 
 
 def _dims_of(layer: nn.Upsample) -> int | None:

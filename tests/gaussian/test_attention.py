@@ -55,18 +55,8 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case[:4])))
 def test_every_figure_by_simulation(case):
     width, queries, keys, values, laws, scale, causal, dropout = case
-    figures = attention(
-        width,
-        queries,
-        keys,
-        values,
-        query_law=laws[0],
-        key_law=laws[1],
-        value_law=laws[2],
-        scale=scale,
-        causal=causal,
-        dropout=dropout,
-    )
+    shapes = (queries, width), (keys, width), (keys, values)
+    figures = attention(*shapes, laws, scale, causal, dropout)
     lines = simulated(*case)
     wanted = np.array(
         [figures.mean, *(getattr(figures, k) ** 2 for k in ("std", "query", "key", "value"))]
@@ -82,7 +72,8 @@ def test_every_figure_by_simulation(case):
 def test_the_average_over_the_length_of_a_query(width, s, scale):
     # The same integrals over |q| by Gauss-Legendre on its density of chi.
     n = 6
-    figures = attention(width, n, n, query_law=Normal(0.0, s), key_law=Normal(0.0, s), scale=scale)
+    laws = Normal(0.0, s), Normal(0.0, s), STANDARD
+    figures = attention(*[(n, width)] * 3, laws, scale)
     kappa = 1 / math.sqrt(width) if scale is None else scale
     high = math.sqrt(width) + 9.0
     x, w = np.polynomial.legendre.leggauss(60)
@@ -106,20 +97,21 @@ def test_the_average_over_the_length_of_a_query(width, s, scale):
 
 
 def test_the_mean_of_the_keys_has_no_say():
-    plain = attention(4, 5, 5)
-    assert attention(4, 5, 5, key_law=Normal(7.0, 1.0)) == plain
-    assert attention(4, 5, 5, query_law=Normal(7.0, 1.0)).query != plain.query
+    shapes, moved = [(5, 4)] * 3, Normal(7.0, 1.0)
+    plain = attention(*shapes, STANDARD)
+    assert attention(*shapes, (STANDARD, moved, STANDARD)) == plain
+    assert attention(*shapes, (moved, STANDARD, STANDARD)).query != plain.query
 
 
 def test_a_single_key_is_passed_on():
-    figures = attention(8, 3, 1, value_law=Normal(0.5, 2.0))
+    figures = attention((3, 8), (1, 8), (1, 8), (STANDARD, STANDARD, Normal(0.5, 2.0)))
     assert (figures.mean, figures.std, figures.query, figures.key) == (0.5, 2.0, 0.0, 0.0)
     assert figures.value == math.sqrt(3.0)
     assert figures.method == "closed form"
 
 
 def test_queries_and_keys_without_spread_average():
-    figures = attention(16, 9, 9, query_law=Normal(0.0, 1e-6))
+    figures = attention(*[(9, 16)] * 3, (Normal(0.0, 1e-6), STANDARD, STANDARD))
     assert abs(figures.std - 1 / 3) < 1e-10
     assert abs(figures.value - 1 / 3) < 1e-10
 
@@ -128,7 +120,7 @@ def test_wide_heads_have_a_limit():
     # For d → ∞ the logits are normals of variance 1: σ² → n E p², off by O(1/d).
     n = 16
     limit = rows_of(n, 1.0).concentration
-    gaps = [attention(d, n, n).std ** 2 - limit for d in (128, 256, 512)]
+    gaps = [attention(*[(n, d)] * 3, STANDARD).std ** 2 - limit for d in (128, 256, 512)]
     # Twice the width leaves half the gap, but for a part that halves as well.
     over = [a / b - 2 for a, b in pairwise(gaps)]
     assert 0 < over[0] < 0.1
@@ -138,14 +130,25 @@ def test_wide_heads_have_a_limit():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"width": 0}, "width must be an integer of at least 1; it was 0"),
-        ({"keys": 2.0}, "keys must be an integer of at least 1; it was 2.0"),
-        ({"queries": 3, "causal": True}, "as many queries as keys"),
+        ({"query": (5, 0), "key": (5, 0)}, "width must be an integer of at least 1; it was 0"),
+        ({"query": (0, 4)}, "queries must be an integer of at least 1; it was 0"),
+        ({"key": (0, 4), "value": (0, 4)}, "keys must be an integer of at least 1; it was 0"),
+        ({"value": (5, 0)}, "value_width must be an integer of at least 1; it was 0"),
+        ({"query": (3, 4), "causal": True}, "as many queries as keys"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
         ({"scale": 0.0}, "scale must be finite and greater than 0"),
         ({"scale": 40.0}, "rarely spread by more than 20"),
+        ({"query": (8,)}, "must have shapes"),
+        ({"query": (5, 9)}, "must have one width"),
+        ({"value": (6, 3)}, "key and value one length"),
     ],
 )
 def test_what_must_hold(arguments, message):
+    shapes = dict.fromkeys(("query", "key", "value"), (5, 4))
     with pytest.raises(ValueError, match=message):
-        attention(**{"width": 4, "queries": 5, "keys": 5, **arguments})
+        attention(**{**shapes, "law": STANDARD, **arguments})
+
+
+def test_only_length_and_width_have_a_say():
+    got = attention((2, 5, 8), (2, 7, 8), (2, 7, 3), STANDARD)
+    assert got == attention((5, 8), (7, 8), (7, 3), (STANDARD,) * 3)

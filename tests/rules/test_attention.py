@@ -9,29 +9,9 @@ from torch import nn
 
 from normprop import moments
 from normprop.gaussian import Normal
-from normprop.gaussian.attention import attention as ground
 from normprop.rules import attention, attention_slope
 
 STANDARD = Normal(0.0, 1.0)
-
-
-def test_the_shapes_say_the_sizes():
-    got = attention((2, 5, 8), (2, 7, 8), (2, 7, 3), STANDARD)
-    assert got == ground(8, 5, 7, 3)
-    laws = (Normal(0.0, 0.5), Normal(0.0, 2.0), Normal(0.1, 1.5))
-    got = attention((5, 8), (5, 8), (5, 3), laws, 0.3, causal=True, dropout=0.1)
-    assert got == ground(
-        8,
-        5,
-        5,
-        3,
-        query_law=laws[0],
-        key_law=laws[1],
-        value_law=laws[2],
-        scale=0.3,
-        causal=True,
-        dropout=0.1,
-    )
 
 
 def test_one_slope_for_three_inputs():
@@ -40,19 +20,6 @@ def test_one_slope_for_three_inputs():
     parts = (figures.query, figures.key, figures.value)
     wanted = sum(n * p**2 for n, p in zip(sizes, parts, strict=True)) / sum(sizes)
     assert abs(attention_slope(figures, sizes) ** 2 - wanted) < 1e-15
-
-
-@pytest.mark.parametrize(
-    ("shapes", "message"),
-    [
-        (((8,), (7, 8), (7, 3)), "must have shapes"),
-        (((5, 8), (7, 9), (7, 3)), "must have one width"),
-        (((5, 8), (7, 8), (6, 3)), "key and value one length"),
-    ],
-)
-def test_shapes_that_do_not_fit(shapes, message):
-    with pytest.raises(ValueError, match=message):
-        attention(*shapes, STANDARD)
 
 
 def measured(width, length, replicates):
