@@ -172,15 +172,9 @@ class Parametric(Settings):
 class MapFromWeight(Parametric):
     """Where the weight is a matrix of inputs and outputs, with taps or without."""
 
-    _rule: ClassVar = staticmethod(rules.parametric)
-    # What that reads of the layer.
-    _read: ClassVar = ("stride", "groups")
-
     def _moments(self, law: Law) -> rules.Moments:
         """Moments of a linear map or a convolution as it is."""
-        forward, bias, backward = weights_that_run(self)
-        read = {name: getattr(self, name) for name in self._read if hasattr(self, name)}
-        return self._rule(forward, bias, law, backward_weight=backward, **read)
+        return rules.parametric(self, law, weights_that_run(self))
 
     def _run(self, name: str, input: Tensor, *geometry) -> Tensor:
         """The function of that name, of torch where the network has made its weight."""
@@ -327,9 +321,6 @@ class _Conv(MapFromWeight):
 
 
 class _ConvTranspose(MapFromWeight):
-    _rule: ClassVar = staticmethod(rules.conv_transpose)
-    _read: ClassVar = ("stride", "dilation", "groups")
-
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Convolve.
 

@@ -14,8 +14,7 @@ from normprop.rules.arguments import Shape, array, need_shape, window_of
 from normprop.rules.registry import CLOSED, Moments, register, register_each
 
 __all__ = [
-    "bilinear", "check_no_law", "conv_transpose", "embedding", "parametric", "rows_of",
-    "weights_of",
+    "bilinear", "check_no_law", "embedding", "parametric", "rows_of", "weights_of",
 ]  # fmt: skip
 
 PerChannel = (
@@ -29,43 +28,10 @@ PerChannel = (
 """The layers whose figures are arrays for certain; those of norms are where they have weights."""
 
 
-def parametric(
-    forward_weight: np.ndarray,
-    bias: np.ndarray | None,
-    law: Law,
-    *,
-    stride: Sequence[int] = (),
-    groups: int = 1,
-    backward_weight: np.ndarray | None = None,
-) -> Moments:
-    """Moments of a linear map or convolution, of an input with this law.
+def parametric(layer: nn.Module, law: Law, weights: Sequence | None = None) -> Moments:
+    r"""Moments of a linear map or a convolution, of an input with this law, away from the border.
 
-    The weights have the shape (out, in/groups, k…), those of the backward pass may be others; the
-    bias has the shape (out,), the stride one entry, or one for each dimension of the window.
-    """
-    taps = math.prod(forward_weight.shape[2:])
-    rows = forward_weight.reshape(*forward_weight.shape[:2], taps)
-    back = forward_weight if backward_weight is None else backward_weight
-    outs, ins = len(back) // groups, back.shape[1]
-    columns = back.reshape(groups, outs, ins, taps).transpose(0, 2, 1, 3)
-    steps = window_of(tuple(stride), back.ndim - 2, "stride") if len(stride) else ()
-    columns = columns.reshape(groups * ins, outs * taps)
-    return _linear(rows, columns, bias, law, math.prod(steps))
-
-
-def conv_transpose(
-    forward_weight: np.ndarray,
-    bias: np.ndarray | None,
-    law: Law,
-    *,
-    stride: Sequence[int],
-    dilation: Sequence[int],
-    groups: int = 1,
-    backward_weight: np.ndarray | None = None,
-) -> Moments:
-    r"""Moments of a transposed convolution with these weights, away from the border.
-
-    It is the backward pass of a convolution, run forward.
+    A transposed convolution is the backward pass of a convolution, run forward.
     The stride spreads the input out, so that an output sees the taps of one phase of the stride: of
     those t with t·dilation in one class modulo the stride.  Its figures are those of an output of
     which the phase is not known, every phase being as likely.  With T = ∏stride and S_φ the sum of
@@ -77,23 +43,35 @@ def conv_transpose(
         \sigma_b^2 = \sum W^2,
 
     forward over the inputs and taps of an output channel, backward over the outputs and taps of an
-    input channel.  The weights have the shape (in, out/groups, k…), the other arguments are those
-    of :func:`parametric`.
+    input channel.  The weights are the layer's, or these: weight, bias, weight of the backward
+    pass.
     """
-    window = forward_weight.shape[2:]
-    steps = window_of(tuple(stride), len(window), "stride")
-    gaps = window_of(tuple(dilation), len(window), "dilation")
-    ins, width = len(forward_weight) // groups, forward_weight.shape[1]
-    rows = forward_weight.reshape(groups, ins, width, math.prod(window)).transpose(0, 2, 1, 3)
-    rows = rows.reshape(groups * width, ins, math.prod(window))
-    back = forward_weight if backward_weight is None else backward_weight
-    phases = _phases(window, steps, gaps)
-    columns = back.reshape(len(back), math.prod(back.shape[1:]))
-    return _linear(rows, columns, bias, law, 1, phases, math.prod(steps))
+    forward, bias, *others = weights or weights_of(layer)
+    back = others[0] if others else forward
+    window, groups = forward.shape[2:], getattr(layer, "groups", 1)
+    steps = window_of(tuple(layer.stride), len(window), "stride") if window else ()
+    period = math.prod(steps)
+    if getattr(layer, "transposed", False):
+        gaps = window_of(tuple(layer.dilation), len(window), "dilation")
+        phases = _phases(window, steps, gaps)
+        return _linear(_turned(forward, groups), _flat(back), bias, law, 1, phases, period)
+    return _linear(_flat(forward), _turned(back, groups), bias, law, period)
+
+
+def _flat(weight: np.ndarray) -> np.ndarray:
+    """A weight with all taps of its window along one axis."""
+    return weight.reshape(*weight.shape[:2], math.prod(weight.shape[2:]))
+
+
+def _turned(weight: np.ndarray, groups: int) -> np.ndarray:
+    """The same with inputs and outputs exchanged, which are of one group each."""
+    length, width, taps = _flat(weight).shape
+    turned = weight.reshape(groups, length // groups, width, taps).transpose(0, 2, 1, 3)
+    return turned.reshape(groups * width, length // groups, taps)
 
 
 def _linear(rows, columns, bias, law, back_period, phases=None, period=1) -> Moments:
-    """Moments by rows of the shape (outputs, inputs, taps) and columns of (inputs, …).
+    """Moments by rows of the shape (outputs, inputs, taps), columns of (inputs, outputs, taps).
 
     A backward pass meets one in ``back_period`` of a column's weights, a forward pass those of one
     of ``period`` phases, of which there may be more than taps belong to.
@@ -115,7 +93,7 @@ def _linear(rows, columns, bias, law, back_period, phases=None, period=1) -> Mom
 
     # NumPy adds contiguous rows pairwise, in blocks of at most 128 terms.
     ulps = (24.0 if phases is None else 32.0) + math.log2(
-        max(math.prod(rows.shape[1:]), columns.shape[1], 2)
+        max(math.prod(rows.shape[1:]), math.prod(columns.shape[1:]), 2)
     )
     size = _sum(np.abs(rows))
     # Of the root mean square over the phases, and more than the spread of their sums.
@@ -170,28 +148,15 @@ def border_holds_zeros(layer: nn.Module) -> bool:
 
 
 _map = {"family": "map", "algebra": "map"}
-register(nn.Linear, lambda layer, law: parametric(*weights_of(layer), law), **_map)
-register_each(
-    "Conv",
-    lambda _, layer, law: parametric(
-        *weights_of(layer), law, stride=layer.stride, groups=layer.groups
-    ),
-    needs_zero=border_holds_zeros,
-    **_map,
-)
-register_each(
-    "ConvTranspose",
-    lambda _, layer, law: conv_transpose(
-        *weights_of(layer),
-        law,
-        stride=layer.stride,
-        dilation=layer.dilation,
-        groups=layer.groups,
-    ),
+register(nn.Linear, parametric, **_map)
+for _name, _needs_zero in (
+    ("Conv", border_holds_zeros),
     # The phases of the stride would make different numbers of a shift.
-    needs_zero=lambda _: True,
-    **_map,
-)
+    ("ConvTranspose", lambda _: True),
+):
+    register_each(
+        _name, lambda _, layer, law: parametric(layer, law), needs_zero=_needs_zero, **_map
+    )
 
 
 def bilinear(
