@@ -102,6 +102,8 @@ def _dropout(name: str, shapes: str, doc: str, keywords: type) -> Callable[..., 
     dims = int(name[-2]) if name.endswith("d") else 0
     alpha = "alpha" in name
     KINDS[class_of(name)] = run, dims, alpha
+    if shapes.startswith("shape"):
+        doc = doc.replace(" dropout,", " dropout of channels,", 1)
 
     def body(arguments, law):
         refuse_inplace(arguments["inplace"])

@@ -75,50 +75,6 @@ class Activation(Twin):
         return own if self.overwritten is None else f"{own}, overwritten={self.overwritten!r}"
 
 
-class CELU(Activation, nn.CELU):
-    """Normalised CELU: see :func:`normprop.functional.celu`."""
-
-
-class ELU(Activation, nn.ELU):
-    """Normalised ELU: see :func:`normprop.functional.elu`."""
-
-
-class GELU(Activation, nn.GELU):
-    """Normalised GELU: see :func:`normprop.functional.gelu`."""
-
-
-class Hardshrink(Activation, nn.Hardshrink):
-    """Normalised Hardshrink: see :func:`normprop.functional.hardshrink`."""
-
-
-class Hardsigmoid(Activation, nn.Hardsigmoid):
-    """Normalised Hardsigmoid: see :func:`normprop.functional.hardsigmoid`."""
-
-
-class Hardswish(Activation, nn.Hardswish):
-    """Normalised Hardswish: see :func:`normprop.functional.hardswish`."""
-
-
-class Hardtanh(Activation, nn.Hardtanh):
-    """Normalised Hardtanh: see :func:`normprop.functional.hardtanh`."""
-
-
-class Identity(Activation, nn.Identity):
-    """Normalised Identity: see :func:`normprop.functional.identity`."""
-
-
-class LeakyReLU(Activation, nn.LeakyReLU):
-    """Normalised LeakyReLU: see :func:`normprop.functional.leaky_relu`."""
-
-
-class LogSigmoid(Activation, nn.LogSigmoid):
-    """Normalised LogSigmoid: see :func:`normprop.functional.logsigmoid`."""
-
-
-class Mish(Activation, nn.Mish):
-    """Normalised Mish: see :func:`normprop.functional.mish`."""
-
-
 class PReLU(Activation, nn.PReLU):
     """Normalised PReLU: see :func:`normprop.functional.prelu`.
 
@@ -165,50 +121,6 @@ class RReLU(Activation, nn.RReLU):
             return self._fused(input)
         own = self.lower, self.upper, self.training
         return with_draws(input, *own, self._constants(None), self.backend)
-
-
-class ReLU(Activation, nn.ReLU):
-    """Normalised ReLU: see :func:`normprop.functional.relu`."""
-
-
-class ReLU6(Activation, nn.ReLU6):
-    """Normalised ReLU6: see :func:`normprop.functional.relu6`."""
-
-
-class SELU(Activation, nn.SELU):
-    """Normalised SELU: see :func:`normprop.functional.selu`."""
-
-
-class Sigmoid(Activation, nn.Sigmoid):
-    """Normalised Sigmoid: see :func:`normprop.functional.sigmoid`."""
-
-
-class SiLU(Activation, nn.SiLU):
-    """Normalised SiLU: see :func:`normprop.functional.silu`."""
-
-
-class Softplus(Activation, nn.Softplus):
-    """Normalised Softplus: see :func:`normprop.functional.softplus`."""
-
-
-class Softshrink(Activation, nn.Softshrink):
-    """Normalised Softshrink: see :func:`normprop.functional.softshrink`."""
-
-
-class Softsign(Activation, nn.Softsign):
-    """Normalised Softsign: see :func:`normprop.functional.softsign`."""
-
-
-class Tanh(Activation, nn.Tanh):
-    """Normalised Tanh: see :func:`normprop.functional.tanh`."""
-
-
-class Tanhshrink(Activation, nn.Tanhshrink):
-    """Normalised Tanhshrink: see :func:`normprop.functional.tanhshrink`."""
-
-
-class Threshold(Activation, nn.Threshold):
-    """Normalised Threshold: see :func:`normprop.functional.threshold`."""
 
 
 def _image(layer: "Elementwise", base: Normal) -> Image:
@@ -265,10 +177,6 @@ class Elementwise(Twin, nn.Module):
         return f"{name}, {super().extra_repr()}"
 
 
-class GLU(Twin, nn.GLU):
-    """Normalised gated linear unit: see :func:`normprop.functional.glu`."""
-
-
 class GatedLinear(Twin, nn.Module):
     """Normalised a·g(b) with a gate of your choice: :func:`normprop.functional.gated_linear`."""
 
@@ -307,16 +215,34 @@ class _Over(Twin):
         return self.dim
 
 
-class Softmax(_Over, nn.Softmax):
-    """Normalised softmax over a dimension: see :func:`normprop.functional.softmax`."""
-
-
-class Softmin(_Over, nn.Softmin):
-    """Normalised softmin: see :func:`normprop.functional.softmin`."""
-
-
-class LogSoftmax(_Over, nn.LogSoftmax):
-    """Normalised logarithm of softmax: see :func:`normprop.functional.log_softmax`."""
+# fmt: off
+class CELU(Activation, nn.CELU): ...
+class ELU(Activation, nn.ELU): ...
+class GELU(Activation, nn.GELU): ...
+class Hardshrink(Activation, nn.Hardshrink): ...
+class Hardsigmoid(Activation, nn.Hardsigmoid): ...
+class Hardswish(Activation, nn.Hardswish): ...
+class Hardtanh(Activation, nn.Hardtanh): ...
+class Identity(Activation, nn.Identity): ...
+class LeakyReLU(Activation, nn.LeakyReLU): ...
+class LogSigmoid(Activation, nn.LogSigmoid): ...
+class Mish(Activation, nn.Mish): ...
+class ReLU(Activation, nn.ReLU): ...
+class ReLU6(Activation, nn.ReLU6): ...
+class SELU(Activation, nn.SELU): ...
+class Sigmoid(Activation, nn.Sigmoid): ...
+class SiLU(Activation, nn.SiLU): ...
+class Softplus(Activation, nn.Softplus): ...
+class Softshrink(Activation, nn.Softshrink): ...
+class Softsign(Activation, nn.Softsign): ...
+class Tanh(Activation, nn.Tanh): ...
+class Tanhshrink(Activation, nn.Tanhshrink): ...
+class Threshold(Activation, nn.Threshold): ...
+class GLU(Twin, nn.GLU): ...
+class Softmax(_Over, nn.Softmax): ...
+class Softmin(_Over, nn.Softmin): ...
+class LogSoftmax(_Over, nn.LogSoftmax): ...
+# fmt: on
 
 
 class Softmax2d(_Over, nn.Softmax2d):

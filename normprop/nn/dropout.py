@@ -40,25 +40,10 @@ class _Dropout(Twin):
         return rules.rescaled(self._plain(law), center, 1.0 / factor, 1.0 / factor)
 
 
-class Dropout(_Dropout, nn.Dropout):
-    """Normalised dropout: see :func:`normprop.functional.dropout`."""
-
-
-class Dropout1d(_Dropout, nn.Dropout1d):
-    """Normalised dropout of channels: see :func:`normprop.functional.dropout1d`."""
-
-
-class Dropout2d(_Dropout, nn.Dropout2d):
-    """Normalised dropout of channels: see :func:`normprop.functional.dropout2d`."""
-
-
-class Dropout3d(_Dropout, nn.Dropout3d):
-    """Normalised dropout of channels: see :func:`normprop.functional.dropout3d`."""
-
-
-class AlphaDropout(_Dropout, nn.AlphaDropout):
-    """Normalised alpha dropout: see :func:`normprop.functional.alpha_dropout`."""
-
-
-class FeatureAlphaDropout(_Dropout, nn.FeatureAlphaDropout):
-    """Normalised alpha dropout of channels: :func:`normprop.functional.feature_alpha_dropout`."""
+# fmt: off
+class Dropout(_Dropout, nn.Dropout): ...
+class Dropout1d(_Dropout, nn.Dropout1d): ...
+class Dropout2d(_Dropout, nn.Dropout2d): ...
+class Dropout3d(_Dropout, nn.Dropout3d): ...
+class AlphaDropout(_Dropout, nn.AlphaDropout): ...
+class FeatureAlphaDropout(_Dropout, nn.FeatureAlphaDropout): ...

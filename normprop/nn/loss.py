@@ -49,41 +49,18 @@ class _Regression(_OfElements):
     _keywords: ClassVar[type] = LawsOfBoth
 
 
-class CrossEntropyLoss(_Loss, nn.CrossEntropyLoss):
-    """Normalised cross-entropy: see :func:`normprop.functional.cross_entropy`."""
-
-
-class NLLLoss(_Loss, nn.NLLLoss):
-    """Normalised -x_t: see :func:`normprop.functional.nll_loss`."""
-
-
-class MSELoss(_Regression, nn.MSELoss):
-    """Normalised squared error: see :func:`normprop.functional.mse_loss`."""
-
-
-class L1Loss(_Regression, nn.L1Loss):
-    """Normalised absolute error: see :func:`normprop.functional.l1_loss`."""
-
-
-class SmoothL1Loss(_Regression, nn.SmoothL1Loss):
-    """Normalised smooth L1: see :func:`normprop.functional.smooth_l1_loss`."""
-
-
-class HuberLoss(_Regression, nn.HuberLoss):
-    """Normalised Huber loss: see :func:`normprop.functional.huber_loss`."""
+# fmt: off
+class CrossEntropyLoss(_Loss, nn.CrossEntropyLoss): ...
+class NLLLoss(_Loss, nn.NLLLoss): ...
+class MSELoss(_Regression, nn.MSELoss): ...
+class L1Loss(_Regression, nn.L1Loss): ...
+class SmoothL1Loss(_Regression, nn.SmoothL1Loss): ...
+class HuberLoss(_Regression, nn.HuberLoss): ...
+class SoftMarginLoss(_OfElements, nn.SoftMarginLoss): ...
+class MultiLabelSoftMarginLoss(_OfElements, nn.MultiLabelSoftMarginLoss): ...
+class HingeEmbeddingLoss(_OfElements, nn.HingeEmbeddingLoss): ...
+# fmt: on
 
 
 class BCEWithLogitsLoss(_OfElements, nn.BCEWithLogitsLoss):
     """Normalised loss of logits: :func:`normprop.functional.binary_cross_entropy_with_logits`."""
-
-
-class SoftMarginLoss(_OfElements, nn.SoftMarginLoss):
-    """Normalised log(1 + e^(-tx)): see :func:`normprop.functional.soft_margin_loss`."""
-
-
-class MultiLabelSoftMarginLoss(_OfElements, nn.MultiLabelSoftMarginLoss):
-    """Normalised loss of labels: see :func:`normprop.functional.multilabel_soft_margin_loss`."""
-
-
-class HingeEmbeddingLoss(_OfElements, nn.HingeEmbeddingLoss):
-    """Normalised hinge embedding loss: see :func:`normprop.functional.hinge_embedding_loss`."""

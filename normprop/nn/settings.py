@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import textwrap
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -14,7 +15,8 @@ from normprop.functional import keywords
 class Settings:
     """A layer whose arguments may be set later, as if it had been made with them.
 
-    Stands before its class of torch among the bases.
+    Stands before its class of torch among the bases.  A class without a docstring gets that of its
+    function, as far as it is about both.
 
     Attributes:
         torch_type: the class of torch, or one that does what torch has a function for;
@@ -108,19 +110,40 @@ class Settings:
 
 _FUNCTION = re.compile(r":func:`normprop\.functional\.(\w+)`")
 _BESIDE = re.compile(r":func:`(\w+)`")
+_OF_FAMILIES = {"padding": "pad", "resizing": "interpolate"}
+_OF_CLASSES = {name.replace("_", ""): name for name in functional.__all__}
 
 
 def _documented(layer_type: type[Settings]) -> str | None:
     """The docstring of a class, with what the function that it names says of arguments."""
+    doc = layer_type.__doc__ or _like_its_function(layer_type.torch_type)
     meanings = keywords.meanings_of(layer_type._keywords)
-    named = _FUNCTION.search(layer_type.__doc__ or "")
+    named = _FUNCTION.search(doc or "")
     if named is not None:
         own = keywords.arguments_in(getattr(functional, named[1]).__doc__)
         # A function has it as a tensor, a class is told whether there is one.
         own.pop("bias", None)
-        for name, said in own.items():
-            meanings[name] = _BESIDE.sub(r":func:`~normprop.functional.\1`", said)
-    return keywords.documented(layer_type.__doc__, layer_type.__signature__.parameters, meanings)
+        meanings |= {name: _from_elsewhere(said) for name, said in own.items()}
+    return keywords.documented(doc, layer_type.__signature__.parameters, meanings)
+
+
+def _like_its_function(torch_type: type[nn.Module]) -> str | None:
+    """What the function of a class of torch says that it is, and where it says more."""
+    entry, short = rules.entry_of_type(torch_type), torch_type.__name__.lower()
+    name = _OF_CLASSES.get(short) or _OF_CLASSES.get(short.removesuffix("loss"))
+    name = name or _OF_FAMILIES.get(entry and entry.family)
+    said = inspect.getdoc(getattr(functional, name)) if name else None
+    # There is none where Python runs without docstrings.
+    if said is None:
+        return None
+    title = _from_elsewhere(said.partition("\n\n")[0])
+    title = textwrap.fill(title, 100, break_on_hyphens=False)
+    return f"{title}\n\nSee :func:`normprop.functional.{name}`."
+
+
+def _from_elsewhere(said: str) -> str:
+    """What a docstring of a function says, where its neighbours are no neighbours."""
+    return _BESIDE.sub(r":func:`~normprop.functional.\1`", said)
 
 
 def _own_parameters(function) -> list[inspect.Parameter]:

@@ -36,92 +36,12 @@ class _Shuffle(Moving):
         return any_batch(super()._compute)(input)
 
 
-class PixelShuffle(_Shuffle, nn.PixelShuffle):
-    """Normalised pixel shuffle: see :func:`normprop.functional.pixel_shuffle`."""
-
-
-class PixelUnshuffle(_Shuffle, nn.PixelUnshuffle):
-    """Normalised inverse of a pixel shuffle: see :func:`normprop.functional.pixel_unshuffle`."""
-
-
-class ChannelShuffle(Moving, nn.ChannelShuffle):
-    """Normalised shuffle of channels: see :func:`normprop.functional.channel_shuffle`."""
-
-
 class Flatten(Moving, nn.Flatten):
     """Normalised flattening: y = (x - mean)/σ in another shape, σ_f = std and σ_b = 1."""
 
 
 class Unflatten(Moving, nn.Unflatten):
     """Normalised inverse of flattening; figures as of :class:`Flatten`."""
-
-
-class Unfold(Moving, nn.Unfold):
-    """Normalised windows side by side: see :func:`normprop.functional.unfold`."""
-
-
-class Fold(Twin, nn.Fold):
-    """Normalised sum of windows: see :func:`normprop.functional.fold`."""
-
-
-class ZeroPad1d(Moving, nn.ZeroPad1d):
-    """Normalised zero padding: see :func:`normprop.functional.pad`."""
-
-
-class ZeroPad2d(Moving, nn.ZeroPad2d):
-    """Normalised zero padding in two dimensions: see :func:`normprop.functional.pad`."""
-
-
-class ZeroPad3d(Moving, nn.ZeroPad3d):
-    """Normalised zero padding in three dimensions: see :func:`normprop.functional.pad`."""
-
-
-class ConstantPad1d(Moving, nn.ConstantPad1d):
-    """Normalised constant padding: see :func:`normprop.functional.pad`."""
-
-
-class ConstantPad2d(Moving, nn.ConstantPad2d):
-    """Normalised constant padding in two dimensions: see :func:`normprop.functional.pad`."""
-
-
-class ConstantPad3d(Moving, nn.ConstantPad3d):
-    """Normalised constant padding in three dimensions: see :func:`normprop.functional.pad`."""
-
-
-class ReflectionPad1d(Moving, nn.ReflectionPad1d):
-    """Normalised reflection padding: see :func:`normprop.functional.pad`."""
-
-
-class ReflectionPad2d(Moving, nn.ReflectionPad2d):
-    """Normalised reflection padding in two dimensions: see :func:`normprop.functional.pad`."""
-
-
-class ReflectionPad3d(Moving, nn.ReflectionPad3d):
-    """Normalised reflection padding in three dimensions: see :func:`normprop.functional.pad`."""
-
-
-class ReplicationPad1d(Moving, nn.ReplicationPad1d):
-    """Normalised replication padding: see :func:`normprop.functional.pad`."""
-
-
-class ReplicationPad2d(Moving, nn.ReplicationPad2d):
-    """Normalised replication padding in two dimensions: see :func:`normprop.functional.pad`."""
-
-
-class ReplicationPad3d(Moving, nn.ReplicationPad3d):
-    """Normalised replication padding in three dimensions: see :func:`normprop.functional.pad`."""
-
-
-class CircularPad1d(Moving, nn.CircularPad1d):
-    """Normalised circular padding: see :func:`normprop.functional.pad`."""
-
-
-class CircularPad2d(Moving, nn.CircularPad2d):
-    """Normalised circular padding in two dimensions: see :func:`normprop.functional.pad`."""
-
-
-class CircularPad3d(Moving, nn.CircularPad3d):
-    """Normalised circular padding in three dimensions: see :func:`normprop.functional.pad`."""
 
 
 class _Upsample(Twin):
@@ -131,12 +51,30 @@ class _Upsample(Twin):
         return sizes_of(input.shape[1:])
 
 
-class Upsample(_Upsample, nn.Upsample):
-    """Normalised upsampling: see :func:`normprop.functional.interpolate`."""
-
-
-class UpsamplingNearest2d(_Upsample, nn.UpsamplingNearest2d):
-    """Normalised upsampling of images by copies: see :func:`normprop.functional.interpolate`."""
+# fmt: off
+class PixelShuffle(_Shuffle, nn.PixelShuffle): ...
+class PixelUnshuffle(_Shuffle, nn.PixelUnshuffle): ...
+class ChannelShuffle(Moving, nn.ChannelShuffle): ...
+class Unfold(Moving, nn.Unfold): ...
+class Fold(Twin, nn.Fold): ...
+class ZeroPad1d(Moving, nn.ZeroPad1d): ...
+class ZeroPad2d(Moving, nn.ZeroPad2d): ...
+class ZeroPad3d(Moving, nn.ZeroPad3d): ...
+class ConstantPad1d(Moving, nn.ConstantPad1d): ...
+class ConstantPad2d(Moving, nn.ConstantPad2d): ...
+class ConstantPad3d(Moving, nn.ConstantPad3d): ...
+class ReflectionPad1d(Moving, nn.ReflectionPad1d): ...
+class ReflectionPad2d(Moving, nn.ReflectionPad2d): ...
+class ReflectionPad3d(Moving, nn.ReflectionPad3d): ...
+class ReplicationPad1d(Moving, nn.ReplicationPad1d): ...
+class ReplicationPad2d(Moving, nn.ReplicationPad2d): ...
+class ReplicationPad3d(Moving, nn.ReplicationPad3d): ...
+class CircularPad1d(Moving, nn.CircularPad1d): ...
+class CircularPad2d(Moving, nn.CircularPad2d): ...
+class CircularPad3d(Moving, nn.CircularPad3d): ...
+class Upsample(_Upsample, nn.Upsample): ...
+class UpsamplingNearest2d(_Upsample, nn.UpsamplingNearest2d): ...
+# fmt: on
 
 
 class UpsamplingBilinear2d(_Upsample, nn.UpsamplingBilinear2d):

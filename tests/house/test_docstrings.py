@@ -38,6 +38,20 @@ def test_a_layer_points_at_functions_by_their_whole_names(package, name):
             home = getattr(home, part)
 
 
+SEVERAL = {"pad": "Pad", "interpolate": "Upsampl", "softmax": "Softmax2d", "cat": "Concat"}
+
+
+@pytest.mark.parametrize("name", [name for package, name in PUBLIC if package is normprop.nn])
+def test_a_layer_points_at_the_function_of_its_name(name):
+    said = re.search(
+        r"[Ss]ee :func:`normprop\.functional\.(\w+)`", getattr(normprop.nn, name).__doc__
+    )
+    if said is not None:
+        short = name.lower()
+        own = said[1].replace("_", "") in (short, short.removesuffix("loss"))
+        assert own or SEVERAL[said[1]] in name
+
+
 def test_a_docstring_is_completed_from_what_is_known_and_keeps_what_it_says():
     doc = """What it does.
 
