@@ -34,6 +34,7 @@ from normprop.graph.stepping import varied
 from normprop.graph.stored import lengthen_
 from normprop.graph.wrappers import unwrapped
 from normprop.nn.parametric import MapFromWeight
+from normprop.nn.together import Together, alone, together_of
 
 Normalization = Literal["keep", "drop"]
 _OPTIONS = {
@@ -242,7 +243,7 @@ def convert(
     options = {"scaling": scaling, "per": per, "method": method}
     # Tensors made for inference neither train nor say who wrote into them.
     with torch.inference_mode(False):
-        network, exchanged = exchange(copied(model), replace)
+        network, exchanged = exchange(alone(copied(model), fused=False), replace)
         if example_inputs or example_keywords:
             check_arguments(inner, example_inputs, example_keywords)
             example = Example(network, example_inputs, example_keywords)
@@ -259,6 +260,8 @@ def convert(
             example = Example(network, example_inputs, example_keywords)
         made = _Converter(network, example, options, Wishes(growth, logits), orthogonal)
         converted = made.convert()
+    if together_of(converted) is None:
+        Together(converted, fused=False)
     found = Conversion(made.converted, made.kept, notes=made.notes, exchanged=exchanged)
     if example is not None:
         functions = functions_of(example.traces)

@@ -9,7 +9,7 @@ from torch import nn
 from normprop import rules
 from normprop.functional.parametric import Absorbed, Meaning
 from normprop.graph import affine
-from normprop.graph.kinds import Kind, is_watched, kinds_of
+from normprop.graph.kinds import Kind, kinds_of
 from normprop.graph.plan import Choice, Plan
 from normprop.graph.rates import Rates, rates_of
 from normprop.graph.report import remember
@@ -26,7 +26,7 @@ from normprop.graph.rewrite import (
 from normprop.graph.roads import roads_of
 from normprop.graph.roles import mixes
 from normprop.nn.parametric import MapFromWeight, Parametric
-from normprop.nn.together import Together
+from normprop.nn.together import Together, together_of
 
 
 def fuse(model: nn.Module, /, *example_inputs, lean: bool = False, **example_keywords) -> nn.Module:
@@ -81,7 +81,7 @@ def fuse(model: nn.Module, /, *example_inputs, lean: bool = False, **example_key
         # Another road may have other factors.
         fused, plan, split, notes = _planned(model, example_inputs, example_keywords, lean)
         rates = None
-    Together(fused, _maps(fused), None if rates is None else rates.inputs)
+    Together(fused, True, None if rates is None else rates.inputs)
     return remember(fused, report_of(plan, fused, split, notes))
 
 
@@ -102,8 +102,8 @@ def _planned(model: nn.Module, inputs: tuple, keywords: dict, lean: bool):
 
 
 def _is_fused(module: nn.Module) -> bool:
-    absorbed = getattr(module, "absorbed", None)
-    return absorbed is not None or "_normprop_together" in vars(module)
+    together = together_of(module)
+    return getattr(module, "absorbed", None) is not None or (together is not None and together.fused)
 
 
 def _learn_at(fused: nn.Module, rates: Rates) -> None:
@@ -119,16 +119,6 @@ def _modes(model: nn.Module) -> tuple[bool | None, ...]:
     """Training, evaluation, and ``None`` for its own where a part of it is in another."""
     mixed = len({module.training for module in model.modules()}) > 1
     return (True, False, None) if mixed else (True, False)
-
-
-def _maps(model: nn.Module) -> list[MapFromWeight]:
-    """Those whose weights are made together.
-
-    A map with two weights makes them itself, and so does one whose weight is made when it is
-    called, by a hook or a parametrization.
-    """
-    maps = [m for m in model.modules() if isinstance(m, MapFromWeight) and not is_watched(m)]
-    return [m for m in maps if m.scaling != "separate" and "weight" in m._parameters]
 
 
 def _kinds(model: nn.Module) -> dict[str, Kind]:

@@ -41,7 +41,7 @@ from normprop.graph.wrappers import (
     tensors_in,
     unwrapped,
 )
-from normprop.nn.together import Together
+from normprop.nn.together import alone
 
 __all__ = ["predict"]
 
@@ -164,8 +164,7 @@ def _explained(problem: Exception) -> Exception:
 def _leaves(model: nn.Module) -> set[str]:
     """Paths of normalised layers, which here run as the plain ones: their shapes are the same."""
     found = set()
-    for path, module in model.named_modules():
-        Together.take_off(module)
+    for path, module in alone(model).named_modules():
         # Hooks may hand on what they get; those of torch.nn.utils make weights.
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key, hook in [*hooks.items()]:

@@ -17,7 +17,7 @@ from normprop.graph.plan import Plan
 from normprop.graph.report import kept_with_models
 from normprop.graph.wrappers import check_model, tensors_in, unwrapped
 from normprop.nn.calibrated import Calibrated
-from normprop.nn.together import Together
+from normprop.nn.together import alone
 
 
 @kept_with_models
@@ -86,9 +86,7 @@ def separated(model: nn.Module) -> tuple[nn.Module, list[tuple[str, ...]]]:
     A network may use one activation object everywhere, as it holds nothing; what becomes of
     it need not be the same everywhere.
     """
-    model = copied(model)
-    for module in model.modules():
-        Together.take_off(module)
+    model = alone(copied(model))
     paths: dict[int, list[str]] = {}
     for path, parent in list(model.named_modules()):
         for name, child in list(parent._modules.items()):

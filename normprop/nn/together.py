@@ -19,9 +19,12 @@ class Together:
     ``torch.compile``, ``torch.jit.trace``, transforms and checkpoints, and where a map is called
     by itself or something else makes its parameters, the map makes its own.
 
+    A map with two weights makes them itself, and so does one whose weight is made when it is
+    called, by a hook or a parametrization, and one that another network inside of this one serves.
+
     Args:
         network: gets the hooks.
-        layers: its maps, each once.
+        fused: whether constants of neighbours are in these weights.
         given: by place or keyword, the factor of the gradient of a tensor that the network is
             called with.
     """
@@ -29,25 +32,18 @@ class Together:
     def __init__(
         self,
         network: nn.Module,
-        layers: list[MapFromWeight],
+        fused: bool,
         given: dict[int | str, float] | None = None,
     ) -> None:
-        self.layers, self.given = layers, given or {}
+        others = [together_of(module) for module in network.modules()]
+        served = {id(layer) for other in others if other is not None for layer in other.layers}
+        maps = [m for m in network.modules() if isinstance(m, MapFromWeight) and m is not network]
+        self.layers = [m for m in maps if id(m) not in served and _makes_one(m)]
+        self.fused, self.given = fused, given or {}
         self.__dict__.update(dict.fromkeys(_OWN))
         network.__dict__["_normprop_together"] = self
         network.register_forward_pre_hook(self.before, with_kwargs=True)
         network.register_forward_hook(self.after, always_call=True)
-
-    @staticmethod
-    def take_off(network: nn.Module) -> None:
-        """Take its hooks off a network that has them: every map makes its own weight again."""
-        own = vars(network).pop("_normprop_together", None)
-        if own is None:
-            return
-        for hooks in (network._forward_pre_hooks, network._forward_hooks):
-            for key in [k for k, hook in hooks.items() if getattr(hook, "__self__", None) is own]:
-                del hooks[key]
-                network._forward_hooks_always_called.pop(key, None)
 
     def before(self, network: nn.Module, inputs: tuple, keywords: dict) -> tuple | None:
         """Give every map what it runs with."""
@@ -116,6 +112,8 @@ class Together:
             own = layer._parameters
             # No hook or parametrization makes them before the map runs.
             if "weight" in own and "bias" in own and not layer._forward_pre_hooks:
+                if layer.scaling == "separate" and not self.fused:
+                    continue
                 layers.append(layer)
                 weights.append(own["weight"])
                 biases.append(own["bias"])
@@ -155,6 +153,29 @@ class Together:
 
 
 _OWN = ("chosen", "maker", "seen", "made", "placed")
+
+
+def together_of(module: nn.Module) -> Together | None:
+    """Who makes the weights of this network, if anybody does."""
+    return vars(module).get("_normprop_together")
+
+
+def alone(model: nn.Module, fused: bool = True) -> nn.Module:
+    """The model, of which every map makes its own weight again, in a fused part where that is so."""
+    for module in model.modules():
+        own = together_of(module)
+        if own is None or (own.fused and not fused):
+            continue
+        del module.__dict__["_normprop_together"]
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key in [k for k, hook in hooks.items() if getattr(hook, "__self__", None) is own]:
+                del hooks[key]
+                module._forward_hooks_always_called.pop(key, None)
+    return model
+
+
+def _makes_one(layer: MapFromWeight) -> bool:
+    return layer.scaling != "separate" and "weight" in layer._parameters
 
 
 def _learnt(value, factor: float):
