@@ -5,6 +5,11 @@ from torch import Tensor, nn
 import normprop
 
 
+def batched(model: nn.Module, example: Tensor) -> nn.Module:
+    """The model itself, as ``convert`` leaves one: its weights are made in one call."""
+    return normprop.nn.batch_weights_(model)
+
+
 def fused(model: nn.Module, example: Tensor) -> nn.Module:
     """The model with the constants of its layers kept in its maps, for training."""
     return normprop.fuse(model, example)

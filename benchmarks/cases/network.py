@@ -198,7 +198,7 @@ def inference_cases(tasks: tuple[Task, ...]) -> Iterator[Case]:
     """A forward pass in evaluation mode, normprop as it is and folded into a plain network."""
     for task in tasks:
         implementations = {
-            method: _implementation(task, method, None, _inference)
+            method: _implementation(task, method, _as_left(method), _inference)
             for method in task.methods
             if method not in ("normprop projected", "naive")
         }
@@ -221,7 +221,7 @@ def _case(group: str, task: Task, make, compile: bool = False, graphed: bool = F
     implementations = {}
     for method in task.methods:
         if not (graphed and method in FUSED):
-            implementations[method] = _implementation(task, method, None, make)
+            implementations[method] = _implementation(task, method, _as_left(method), make)
         if method in FUSED:
             implementations[FUSED[method]] = _implementation(task, method, package.fused, make)
     return Case(
@@ -233,6 +233,11 @@ def _case(group: str, task: Task, make, compile: bool = False, graphed: bool = F
         compiled=compile,
         graphed=graphed,
     )
+
+
+def _as_left(method: str):
+    """What a user has done to a network of this method before it runs."""
+    return package.batched if method in FUSED else None
 
 
 def _memory(task: Task) -> int:

@@ -27,9 +27,10 @@ y(lower kink) < y < y(upper kink).  Hence this rule, for every implementation of
   would lose their gradient.  Every other function, whose slope would be that of a neighbour, keeps
   x in these types, and its slope is computed from x in float32.
 
-A call that works on few elements costs what Python costs.  Where the gradient is the derivative
-and torch's function keeps x as the row here does, small tensors of float32 and float64 therefore
-run torch's function and a line behind it, two operators that autograd knows, and no Function.
+A call that works on few elements costs what Python costs.  Where the gradient is the derivative,
+small tensors of float32 and float64 therefore run torch's function and a line behind it, two
+operators that autograd knows, and no Function.  They keep what torch's function keeps, which may be
+f beside the y that the next layer keeps, and of kinks they know what torch knows: x decides.
 On a GPU the others run the rows below there, and kernels from where memory costs more than calls.
 
 Compiled code runs the same rows, where a step is written without a comparison: Inductor would
@@ -50,6 +51,7 @@ from torch.nn import functional as torch_functional
 from normprop.functional.scale import (
     Constants,
     check_real,
+    is_differentiated,
     literal,
     normalized,
     remembered,
@@ -65,7 +67,7 @@ Kept = Literal["nothing", "input", "output"]
 Overwritten = Literal["input", "output"]
 Params = tuple[float | str, ...]
 
-SMALL = {"cpu": 2**15, "cuda": 2_000_000}
+SMALL = {"cpu": 2**14, "cuda": 2**20}
 """Up to so many elements Python costs more than a pass over memory does."""
 
 _aten = torch.ops.aten
@@ -97,7 +99,7 @@ class Map:
         kinks: of functions of lines that keep y, the values of f at the ends of the steepest.
         stepped: for compiled code, where ``backward`` compares, the slope f' in steps, without b.
         derived: whether ``backward`` is autograd's, for want of one that saves a pass.
-        lean: whether ``plain`` keeps x for autograd in a type, and nothing else.
+        lean: whether ``plain`` is one operator in a type.
     """
 
     plain: Callable[..., Tensor]
@@ -147,16 +149,17 @@ def fused(
     ``overwritten`` is what is written into between the two passes.
     """
     check_real(input)
-    row = MAPS[name]
+    row, small = MAPS[name], is_small(input)
     transformed = is_transformed(input)
+    if small and not transformed and backend != "triton" and not row.derived:
+        same = constants.forward == constants.backward
+        if same and row.lean(input.dtype):
+            check_backend(backend)
+            line = line_of(name, params, *constants, input.dtype)
+            return affine(row.plain(input, *params), line.scale, line.shift)
     triton = wants_triton(input, backend, transformed)
     kept = row.kept(params, input.dtype)
-    bare = kept == "input" and row.lean(input.dtype) and not row.derived
-    bare = bare and constants.forward == constants.backward
-    if bare and not transformed and backend != "triton" and is_small(input):
-        line = line_of(name, params, *constants, input.dtype)
-        return affine(row.plain(input, *params), line.scale, line.shift)
-    if backend == "auto" and not half(input.dtype) and is_small(input):
+    if small and backend == "auto" and not half(input.dtype):
         # Two of ATen's launches take less of Python's time than one of a kernel's.
         triton = False
     if row.derived:
@@ -171,11 +174,9 @@ def fused(
         # Dynamo makes variables of floats that it has seen change from layer to layer.
         shift, forward, backward = constants.shift, constants.forward, constants.backward
         constants = Constants(literal(shift), literal(forward), literal(backward))
-    elif not (torch.is_grad_enabled() and input.requires_grad):
-        # Nobody asks for a derivative.
-        with torch.no_grad():
-            return _forward(input, name, params, constants, kept, triton)
-    return _Fused.apply(input, name, params, constants, kept, triton)
+        return _Fused.apply(input, name, params, constants, kept, triton)
+    run = _Fused.apply if is_differentiated(input) else _forward
+    return run(input, name, params, constants, kept, triton)
 
 
 def _forward(input, name, params, constants, kept, triton) -> Tensor:
@@ -399,7 +400,7 @@ def _step(t: Tensor) -> Tensor:
 # Slopes from y
 
 
-def _between_kinks(plain, kinks, forward=None, factor=1.0) -> Map:
+def _between_kinks(plain, kinks, forward=None, factor=1.0, **more) -> Map:
     """The row of a function that rises so fast between two kinks, and nowhere else."""
 
     def backward(grad, y, line, *_):
@@ -408,7 +409,7 @@ def _between_kinks(plain, kinks, forward=None, factor=1.0) -> Map:
     def stepped(y, line, *_):
         return _step(y - line.low) * _step(line.high - y) * factor
 
-    return Map(plain, backward, forward, kinks=kinks, stepped=stepped)
+    return Map(plain, backward, forward, kinks=kinks, stepped=stepped, **more)
 
 
 def _relu(grad, y, line):
@@ -607,7 +608,11 @@ MAPS = {
         stepped=_beyond,
     ),
     "hardsigmoid": _between_kinks(
-        _hardsigmoid, lambda: (0.0, 1.0), _hardsigmoid_forward, factor=1.0 / 6.0
+        _hardsigmoid,
+        lambda: (0.0, 1.0),
+        _hardsigmoid_forward,
+        factor=1.0 / 6.0,
+        lean=lambda dtype: dtype == torch.float32,
     ),
     "hardswish": Map(
         _hardswish,
@@ -653,7 +658,7 @@ MAPS = {
         keeps=lambda _: "input",
         stepped=_beyond,
     ),
-    "softsign": Map(_fn.softsign, _softsign, _softsign_forward),
+    "softsign": Map(_fn.softsign, _softsign, _softsign_forward, lean=lambda _: False),
     "tanh": Map(torch.tanh, lambda grad, y, line: _parabola(grad, y, line, 1.0, 0.0)),
     "tanhshrink": Map(
         _fn.tanhshrink,

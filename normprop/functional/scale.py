@@ -104,6 +104,11 @@ def saving() -> object:
     return None if ask is None else ask(False)
 
 
+def is_differentiated(tensor: Tensor) -> bool:
+    """Whether a backward pass may ask for the gradient of this tensor."""
+    return torch.is_grad_enabled() and tensor.requires_grad
+
+
 def literal(value: float) -> float:
     """The same float, as a constant under ``torch.compile``.
 

@@ -22,7 +22,13 @@ import torch
 from torch import Tensor
 
 from normprop.functional.fused import Backend, is_transformed, wants_triton
-from normprop.functional.scale import check_option, literal, transforms_active, upcast
+from normprop.functional.scale import (
+    check_option,
+    is_differentiated,
+    literal,
+    transforms_active,
+    upcast,
+)
 
 __all__ = ["normalize_weight"]
 
@@ -89,17 +95,18 @@ def on_sphere(
 ) -> Tensor:
     """The weight with norms of this size, over what :func:`sphere` says."""
     transformed = is_transformed(weight)
-    if wants_triton(weight, backend, transformed):
-        return _Scaled.apply(weight, over, groups, size, True)
-    if weight.numel() == 0:
+    triton = wants_triton(weight, backend, transformed)
+    if weight.numel() == 0 and not triton:
         return weight.clone()
     if torch.compiler.is_compiling():
         # A compiler fuses the passes by itself, and must not meet the projection as a custom
         # backward where torch.func may differentiate it (pytorch issue 193279).
         return _plainly(_saturating(weight), over, groups, size).to(weight.dtype)
-    if transformed or not weight.is_contiguous():
+    if transformed or not (triton or weight.is_contiguous()):
         return _Transformed.apply(weight, over, groups, size)
-    return _Scaled.apply(weight, over, groups, size, False)
+    if is_differentiated(weight):
+        return _Scaled.apply(weight, over, groups, size, triton)
+    return _scaled(weight, over, groups, size, triton)[0]
 
 
 @torch.no_grad()
@@ -145,21 +152,7 @@ class _Scaled(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, weight, over, groups, size, triton):
-        scale = None
-        if triton:
-            from normprop.kernels import weight as kernel
-
-            # Made once for layers alike.
-            ctx.kernel = kernel.batch((kernel.Layer(over, size, groups),), (weight,), (None,))
-            (scaled,), _, inverse = ctx.kernel.forward((weight,), (None,))
-        else:
-            wide = upcast(weight)
-            if has_kernel(wide, over, groups):
-                scaled, scale, inverse = _in_one_pass(wide, over, size)
-            else:
-                near, scale, inverse = _norms(wide, over, groups)
-                scaled = _times(near, size * inverse)
-            scaled = scaled.to(weight.dtype)
+        scaled, scale, inverse, ctx.kernel = _scaled(weight, over, groups, size, triton)
         ctx.arguments = over, groups, size, triton
         ctx.save_for_backward(weight, scale, inverse)
         ctx.save_for_forward(weight)
@@ -193,6 +186,24 @@ class _Scaled(torch.autograd.Function):
         (weight,) = ctx.saved_tensors
         over, groups, size, _ = ctx.arguments
         return _derivative(weight, tangent, over, groups, size)
+
+
+def _scaled(weight, over, groups, size, triton):
+    """size·W/n, the last two of what :func:`_norms` gives, and the kernel that made them."""
+    if triton:
+        from normprop.kernels import weight as kernel
+
+        # Made once for layers alike.
+        batch = kernel.batch((kernel.Layer(over, size, groups),), (weight,), (None,))
+        (scaled,), _, inverse = batch.forward((weight,), (None,))
+        return scaled, None, inverse, batch
+    wide = upcast(weight)
+    if has_kernel(wide, over, groups):
+        scaled, scale, inverse = _in_one_pass(wide, over, size)
+    else:
+        near, scale, inverse = _norms(wide, over, groups)
+        scaled = _times(near, size * inverse)
+    return scaled.to(weight.dtype), scale, inverse, None
 
 
 class _Transformed(torch.autograd.Function):

@@ -34,7 +34,7 @@ from normprop.graph.stepping import varied
 from normprop.graph.stored import lengthen_
 from normprop.graph.wrappers import unwrapped
 from normprop.nn.parametric import MapFromWeight
-from normprop.nn.together import Together, alone, together_of
+from normprop.nn.together import alone, batch_weights_
 
 Normalization = Literal["keep", "drop"]
 _OPTIONS = {
@@ -218,6 +218,9 @@ def convert(
         example_keywords: what else it is called with.  Of an argument of the model that has the
             name of an option here, the option is meant: give it by position.
 
+    The weights of all maps are made in one call when the network is called, as
+    :func:`normprop.nn.batch_weights_` has it.
+
     Returns:
         A copy, in the mode of the model; :func:`normprop.report` has its :class:`Conversion`.
 
@@ -260,8 +263,7 @@ def convert(
             example = Example(network, example_inputs, example_keywords)
         made = _Converter(network, example, options, Wishes(growth, logits), orthogonal)
         converted = made.convert()
-    if together_of(converted) is None:
-        Together(converted, fused=False)
+    batch_weights_(converted)
     found = Conversion(made.converted, made.kept, notes=made.notes, exchanged=exchanged)
     if example is not None:
         functions = functions_of(example.traces)

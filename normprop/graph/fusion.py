@@ -103,7 +103,9 @@ def _planned(model: nn.Module, inputs: tuple, keywords: dict, lean: bool):
 
 def _is_fused(module: nn.Module) -> bool:
     together = together_of(module)
-    return getattr(module, "absorbed", None) is not None or (together is not None and together.fused)
+    return getattr(module, "absorbed", None) is not None or (
+        together is not None and together.fused
+    )
 
 
 def _learn_at(fused: nn.Module, rates: Rates) -> None:

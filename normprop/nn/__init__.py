@@ -16,6 +16,7 @@ from normprop.nn.loss import *
 from normprop.nn.parametric import *
 from normprop.nn.pool import *
 from normprop.nn.shape import *
+from normprop.nn.together import *
 
 __all__ = sorted(
     name

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import threading
 import warnings
 import weakref
 from typing import Any, ClassVar, NamedTuple
@@ -42,6 +43,7 @@ class AtHand(NamedTuple):
         bias: the same.
         bias_version: of that.
         saving: what tensors that are saved went through then.
+        thread: whose pass it is.
     """
 
     used: Tensor
@@ -51,6 +53,7 @@ class AtHand(NamedTuple):
     bias: Tensor | None
     bias_version: int | None
     saving: object
+    thread: int
 
 
 _CHOICES = ("scaling", "per", "gain", "method", "absorbed", "stride", "groups")
@@ -177,7 +180,7 @@ class MapFromWeight(Parametric):
         return rules.parametric(self, law, weights_that_run(self))
 
     def _run(self, name: str, input: Tensor, *geometry) -> Tensor:
-        """The function of that name, of torch where the network has made its weight."""
+        """The function of that name, of torch where the weight that runs is there."""
         self._check_place()
         made = self._at_hand()
         if made is not None:
@@ -193,14 +196,21 @@ class MapFromWeight(Parametric):
         # Without a copy of the weight.
         normalize_weight_(self.weight, self._ball(), self.per, **self._geometry())
 
+    @property
+    def runs_as_it_is(self) -> bool:
+        """Whether weight and bias are those that run, both ways."""
+        return self.method == "project" and self.absorbed is None and self.scaling != "separate"
+
     def _at_hand(self) -> tuple[Tensor, Tensor | None] | None:
-        """Weight and bias that run, where the network has made them.
+        """Weight and bias that run, where they are there or the network has made them.
 
         Not in a checkpoint inside of the network, which runs this layer alone once more and
-        has to save the same; nor where parameters were written since.
+        has to save the same; nor where parameters were written since, or in another thread.
         """
+        if self.runs_as_it_is:
+            return self.weight, self.bias
         made = self.made
-        if made is None or made.saving != saving():
+        if made is None or made.saving != saving() or made.thread != threading.get_ident():
             return None
         if made.version is not None and made.version != made.weight._version:
             return None

@@ -1,5 +1,6 @@
 """All weights of a network in one call, before it runs."""
 
+import threading
 from collections.abc import Collection
 
 import torch
@@ -9,6 +10,8 @@ from normprop.functional.parametric import Absorbed
 from normprop.functional.scale import saving, scale_gradient, transforms_active
 from normprop.functional.together import Layer, Made, Maker, Placed, again, asked, together
 from normprop.nn.parametric import AtHand, MapFromWeight
+
+__all__ = ["batch_weights_"]
 
 
 class Together:
@@ -35,11 +38,7 @@ class Together:
         fused: bool,
         given: dict[int | str, float] | None = None,
     ) -> None:
-        others = [together_of(module) for module in network.modules()]
-        served = {id(layer) for other in others if other is not None for layer in other.layers}
-        maps = [m for m in network.modules() if isinstance(m, MapFromWeight) and m is not network]
-        self.layers = [m for m in maps if id(m) not in served and _makes_one(m)]
-        self.fused, self.given = fused, given or {}
+        self.layers, self.fused, self.given = _maps(network), fused, given or {}
         self.__dict__.update(dict.fromkeys(_OWN))
         network.__dict__["_normprop_together"] = self
         network.register_forward_pre_hook(self.before, with_kwargs=True)
@@ -58,14 +57,17 @@ class Together:
 
     def _hand_out(self) -> None:
         layers, weights, biases = self._ready()
-        self._look(layers, weights, biases)
-        pairs = zip(self.made.weights, self.made.biases, strict=True)
+        if not layers:
+            return
+        # Not by way of self: a network may run in several threads.
+        made = self._looked(layers, weights, biases)
+        pairs = zip(made.weights, made.biases, strict=True)
         if torch.is_grad_enabled() and any(t.requires_grad for t in _there(weights, biases)):
-            pairs = together(weights, biases, self.made)
-        through = saving()
+            pairs = together(weights, biases, made)
+        now = saving(), threading.get_ident()
         for layer, pair, weight, bias in zip(layers, pairs, weights, biases, strict=True):
             layer.__dict__["made"] = AtHand(
-                *pair, weight, _version(weight), bias, _version(bias), through
+                *pair, weight, _version(weight), bias, _version(bias), *now
             )
 
     def after(self, network: nn.Module, inputs: tuple, output) -> None:
@@ -78,7 +80,7 @@ class Together:
     def asked(self) -> dict[MapFromWeight, Placed]:
         """What is to be made where it was, of weights that are put on their balls."""
         layers, weights, biases = self._ready()
-        if self.made is None or not self._is_as_it_was(layers, weights, biases):
+        if self.made is None or self._last(layers, weights, biases) is None:
             return {}
         if self.placed is None:
             pairs = zip(self.made.weights, self.made.biases, strict=True)
@@ -98,61 +100,101 @@ class Together:
         Args:
             done: layers for which that was done already.
         """
-        kept = [layer for layer in self.layers if layer.method == "project"]
+        layers, weights, biases = self._ready()
+        kept = [layer for layer in layers if layer.method == "project"]
         if kept:
-            layers, weights, biases = self._ready()
             if not all(layer in done for layer in kept):
                 self._make(layers, weights, biases, self.made)
-            self.seen = _versions(_there(weights, biases))
+            now = _versions(_there(weights, biases))
+            self.seen = None if now is None else (now, self.made)
 
     def _ready(self) -> tuple[list, list, list]:
-        """The maps whose parameters are their own now, and these."""
+        """The maps that do not run as they are, whose parameters are their own now, and these."""
         layers, weights, biases = [], [], []
         for layer in self.layers:
             own = layer._parameters
             # No hook or parametrization makes them before the map runs.
             if "weight" in own and "bias" in own and not layer._forward_pre_hooks:
-                if layer.scaling == "separate" and not self.fused:
+                if layer.runs_as_it_is or (layer.scaling == "separate" and not self.fused):
                     continue
                 layers.append(layer)
                 weights.append(own["weight"])
                 biases.append(own["bias"])
         return layers, weights, biases
 
-    def _look(self, layers, weights, biases) -> None:
-        """Make again what has changed."""
+    def _looked(self, layers, weights, biases) -> Made:
+        """What was made last, or is made again where something has changed."""
         now = None
         # Whoever writes past the version counters, into ``.data``, is seen.
         if all(layer.method == "project" for layer in layers):
-            now = _versions(_there(weights, biases))
-            if now is not None and now == self.seen:
-                return
-        self._make(layers, weights, biases)
-        self.seen = now
+            now, (seen, kept) = _versions(_there(weights, biases)), self.seen or (None, None)
+            if now is not None and now == seen:
+                return kept
+        made = self._make(layers, weights, biases)
+        self.seen = None if now is None else (now, made)
+        return made
 
-    def _is_as_it_was(self, layers, weights, biases) -> bool:
-        """Whether what was made last was made of these tensors, and asked for alike."""
-        same = self.maker is not None and self.chosen == _choices(layers)
-        return same and self.maker.serves(weights, biases)
+    def _last(self, layers, weights, biases) -> Maker | None:
+        """Who made the last, where it was of these tensors, and asked for alike."""
+        chosen, maker = self.maker or (None, None)
+        same = chosen == _choices(layers) and maker.serves(weights, biases)
+        return maker if same else None
 
-    def _make(self, layers, weights, biases, there: Made | None = None) -> None:
+    def _make(self, layers, weights, biases, there: Made | None = None) -> Made:
         if there is None:
             # Its memory can serve again.
             self.made = self.seen = self.placed = None
         # What is made to be kept may serve a pass that learns.
         inference = any(t.is_inference() for t in _there(weights, biases))
         with torch.inference_mode(inference):
-            if not self._is_as_it_was(layers, weights, biases):
-                self.chosen, there = _choices(layers), None
-                self.maker = Maker([_asked(layer) for layer in layers], weights, biases)
-            self.made, self.placed = self.maker.make(weights, biases, there), None
+            maker = self._last(layers, weights, biases)
+            if maker is None:
+                maker, there = Maker([_asked(layer) for layer in layers], weights, biases), None
+                self.maker = _choices(layers), maker
+            made = maker.make(weights, biases, there)
+        self.made, self.placed = made, None
+        return made
 
     def __getstate__(self) -> dict:
         # What was made belongs to the parameters of one process.
         return vars(self) | dict.fromkeys(_OWN)
 
 
-_OWN = ("chosen", "maker", "seen", "made", "placed")
+_OWN = ("maker", "seen", "made", "placed")
+
+
+def batch_weights_(network: nn.Module) -> nn.Module:
+    r"""Have all weights of a network of normalised maps made in one call when it is called.
+
+    Each map by itself divides its weight W by its norm n when it runs, :math:`V = size\, W/n`, and
+    pays for a few calls of its own, which is most of what a small map costs, and on a GPU of what
+    any map costs.  The network then makes V of every map before its own ``forward``, by few
+    operators for all, or on CUDA by one kernel, with one node of autograd for all of them.  Outputs
+    and gradients are the same but for rounding; parameters and the keys of the ``state_dict`` are
+    what they were.  While the network runs, all V are there at once.
+
+    What :func:`normprop.convert` and :func:`normprop.fuse` return does so already.  Maps with
+    ``scaling="separate"``, or whose weight a parametrization or a hook makes, go on by themselves,
+    and so does a map that is called outside of the network's call, and all of them in compiled
+    code, under transforms and in checkpoints.
+
+    Args:
+        network: gets two hooks, in place.
+
+    Returns:
+        The network.
+
+    Raises:
+        TypeError: the network is no module.
+
+    Example:
+        >>> net = batch_weights_(nn.Sequential(Linear(8, 8), ReLU(), Linear(8, 1)))
+    """
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"network must be a torch.nn.Module; it was {network!r}")
+    if together_of(network) is None and _maps(network):
+        Together(network, fused=False)
+    return network
 
 
 def together_of(module: nn.Module) -> Together | None:
@@ -161,7 +203,7 @@ def together_of(module: nn.Module) -> Together | None:
 
 
 def alone(model: nn.Module, fused: bool = True) -> nn.Module:
-    """The model, of which every map makes its own weight again, in a fused part where that is so."""
+    """The model, of which every map makes its own weight again, or all but the ``fused`` ones."""
     for module in model.modules():
         own = together_of(module)
         if own is None or (own.fused and not fused):
@@ -174,8 +216,13 @@ def alone(model: nn.Module, fused: bool = True) -> nn.Module:
     return model
 
 
-def _makes_one(layer: MapFromWeight) -> bool:
-    return layer.scaling != "separate" and "weight" in layer._parameters
+def _maps(network: nn.Module) -> list[MapFromWeight]:
+    """Those that it can serve."""
+    others = [together_of(module) for module in network.modules()]
+    served = {id(layer) for other in others if other is not None for layer in other.layers}
+    maps = [m for m in network.modules() if isinstance(m, MapFromWeight) and m is not network]
+    maps = [m for m in maps if m.scaling != "separate" and "weight" in m._parameters]
+    return [m for m in maps if id(m) not in served]
 
 
 def _learnt(value, factor: float):

@@ -217,10 +217,36 @@ def test_small_tensors_run_what_large_ones_run(name, params, dtype, monkeypatch)
             assert ((dx - dz).abs() <= 4 * eps * size).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "params"), [call for call in CALLS if call not in KEEPS_ITS_INPUT], ids=str
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_small_tensors_have_the_derivative_of_torch(name, params, dtype):
+    # At a kink too, where x decides and not a y that was rounded.
+    x = points(dtype).requires_grad_()
+    row = MAPS[name]
+    y = fused(name, x, params, TRUE)
+    assert runs_python(y) == (row.derived or not row.lean(dtype))
+    if runs_python(y):
+        return
+    f = row.plain(x, *params)
+    dy = torch.randn_like(y)
+    (dx,), (wanted,) = (torch.autograd.grad(t, x, g) for t, g in ((y, dy), (f, dy / TRUE.forward)))
+    eps = torch.finfo(dtype).eps
+    assert ((dx - wanted).abs() <= 4 * eps * dy.abs() / TRUE.forward).all()
+    line = (f - TRUE.shift) / TRUE.forward
+    assert ((y - line).abs() <= 4 * eps * (f.abs() + abs(TRUE.shift)) / TRUE.forward).all()
+    # What is written into was kept by nobody, whatever is said of it.
+    z = fused(name, x, params, TRUE, overwritten="output")
+    z.mul_(2.0)
+    assert torch.equal(torch.autograd.grad(z, x, dy / 2.0)[0], dx)
+
+
 def test_a_large_tensor_has_the_one_function():
-    for size, more in ((2**15, False), (2**15 + 1, True)):
+    for size, more in ((SMALL["cpu"], False), (SMALL["cpu"] + 1, True)):
         x = torch.randn(size, requires_grad=True)
-        assert runs_python(fused("gelu", x, ("none",), TRUE)) == more
+        for name, params in (("gelu", ("none",)), ("tanh", ())):
+            assert runs_python(fused(name, x, params, TRUE)) == more
         with torch.no_grad():
             assert not fused("gelu", x, ("none",), TRUE).requires_grad
 

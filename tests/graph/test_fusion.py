@@ -8,6 +8,7 @@ from torch import nn
 
 import normprop
 import normprop.nn as nnp
+from normprop.functional import fused
 from normprop.graph import check, fold, fuse, separate_on_bridges_
 from normprop.graph.affine import Affine, Clamp
 from normprop.nn.parametric import Parametric
@@ -170,7 +171,9 @@ def plain_network(order, activation):
 @pytest.mark.parametrize("activation", ["ReLU", "GELU", "Tanh"])
 @pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize("order", ["pre", "post"])
-def test_no_more_is_kept_than_by_the_plain_network(order, scaling, activation):
+def test_no_more_is_kept_than_by_the_plain_network(order, scaling, activation, monkeypatch):
+    # Activations of few elements, of which Python is what they cost, may keep f beside y.
+    monkeypatch.setitem(fused.SMALL, "cpu", 0)
     maps, acts = options(scaling)
     model = residual(order, getattr(nnp, activation))(maps, acts).double()
     x = torch.randn(2, 3, 12, 12).double()

@@ -1,0 +1,307 @@
+"""All weights of a network in one call, whoever put the network together."""
+
+import copy
+import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+from torch.utils.checkpoint import checkpoint
+
+import normprop
+from normprop.nn import batch_weights_
+from normprop.nn.together import together_of
+
+own = normprop.nn
+
+
+class Images(nn.Module):
+    """Maps of every kind, with branches, and one that is used twice."""
+
+    def __init__(self, **ball):
+        super().__init__()
+        self.first = own.Conv2d(3, 6, 3, padding=1, padding_mode="reflect", **ball)
+        self.deep = own.Conv2d(6, 6, 3, padding=1, groups=3, bias=False, **ball)
+        self.up = own.ConvTranspose2d(6, 4, 2, stride=2, **ball)
+        self.act = own.ReLU()
+        self.head = own.Linear(4, 4, **ball)
+
+    def forward(self, x):
+        x = self.act(self.first(x))
+        x = self.act(self.deep(x)) + x
+        x = self.up(self.deep(x)).mean((2, 3))
+        return self.head(self.head(x))
+
+
+BALLS = [
+    {"scaling": scaling, "per": per, "method": method}
+    for scaling in ("forward", "backward")
+    for per in ("neuron", "layer")
+    for method in ("normalize", "project")
+]
+X = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def made(**ball):
+    torch.manual_seed(0)
+    return Images(**ball).double()
+
+
+def results(network, x=X):
+    x = x.clone().requires_grad_()
+    y = network(x)
+    wanted = [x, *(p for p in network.parameters() if p.requires_grad)]
+    found = torch.autograd.grad(y.square().sum(), wanted, allow_unused=True)
+    return [y, *(g for g in found if g is not None)]
+
+
+def same(network, other, x=X, rtol=1e-10):
+    pairs = zip(results(network, x), results(other, x), strict=True)
+    return all(torch.allclose(a, b, rtol=rtol, atol=rtol) for a, b in pairs)
+
+
+def nodes(output, name):
+    found, waiting = set(), [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            waiting += [before for before, _ in node.next_functions]
+    return sum(type(node).__name__.startswith(name) for node in found)
+
+
+@pytest.mark.parametrize("ball", BALLS, ids=str)
+def test_it_is_the_same_network_with_one_node_for_all_weights(ball):
+    alone, network = made(**ball), batch_weights_(made(**ball))
+    assert same(network, alone)
+    assert list(network.state_dict()) == list(alone.state_dict())
+    assert nodes(network(X), "_Together") == (1 if ball["method"] == "normalize" else 0)
+    assert nodes(network(X), "_Scaled") == 0
+    with torch.no_grad():
+        assert torch.allclose(network(X), alone(X), rtol=1e-12)
+
+
+def test_convert_leaves_a_network_so():
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Tanh()).double()
+    for network in (normprop.convert(plain), normprop.convert(plain, X)):
+        assert nodes(network(X), "_Together") == 1
+        assert same(network, normprop.nn.together.alone(copy.deepcopy(network)))
+        # Converted once more, or as a part, there is one who makes them, and it is fused as before.
+        again = normprop.convert(network)
+        assert nodes(again(X), "_Together") == 1
+        assert len(again._forward_pre_hooks) == 1
+        whole = normprop.convert(nn.Sequential(network, nn.Flatten(), nn.Linear(16, 2).double()))
+        assert same(normprop.fuse(whole, X), whole)
+        assert torch.allclose(normprop.fold(whole, X)(X), whole(X))
+
+
+def test_a_map_alone_gets_no_hooks():
+    layer = normprop.convert(nn.Linear(3, 3))
+    assert together_of(layer) is None
+    assert not layer._forward_pre_hooks
+    assert together_of(batch_weights_(nn.Sequential(nn.Linear(3, 3)))) is None
+
+
+def test_what_is_refused():
+    with pytest.raises(TypeError, match=r"network must be a torch\.nn\.Module; it was 3"):
+        batch_weights_(3)
+
+
+def test_twice_is_once():
+    network = batch_weights_(batch_weights_(made()))
+    assert len(network._forward_pre_hooks) == 1
+
+
+def test_a_part_that_makes_its_own_is_left_to_it():
+    inner = batch_weights_(made())
+    outer = batch_weights_(nn.Sequential(inner, own.Linear(4, 4).double()))
+    assert nodes(outer(X), "_Together") == 2
+    assert same(outer, nn.Sequential(made(), outer[1]))
+
+
+def test_maps_that_it_cannot_serve_go_on_by_themselves():
+    network, alone = batch_weights_(made()), made()
+    for each in (network, alone):
+        each.first.scaling = "separate"
+        parametrize.register_parametrization(each.head, "weight", nn.Identity())
+        each.up.register_forward_pre_hook(lambda module, inputs: None)
+    assert same(network, alone)
+    for each in (network, alone):
+        each.deep.scaling, each.first.scaling = "separate", "forward"
+    assert same(network, alone)
+
+
+def test_what_is_written_exchanged_or_frozen_is_seen():
+    network, alone = batch_weights_(made()), made()
+    changes = (
+        lambda net: net.first.weight.data.mul_(3.0).add_(0.1),
+        lambda net: setattr(net, "up", own.ConvTranspose2d(6, 4, 2, stride=2).double()),
+        lambda net: net.up.weight.requires_grad_(False),
+        lambda net: setattr(net.head, "bias", nn.Parameter(torch.ones(4, dtype=torch.float64))),
+        lambda net: net.load_state_dict(made(gain=2.0).state_dict(), strict=False),
+        lambda net: setattr(net.head, "gain", 2.0),
+        lambda net: setattr(net.first, "per", "layer"),
+    )
+    for change in changes:
+        for each in (network, alone):
+            torch.manual_seed(1)
+            change(each)
+        assert same(network, alone)
+        with torch.no_grad():
+            assert torch.allclose(network.eval()(X), alone(X), rtol=1e-12)
+
+
+def test_it_goes_with_copies_and_files():
+    network = batch_weights_(made())
+    results(network)
+    for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        with torch.no_grad():
+            other.first.weight.mul_(2.0).add_(0.2)
+        alone = made()
+        alone.load_state_dict(other.state_dict())
+        assert same(other, alone)
+        assert nodes(other(X), "_Together") == 1
+        assert same(network, made())
+
+
+def test_a_map_called_by_itself_makes_its_own():
+    network = batch_weights_(made())
+    assert nodes(network.first(X), "_Together") == 0
+    assert torch.equal(network.first(X), made().first(X))
+
+
+def test_checkpoints_transforms_and_functional_calls():
+    network, alone = batch_weights_(made()), made()
+    for reentrant in (False, True):
+        assert torch.allclose(*(gradients(checked(each, reentrant)) for each in (network, alone)))
+    values = {name: p.detach() * 2.0 + 0.1 for name, p in network.named_parameters()}
+
+    def loss(values, network):
+        return torch.func.functional_call(network, values, X).square().sum()
+
+    got, wanted = (torch.func.grad(loss)(values, each) for each in (network, alone))
+    assert all(torch.allclose(got[name], wanted[name]) for name in wanted)
+    found, right = (torch.func.functional_call(each, values, X) for each in (network, alone))
+    assert torch.allclose(found, right)
+    assert same(network, alone)
+
+
+def checked(network, reentrant):
+    def run(x):
+        return checkpoint(network, x, use_reentrant=reentrant)
+
+    return network, run
+
+
+def gradients(found):
+    network, run = found
+    network.zero_grad()
+    x = X.clone().requires_grad_()
+    run(x).square().sum().backward()
+    return torch.cat([t.grad.flatten() for t in (x, *network.parameters())])
+
+
+# Forward mode makes torch load decompositions that it wrote in its own deprecated TorchScript.
+forward_mode = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+
+
+@forward_mode
+def test_second_derivatives_and_forward_mode():
+    network, alone = batch_weights_(made()), made()
+
+    def twice(network):
+        x = X.clone().requires_grad_()
+        wanted = [x, *network.parameters()]
+        first = torch.autograd.grad(network(x).square().sum(), wanted, create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in first), wanted)
+
+    assert all(map(torch.allclose, twice(network), twice(alone)))
+    with torch.autograd.forward_ad.dual_level():
+        tangents = []
+        for each in (network, alone):
+            each.requires_grad_(False)
+            dual = torch.autograd.forward_ad.make_dual(X, torch.ones_like(X))
+            tangents.append(torch.autograd.forward_ad.unpack_dual(each(dual)).tangent)
+    assert torch.allclose(*tangents)
+
+
+@forward_mode
+def test_forward_mode_by_weights():
+    network, alone = batch_weights_(made()), made()
+    tangents = []
+    for each in (network, alone):
+        names, values = zip(*each.named_parameters(), strict=True)
+        values = tuple(v.detach() for v in values)
+
+        def run(*values, each=each, names=names):
+            return torch.func.functional_call(each, dict(zip(names, values, strict=True)), X)
+
+        with torch.autograd.forward_ad.dual_level():
+            duals = [torch.autograd.forward_ad.make_dual(v, torch.ones_like(v)) for v in values]
+            tangents.append(torch.autograd.forward_ad.unpack_dual(run(*duals)).tangent)
+    assert torch.allclose(*tangents)
+
+
+def test_autocast_and_half_precision():
+    network, alone = batch_weights_(made().float()), made().float()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.allclose(network(X.float()), alone(X.float()), rtol=0.05, atol=0.05)
+    half = X.to(torch.bfloat16)
+    network, alone = network.to(torch.bfloat16), alone.to(torch.bfloat16)
+    assert torch.allclose(network(half), alone(half), rtol=0.05, atol=0.05)
+
+
+def test_what_was_made_is_let_go():
+    network = batch_weights_(made())
+    results(network)
+    assert all(layer.made is None for layer in network.modules() if hasattr(layer, "made"))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_several_threads_run_it_at_once(training):
+    network = batch_weights_(made())
+    inputs = [X * (1.0 + i) for i in range(8)]
+    alone = made()
+    right = [results(alone, x) for x in inputs]
+    right = right if training else [found[:1] for found in right]
+
+    def run(x):
+        for _ in range(20):
+            if training:
+                found = results(network, x)
+            else:
+                with torch.no_grad():
+                    found = [network(x)]
+        return found
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(run, inputs))
+    finally:
+        sys.setswitchinterval(before)
+    for mine, own_results in zip(found, right, strict=True):
+        for a, b in zip(mine, own_results, strict=True):
+            assert torch.allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["normalize", "project"])
+def test_it_trains_as_its_maps_do(method):
+    def trained(network):
+        optimizer = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9)
+        for _ in range(10):
+            optimizer.zero_grad()
+            network(X).square().sum().backward()
+            optimizer.step()
+            if method == "project":
+                own.project_(network)
+        return [p.detach() for p in network.parameters()]
+
+    together, alone = trained(batch_weights_(made(method=method))), trained(made(method=method))
+    assert all(
+        torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(together, alone, strict=True)
+    )
