@@ -11,7 +11,7 @@ BOUNDS = {
     "graph": 10_100,
     "kernels": 1_910,
     "montecarlo": 730,
-    "nn": 2_150,
+    "nn": 2_200,
     "rules": 2_700,
 }
 
