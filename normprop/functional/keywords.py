@@ -7,7 +7,6 @@ nothing has the meaning that stands here, or torch's.
 
 import functools
 import inspect
-import math
 import re
 import textwrap
 import typing
@@ -17,7 +16,7 @@ from typing import Annotated, Concatenate, Literal, NamedTuple, ParamSpec, Typed
 from torch import Tensor, nn
 from torch.nn import functional as torch_functional
 
-from normprop import rules
+from normprop.checks import finite, positive
 from normprop.functional.fused import Backend, check_backend
 from normprop.functional.scale import (
     OPTIONS,
@@ -142,17 +141,6 @@ DEFAULTS = {
 }
 
 
-def finite(name: str, value: float, least: float = -math.inf, must: str = "") -> float:
-    """The number, finite and above the least; else an error that says what it must be."""
-    rules.check_number(name, value)
-    if not (math.isfinite(value) and value > least):
-        raise ValueError(f"{name} must be finite{must}; it was {value}")
-    return float(value)
-
-
-_positive = functools.partial(finite, least=0.0, must=" and greater than 0")
-
-
 def _by(check: Callable[[object], None]) -> Callable[[str, object], object]:
     def checked(name: str, value):
         check(value)
@@ -164,11 +152,11 @@ def _by(check: Callable[[object], None]) -> Callable[[str, object], object]:
 _CHECKS: dict[str, Callable] = {
     "scaling": _by(check_scaling),
     "mean": finite,
-    "std": _positive,
+    "std": positive,
     "backend": _by(check_backend),
     "target_mean": finite,
-    "target_std": _positive,
-    "gain": _positive,
+    "target_std": positive,
+    "gain": positive,
     "inplace": _by(refuse_inplace),
     **{name: lambda name, value: check_option(name, value) or value for name in OPTIONS},
 }

@@ -27,6 +27,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from normprop.checks import positive, whole
 from normprop.gaussian.law import Normal, std_error
 from normprop.gaussian.lengths import gamma_rule
 from normprop.gaussian.normal import EPS, REACH
@@ -86,8 +87,7 @@ def attention(
     width, queries, keys, value_width = map(int, (query[-1], query[-2], key[-2], value[-1]))
     sizes = {"width": width, "queries": queries, "keys": keys, "value_width": value_width}
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be an integer of at least 1; it was {size!r}")
+        whole(name, size)
     if causal and queries != keys:
         raise ValueError(
             "a causal mask must have as many queries as keys for its figures; "
@@ -95,9 +95,7 @@ def attention(
         )
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout must lie in [0, 1); it was {dropout}")
-    scale = 1.0 / math.sqrt(width) if scale is None else float(scale)
-    if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"scale must be finite and greater than 0; it was {scale}")
+    scale = 1.0 / math.sqrt(width) if scale is None else positive("scale", float(scale))
     query_law, key_law, value_law = (law,) * 3 if isinstance(law, Normal) else law
     # Lengths of q in units of its own std.
     spread = scale * key_law.std * query_law.std

@@ -33,6 +33,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from normprop.checks import whole
 from normprop.gaussian.law import Figures, std_error
 from normprop.gaussian.normal import BEYOND, EPS, REACH, pdf
 
@@ -68,7 +69,7 @@ def softmax(classes: int, std: float) -> Figures:
     Raises:
         ValueError: ``std`` exceeds :data:`WIDEST`.
     """
-    check_classes(classes)
+    whole("classes", classes)
     if classes == 1:
         return Figures(1.0, 0.0, 0.0, 0.0, "closed form")
     variance, variance_error = probability_variance(classes, std)
@@ -91,7 +92,7 @@ def log_softmax(classes: int, std: float) -> Figures:
         E y = m - E\log S, \quad \sigma_f^2 = s^2(1 - 2/C) + \mathrm{Var}\log S, \quad
         \sigma_b^2 = 1 - 2/C + C\,E p_1^2 = 1 - 1/C + C\,\mathrm{Var}\,p_1.
     """
-    check_classes(classes)
+    whole("classes", classes)
     if classes == 1:
         return Figures(0.0, 0.0, 0.0, 0.0, "closed form")
     loss = cross_entropy(classes, std)
@@ -114,7 +115,7 @@ def cross_entropy(classes: int, std: float, smoothing: float = 0.0) -> Figures:
     and the gradient is p - q, whose mean square over the classes is
     :math:`\mathrm{Var}\,p + (1-\varepsilon)^2 (1 - 1/C)/C`.
     """
-    check_classes(classes)
+    whole("classes", classes)
     if not 0.0 <= smoothing <= 1.0:
         raise ValueError(f"label_smoothing must lie in [0, 1]; it was {smoothing}")
     if classes == 1:
@@ -133,12 +134,6 @@ def cross_entropy(classes: int, std: float, smoothing: float = 0.0) -> Figures:
         std_error(slope, slope_error),
     )
     return Figures(mean, math.sqrt(max(spread, 0.0)), math.sqrt(slope), error, "quadrature")
-
-
-def check_classes(classes: int) -> None:
-    """Refuse a number of classes that is not at least 1."""
-    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
-        raise ValueError(f"classes must be an integer of at least 1; it was {classes!r}")
 
 
 @lru_cache(maxsize=4096)
@@ -169,7 +164,7 @@ def rows_of(n: int, std: float, causal: bool = False) -> Rows:
 
     with :math:`M_k = E\,w^2e^{-w}(z - \bar z_k)^2`, the mean of z under :math:`w^ke^{-w}`.
     """
-    check_classes(n)
+    whole("classes", n)
     if n == 1:
         return Rows(1.0, 0.0, 0.0, (0.0, 0.0, 0.0))
     found = _transforms(float(std), 1 if causal else n, n)

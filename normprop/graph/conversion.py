@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from normprop import nn as twins
-from normprop import rules
+from normprop.checks import finite
 from normprop.functional.parametric import check_method
 from normprop.functional.scale import Scaling, check_scaling
 from normprop.functional.weight import Method, Per
@@ -326,9 +326,7 @@ def _check_examples(model: nn.Module, inputs: tuple, keywords: Mapping[str, obje
 
 def _check_wishes(growth, logits, orthogonal, normalization) -> None:
     for name, value, least in (("growth", growth, 1.0), ("logits", logits, 0.0)):
-        rules.check_number(name, value)
-        if not (math.isfinite(value) and value > least):
-            raise ValueError(f"{name} must be finite and greater than {least:g}; it was {value}")
+        finite(name, value, least, f" and greater than {least:g}")
     if not isinstance(orthogonal, bool):
         raise TypeError(f"orthogonal must be True or False; it was {orthogonal!r}")
     if normalization not in get_args(Normalization):

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import numbers
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -12,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from normprop.checks import finite, positive, whole
 from normprop.montecarlo.schedule import planned
 from normprop.montecarlo.statistics import Simulation, merge
 from normprop.names import CLASSES, NAMED, arguments_of, canonical
@@ -255,16 +255,11 @@ def _prepared(layer, argument: str, device, dtype):
 
 
 def _check(n, mean, std, seed, replicates, chunk, shape) -> None:
-    counts = {"n": (n, 1), "seed": (seed, 0), "replicates": (replicates, 2), "chunk": (chunk, 1)}
-    for name, (value, least) in counts.items():
-        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not whole or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}; it was {value!r}")
-    for name, value in (("mean", mean), ("std", std)):
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise TypeError(f"{name} must be a real number; it was {value!r}")
-        if not math.isfinite(value) or (name == "std" and value <= 0):
-            rule = "finite and greater than 0" if name == "std" else "finite"
-            raise ValueError(f"{name} must be {rule}; it was {value}")
+    for name, value, least in (
+        ("n", n, 1), ("seed", seed, 0), ("replicates", replicates, 2), ("chunk", chunk, 1)
+    ):  # fmt: skip
+        whole(name, value, least)
+    finite("mean", mean)
+    positive("std", std)
     if shape is not None and not all(isinstance(k, int) and k >= 1 for k in shape):
         raise ValueError(f"shape must be made of integers of at least 1; it was {shape}")

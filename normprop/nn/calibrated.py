@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from normprop import rules
+from normprop.checks import finite, whole
 from normprop.functional.activation import NAMES
 from normprop.functional.fused import Params, affine
-from normprop.functional.keywords import LawOnBackend, finite
+from normprop.functional.keywords import LawOnBackend
 from normprop.functional.scale import check_real, constant_when_compiled, normalized, upcast
 from normprop.gaussian import Function, Law, Normal
 from normprop.gaussian.calibration import Calibration, calibrate, calibrate_mean, calibrate_std
@@ -244,14 +245,8 @@ def _checked_activation(activation):
     return activation
 
 
-def _checked_depth(depth) -> int:
-    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
-        raise ValueError(f"depth must be an integer of at least 1; it was {depth!r}")
-    return depth
-
-
 _CHECKS = {
-    "depth": _checked_depth,
+    "depth": partial(whole, "depth"),
     "growth": partial(
         finite, "growth", least=1.0, must=" and greater than 1, which only straight lines reach"
     ),

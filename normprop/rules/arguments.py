@@ -1,16 +1,15 @@
 """Arguments, checked once at the public edge."""
 
-import math
-import numbers
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
+from normprop.checks import finite, is_whole, number, positive
 from normprop.gaussian import Image, Law, Normal
 
-__all__ = ["NeedsShapeError", "check_law", "check_number", "check_probability", "window_of"]
+__all__ = ["NeedsShapeError", "check_law", "check_probability", "window_of"]
 
 
 Shape = tuple[int, ...] | None
@@ -19,20 +18,14 @@ Shape = tuple[int, ...] | None
 
 def check_probability(p: float) -> None:
     """Refuse a drop probability outside [0, 1]."""
-    check_number("p", p)
+    number("p", p)
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"p, the probability of dropping, must lie in [0, 1]; it was {p}")
 
 
 def check_law(mean: float, std: float) -> Normal:
     """The normal law with this mean and standard deviation, which must be finite and > 0."""
-    check_number("mean", mean)
-    check_number("std", std)
-    if not math.isfinite(mean):
-        raise ValueError(f"mean must be finite; it was {mean}")
-    if not (math.isfinite(std) and std > 0):
-        raise ValueError(f"std must be finite and greater than 0; it was {std}")
-    return Normal(float(mean), float(std))
+    return Normal(finite("mean", mean), positive("std", std))
 
 
 def window_of(kernel_size: int | Sequence[int], dims: int, name: str) -> tuple[int, ...]:
@@ -42,10 +35,8 @@ def window_of(kernel_size: int | Sequence[int], dims: int, name: str) -> tuple[i
         sizes = tuple(sizes) * dims
     if len(sizes) != dims:
         raise ValueError(f"{name} must have 1 or {dims} entries; it was {kernel_size}")
-    for size in sizes:
-        whole = isinstance(size, numbers.Integral) and not isinstance(size, bool)
-        if not whole or size < 1:
-            raise ValueError(f"{name} must be made of integers of at least 1; it was {kernel_size}")
+    if not all(map(is_whole, sizes)):
+        raise ValueError(f"{name} must be made of integers of at least 1; it was {kernel_size}")
     return tuple(int(size) for size in sizes)
 
 
@@ -77,12 +68,6 @@ def need_normal(layer: nn.Module, law: Law) -> Normal:
             f"layer was {type(layer).__name__}"
         )
     return law
-
-
-def check_number(name: str, value) -> None:
-    """Refuse what is no real number."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a real number; it was {value!r}")
 
 
 def array(tensor: torch.Tensor, name: str) -> np.ndarray:

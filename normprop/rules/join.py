@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from normprop.checks import number
 from normprop.gaussian import Figures
 from normprop.gaussian.law import mixture
 from normprop.gaussian.normal import EPS
-from normprop.rules.arguments import check_number, window_of
+from normprop.rules.arguments import window_of
 from normprop.rules.registry import Moments
 
 __all__ = ["check_weight", "concatenation", "rescaled", "residual"]
@@ -25,7 +26,7 @@ def rescaled(figures: Moments, shift: float, forward: float, backward: float) ->
 
 def check_weight(weight: float) -> None:
     """Refuse a weight of a branch outside [0, 1]."""
-    check_number("weight", weight)
+    number("weight", weight)
     if not 0.0 <= weight <= 1.0:
         raise ValueError(f"weight of the branch must lie in [0, 1]; it was {weight}")
 

@@ -13,11 +13,12 @@ from itertools import product
 
 from torch import nn
 
+from normprop.checks import number
 from normprop.gaussian import Figures, Law, Normal, maximum
 from normprop.gaussian.law import mixture
 from normprop.gaussian.lengths import extreme_size, length
 from normprop.gaussian.normal import EPS
-from normprop.rules.arguments import Shape, check_number, need_shape, window_of
+from normprop.rules.arguments import Shape, need_shape, window_of
 from normprop.rules.axis import averages, grid, places
 from normprop.rules.registry import Moments, register_each
 
@@ -82,7 +83,7 @@ def _lp_pool(dims: int, layer: nn.Module, law: Law) -> Moments:
     """
     window, stride = _geometry(layer, dims)
     norm_type = layer.norm_type
-    check_number("norm_type", norm_type)
+    number("norm_type", norm_type)
     if norm_type == 1:
         return _sums(window, stride, law, 1)
     if norm_type not in (2, math.inf, -math.inf):
@@ -167,7 +168,7 @@ def _fractional_pool(dims: int, layer: nn.Module, law: Law, shape: Shape) -> Mom
     if ratio is not None:
         ratios = ratio if isinstance(ratio, Sequence) else (ratio,) * dims
         for each in ratios:
-            check_number("output_ratio", each)
+            number("output_ratio", each)
         if len(ratios) != dims or not all(0 < each < 1 for each in ratios):
             raise ValueError(
                 f"output_ratio must have {dims} entries between 0 and 1; it was {ratio}"

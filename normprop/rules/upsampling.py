@@ -14,8 +14,9 @@ from functools import lru_cache, partial
 import numpy as np
 from torch import nn
 
+from normprop.checks import number
 from normprop.gaussian import Law
-from normprop.rules.arguments import Shape, check_number, need_shape, window_of
+from normprop.rules.arguments import Shape, need_shape, window_of
 from normprop.rules.axis import Axis, averages, copies, grid
 from normprop.rules.pool import lengths
 from normprop.rules.registry import Moments, register
@@ -61,7 +62,7 @@ def _factors(layer: nn.Upsample, dims: int) -> tuple[float, ...]:
     if len(factors) != dims:
         raise ValueError(f"scale_factor must have 1 or {dims} entries; it was {given}")
     for factor in factors:
-        check_number("scale_factor", factor)
+        number("scale_factor", factor)
         if not (math.isfinite(factor) and factor > 0):
             raise ValueError(f"scale_factor must be finite and above 0; it was {given}")
     return tuple(map(float, factors))
