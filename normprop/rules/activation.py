@@ -91,9 +91,12 @@ def function_of(layer: str | Callable) -> Function:
     found = resolve(layer, "activation")
     if isinstance(found, Function):
         return found
-    for parent in type(found).__mro__:
-        if parent in _FAMILIES and type(found).forward is parent.forward:
-            return _FAMILIES[parent](found)
+    entry = lookup(found)
+    if entry is not None and entry.image is not None:
+        image = entry.image(found, Normal(0.0, 1.0))
+        # A twin computes another.
+        if (image.shift, image.scale) == (0.0, 1.0):
+            return image.function
     raise TypeError(f"activation must be a name or an elementwise function; it was {found!r}")
 
 
@@ -163,13 +166,8 @@ def _rrelu(layer: nn.RReLU) -> Function:
     return families.rrelu(layer.lower, layer.upper)
 
 
-# The function that a module with these parameters computes.
-_FAMILIES: dict[type, Callable[[nn.Module], Function]] = {}
-
-
 def _is(module_type: type, function: Callable[[nn.Module], Function], **facts) -> None:
     """Make an activation known: a class of torch, its function and what differs from a curve."""
-    _FAMILIES[module_type] = function
     register(
         module_type,
         lambda layer, law: activation(function(layer), law),
@@ -243,7 +241,6 @@ def rrelu(layer: nn.RReLU, law: Law) -> Moments:
     return _measured("RReLU", rrelu_training, *ends, law)
 
 
-_FAMILIES[nn.RReLU] = _rrelu
 register(
     nn.RReLU,
     rrelu,
