@@ -74,19 +74,18 @@ def calibrate(function: Function, depth: int, growth: float) -> Calibration:
             f"{function.name} must have no jumps, whose slope is not in χ; they sum up to "
             f"{function.jumps:g}"
         )
-    widest, refused = math.inf, None
+    widest, refused = math.inf, ""
     while True:
         laws = laws_of(function, target, widest)
         law = laws.farthest()
         if law is None:
-            raise refused or ValueError(f"{asked}; {_why_none(function, laws)}")
-        try:
-            found = _found_at(function, law, target, asked)
+            raise ValueError(refused or f"{asked}; {_why_none(function, laws)}")
+        found = _found_at(function, law, target, asked)
+        if isinstance(found, Calibration):
             break
-        except _NotAsItLooksError as problem:
-            # A bend that nobody knows of lies between the nodes of laws that are too wide.
-            refused = refused or ValueError(str(problem))
-            widest = law.std if law.std < widest else 0.5 * widest
+        # A bend that nobody knows of lies between the nodes of laws that are too wide.
+        refused = refused or found
+        widest = law.std if law.std < widest else 0.5 * widest
     if not found.stable:
         raise ValueError(
             f"{asked}; {function.name} has it at N({found.mean:g}, {found.std:g}²), where the "
@@ -96,12 +95,8 @@ def calibrate(function: Function, depth: int, growth: float) -> Calibration:
     return found
 
 
-class _NotAsItLooksError(Exception):
-    """What was found fast is not what is there."""
-
-
-def _found_at(function: Function, law: Normal, target: float, asked: str) -> Calibration:
-    """The law beside this one at which χ is ``target`` to rounding."""
+def _found_at(function: Function, law: Normal, target: float, asked: str) -> Calibration | str:
+    """The law beside this one at which χ is ``target`` to rounding, or what is there instead."""
     by_mean = has_no_scale(function, law, target)
 
     def at(place: float) -> Normal:
@@ -117,7 +112,7 @@ def _found_at(function: Function, law: Normal, target: float, asked: str) -> Cal
         if (excess(low) < 0) != (excess(high) < 0):
             break
     else:
-        raise _NotAsItLooksError(
+        return (
             f"{function.name} must be as smooth as it looks near N({law.mean:g}, {law.std:g}²), "
             f"where {asked}; another χ was found there, {target + excess(place):.6g}"
         )

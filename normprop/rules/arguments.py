@@ -28,15 +28,25 @@ def check_law(mean: float, std: float) -> Normal:
     return Normal(finite("mean", mean), positive("std", std))
 
 
-def window_of(kernel_size: int | Sequence[int], dims: int, name: str) -> tuple[int, ...]:
-    """``kernel_size`` or ``stride`` with one entry a dimension, each at least 1."""
+def window_of(
+    kernel_size: int | Sequence[int],
+    dims: int,
+    name: str,
+    least: int = 1,
+    usual: Sequence[int] | None = None,
+) -> tuple[int, ...]:
+    """``kernel_size`` or its like with one entry a dimension, the ``usual`` one for ``None``."""
     sizes = kernel_size if isinstance(kernel_size, Sequence) else (kernel_size,) * dims
     if len(sizes) == 1:
         sizes = tuple(sizes) * dims
     if len(sizes) != dims:
         raise ValueError(f"{name} must have 1 or {dims} entries; it was {kernel_size}")
-    if not all(map(is_whole, sizes)):
-        raise ValueError(f"{name} must be made of integers of at least 1; it was {kernel_size}")
+    if usual is not None:
+        sizes = [other if size is None else size for size, other in zip(sizes, usual, strict=True)]
+    if not all(is_whole(size, least) for size in sizes):
+        raise ValueError(
+            f"{name} must be made of integers of at least {least}; it was {kernel_size}"
+        )
     return tuple(int(size) for size in sizes)
 
 

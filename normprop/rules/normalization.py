@@ -94,27 +94,20 @@ def batch_norm(layer: nn.Module, law: Law) -> Moments:
     return Moments(*figures, math.inf, "asymptotic, O(1/n)")
 
 
-def instance_norm(_: int, layer: nn.Module, law: Law, shape: Shape) -> Moments:
-    """Moments of instance normalisation, every channel a group of its own."""
-    if not layer.training and layer.running_mean is not None:
+def channel_norm(layer: nn.Module, law: Law, shape: Shape) -> Moments:
+    """Moments of group and instance normalisation, of which every channel is a group."""
+    if not layer.training and getattr(layer, "running_mean", None) is not None:
         return _by_statistics(layer, law)
-    shape = need_shape(layer, shape, "how many elements a channel has")
-    return _by_channels(layer, law, shape, "num_features", layer.num_features)
-
-
-def group_norm(layer: nn.GroupNorm, law: Law, shape: Shape) -> Moments:
-    """Moments of group normalisation."""
-    shape = need_shape(layer, shape, "how many elements a group has")
-    return _by_channels(layer, law, shape, "num_channels", layer.num_groups)
-
-
-def _by_channels(layer, law, shape, counted: str, groups: int) -> Moments:
+    grouped = isinstance(layer, nn.GroupNorm)
+    counted, group = ("num_channels", "group") if grouped else ("num_features", "channel")
+    shape = need_shape(layer, shape, f"how many elements a {group} has")
     channels, *positions = shape or (0,)
     if channels != getattr(layer, counted):
         raise ValueError(
             f"shape must have {getattr(layer, counted)} channels first, as {counted} says; "
             f"it was {shape}"
         )
+    groups = layer.num_groups if grouped else channels
     return _by_groups(layer, law, channels, groups, math.prod(positions))
 
 
@@ -162,8 +155,10 @@ for _type in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
         keeps_state=_tracks,
     )
 _own = {"family": "statistics", "note": _NO_TWIN}
-register_each("InstanceNorm", instance_norm, shaped=True, keeps_state=_tracks, **_own)
-register(nn.GroupNorm, group_norm, shaped=True, algebra="norm", **_own)
+register_each(
+    "InstanceNorm", lambda _, *given: channel_norm(*given), shaped=True, keeps_state=_tracks, **_own
+)
+register(nn.GroupNorm, channel_norm, shaped=True, algebra="norm", **_own)
 register(
     nn.LayerNorm,
     lambda layer, law: _by_groups(layer, law, math.prod(layer.normalized_shape)),

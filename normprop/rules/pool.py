@@ -120,17 +120,6 @@ def lengths(size: int, outputs: int) -> list[int]:
     return [-(-(i + 1) * size // outputs) - i * size // outputs for i in range(outputs)]
 
 
-def adaptive_sizes(output_size, sizes: Sizes) -> Sizes:
-    """The sizes of the output, ``None`` for those of the input."""
-    dims = len(sizes)
-    wanted = output_size if isinstance(output_size, Sequence) else (output_size,) * dims
-    wanted = tuple(wanted) * (dims if len(wanted) == 1 else 1)
-    if len(wanted) != dims:
-        raise ValueError(f"output_size must have 1 or {dims} entries; it was {output_size}")
-    filled = tuple(n if k is None else k for k, n in zip(wanted, sizes, strict=True))
-    return window_of(filled, dims, "output_size")
-
-
 def spatial(layer: nn.Module, shape: Sizes, dims: int) -> Sizes:
     """The sizes behind the channels of a sample."""
     if len(shape) != dims + 1:
@@ -144,7 +133,7 @@ def spatial(layer: nn.Module, shape: Sizes, dims: int) -> Sizes:
 
 def _adaptive_pool(largest: bool, dims: int, layer: nn.Module, law: Law, shape: Shape) -> Moments:
     sizes = spatial(layer, need_shape(layer, shape, "how large its input is"), dims)
-    outputs = adaptive_sizes(layer.output_size, sizes)
+    outputs = window_of(layer.output_size, dims, "output_size", usual=sizes)
     windows = [lengths(n, o) for n, o in zip(sizes, outputs, strict=True)]
     if not largest:
         return grid([averages(axis, n) for axis, n in zip(windows, sizes, strict=True)], law)
@@ -199,8 +188,7 @@ def _unpool(dims: int, layer: nn.Module, law: Law, shape: Shape) -> Moments:
     window, stride = _geometry(layer, dims)
     if sizes is None:
         return grid([places(t, 1, 1) for t in stride], law)
-    padding = layer.padding if isinstance(layer.padding, tuple) else (layer.padding,) * dims
-    padding *= dims if len(padding) == 1 else 1
+    padding = window_of(layer.padding, dims, "padding", least=0)
     outputs = tuple(
         (n - 1) * t - 2 * p + k for n, k, t, p in zip(sizes, window, stride, padding, strict=True)
     )

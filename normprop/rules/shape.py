@@ -60,11 +60,10 @@ def _blocks(window: Window, size: int) -> int:
 
 def _windows(layer: nn.Fold | nn.Unfold) -> tuple[Window, Window]:
     """The two windows of ``fold`` and ``unfold``."""
-    pads = layer.padding if isinstance(layer.padding, tuple | list) else (layer.padding,)
     sides = (
         window_of(layer.kernel_size, 2, "kernel_size"),
         window_of(layer.dilation, 2, "dilation"),
-        tuple(pads) * (2 // len(pads)),
+        window_of(layer.padding, 2, "padding", least=0),
         window_of(layer.stride, 2, "stride"),
     )
     return tuple(zip(*sides, strict=True))
