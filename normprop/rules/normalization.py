@@ -95,7 +95,7 @@ def batch_norm(layer: nn.Module, law: Law) -> Moments:
 
 
 def channel_norm(layer: nn.Module, law: Law, shape: Shape) -> Moments:
-    """Moments of group and instance normalisation, of which every channel is a group."""
+    """Moments of group normalisation, or of instance normalisation, whose groups are channels."""
     if not layer.training and getattr(layer, "running_mean", None) is not None:
         return _by_statistics(layer, law)
     grouped = isinstance(layer, nn.GroupNorm)

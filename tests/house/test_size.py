@@ -5,14 +5,14 @@ import pytest
 # What is here now, and a little room: a part that shrinks lowers its bound, one that has to grow
 # says so here, where a reader of the change sees it.
 BOUNDS = {
-    "normprop": 970,
+    "normprop": 1_000,
     "functional": 4_750,
-    "gaussian": 3_985,
+    "gaussian": 3_970,
     "graph": 10_100,
     "kernels": 1_910,
     "montecarlo": 730,
     "nn": 2_200,
-    "rules": 2_700,
+    "rules": 2_690,
 }
 
 
