@@ -92,7 +92,8 @@ class Maker:
         self.rest = sorted({*range(len(layers))} - {*able})
         #: What torch's kernel divides: W as a matrix, and the norm of each row or column.
         fit = [i for i in self.rest if _fits(layers[i], weights[i])]
-        matrices = {i: Matrix.of(weights[i], layers[i].over) for i in fit}
+        # Whoever steps on a weight has not written into views of autograd's.
+        matrices = {i: Matrix.of(weights[i].detach(), layers[i].over) for i in fit}
         self.divided = [
             {i: (matrices[i], _size(matrices[i], layers[i].size)) for i in places}
             for places in _alike({i: m.rows for i, m in matrices.items()})

@@ -257,6 +257,30 @@ def test_a_fused_network_folds():
     assert error <= roundings(model) * torch.finfo(x.dtype).eps * model(x).abs().max()
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["converted", "fused"])
+@pytest.mark.parametrize("method", ["normalize", "project"])
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_every_verb_takes_a_network_that_has_learnt(scaling, method, fused):
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(16, 5)).double()
+    x = torch.randn(6, 3, 4, 4).double()
+    network = normprop.convert(plain, x, scaling=scaling, method=method)
+    network = fuse(network, x) if fused else network
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+    for _ in range(2):
+        network(x).square().sum().backward()
+        optimiser.step()
+        nnp.project_(network)
+    wanted = network(x)
+    same = [copy.deepcopy(network), fold(network, x)] + ([] if fused else [fuse(network, x)])
+    for other in same:
+        assert torch.allclose(other(x), wanted, rtol=0, atol=1e-12)
+    assert normprop.report(normprop.convert(network, x)).converted == {}
+    assert len(check(network, x).parameters) == 4
+    assert len(normprop.predict(network, x)) == len(normprop.probe(network, x))
+    # Nobody has left anything in it.
+    assert torch.equal(network(x), wanted)
+
+
 def test_it_says_what_it_absorbed_and_can_be_copied():
     model, x = build("mlp")
     fused = fuse(model, x)
