@@ -227,8 +227,8 @@ def convert(
     Raises:
         TypeError: the model is no module, cannot be looked into or copied, does not take a
             keyword, or returns no tensor; or an option is given without its name.
-        ValueError: an option is unknown or out of its range, the example holds no tensor, or
-            normalization is to be dropped without one.
+        ValueError: an option is unknown or out of its range, the example holds no tensor,
+            normalization is to be dropped without one, or the model is fused.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
@@ -242,6 +242,11 @@ def convert(
     _check_examples(inner, example_inputs, example_keywords)
     _check_wishes(growth, logits, orthogonal, normalization)
     check_replace(replace)
+    if any(getattr(module, "absorbed", None) is not None for module in inner.modules()):
+        raise ValueError(
+            "model must not be fused: its activations are torch's own, and their constants are in "
+            "the maps around them; convert it before it is fused"
+        )
     example, stays = None, {}
     options = {"scaling": scaling, "per": per, "method": method}
     # Tensors made for inference neither train nor say who wrote into them.

@@ -28,6 +28,7 @@ from normprop.graph.roles import mixes
 from normprop.nn.attention import MultiheadAttention
 
 
+@torch.inference_mode(False)
 def fold(model: nn.Module, /, *example_inputs, **example_keywords) -> nn.Module:
     r"""A network of plain ``torch.nn`` layers with the same outputs in evaluation.
 

@@ -29,6 +29,7 @@ from normprop.nn.parametric import MapFromWeight, Parametric
 from normprop.nn.together import Together, together_of
 
 
+@torch.inference_mode(False)
 def fuse(model: nn.Module, /, *example_inputs, lean: bool = False, **example_keywords) -> nn.Module:
     r"""The same normalised network, to be trained, at the cost of the plain one.
 

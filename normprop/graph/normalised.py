@@ -14,7 +14,6 @@ from normprop import nn as twins
 from normprop import rules
 from normprop.functional.activation import gate_function
 from normprop.functional.attention import AttentionConstants
-from normprop.functional.parametric import Absorbed, absorbing_bias
 from normprop.functional.scale import Constants
 from normprop.functional.shape import constants_of_parts
 from normprop.functional.weight import normalize_weight
@@ -208,12 +207,7 @@ def _running(layer: nn.Module, node: Node) -> tuple[nn.Module, list]:
     forward, bias, backward = (
         None if array is None else torch.from_numpy(array) for array in weights_that_run(layer)
     )
-    before, after, _ = layer.absorbed or Absorbed()
-    gain = before.scale / after.scale
-    used, back = forward * gain, backward * gain * (before.gradient / after.gradient)
-    if layer.absorbed is not None:
-        bias = absorbing_bias(bias, used, before, after, layer.outputs)
-    return _with(layer, weight=used, bias=bias), [(used, (root, back))]
+    return _with(layer, weight=forward, bias=bias), [(forward, (root, backward))]
 
 
 def _divided(step: Step, constants: Constants) -> Step:

@@ -15,6 +15,7 @@ from normprop.functional.keywords import Ball
 from normprop.functional.parametric import (
     Absorbed,
     RowsPlaced,
+    absorbing_bias,
     check_bilinear,
     factors,
     refuse_max_norm,
@@ -306,7 +307,11 @@ def weights_that_run(layer: nn.Module):
         backward = forward * separate_factor(plain, **geometry)
     elif layer.scaling == "separate":
         backward = layer._on_ball(plain, "backward")
-    return forward.numpy(), bias, backward.numpy()
+    before, after, _ = layer.absorbed or Absorbed()
+    gain, bias = before.scale / after.scale, None if bias is None else torch.from_numpy(bias)
+    forward, backward = forward * gain, backward * (gain * before.gradient / after.gradient)
+    bias = absorbing_bias(bias, forward, before, after, layer.outputs)
+    return forward.numpy(), None if bias is None else bias.numpy(), backward.numpy()
 
 
 class Linear(MapFromWeight, nn.Linear):

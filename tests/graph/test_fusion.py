@@ -274,11 +274,52 @@ def test_every_verb_takes_a_network_that_has_learnt(scaling, method, fused):
     same = [copy.deepcopy(network), fold(network, x)] + ([] if fused else [fuse(network, x)])
     for other in same:
         assert torch.allclose(other(x), wanted, rtol=0, atol=1e-12)
-    assert normprop.report(normprop.convert(network, x)).converted == {}
-    assert len(check(network, x).parameters) == 4
-    assert len(normprop.predict(network, x)) == len(normprop.probe(network, x))
+    assert len(check(network, x).factors) == 4
+    assert len(normprop.predict(network, x)) == len(normprop.probe(network, x)) == 5
     # Nobody has left anything in it.
     assert torch.equal(network(x), wanted)
+
+
+@pytest.mark.parametrize("verb", [normprop.convert, fuse, fold])
+def test_what_a_verb_returns_where_nothing_is_learnt_can_learn(verb):
+    plain = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2))
+    x = torch.randn(6, 4)
+    model = plain if verb is normprop.convert else normprop.convert(plain, x)
+    with torch.inference_mode():
+        made = verb(model, x)
+    made(x).sum().backward()
+    assert all(p.grad is not None for p in made.parameters())
+
+
+def test_a_fused_network_is_not_converted_again():
+    plain = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    x = torch.randn(2, 4)
+    fused = fuse(normprop.convert(plain, x), x)
+    for model in (fused, nn.Sequential(fused, nn.ReLU()), nn.DataParallel(fused)):
+        with pytest.raises(ValueError, match="model must not be fused"):
+            normprop.convert(model, x)
+
+
+@pytest.mark.parametrize("per", ["neuron", "layer"])
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("method", ["normalize", "project"])
+def test_a_map_is_measured_with_what_it_absorbed(method, scaling, per):
+    kind = {"scaling": scaling, "per": per, "method": method}
+    model = nn.Sequential(
+        nnp.Conv2d(3, 4, 3, **kind), nnp.Softplus(scaling=scaling),
+        nnp.ConvTranspose2d(4, 4, 3, **kind), nnp.ReLU(scaling=scaling, mean=0.5),
+        nnp.Conv2d(4, 5, 3, bias=False, **kind), nnp.Tanh(scaling=scaling), nn.Flatten(),
+        nnp.Linear(80, 6, **kind), nnp.Sigmoid(scaling=scaling), nnp.Linear(6, 7, **kind),
+    ).double()  # fmt: skip
+    x = torch.randn(2, 3, 6, 6).double()
+    fused = fuse(model, x)
+    maps = [m for m in fused if isinstance(m, Parametric)]
+    assert sum(m.absorbed is not None for m in maps) > 2
+    for layer in maps:
+        exact, measured = normprop.moments(layer), normprop.simulate(layer, 20_000, seed=3)
+        for name in ("fwd_mean", "fwd_std", "bwd_std"):
+            apart = abs(getattr(exact, name) - getattr(measured, name))
+            assert (apart <= 6 * getattr(measured, f"{name}_se")).all(), (layer, name)
 
 
 def test_it_says_what_it_absorbed_and_can_be_copied():
