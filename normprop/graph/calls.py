@@ -1,6 +1,5 @@
 """What a call does to the laws of tensors, and to the gradients at them."""
 
-import math
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,26 +10,7 @@ from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from normprop.graph import fields
-from normprop.graph.fields import (
-    GRID,
-    WEIGHTS,
-    Array,
-    Chain,
-    Dims,
-    Field,
-    Gradient,
-    Map,
-    Part,
-    agreeing,
-    at_zero,
-    dims_of,
-    fresh,
-    gradient_of,
-    ones,
-    shifted,
-    times,
-    total,
-)
+from normprop.graph.fields import GRID, WEIGHTS, Array, Chain, Dims, Field, Gradient, Map, Part
 from normprop.graph.known import in_place_of_values
 from normprop.graph.trace import Value, is_value
 from normprop.graph.wrappers import tensors_in
@@ -51,15 +31,15 @@ class Step:
         """A function, place by place, and what places do to the noise of the gradient."""
 
         def back(gradients):
-            gradient = times(gradients[0], slope)
-            yield value, gradient if array is None else shifted(gradient, array)
+            gradient = fields.times(gradients[0], slope)
+            yield value, gradient if array is None else fields.shifted(gradient, array)
 
         return cls([made], back)
 
     @classmethod
     def linear(cls, value, made: Field, array: Map):
         """A map that mixes places, by what it makes of the array of the gradient."""
-        return cls([made], lambda g: [(value, gradient_of(array(total(g[0], made))))])
+        return cls([made], lambda g: [(value, fields.gradient_of(array(fields.total(g[0], made))))])
 
 
 @dataclass
@@ -165,7 +145,7 @@ def unknown(call: Call, why: str = "") -> Step:
     inputs = [v for v in call.values() if call.law(v).values is not None]
     alike = [v for v in inputs if call.law(v).shape == call.shapes[0]]
     first = (alike or inputs or [None])[0]
-    laws = [Field.normal(dims_of(s), 0.0, ones(dims_of(s))) for s in call.shapes]
+    laws = [Field.standard(fields.dims_of(shape)) for shape in call.shapes]
     if alike:
         own = call.law(first)
         same = own.with_covariance(np.sort(own.values), own.covariance)
@@ -175,8 +155,8 @@ def unknown(call: Call, why: str = "") -> Step:
 
     def back(gradients):
         if first is not None:
-            arriving = sum(at_zero(total(g, law)) for g, law in zip(gradients, laws, strict=True))
-            yield first, gradient_of(ones(call.law(first).dims) * arriving)
+            arriving = map(fields.at_zero, map(fields.total, gradients, laws))
+            yield first, fields.gradient_of(fields.ones(call.law(first).dims) * sum(arriving))
 
     return Step(laws, back)
 
@@ -218,7 +198,7 @@ class _Inside(TorchFunctionMode):
     def value_of(self, tensor: Tensor) -> Value:
         """What a tensor stands for; one that nobody has seen is at hand."""
         if id(tensor) not in self.held:
-            value = Value(("inside", next(fresh)))
+            value = Value(("inside", next(fields.fresh)))
             self.call.tensors[value.number] = tensor
             self.held[id(tensor)] = tensor, value
         return self.held[id(tensor)][1]
@@ -250,7 +230,7 @@ class _Inside(TorchFunctionMode):
                 call, name=name, args=args, kwargs=kwargs, shapes=shapes, function=func, real=real
             )
             step = step_of(inner)
-            numbers = [("inside", next(fresh)) for _ in results]
+            numbers = [("inside", next(fields.fresh)) for _ in results]
             for tensor, number, law in zip(results, numbers, step.laws, strict=True):
                 call.laws[number] = law
                 self.held[id(tensor)] = tensor, Value(number)
@@ -351,7 +331,7 @@ def elementwise(call: Call) -> Step | None:
 
     def back(gradients):
         for value, slope, chain in zip(values, slopes, chains, strict=True):
-            yield value, shifted(times(gradients[0], slope), chain.back)
+            yield value, fields.shifted(fields.times(gradients[0], slope), chain.back)
 
     return Step([law], back)
 
@@ -400,7 +380,7 @@ def common_dims(call: Call, values: Sequence[Value]) -> Dims | None:
             for dim, law in own
             if dim and fields.size_of(dim) == size
         ]
-        found.append(max(known)[1] if known else dims_of([size])[0])
+        found.append(max(known)[1] if known else fields.dims_of([size])[0])
     return tuple(found)
 
 
@@ -442,7 +422,7 @@ def _independent(call: Call, values, laws: Sequence[Field], chains: Sequence[Cha
     roots = fields.roots_of(left, right)
     if _share(left, right) > _NEGLIGIBLE:
         note_common_roots(call, left, right)
-    first, second = agreeing(left.covariance, right.covariance)
+    first, second = fields.agreeing(left.covariance, right.covariance)
     products: tuple[Array, ...] = ()
     if name in _SUMS:
         factor = _SUMS[name] * call.kwargs.get("alpha", 1)
@@ -452,8 +432,9 @@ def _independent(call: Call, values, laws: Sequence[Field], chains: Sequence[Cha
     elif name in _OF_TWO:
         pair = fields.Pair(left, right, _OF_TWO[name])
         call.notes.append(f"correlations behind {name} are taken for those of a sum")
-        made = left.with_covariance(pair.increasing, ones(left.dims), roots)
-        mean, covariance = made.mean, made.variance * (first + second) / at_zero(first + second)
+        made = left.with_covariance(pair.increasing, fields.ones(left.dims), roots)
+        both = first + second
+        mean, covariance = made.mean, made.variance * both / fields.at_zero(both)
         slopes = tuple((pair.table == few).astype(float) for few in pair.few)
     else:
         if name == "div":
@@ -464,7 +445,7 @@ def _independent(call: Call, values, laws: Sequence[Field], chains: Sequence[Cha
             right = right.image(inverse)
         pair = fields.Pair(left, right, lambda a, b: a * b)
         products = right.second, left.second
-        mean, covariance = left.mean * right.mean, math.prod(agreeing(*products[::-1]))
+        mean, covariance = left.mean * right.mean, fields.product(*products[::-1])
         covariance = covariance - mean**2
         a, b = pair.few
         # The derivative of the quotient is that of the product, once more times 1/b².
@@ -472,7 +453,7 @@ def _independent(call: Call, values, laws: Sequence[Field], chains: Sequence[Cha
     if name in _SUMS and left.is_normal and right.is_normal:
         law = Field.normal(left.dims, mean, covariance, roots)
     else:
-        law = left.with_covariance(pair.values(mean, at_zero(covariance)), covariance, roots)
+        law = left.with_covariance(pair.values(mean, fields.at_zero(covariance)), covariance, roots)
 
     def back(gradients):
         for which, (value, slope) in enumerate(zip(values, slopes, strict=True)):
@@ -481,10 +462,10 @@ def _independent(call: Call, values, laws: Sequence[Field], chains: Sequence[Cha
                 amplitude, rho = pair.given(which, law.values, part.amplitude, slope), part.rho
                 if products:
                     # Times the other one it is another noise.
-                    rho, own = agreeing(rho, products[which])
-                    noise, rho = next(fresh), rho * own / at_zero(own)
+                    rho, own = fields.agreeing(rho, products[which])
+                    noise, rho = next(fields.fresh), rho * own / fields.at_zero(own)
                 found = fields.added(found, {noise: Part(amplitude, rho)}, law)
-            yield value, shifted(found, chains[which].back)
+            yield value, fields.shifted(found, chains[which].back)
 
     return Step([law], back)
 

@@ -159,6 +159,11 @@ def agreeing(*arrays: Array) -> list[Array]:
     return [_all_widened(array, entries) for array in arrays]
 
 
+def product(*arrays: Array) -> Array:
+    """Their product, entry by entry."""
+    return math.prod(agreeing(*arrays))
+
+
 def twos(array: Array) -> Array:
     """All axes with two entries at least."""
     return _all_widened(array, [2] * array.ndim)
@@ -377,6 +382,11 @@ class Field:
         if not variance > 0:
             return cls.constant(dims, mean)
         return cls(dims, covariance / variance, mean + math.sqrt(variance) * GRID, roots)
+
+    @classmethod
+    def standard(cls, dims: Dims, roots=frozenset()) -> "Field":
+        """N(0, 1), independent at all places."""
+        return cls(dims, ones(dims), GRID, roots)
 
     @classmethod
     def constant(cls, dims: Dims, number: float) -> "Field":

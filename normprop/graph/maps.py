@@ -10,30 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from normprop.graph import fields
 from normprop.graph.calls import Call, Step, inside, rule, unknown
-from normprop.graph.fields import (
-    GRID,
-    WEIGHTS,
-    Array,
-    Chain,
-    Field,
-    agreeing,
-    at,
-    at_zero,
-    average,
-    by_kinds,
-    dims_of,
-    fresh,
-    gradient_of,
-    largest,
-    middle,
-    plus,
-    quantiles,
-    sized,
-    times,
-    total,
-    widened,
-)
+from normprop.graph.fields import GRID, WEIGHTS, Array, Chain, Field, at, at_zero, total
 
 OF_INPUT = "its weight is made of what the model is given"
 # By how much correlations in a window may differ.
@@ -108,13 +87,13 @@ class Along:
         if self.inputs == 1:
             array = np.stack([array, array], axis=k)
         if array.shape[k] <= 2 and (self.apart or 1 in (self.inputs, self.outputs)):
-            same, other = (widened(array, k, 2).take(i, axis=k) for i in (0, 1))
+            same, other = (fields.widened(array, k, 2).take(i, axis=k) for i in (0, 1))
             found = self.squares * same + (self.whole - self.squares) * other
             if self.outputs == 1:
                 return found
             rest = [self.between * other] if array.shape[k] == 2 else []
             return np.stack([found, *rest], axis=k)
-        array = widened(array, k, 2 * self.inputs - 1)
+        array = fields.widened(array, k, 2 * self.inputs - 1)
         found = np.moveaxis(np.tensordot(self._distances, array, (1, k)), 0, k)
         return found.squeeze(k) if self.outputs == 1 else found
 
@@ -170,7 +149,7 @@ def _by_unit_vectors(call: Call, value, count: int, args, kwargs) -> Step:
     for d, matrix in enumerate(matrices, start=first):
         there, back, k = Along(matrix), Along(matrix.T), chain.place(d)
         chain.then(partial(there, k=k), partial(back, k=k))
-        chain.dims[d] = sized(chain.dims[d], there.outputs)
+        chain.dims[d] = fields.sized(chain.dims[d], there.outputs)
         sums *= there.sums
     copies = all(((m != 0).sum(1) == 1).all() and (m.sum(1) == 1).all() for m in matrices)
     if copies and call.name != "pad":
@@ -178,7 +157,9 @@ def _by_unit_vectors(call: Call, value, count: int, args, kwargs) -> Step:
         made = replace(made, rho=made.rho / (at_zero(made.rho) or 1.0))
     else:
         mean = law.mean * sums
-        covariance = plus(chain(law.second), -(mean**2)) if law.mean else chain(law.covariance)
+        covariance = chain(law.covariance)
+        if law.mean:
+            covariance = fields.plus(chain(law.second), -(mean**2))
         made = _blended(law, sums, covariance, chain, law.variance)
     return Step.linear(value, made, chain.back)
 
@@ -229,7 +210,7 @@ class Windows:
         if ins == 1:
             array = np.expand_dims(array, k)
         if array.shape[k] > 2 or (taps and ins > 1):
-            array = widened(array, k, 2 * ins - 1)
+            array = fields.widened(array, k, 2 * ins - 1)
             apart = np.arange(1 - outs, outs)
             if up:
                 steps, rest = np.divmod(apart - self.dilation * taps, self.stride)
@@ -300,7 +281,7 @@ class Weight:
         def squares(over: tuple[int, ...]) -> float:
             return (made.mean(tuple(k + 1 for k in over)) ** 2).mean()
 
-        return centre, by_kinds(places, squares) - centre**2, spread
+        return centre, fields.by_kinds(places, squares) - centre**2, spread
 
     def along(self, windows: Sequence[Windows], array: Array, first: int, up: bool) -> Array:
         """An array over places behind the taps, up to the sum of their squares."""
@@ -321,7 +302,7 @@ class Weight:
             apart[distance] = apart.get(distance, 0.0) + float(self.overlaps[i, j])
         sizes = [axis.ends(up)[0] for axis in windows]
         for k, size in enumerate((size for size in sizes if size > 1), start=first):
-            array = widened(array, k, 2 * size - 1)
+            array = fields.widened(array, k, 2 * size - 1)
         return sum(share * once(array, distance) for distance, share in apart.items())
 
 
@@ -340,22 +321,22 @@ def through_weights(call, value, weight, root, channel, windows=(), up=False) ->
         lambda array: weight.along(windows, array, k, not up) * back,
     )
     for d in range(channel + 1, len(shape)):
-        chain.dims[d] = sized(chain.dims[d], shape[d])
+        chain.dims[d] = fields.sized(chain.dims[d], shape[d])
     array = chain(law.covariance)
     mean, constant, spread = weight.of_constant(law.mean, windows, up)
     within, axes = array, [axis for dim in chain.dims for axis in dim]
     for axis in reversed(axes):
-        within = average(within, within.ndim - 1, axis.size)
+        within = fields.average(within, within.ndim - 1, axis.size)
     share = weight.each / (weight.squares or 1.0)
     uneven = (at_zero(array) - float(within)) * share + spread
     if np.abs(constant).max() > _ROUNDING * (at_zero(array) + mean**2):
         # It is the same at all distances along the axes in front.
-        array = sum(agreeing(array, np.broadcast_to(constant, (*[2] * k, *constant.shape))))
-    chain.dims[channel] = dims_of([weight.outputs])[0]
+        array = sum(fields.agreeing(array, np.broadcast_to(constant, (*[2] * k, *constant.shape))))
+    chain.dims[channel] = fields.dims_of([weight.outputs])[0]
     if weight.outputs > 1:
         array = np.expand_dims(array, k)
         chain.then(lambda array: np.expand_dims(array, k), lambda array: at(array, k))
-    made = Field.normal(tuple(chain.dims), mean, array, root | {("result", next(fresh))})
+    made = Field.normal(tuple(chain.dims), mean, array, root | {("result", next(fields.fresh))})
     if uneven.mean() > 0:
         made = replace(made, uneven=np.stack([np.maximum(uneven / uneven.mean(), 0.0), share]))
     return Step.linear(value, made, chain.back)
@@ -448,7 +429,7 @@ def of_windows(call: Call, value, first: int, windows: Sequence[Windows]) -> Ste
         call.notes.append("the places of a window are taken to be correlated alike")
     common = (size * window - same) / max(size - 1, 1)
     c = min(max(at_zero(common), 0.0), 1.0)
-    made, chances = largest(count, c)
+    made, chances = fields.largest(count, c)
     spread = float(WEIGHTS @ (made - WEIGHTS @ made) ** 2)
     own = (spread - c) / max(1.0 - c, 1e-12)
     # Maxima of normals that are correlated one by one, to the second order.
@@ -456,12 +437,12 @@ def of_windows(call: Call, value, first: int, windows: Sequence[Windows]) -> Ste
     for d, axis in enumerate(windows, start=first):
         there = partial(axis.through, k=chain.place(d))
         chain.then(partial(there, up=False), partial(there, up=True))
-        chain.dims[d] = sized(chain.dims[d], shape[d])
+        chain.dims[d] = fields.sized(chain.dims[d], shape[d])
     array = np.array(chain(law.rho))
-    array[(..., *middle(array.shape[k:]))] = common + (1.0 - c) * (
+    array[(..., *fields.middle(array.shape[k:]))] = common + (1.0 - c) * (
         r / count + (own - 1.0 / count) * r * np.abs(r)
     )
-    increasing = np.sort(law.values) if law.is_normal else quantiles(law.values, WEIGHTS)
+    increasing = np.sort(law.values) if law.is_normal else fields.quantiles(law.values, WEIGHTS)
     values, dims = np.interp(made, GRID, increasing), tuple(chain.dims)
     result = law.with_covariance(values, array * 0.0 + 1.0, dims=dims)
     result = replace(result, rho=np.clip(array / at_zero(array), -1.0, 1.0))
@@ -473,7 +454,8 @@ def of_windows(call: Call, value, first: int, windows: Sequence[Windows]) -> Ste
     amplitude = np.sqrt(np.interp(ranks, np.cumsum(WEIGHTS), chances) * share)
 
     def back(gradients):
-        yield value, times(gradient_of(chain.back(total(gradients[0], result))), amplitude)
+        arriving = fields.gradient_of(chain.back(total(gradients[0], result)))
+        yield value, fields.times(arriving, amplitude)
 
     return Step([result, *map(Field.tokens, call.shapes[1:])], back)
 
@@ -498,4 +480,4 @@ def _in_window(array: Array, k: int, axis: Windows) -> Array:
         places = axis.dilation * np.arange(1 - taps, taps)
         places = np.clip(places, 1 - axis.inputs, axis.inputs - 1) + axis.inputs - 1
         array = array.take(places, axis=k)
-    return average(array, k, taps)
+    return fields.average(array, k, taps)

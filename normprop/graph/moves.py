@@ -9,34 +9,9 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_leaves
 
-from normprop.graph.calls import (
-    Call,
-    Step,
-    by_torch,
-    inside,
-    mixture,
-    portion,
-    rule,
-    unknown,
-)
-from normprop.graph.fields import (
-    Array,
-    Axis,
-    Chain,
-    Dims,
-    Field,
-    agreeing,
-    at,
-    at_zero,
-    average,
-    dims_of,
-    elsewhere,
-    ones,
-    plus,
-    roots_of,
-    shifted,
-    sized,
-)
+from normprop.graph import calls, fields
+from normprop.graph.calls import Call, Step, by_torch, inside, rule, unknown
+from normprop.graph.fields import Array, Axis, Chain, Dims, Field, at_zero, dims_of, ones
 from normprop.graph.known import in_place_of_values
 
 # From which correlation on two places are not taken for independent.
@@ -130,7 +105,7 @@ def _viewed(call: Call, *args, **kwargs) -> Step:
         for piece, gradient in zip(pieces, gradients, strict=True):
             # The noise at other places is another noise.
             own = {(noise, *piece.taken): part for noise, part in gradient.items()}
-            yield value, shifted(own if piece.taken else gradient, piece.chain.back)
+            yield value, fields.shifted(own if piece.taken else gradient, piece.chain.back)
 
     return Step([piece.law for piece in pieces], back)
 
@@ -249,24 +224,24 @@ def _take(chain: Chain, dim: int, part: int, step: int) -> None:
         return array.take(whole - 1 + step * np.arange(1 - part, part), axis=k)
 
     def back(array: Array) -> Array:
-        same = at(array, k) * (part / whole)
+        same = fields.at(array, k) * (part / whole)
         if array.shape[k] == 1:
             return np.expand_dims(same, k)
-        mean = average(array, k, part) * (part / whole) ** 2
-        return np.stack([same, elsewhere(same, mean, whole)], axis=k)
+        mean = fields.average(array, k, part) * (part / whole) ** 2
+        return np.stack([same, fields.elsewhere(same, mean, whole)], axis=k)
 
     chain.then(forward, back)
-    chain.dims[dim] = sized(chain.dims[dim], part)
+    chain.dims[dim] = fields.sized(chain.dims[dim], part)
 
 
 def _alike(law: Field, dim: int) -> float:
     """Correlation of two places of a dimension, on average."""
     array, axes, size = law.covariance, law.along(dim), law.shape[dim]
     for k in reversed(range(array.ndim)):
-        array = average(array, k, law.axes[k].size) if k in axes else at(array, k)
+        array = fields.average(array, k, law.axes[k].size) if k in axes else fields.at(array, k)
     if not law.variance or size == 1:
         return 0.0
-    return abs(float(elsewhere(1.0, array / law.variance, size)))
+    return abs(float(fields.elsewhere(1.0, array / law.variance, size)))
 
 
 @rule("cat", "concat", "concatenate", "stack")
@@ -288,20 +263,21 @@ def _joined(call: Call, tensors, dim=0, **_) -> Step:
         chain.one(dim)
         chains.append(chain.spread(kept))
     mean = sum(r * law.mean for r, law in zip(shares, laws, strict=True))
-    seconds = agreeing(*(chain(law.second) for chain, law in zip(chains, laws, strict=True)))
+    seconds = fields.agreeing(*(chain(law.second) for chain, law in zip(chains, laws, strict=True)))
     second = sum(r * s for r, s in zip(shares, seconds, strict=True))
-    covariance = np.expand_dims(plus(second, -(mean**2)), place)
+    covariance = np.expand_dims(fields.plus(second, -(mean**2)), place)
     if any(_alike(law, dim) > _ALIKE for law in laws):
         call.notes.append(f"along the dimension of {call.name} places are taken for independent")
     kept[dim] = (Axis(sum(sizes)),)
     if all(law.is_normal for law in laws) and np.ptp([law.variance for law in laws]) < 1e-9:
-        made = Field.normal(tuple(kept), mean, covariance, roots_of(*laws))
+        made = Field.normal(tuple(kept), mean, covariance, fields.roots_of(*laws))
     else:
-        made = mixture(laws, shares, covariance, kept)
+        made = calls.mixture(laws, shares, covariance, kept)
 
     def back(gradients):
         for i, (part, law, chain) in enumerate(zip(tensors, laws, chains, strict=True)):
-            own = shifted(portion(gradients[0], law, made, i), partial(at, k=place))
-            yield part, shifted(own, chain.back)
+            own = calls.portion(gradients[0], law, made, i)
+            own = fields.shifted(own, partial(fields.at, k=place))
+            yield part, fields.shifted(own, chain.back)
 
     return Step([made], back)

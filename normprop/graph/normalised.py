@@ -17,7 +17,8 @@ from normprop.functional.attention import AttentionConstants
 from normprop.functional.scale import Constants
 from normprop.functional.shape import constants_of_parts
 from normprop.functional.weight import normalize_weight
-from normprop.graph.calls import TABLE, Call, Step, custom, elementwise, inside, rule, unknown
+from normprop.graph import calls
+from normprop.graph.calls import Call, Step, custom, elementwise, inside, rule, unknown
 from normprop.graph.fields import Array, Field, at_zero, average, plus, times
 from normprop.graph.kinds import constants_at
 from normprop.graph.maps import entries_of
@@ -255,4 +256,5 @@ def _concatenated(call: Call, tensors, dim=0, **law) -> Step:
     given = inspect.signature(call.function).bind_partial(**law)
     given.apply_defaults()
     scaling, mean, std = (given.arguments[name] for name in ("scaling", "mean", "std"))
-    return _divided(TABLE["cat"](call, tensors, dim), constants_of_parts(sizes, scaling, mean, std))
+    constants = constants_of_parts(sizes, scaling, mean, std)
+    return _divided(calls.TABLE["cat"](call, tensors, dim), constants)

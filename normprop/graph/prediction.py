@@ -17,18 +17,10 @@ from torch.nn.parameter import is_lazy
 import normprop.graph.maps
 import normprop.graph.moves
 import normprop.graph.products  # noqa: F401
+from normprop.graph import fields
 from normprop.graph.anatomy import single_layers
 from normprop.graph.calls import Call, Step, go_back, name_of, step_of
-from normprop.graph.fields import (
-    Field,
-    Gradient,
-    Part,
-    at_zero,
-    dims_of,
-    measured,
-    ones,
-    total,
-)
+from normprop.graph.fields import Field, Gradient, Part, at_zero, dims_of, ones, total
 from normprop.graph.kinds import is_twin
 from normprop.graph.known import UNFILLED, Known, has_scale
 from normprop.graph.normalised import step_of_layer
@@ -276,9 +268,9 @@ def given_laws(flow: Flow, given: object) -> None:
     for value, tensor in zip(flow.run.nodes[0].outputs, tensors_in(given), strict=True):
         roots, dims = frozenset({value}), dims_of(tensor.shape, samples=True)
         if not tensor.is_meta:
-            flow.laws[value] = measured(tensor, samples=True, roots=roots)
+            flow.laws[value] = fields.measured(tensor, samples=True, roots=roots)
         elif tensor.is_floating_point():
-            flow.laws[value] = Field.normal(dims, 0.0, ones(dims), roots)
+            flow.laws[value] = Field.standard(dims, roots)
             flow.notes[value] = ["it has no numbers; taken for independent N(0, 1)"]
         else:
             flow.laws[value] = Field.tokens(tensor.shape, samples=True)

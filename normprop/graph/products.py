@@ -3,6 +3,7 @@
 import inspect
 import math
 from dataclasses import replace
+from functools import partial
 from types import FunctionType
 
 import numpy as np
@@ -11,46 +12,9 @@ from torch import Tensor, nn
 
 from normprop import rules
 from normprop.gaussian import Normal
-from normprop.graph.calls import (
-    Call,
-    Step,
-    by_torch,
-    common_dims,
-    custom,
-    elementwise,
-    inside,
-    mixture,
-    note_common_roots,
-    portion,
-    rule,
-    unknown,
-)
-from normprop.graph.fields import (
-    BELOW,
-    WEIGHTS,
-    Array,
-    Axis,
-    Chain,
-    Dim,
-    Field,
-    agreeing,
-    at,
-    at_zero,
-    average,
-    compact,
-    dims_of,
-    elsewhere,
-    fresh,
-    gradient_of,
-    middle,
-    ones,
-    plus,
-    roots_of,
-    shifted,
-    size_of,
-    total,
-    twos,
-)
+from normprop.graph import calls, fields
+from normprop.graph.calls import Call, Step, by_torch, custom, elementwise, inside, rule, unknown
+from normprop.graph.fields import BELOW, GRID, WEIGHTS, Array, Axis, Chain, Dim, Field
 from normprop.graph.maps import OF_INPUT, dimensions, linear, of_windows, windows_of
 from normprop.graph.normalised import normalised
 from normprop.graph.trace import Value, is_value
@@ -70,7 +34,7 @@ def contracted(call: Call, left, right, first: str, second: str, out: str) -> St
     if any(law.values is None for law in laws):
         return unknown(call)
     if min(law.variance for law in laws) > 0:
-        note_common_roots(call, *laws)
+        calls.note_common_roots(call, *laws)
     found: dict[str, Dim] = dict.fromkeys(out, ())
     for law, word in zip(laws, words, strict=True):
         for letter, dim in zip(word, law.dims, strict=True):
@@ -82,19 +46,19 @@ def contracted(call: Call, left, right, first: str, second: str, out: str) -> St
         chain = Chain(law.dims)
         chain.permute([word.index(c) if c in word else None for c in found])
         chains.append(chain.spread(dims))
-    seconds = [chain(twos(law.second)) for chain, law in zip(chains, laws, strict=True)]
+    seconds = [chain(fields.twos(law.second)) for chain, law in zip(chains, laws, strict=True)]
     summed = Chain(dims)
     for dim in range(len(out), len(dims)):
         summed.sum(dim)
-    mean = laws[0].mean * laws[1].mean * math.prod(map(size_of, dims[len(out) :]))
-    covariance = compact(plus(summed(math.prod(agreeing(*seconds))), -(mean**2)))
-    made = Field.normal(tuple(dims[: len(out)]), mean, covariance, roots_of(*laws))
+    mean = laws[0].mean * laws[1].mean * math.prod(map(fields.size_of, dims[len(out) :]))
+    covariance = fields.compact(fields.plus(summed(fields.product(*seconds)), -(mean**2)))
+    made = Field.normal(tuple(dims[: len(out)]), mean, covariance, fields.roots_of(*laws))
 
     def back(gradients):
-        gradient = summed.back(twos(total(gradients[0], made)))
+        gradient = summed.back(fields.twos(fields.total(gradients[0], made)))
         for value, chain, other in zip((left, right), chains, seconds[::-1], strict=True):
-            product = math.prod(agreeing(gradient, other))
-            yield value, gradient_of(compact(chain.back(product)))
+            product = fields.product(gradient, other)
+            yield value, fields.gradient_of(fields.compact(chain.back(product)))
 
     return Step([made], back)
 
@@ -195,26 +159,26 @@ def _kept_where(call: Call, input, condition, other) -> Step:
 
 def _mixed(call: Call, chosen: Tensor, yes, no) -> Step:
     """A mixture: with m for the mask, E mm' x₁x₁' + E (1-m)(1-m') x₂x₂', and what is across."""
-    mask = Value(("mask", next(fresh)))
+    mask = Value(("mask", next(fields.fresh)))
     call.tensors[mask.number] = chosen
-    dims = common_dims(call, [v for v in (yes, no, mask) if is_value(v)])
+    dims = calls.common_dims(call, [v for v in (yes, no, mask) if is_value(v)])
     if dims is None:
         return unknown(call)
     chains = [Chain(call.law(v).dims).spread(dims) for v in (yes, no, mask)]
     *laws, there = (call.law(v).moved(c) for v, c in zip((yes, no, mask), chains, strict=True))
-    first, second, both = agreeing(*(law.second for law in (*laws, there)))
+    first, second, both = fields.agreeing(*(law.second for law in (*laws, there)))
     share = float(chosen.mean())
     across = 2.0 * (share - both) * laws[0].mean * laws[1].mean
     mean = share * laws[0].mean + (1.0 - share) * laws[1].mean
     neither = 1.0 - 2.0 * share + both
     covariance = both * first + neither * second + across - mean**2
-    made = mixture(laws, (share, 1.0 - share), covariance, dims)
+    made = calls.mixture(laws, (share, 1.0 - share), covariance, dims)
 
     def back(gradients):
         for i, (value, kept) in enumerate(((yes, both), (no, neither))):
-            found = portion(gradients[0], laws[i], made, i)
-            found = shifted(found, lambda rho, own=kept: math.prod(agreeing(rho, own)))
-            yield value, shifted(found, chains[i].back)
+            found = calls.portion(gradients[0], laws[i], made, i)
+            found = fields.shifted(found, partial(fields.product, kept))
+            yield value, fields.shifted(found, chains[i].back)
 
     return Step([made], back)
 
@@ -257,14 +221,14 @@ def _probabilities(call: Call, value, dim: int) -> Step:
     def within(array: Array) -> Array:
         """What is left of an array without what a row has in common."""
         array = chain(array)
-        same = at(array, k)
-        return same - elsewhere(same, average(array, k, n), n)
+        same = fields.at(array, k)
+        return same - fields.elsewhere(same, fields.average(array, k, n), n)
 
     logits = within(law.covariance)
-    variance = max(at_zero(logits), 0.0)
+    variance = max(fields.at_zero(logits), 0.0)
     seen = np.full(1, float(n)) if law.seen is None else np.maximum(law.seen, 1.0)
     squares, slope = _of_rows(call, seen, n, math.sqrt(variance))
-    correlations = twos(logits / variance if variance else 0.0 * logits)
+    correlations = fields.twos(logits / variance if variance else 0.0 * logits)
     shared = np.full(correlations.shape, float((1.0 / seen).mean()))
     if law.seen is not None and dim > 0 and law.along(dim - 1):
         # Of two rows of other lengths, the longer one sees all that the shorter one does.
@@ -273,7 +237,7 @@ def _probabilities(call: Call, value, dim: int) -> Step:
         if shared.shape[row] == 2:
             np.moveaxis(shared, row, 0)[1:] = (np.arange(len(rows)) / rows).sum() / pairs
     found = np.minimum(shared * np.exp(variance * correlations), 1.0)
-    found[middle(found.shape)] = squares
+    found[fields.middle(found.shape)] = squares
     second = np.stack([found / n, (1.0 - found) / (n * (n - 1.0))], axis=k)
     covariance = chain.back(second) - 1.0 / n**2
     made = Field.normal(law.dims, 1.0 / n, covariance, law.roots)
@@ -378,20 +342,20 @@ def _dropout(call: Call, input, p=0.5, training=None, *_, train=None, **__) -> S
     shared = law.along(*range(2, len(law.dims))) if channels else ()
 
     def masked(array: Array, same: float, other: float) -> Array:
-        array = twos(array)
+        array = fields.twos(array)
         factor = np.full(array.shape, other)
-        zero = middle(array.shape)
+        zero = fields.middle(array.shape)
         factor[tuple(slice(None) if k in shared else n for k, n in enumerate(zero))] = same
         return array * factor
 
     # Around what stands in the place of what is dropped.
     mean = law.mean - put
-    second = plus(law.covariance, mean**2)
-    covariance = gain**2 * plus(masked(second, keep, keep**2), -((keep * mean) ** 2))
+    second = fields.plus(law.covariance, mean**2)
+    covariance = gain**2 * fields.plus(masked(second, keep, keep**2), -((keep * mean) ** 2))
     centre = gain * keep * law.mean if alpha else law.mean
-    made = law.rescaled(centre, compact(covariance))
+    made = law.rescaled(centre, fields.compact(covariance))
     factors = gain**2 * keep, (gain * keep) ** 2
-    return Step.curve(input, made, array=lambda array: compact(masked(array, *factors)))
+    return Step.curve(input, made, array=lambda array: fields.compact(masked(array, *factors)))
 
 
 @rule("embedding")
@@ -404,9 +368,9 @@ def _embedding(call: Call, input, weight, padding_idx=None, *_, **__) -> Step:
         rows = torch.cat([rows[:padding_idx], rows[padding_idx + 1 :]])
     mean, variance = float(rows.mean()), float(rows.var(correction=0))
     common = float(rows.mean(0).var(correction=0)) if len(rows) > 1 else variance
-    array, width = law.rho * variance, dims_of([rows.shape[1]])
+    array, width = law.rho * variance, fields.dims_of([rows.shape[1]])
     if common > 1e-9 * variance:
-        array = twos(array) + (1.0 - twos(law.rho)) * common
+        array = fields.twos(array) + (1.0 - fields.twos(law.rho)) * common
     array = array.reshape(*array.shape, *[1] * len(width[0]))
     return Step([Field.normal((*law.dims, *width), mean, array, call.weight(weight)[0])])
 
@@ -432,9 +396,9 @@ def _rrelu(call: Call, input, lower=1.0 / 8.0, upper=1.0 / 3.0, training=False, 
     left, spread = np.minimum(law.values, 0.0), (upper - lower) ** 2 / 12.0 if training else 0.0
     made = law.image(np.maximum(law.values, 0.0) + mean * left)
     if spread:
-        covariance = np.array(twos(made.covariance))
-        covariance[middle(covariance.shape)] += spread * float(WEIGHTS @ left**2)
-        made = made.rescaled(made.mean, compact(covariance))
+        covariance = np.array(fields.twos(made.covariance))
+        covariance[fields.middle(covariance.shape)] += spread * float(WEIGHTS @ left**2)
+        made = made.rescaled(made.mean, fields.compact(covariance))
     return Step.curve(input, made, np.where(law.values > 0, 1.0, math.sqrt(mean**2 + spread)))
 
 
@@ -459,27 +423,28 @@ def _filled_like(call: Call, input, *given, fill_value=None, **_) -> Step:
     number = {"zeros": 0.0, "ones": 1.0}.get(what, fill_value)
     if not isinstance(number, int | float):
         return unknown(call)
-    return Step([Field.constant(dims_of(call.shapes[0]), float(number))])
+    return Step([Field.constant(fields.dims_of(call.shapes[0]), float(number))])
+
+
+def _noise(call: Call, values: Array) -> Step:
+    """Independent values of a function of z."""
+    return Step([Field.standard(fields.dims_of(call.shapes[0])).image(values)])
 
 
 @rule("randn", "randn_like", "rand", "rand_like")
 def _thrown(call: Call, *_, **__) -> Step:
-    dims = dims_of(call.shapes[0])
-    made = Field.normal(dims, 0.0, ones(dims))
-    return Step([made if call.name.startswith("randn") else made.image(BELOW)])
+    return _noise(call, GRID if call.name.startswith("randn") else BELOW)
 
 
 @rule(Tensor.normal_)
 def _normal(call: Call, input, mean=0.0, std=1.0, **_) -> Step:
-    dims = dims_of(call.shapes[0])
-    return Step([Field.normal(dims, mean, ones(dims) * std**2)])
+    return _noise(call, mean + std * GRID)
 
 
 @rule(Tensor.uniform_)
 def _uniform(call: Call, input, *ends, **given) -> Step:
     low, high = ends or (given.get("from", 0.0), given.get("to", 1.0))
-    dims = dims_of(call.shapes[0])
-    return Step([Field.normal(dims, 0.0, ones(dims)).image(low + (high - low) * BELOW)])
+    return _noise(call, low + (high - low) * BELOW)
 
 
 @rule("bernoulli")
@@ -487,12 +452,12 @@ def _tossed(call: Call, input, p=None, **_) -> Step:
     """Ones, of chances that are a number or those of a tensor, and zeros."""
     if p is None:
         p = 0.5 if call.function.__name__.endswith("_") else input
-    chance, dims = call.law(p).mean, dims_of(call.shapes[0])
+    chance, dims = call.law(p).mean, fields.dims_of(call.shapes[0])
     if not 0.0 < chance < 1.0:
         return Step([Field.constant(dims, chance)])
     heads = (1.0 - chance < BELOW).astype(float)
-    made = Field.normal(dims, 0.0, ones(dims)).image(heads)
-    return Step([made.rescaled(chance, ones(dims) * chance * (1.0 - chance))])
+    made = Field.standard(dims).image(heads)
+    return Step([made.rescaled(chance, fields.ones(dims) * chance * (1.0 - chance))])
 
 
 @rule("normalize")
