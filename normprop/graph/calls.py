@@ -7,12 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from normprop.graph import fields
 from normprop.graph.fields import GRID, WEIGHTS, Array, Chain, Dims, Field, Gradient, Map, Part
-from normprop.graph.known import in_place_of_values
-from normprop.graph.trace import Value, is_value
+from normprop.graph.trace import Value, in_place_of_values, is_value, values_in
 from normprop.graph.wrappers import tensors_in
 
 Back = Callable[[list[Gradient]], Iterable[tuple[object, Gradient]]]
@@ -97,8 +96,7 @@ class Call:
 
     def values(self) -> list[Value]:
         """The tensors among the arguments."""
-        leaves = tree_leaves((self.args, self.kwargs), is_leaf=is_value)
-        return [leaf for leaf in leaves if is_value(leaf)]
+        return values_in((self.args, self.kwargs))
 
 
 _OPERATORS = {"add", "sub", "mul", "truediv", "pow", "matmul", "div"}

@@ -18,37 +18,30 @@ deviation 1, or the size that its place in a sum asks for.
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from normprop import nn as twins
 from normprop import rules
 from normprop.functional.scale import Constants
+from normprop.functional.weight import normalize_weight_
+from normprop.graph.anatomy import paths_of
+from normprop.graph.fields import Field
 from normprop.graph.kinds import constants_at, mixed_in
-from normprop.graph.roles import Roles, Sum, family_of, has_radius, is_curve, mixes
-from normprop.graph.stepping import Size
+from normprop.graph.passing import ADD, JOIN, SUB
+from normprop.graph.roles import Roles, Sum, family_of, has_radius, is_attention, is_curve, mixes
+from normprop.graph.scales import Row, Scales
 from normprop.graph.trace import Node, Trace
+from normprop.nn.parametric import MapFromWeight
 
 NEAR = 1.5
 """By what factor a standard deviation on the trunk may differ from 1."""
 _ROUNDS = 3
 _SAME = 0.01
 _ALIKE = 0.1
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What a user asks of a plan.
-
-    Attributes:
-        growth: of the squared gradient over all activations of the longest way.
-        logits: standard deviation of what heads give.
-    """
-
-    growth: float = math.e
-    logits: float = 1.0
 
 
 @dataclass
@@ -59,7 +52,8 @@ class Composition:
         roads: traces of the model, the first of which counts where they disagree.
         made: by path, the twins; they are changed, and exchanged.
         plain: by path, the layers that they stand for.
-        wishes: of the user.
+        growth: of the squared gradient over all activations of the longest way.
+        logits: standard deviation of what heads give.
         flow: for a trace, an object with ``step(node, module)`` and ``law(value)``.
 
     Attributes:
@@ -70,7 +64,8 @@ class Composition:
     roads: tuple[Trace, ...]
     made: dict[str, nn.Module]
     plain: dict[str, nn.Module]
-    wishes: Wishes
+    growth: float
+    logits: float
     flow: Callable[[Trace], object]
     kept: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
@@ -110,11 +105,11 @@ class Composition:
         calibrated = sum(isinstance(layer, twins.Calibrated) for layer in curves)
         heads = sorted({path for roles in self.roles for path in roles.heads})
         lines = [
-            f"{self.depth} activations on the longest way, growth {self.wishes.growth:.3g}: "
+            f"{self.depth} activations on the longest way, growth {self.growth:.3g}: "
             f"{calibrated} layers calibrated for it, {len(curves) - calibrated} that grow less"
         ]
         if heads:
-            lines.append(f"logits of std {self.wishes.logits:g} from {', '.join(heads)}")
+            lines.append(f"logits of std {self.logits:g} from {', '.join(heads)}")
         sums = [s for roles in self.roles for s in roles.sums]
         if sums:
             scaled = sum(any(s.sources) for s in sums)
@@ -126,7 +121,7 @@ class Composition:
     def _targets(self) -> tuple[dict[str, float], dict[str, str]]:
         targets, branches = {}, {}
         for roles in self.roles:
-            targets |= dict.fromkeys(roles.heads, self.wishes.logits)
+            targets |= dict.fromkeys(roles.heads, self.logits)
             for found in roles.sums:
                 sizes = _sizes(found)
                 targets |= sizes
@@ -193,7 +188,7 @@ class Composition:
                 corrections[path] = math.hypot(*(self.targets[p] for p in sources)) / made.std
         return corrections
 
-    def _compare(self, node: Node, layer: nn.Module, law: Size | None, flow) -> None:
+    def _compare(self, node: Node, layer: nn.Module, law: Field | None, flow) -> None:
         """Say where a call brings another law than the one that constants are made for."""
         own = None
         if is_curve(layer):
@@ -204,7 +199,7 @@ class Composition:
         if own and law is not None and law.std and not 1 / NEAR <= law.std / own <= NEAR:
             self.notes[node.name] = f"{said.format(own)} {law.std:.3g}"
 
-    def _choose(self, node: Node, layer: nn.Module, law: Size | None, roles: Roles, flow) -> None:
+    def _choose(self, node: Node, layer: nn.Module, law: Field | None, roles: Roles, flow) -> None:
         known = law is not None
         if has_radius(layer):
             if known and hasattr(layer, "std"):
@@ -216,7 +211,7 @@ class Composition:
             if node.name in self.shared:
                 std = self._declared(node.name, flow)
             layer, note = calibrated(
-                layer, self.plain[node.name], mean, std, self.depth, self.wishes.growth
+                layer, self.plain[node.name], mean, std, self.depth, self.growth
             )
             self.made[node.name] = layer
             if note:
@@ -282,7 +277,7 @@ class Composition:
             return self._expected(roles, node.inputs[0], flow)
         return self.targets.get(node.name, 1.0)
 
-    def _pooling(self, node: Node, layer: nn.Module, law: Size, roles: Roles, flow) -> None:
+    def _pooling(self, node: Node, layer: nn.Module, law: Field, roles: Roles, flow) -> None:
         """Take the constants of what stands in front, or else those of the law that arrives."""
         origin = roles.origin(node.inputs[0])
         front = None if origin is None else roles.twin(origin)
@@ -332,7 +327,7 @@ def calibrated(
         return layer, f"is not calibrated for the depth: {problem}"
 
 
-def _tidy(law: Size) -> tuple[float, float]:
+def _tidy(law: Field) -> tuple[float, float]:
     """Mean and standard deviation, 0 and 1 where they are nearly so."""
     mean = 0.0 if abs(law.mean) <= _SAME * law.std else law.mean
     return mean, 1.0 if abs(law.std - 1.0) <= _SAME else law.std
@@ -348,3 +343,218 @@ def _sizes(found: Sum) -> dict[str, float]:
         return {}
     size = math.sqrt(1.0 / max(found.place, len(found.row)) / len(both[0]))
     return dict.fromkeys(both[0], size)
+
+
+# What the network is predicted to be, beside what was asked for
+
+
+def trunk_of(composition: Composition, scales: Scales) -> Iterator[tuple[Node, int, Row]]:
+    """Calls whose results are on the trunk, these, and their rows; parts of a sum are not."""
+    roles, branches = composition.roles[0], composition.branches
+    rows: dict[str, list[Row]] = {}
+    for row in scales:
+        rows.setdefault(row.path, []).append(row)
+    for node in roles.trace.nodes[1:]:
+        own = rows.get(node.path, [])
+        if node.outputs and len(own) >= len(node.outputs):
+            row = own.pop(0)
+            del own[: len(node.outputs) - 1]
+            trunk = node.outputs[0] in roles.trunk - roles.beyond
+            if trunk and row.fwd_std is not None and node.name not in branches:
+                yield node, node.outputs[0], row
+
+
+def outside(composition: Composition, scales: Scales) -> dict[str, str]:
+    """By path, what on the trunk is not as a plan wants it, and why."""
+    roles = composition.roles[0]
+    least, most = (_profile(composition, roles, passes) for passes in (0.0, 1.0))
+    whole = _size_of_outputs(roles, scales)
+    found: dict[str, list[str]] = {}
+    behind, passed, average = 1.0, 1.0, None
+    for node, value, row in reversed(list(trunk_of(composition, scales))):
+        said = []
+        if not _near(row.fwd_std):
+            said.append(f"std {row.fwd_std:.3g}{_why(node)}")
+        if whole and row.bwd_std is not None:
+            size = row.bwd_std * row.fwd_std * math.sqrt(math.prod(row.shape)) / whole
+            ratio = _beyond(size / passed, least.get(value, 1.0), most.get(value, 1.0))
+            # One pooling may do a part of what several do.
+            if average is not None and behind and _lost(ratio, behind):
+                passed *= ratio / behind
+                found.setdefault(average.path, []).append(
+                    f"passes {ratio / behind:.2g} of the norm of its gradient, as what it "
+                    "pools is correlated"
+                )
+                ratio = behind
+            behind, average = ratio, node if _averages(node) else None
+            if not _near(ratio):
+                said.append(f"gradient {ratio:.3g} times what the growth gives")
+        if said:
+            found.setdefault(node.path, []).append(" and ".join(said))
+    return {path: "; ".join(dict.fromkeys(texts)) for path, texts in reversed(found.items())}
+
+
+def _near(ratio: float) -> bool:
+    return 1 / NEAR <= ratio <= NEAR
+
+
+def _lost(ratio: float, behind: float) -> bool:
+    """Whether a value lies outside by what is between it and the next one."""
+    return not _near(ratio / behind) or (_near(behind) and not _near(ratio))
+
+
+def _beyond(size: float, least: float, most: float) -> float:
+    """By what factor a size is out of a range; 1 within."""
+    return size / most if size > most else min(size / least, 1.0) if least else 1.0
+
+
+def _profile(composition: Composition, roles: Roles, passes: float) -> dict[int, float]:
+    """By value, the norm of its gradient times its signal, over that at the outputs.
+
+    A map keeps it, an activation multiplies its square by χ, and what is added or concatenated has
+    of it the share that it has in the result's second moment.  Of what reaches attention, and
+    averages inside of branches, the share that ``passes`` goes on.
+    """
+    flow = composition.flows[0]
+    squares: dict[int, float] = dict.fromkeys(roles.ends, 1.0)
+    for node in reversed(roles.trace.nodes[1:-1]):
+        arriving = sum(squares.get(v, 0.0) for v in node.outputs[:1])
+        if not arriving or not node.inputs:
+            continue
+        layer = roles.twin(node)
+        live = [*dict.fromkeys(roles.live_inputs(node))]
+        if layer is not None:
+            arriving *= math.exp(_length(layer, node))
+        if len(live) > 1:
+            live, shares = _shares(node, live, roles, flow)
+        else:
+            shares = [1.0] * len(live)
+        if is_attention(node):
+            arriving *= passes * _thinned(node, flow, layer)
+        elif _averages(node) and node.outputs[0] not in roles.trunk:
+            arriving *= passes
+        for value, share in zip(live, shares, strict=True):
+            squares[value] = squares.get(value, 0.0) + share * arriving
+    return {value: math.sqrt(square) for value, square in squares.items()}
+
+
+def _shares(node: Node, live: list[int], roles: Roles, flow) -> tuple[list[int], list[float]]:
+    """Inputs that carry on what arrives at a call, and each one's share of it."""
+    if is_attention(node):
+        # Queries and keys have none of it but what attention is not in mean field.
+        live = [v for v in live if v == mixed_in(node)[2]]
+        return live, [1.0] * len(live)
+    if node.module is not None:
+        return live[-1:], [1.0]
+    if node.name not in ADD | SUB | JOIN:
+        values = [v for v in live if not roles.is_gate(v)]
+        return values[:1], [1.0] * len(values[:1])
+    sizes = []
+    for value in live:
+        law, position = flow.law(value), node.inputs.index(value)
+        count = math.prod(node.shapes[position]) if node.name in JOIN else 1.0
+        sizes.append(0.0 if law is None else count * (law.std**2 + law.mean**2))
+    total = sum(sizes)
+    return live, [size / total if total else 1.0 / len(sizes) for size in sizes]
+
+
+def _thinned(node: Node, flow, layer: nn.Module | None) -> float:
+    """By how much attention lets the square of its values' signal fall, at least 1.
+
+    A gradient that all places have in common, as an average over them makes it, does not fall.
+    """
+    values, mixed = (flow.law(v) for v in (mixed_in(node)[2], node.outputs[0]))
+    if values is None or mixed is None or not mixed.std > 0:
+        return 1.0
+    divisor = layer.constants.forward if mixes(layer) else 1.0
+    return max(1.0, (values.std / (divisor * mixed.std)) ** 2)
+
+
+def _averages(node: Node) -> bool:
+    if node.module is not None:
+        return family_of(node.module) == "pool"
+    return node.name == "mean" or "avg_pool" in node.name
+
+
+def _why(node: Node) -> str:
+    return f", as {node.name} stays" if node.module is None else ""
+
+
+def span(composition: Composition, scales: Scales) -> tuple[float, float] | None:
+    """The smallest and the largest standard deviation on the trunk."""
+    sizes = [row.fwd_std for _, _, row in trunk_of(composition, scales)]
+    return (min(sizes), max(sizes)) if sizes else None
+
+
+def _size_of_outputs(roles: Roles, scales: Scales) -> float:
+    """Norm of the outputs, over that of a gradient of N(0, 1) at them."""
+    nodes = {node.path: node for node in roles.trace.nodes if roles.ends & {*node.outputs}}
+    squares = 0.0
+    for row in {row.path: row for row in scales}.values():
+        if row.path in nodes and row.fwd_std is not None:
+            squares += math.prod(row.shape) * row.fwd_std**2
+    return math.sqrt(squares)
+
+
+def _length(layer: nn.Module, node: Node) -> float:
+    """The logarithm of what an activation or a pooling multiplies the squared norm by: χ."""
+    if isinstance(layer, twins.Calibrated):
+        return math.log(layer.calibration.chi.value)
+    if family_of(layer) not in ("activation", "pool") or not hasattr(layer, "_plain"):
+        return 0.0
+    shape = node.shapes[0]
+    dims = getattr(layer, "_dims", None)
+    places = () if family_of(layer) != "pool" or dims is None else ((1, *shape[-dims:]),)
+    try:
+        plain = layer._plain(layer._law(), *places)
+    except (TypeError, ValueError, rules.NeedsShapeError):
+        return 0.0
+    thinned = math.prod(shape) / math.prod(node.made[0][0])
+    return math.log(thinned) + 2.0 * math.log(layer.std * plain.bwd_std / plain.fwd_std)
+
+
+# What its learning rates mean
+
+
+@torch.no_grad()
+def lengthen_(network: nn.Module, paths: Iterable[str], scales: Scales) -> float | None:
+    r"""Store the weights of these maps of a network at the norm r, in place.
+
+    A map that divides its weight W by ‖W‖ = r computes the same at every r, and a step of rate η
+    on W moves what runs as a step of rate :math:`\eta/r^2` would.  The steps of all maps add up in
+    the output, to first order in proportion to
+
+    .. math:: c_l = E\|y_l\|^2 \, E\|dy_l\|^2
+
+    with :math:`y_l` what map l gives and :math:`dy_l` its gradient: on a chain, each moves the
+    output as much as any other, so that a rate which suits one alone is too large for all of them
+    together by their number.  With
+
+    .. math:: r^2 = \sum_l c_l / \max_l c_l
+
+    a step of the whole network moves an output as much as one of the map that moves it most would
+    alone: r² is the number of maps that count, and a rate means the same whatever the depth.
+
+    A weight that is not divided by its norm, or that another module holds too, stays.  Returns r,
+    or ``None`` where no gradient reaches a map.
+    """
+    modules = dict(paths_of(network))
+    maps = {p: modules[p] for p in paths if isinstance(modules.get(p), MapFromWeight)}
+    moves = [_moves(row) for row in scales.rows if row.path in maps]
+    if not any(moves):
+        return None
+    length = math.sqrt(sum(moves) / max(moves))
+    holders = [p for module in network.modules() for p in module._parameters.values()]
+    for layer in {id(layer): layer for layer in maps.values()}.values():
+        if layer.method == "normalize" and sum(layer.weight is p for p in holders) == 1:
+            geometry = layer._geometry() | {"gain": length}
+            normalize_weight_(layer.weight, layer._ball(), layer.per, **geometry)
+    return length
+
+
+def _moves(row: Row) -> float:
+    """What a step of a map moves, c; 0 where it is not known."""
+    if row.fwd_std is None or row.bwd_std is None:
+        return 0.0
+    found = (row.fwd_std * row.bwd_std) ** 2 * math.prod(row.shape[1:])
+    return found if math.isfinite(found) else 0.0

@@ -18,20 +18,17 @@ from normprop.functional.parametric import check_method
 from normprop.functional.scale import Scaling, check_scaling
 from normprop.functional.weight import Method, Per
 from normprop.graph.anatomy import is_layer, joined, layers_of, paths_of, torch_type
-from normprop.graph.composition import Composition, Wishes, calibrated
+from normprop.graph.composition import Composition, calibrated, lengthen_, outside, span
 from normprop.graph.example import Example, functions_of, in_front
 from normprop.graph.exchange import Factory, check_replace, drop_normalization, exchange
-from normprop.graph.judging import outside, span
 from normprop.graph.kinds import constants_at, is_watched
-from normprop.graph.prediction import predict
-from normprop.graph.report import kept_with_models, remember
+from normprop.graph.prediction import predict, varied
+from normprop.graph.report import remember
 from normprop.graph.rewrite import check_arguments, check_model, copied, remade
 from normprop.graph.rewrite import replace as put_in
 from normprop.graph.roles import family_of, is_curve, mixes
 from normprop.graph.scales import Scales
 from normprop.graph.sites import exchange_functions
-from normprop.graph.stepping import varied
-from normprop.graph.stored import lengthen_
 from normprop.graph.wrappers import unwrapped
 from normprop.nn.parametric import MapFromWeight
 from normprop.nn.together import alone, batch_weights_
@@ -60,7 +57,6 @@ _UNFORESEEN = (
 _TWINS_OWN = {"absorbed", "backend", "constants", "gain", "method", "overwritten", "per", "scaling"}
 
 
-@kept_with_models
 @dataclass(frozen=True)
 class Conversion:
     """What became of every layer; prints as a table.
@@ -266,7 +262,7 @@ def convert(
             network, dropped = drop_normalization(network, example)
             exchanged |= dropped
             example = Example(network, example_inputs, example_keywords)
-        made = _Converter(network, example, options, Wishes(growth, logits), orthogonal)
+        made = _Converter(network, example, options, growth, logits, orthogonal)
         converted = made.convert()
     batch_weights_(converted)
     found = Conversion(made.converted, made.kept, notes=made.notes, exchanged=exchanged)
@@ -341,9 +337,9 @@ def _check_wishes(growth, logits, orthogonal, normalization) -> None:
 class _Converter:
     """A walk over a model, which it changes; a layer at several paths is known by its first."""
 
-    def __init__(self, model, example, options, wishes, orthogonal):
-        self.model, self.example, self.options, self.wishes = model, example, options, wishes
-        self.orthogonal = orthogonal
+    def __init__(self, model, example, options, growth, logits, orthogonal):
+        self.model, self.example, self.options = model, example, options
+        self.growth, self.logits, self.orthogonal = growth, logits, orthogonal
         self.composition: Composition | None = None
         self.plan: tuple[str, ...] = ()
         self.converted: dict[str, str] = {}
@@ -407,7 +403,9 @@ class _Converter:
         """Give the twins the constants of the laws that arrive."""
         example = self.example
         try:
-            found = Composition(example.traces, self.made, self.plain, self.wishes, example.steps)
+            found = Composition(
+                example.traces, self.made, self.plain, self.growth, self.logits, example.steps
+            )
         except _UNFORESEEN as problem:
             # Whatever was chosen up to there goes.
             self.made.clear()
@@ -436,7 +434,7 @@ class _Converter:
         depth = sum(len(self.paths[path]) for path in curves)
         for path in curves:
             self.made[path], note = calibrated(
-                self.made[path], self.plain[path], 0.0, 1.0, depth, self.wishes.growth
+                self.made[path], self.plain[path], 0.0, 1.0, depth, self.growth
             )
             self.notes |= {path: note} if note else {}
 

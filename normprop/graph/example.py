@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_map
 from normprop import functional, rules
 from normprop.graph.anatomy import layers_of, leaves_of, paths_of
 from normprop.graph.passing import ADD, JOIN, MOVES, SUB, moves
+from normprop.graph.prediction import Steps, varied
 from normprop.graph.rewrite import copied
 from normprop.graph.roads import roads_of
-from normprop.graph.stepping import Steps, varied
 from normprop.graph.trace import Trace, trace
 from normprop.graph.wrappers import dice_of_its_own, held_by, run_as_written, tensors_in
 
@@ -41,8 +41,7 @@ class Example:
             self._run(seen)
         args, kwargs = self._fresh()
         try:
-            roads = roads_of(seen, args, kwargs, leaves)
-            self.traces, self.runs = roads.traces, roads.notes
+            self.traces, self.runs = roads_of(seen, args, kwargs, leaves)
         except ValueError as problem:
             # No constant moves, so that the model may do otherwise for another input.
             args, kwargs = self._fresh()

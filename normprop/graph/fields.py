@@ -424,6 +424,11 @@ class Field:
         return max(float(WEIGHTS @ (self.values - self.mean) ** 2), 0.0)
 
     @property
+    def std(self) -> float:
+        """Standard deviation of an element."""
+        return math.sqrt(self.variance)
+
+    @property
     def is_normal(self) -> bool:
         """Whether F is a straight line."""
         return self._energies[2:].sum() <= 1e-9 * self._energies[1:].sum()

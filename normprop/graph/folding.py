@@ -23,8 +23,9 @@ from normprop.graph.rewrite import (
     report_of,
     separated,
 )
-from normprop.graph.roads import Roads, roads_of
+from normprop.graph.roads import roads_of
 from normprop.graph.roles import mixes
+from normprop.graph.trace import Trace
 from normprop.nn.attention import MultiheadAttention
 
 
@@ -84,15 +85,15 @@ def fold(model: nn.Module, /, *example_inputs, **example_keywords) -> nn.Module:
     seen, split = separated(model)
     seen.eval()
     kinds = _kinds(seen)
-    roads = roads_of(seen, example_inputs, example_keywords, kinds)
-    kinds, notes = _fitted(seen, kinds, roads)
-    plan = Plan(roads.traces, training=False, kinds=kinds, can_shift=set(kinds))
+    traces, runs = roads_of(seen, example_inputs, example_keywords, kinds)
+    kinds, notes = _fitted(seen, kinds, traces)
+    plan = Plan(traces, training=False, kinds=kinds, can_shift=set(kinds))
     with torch.no_grad():
         folded = exchanged(separated(model)[0].eval(), plan, partial(_made, plan))
     still = _tied(folded)
     split += [names for names in _tied(seen) if names not in still]
     refuse_unreached(folded, seen, plan)
-    return remember(folded, report_of(plan, folded, split, (*roads.notes, *notes, *_own(folded))))
+    return remember(folded, report_of(plan, folded, split, (*runs, *notes, *_own(folded))))
 
 
 def _own(model: nn.Module) -> Iterator[str]:
@@ -114,10 +115,10 @@ def _kinds(model: nn.Module) -> dict[str, Kind]:
     return found
 
 
-def _fitted(model: nn.Module, kinds: dict[str, Kind], roads: Roads):
+def _fitted(model: nn.Module, kinds: dict[str, Kind], traces: tuple[Trace, ...]):
     """Kinds with constants for the shapes of the example, and notes on those shapes."""
     kinds, notes = dict(kinds), []
-    nodes = [node for trace in roads.traces for node in trace.nodes if node.module is not None]
+    nodes = [node for trace in traces for node in trace.nodes if node.module is not None]
     for path, kind in kinds.items():
         if kind.constants is not None:
             continue

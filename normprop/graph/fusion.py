@@ -10,8 +10,8 @@ from normprop import rules
 from normprop.functional.parametric import Absorbed, Meaning
 from normprop.graph import affine
 from normprop.graph.kinds import Kind, kinds_of
+from normprop.graph.legality import Rates, rates_of
 from normprop.graph.plan import Choice, Plan
-from normprop.graph.rates import Rates, rates_of
 from normprop.graph.report import remember
 from normprop.graph.rewrite import (
     check_arguments,
@@ -92,10 +92,9 @@ def _planned(model: nn.Module, inputs: tuple, keywords: dict, lean: bool):
     kinds = _kinds(seen.train())
     traces, notes = (), ()
     for mode in _modes(model):
-        first = traces[-1].next if traces else 0
         network = separated(model)[0] if mode is None else seen.train(mode)
-        roads = roads_of(network, inputs, keywords, kinds, first)
-        traces, notes = traces + roads.traces, notes + roads.notes
+        roads, said = roads_of(network, inputs, keywords, kinds)
+        traces, notes = traces + roads, notes + said
     plan = Plan(traces, training=True, kinds=kinds, can_shift=_keep_their_input(seen, kinds))
     fused = exchanged(separated(model)[0], plan, partial(_made, plan, lean))
     refuse_unreached(fused, seen, plan)

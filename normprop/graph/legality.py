@@ -23,7 +23,9 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from normprop.graph.anatomy import is_own
+from normprop.graph.rewrite import copied
 from normprop.graph.wrappers import held_by, run_as_written, tensors_in, unwrapped
+from normprop.nn.parametric import MapFromWeight
 
 _TOLERANCE = 1e-12
 """Two products count as equal when they differ by less than the rounding of a long product."""
@@ -158,6 +160,24 @@ def check(model: nn.Module, /, *inputs, **keywords) -> Legality:
             model passes a function with a backward pass of its own that does not say what it
             does, such as a reentrant checkpoint, or runs autograd itself.
     """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    factors, alone, calls = _factors(model, inputs, keywords, names)
+    if not factors:
+        raise ValueError("the output must depend on a parameter; none of the model's is reached")
+    layers = {
+        name: Bridge(_factor_through(made), bool(legal))
+        for (name, made), legal in zip(calls.items(), alone, strict=True)
+    }
+    unreached = tuple(name for name in names.values() if name not in factors)
+    return Legality(factors, layers, unreached)
+
+
+def _factors(model, inputs, keywords, names: dict) -> tuple[dict, np.ndarray, dict]:
+    """What each leaf of these names has, by identity, and calls of layers with separate scales.
+
+    Of each of these layers also whether all gradients were true but for a constant if it were the
+    only one.
+    """
     roots, graph, calls = _run(model, inputs, keywords)
     # On the way to the outputs, or where no gradient can be, as no parameter stands before it.
     calls = {
@@ -165,38 +185,29 @@ def check(model: nn.Module, /, *inputs, **keywords) -> Legality:
         for name, made in calls.items()
         if any(not call.roots or not graph.keys().isdisjoint(call.roots) for call in made)
     }
-    columns = {name: column for column, name in enumerate(calls, 1)}
     owners = defaultdict(lambda: [0])
-    for name, made in calls.items():
+    for column, made in enumerate(calls.values(), 1):
         for node in (node for call in made for node in call.graph):
-            owners[node].append(columns[name])
+            owners[node].append(column)
 
     def together_and_alone(node) -> np.ndarray:
         """The factors with all layers as they are, and with each as the only separate one."""
         stated = _stated(node)
-        found = np.ones((len(stated), 1 + len(columns)))
+        found = np.ones((len(stated), 1 + len(calls)))
         found[:, owners[node]] = np.reshape(stated, (-1, 1))
         return found
 
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    ends = _products(roots, graph, together_and_alone, np.ones(1 + len(columns)))
+    ends = _products(roots, graph, together_and_alone, np.ones(1 + len(calls)))
     reached = {
         names[id(node.variable)]: np.stack(products)
         for node, products in ends.items()
         if id(getattr(node, "variable", None)) in names
     }
-    if not reached:
-        raise ValueError("the output must depend on a parameter; none of the model's is reached")
     factors = {
         name: Factor(*reached[name][:, 0].tolist()) for name in names.values() if name in reached
     }
-    legal = np.all([_agree(low, high) for low, high in reached.values()], axis=0)
-    layers = {
-        name: Bridge(_factor_through(made), bool(legal[columns[name]]))
-        for name, made in calls.items()
-    }
-    unreached = tuple(name for name in names.values() if name not in reached)
-    return Legality(factors, layers, unreached)
+    legal = [_agree(low, high) for low, high in reached.values()]
+    return factors, np.all(legal, axis=0)[1:] if legal else np.ones(len(calls)), calls
 
 
 def separate_on_bridges_(model: nn.Module, /, *inputs, **keywords) -> Legality:
@@ -400,3 +411,87 @@ def _factor_through(calls: Iterable[_Call]) -> float:
     ]
     factor = Factor(float(np.min(found)), float(np.max(found))) if found else Factor(1.0, 1.0)
     return factor.low if factor.legal else math.nan
+
+
+# Separate scales on a chain, for what they are there: factors of each parameter's gradient.
+
+
+@dataclass(frozen=True)
+class Rates:
+    """A network that divides by the forward scales alone, and what its separate ones were worth.
+
+    Attributes:
+        network: a copy, with forward scales.
+        parameters: by name, the factor of the gradient that is not 1.
+        inputs: by place or keyword, that of a tensor which the network is called with.
+    """
+
+    network: nn.Module
+    parameters: dict[str, float]
+    inputs: dict[int | str, float]
+
+
+def rates_of(model: nn.Module, inputs: tuple, keywords: dict) -> Rates | None:
+    """What separate scales are worth, where they are legal and weights of maps take it all.
+
+    ``None`` where there are no separate scales, or where they are more than factors: at joins, per
+    neuron, others in evaluation, or of parameters that are no map's.
+    """
+    if not any(is_separate(module) for module in model.modules()):
+        return None
+    called, network = copied(model), copied(model)
+    for module in network.modules():
+        if is_separate(module):
+            module.scaling = "forward"
+    # Functions outside layers keep the scales that they have.
+    separate, forward = (_rates(m, inputs, keywords) for m in (called, copied(network)))
+    if separate is None or forward is None:
+        return None
+    held = {
+        id(p)
+        for m in called.modules()
+        if isinstance(m, MapFromWeight)
+        for p in (m._parameters.get("weight"), m._parameters.get("bias"))
+    }
+    rates = {key: separate[key] / forward[key] for key in separate}
+    found = Rates(network, {}, {})
+    for (leaf, name), rate in rates.items():
+        if rate == 1.0:
+            continue
+        if leaf == "input":
+            found.inputs[name] = rate
+        elif id(called.get_parameter(name)) in held:
+            found.parameters[name] = rate
+        else:
+            return None
+    return found
+
+
+def _rates(model: nn.Module, inputs: tuple, keywords: dict) -> dict | None:
+    """Factors of the gradients of parameters and of inputs, where they are the same in both modes.
+
+    By what it is of, a "parameter" or an "input", and its name or place.
+    """
+    flat = {**dict(enumerate(inputs)), **keywords}
+    tensors = {key: given for key, given in flat.items() if isinstance(given, Tensor)}
+    real = {key: tensor for key, tensor in tensors.items() if tensor.is_floating_point()}
+    deep = tensors_in([given for key, given in flat.items() if key not in tensors])
+    if any(tensor.is_floating_point() for tensor in deep):
+        return None
+    modes = []
+    for mode in (True, False):
+        with torch.inference_mode(False), torch.enable_grad():
+            leaves = {key: tensor.detach().clone().requires_grad_() for key, tensor in real.items()}
+            # A model may write into what it is given.
+            given = flat | {key: leaf * 1.0 for key, leaf in leaves.items()}
+        args = tuple(given.pop(place) for place in range(len(inputs)))
+        names = {id(p): ("parameter", name) for name, p in model.named_parameters()}
+        names |= {id(leaf): ("input", key) for key, leaf in leaves.items()}
+        try:
+            factors, *_ = _factors(model.train(mode), args, given, names)
+        except (TypeError, ValueError):
+            return None
+        if not all(factor.legal for factor in factors.values()):
+            return None
+        modes.append({key: factor.value for key, factor in factors.items()})
+    return modes[0] if modes[0] == modes[1] else None

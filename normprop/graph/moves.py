@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from normprop.graph import calls, fields
 from normprop.graph.calls import Call, Step, by_torch, inside, rule, unknown
 from normprop.graph.fields import Array, Axis, Chain, Dims, Field, at_zero, dims_of, ones
-from normprop.graph.known import in_place_of_values
+from normprop.graph.trace import in_place_of_values
 
 # From which correlation on two places are not taken for independent.
 _ALIKE = 0.05

@@ -11,8 +11,9 @@ from itertools import starmap
 from types import MethodType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_map, tree_map_only
 
 import normprop.graph.maps
 import normprop.graph.moves
@@ -22,11 +23,10 @@ from normprop.graph.anatomy import single_layers
 from normprop.graph.calls import Call, Step, go_back, name_of, step_of
 from normprop.graph.fields import Field, Gradient, Part, at_zero, dims_of, ones, total
 from normprop.graph.kinds import is_twin
-from normprop.graph.known import UNFILLED, Known, has_scale
 from normprop.graph.normalised import step_of_layer
 from normprop.graph.rewrite import check_arguments
 from normprop.graph.scales import Row, Scales
-from normprop.graph.trace import Node, Trace, trace
+from normprop.graph.trace import Node, Trace, Value, in_place_of_values, trace, values_in
 from normprop.graph.wrappers import (
     no_reentrant_checkpoints,
     other_dice_kept,
@@ -36,6 +36,14 @@ from normprop.graph.wrappers import (
 from normprop.nn.together import alone
 
 __all__ = ["predict"]
+
+# Of what is made of others, up to this many are computed.
+_LARGEST = 2**26
+
+UNFILLED = {
+    "empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided",
+}  # fmt: skip
+"""What these give is whatever is there."""
 
 _DRAWN = "its weights have no numbers; taken for what its law draws"
 
@@ -81,6 +89,111 @@ def predict(model: nn.Module, /, *inputs: object, **keywords: object) -> Scales:
             go_through(flow, run.nodes[1:], model.get_submodule)
             _backward(flow)
             return flow.scales()
+
+
+def has_scale(tensor: Tensor) -> bool:
+    """Whether it holds real or complex numbers, and may have a gradient."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+class Known:
+    """Numbers by value of a trace.
+
+    Attributes:
+        tensors: all that are known.
+        looked: values of those that follow from the inputs: tokens, masks, and what no parameter
+            has a part in.
+        weights: values of parameters, and of what is made of them.
+        drawn: values of the model's own that have no numbers, for which some were drawn.
+    """
+
+    def __init__(
+        self,
+        own: Mapping[int, Tensor],
+        inputs: Sequence[Tensor],
+        drawn: Mapping[int, Tensor] | None = None,
+    ):
+        self.tensors: dict[int, Tensor] = {}
+        self.looked: set[int] = set()
+        self.drawn: set[int] = set()
+        self.weights: set[int] = set()
+        self._unknown: set[int] = set()
+        self._stand_ins: dict[int, Tensor] = {}
+        self._own, self._inputs, self._drawn = dict(own), inputs, drawn or {}
+
+    def stand_in(self, tensor: Tensor) -> Tensor:
+        """A tensor without numbers for one with, the same each time."""
+        if id(tensor) not in self._stand_ins:
+            empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+            self._own[id(empty)], self._stand_ins[id(tensor)] = tensor, empty
+        return self._stand_ins[id(tensor)]
+
+    def told(self, run: Trace, node: Node, call: tuple) -> object:
+        """The result of a call, in which tensors have no numbers; None where it is not known."""
+        values = values_in(call)
+        if not values or any(self.find(run, value.number) is None for value in values):
+            return None
+        result = self._run(node.function, call)
+        return tree_map_only(Tensor, lambda t: torch.empty_like(t, device="meta"), result)
+
+    def find(self, run: Trace, value: int) -> Tensor | None:
+        """The numbers of a value."""
+        if value not in self.tensors and value not in self._unknown:
+            node = run.producer.get(value)
+            if node is None:
+                self._keep_own(run, value)
+            elif node is run.nodes[0]:
+                tensor = self._inputs[node.outputs.index(value)]
+                if not (tensor.is_meta or has_scale(tensor)):
+                    self.tensors[value] = tensor
+                    self.looked.add(value)
+            else:
+                self._compute(run, node)
+            if value not in self.tensors:
+                self._unknown.add(value)
+        return self.tensors.get(value)
+
+    def _keep_own(self, run: Trace, value: int) -> None:
+        tensor = self._own.get(id(run.constants.get(value)))
+        if isinstance(tensor, nn.Parameter):
+            self.weights.add(value)
+        if tensor is not None and tensor.is_meta:
+            self.drawn.add(value)
+            tensor = self._drawn.get(id(tensor))
+            if tensor is None:
+                tensor = torch.randn(run.constants[value].shape, device="cpu")
+        if tensor is not None:
+            self.tensors[value] = tensor
+
+    def _compute(self, run: Trace, node: Node) -> None:
+        """What a function makes of what is known, unless it puts parameters to work on inputs."""
+        if node.function is None or node.opaque or node.name in UNFILLED:
+            return
+        if any(self.find(run, value) is None for value in node.inputs):
+            return
+        looked = any(v in self.looked for v in node.inputs)
+        at_work = looked and any(v in self.weights for v in node.inputs)
+        shapes = [shape for shape, _ in node.made]
+        if at_work or sum(map(math.prod, (*node.shapes, *shapes))) > _LARGEST:
+            return
+        results = tensors_in(self._run(node.function, node.call))
+        if results and [tuple(r.shape) for r in results] == shapes:
+            self.tensors.update(zip(node.outputs, results, strict=True))
+            for kind in (self.looked, self.drawn, self.weights):
+                if any(v in kind for v in node.inputs):
+                    kind.update(node.outputs)
+
+    def _run(self, function, call: tuple):
+        """What a function gives; None where it cannot run."""
+        # A function may write into what it gets.
+        copies = {v: self.tensors[v.number].detach().cpu().clone() for v in values_in(call)}
+        args, kwargs = in_place_of_values(copies.get, call)
+        kwargs = {k: v for k, v in kwargs.items() if k != "device"}
+        try:
+            with torch.device("cpu"), torch.no_grad(), torch.random.fork_rng(()):
+                return function(*args, **kwargs)
+        except (RuntimeError, TypeError, ValueError, NotImplementedError):
+            return None
 
 
 def traced(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -> tuple[Trace, Known]:
@@ -287,3 +400,73 @@ def _backward(flow: Flow) -> None:
             flow.gradients[value] = flow.gradients.get(value, {})
             flow.gradients[value] |= {("output", number): Part(1.0, ones(law.dims))}
     go_back(flow.steps, flow.gradients, {v: law for v, law in flow.laws.items() if v in tracked})
+
+
+# Of a run whose layers will be others.
+
+
+def varied(given: object) -> tuple[object, bool]:
+    """What a model is called with, without tensors of one number throughout; whether there were.
+
+    An example of zeros shows what a model does, and says nothing of a law: it counts as N(0, 1).
+    """
+    found = []
+
+    def emptied(leaf):
+        real = isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel() > 1
+        if not real or leaf.is_meta or (leaf != leaf.flatten()[0]).any():
+            return leaf
+        found.append(leaf)
+        return torch.empty_like(leaf, device="meta")
+
+    return tree_map(emptied, given), bool(found)
+
+
+class Steps:
+    """Laws of the values of a trace of layers as leaves, as far as it has been gone through."""
+
+    def __init__(self, run: Trace, given: object) -> None:
+        own = {id(tensor): tensor for tensor in run.constants.values()}
+        self.flow = Flow(run, nn.Module(), Known(own, tensors_in(given)))
+        given_laws(self.flow, given)
+
+    def law(self, value: int) -> Field | None:
+        """That of a value; None where it holds no real numbers of finite variance."""
+        law = self.flow.laws.get(value)
+        known = law is not None and law.values is not None and math.isfinite(law.variance)
+        return law if known else None
+
+    def step(self, node: Node, layer: nn.Module | None) -> None:
+        """Go through a call of a layer; None for what was called."""
+        if not node.outputs:
+            return
+        layer = node.module if layer is None else layer
+        if layer is None or is_twin(layer):
+            go_through(self.flow, [node], lambda _: layer)
+        else:
+            self._inside(node, layer)
+
+    def _inside(self, node: Node, layer: nn.Module) -> None:
+        """By what a layer of torch calls."""
+        args, kwargs = in_place_of_values(self._empty, node.call)
+        run, known = traced(layer, args, kwargs)
+        inner, own = Flow(run, layer, known), self.flow.known
+        for value, (mine,) in zip(run.nodes[0].outputs, values_in(node.call), strict=True):
+            if mine in self.flow.laws:
+                inner.laws[value] = self.flow.laws[mine]
+            else:
+                known.tensors[value] = own.find(self.flow.run, mine)
+        go_through(inner, run.nodes[1:], layer.get_submodule)
+        for value, found in zip(node.outputs, run.nodes[-1].inputs, strict=False):
+            if found in inner.laws:
+                self.flow.laws[value] = inner.laws[found]
+            elif found in known.tensors:
+                own.tensors[value] = known.tensors[found]
+
+    def _empty(self, leaf: Value) -> Tensor:
+        tensor = self.flow.known.find(self.flow.run, leaf.number)
+        if tensor is not None:
+            return torch.empty_like(tensor, device="meta")
+        node = self.flow.run.producer[leaf.number]
+        shape, dtype = node.made[node.outputs.index(leaf.number)]
+        return torch.empty(shape, dtype=dtype, device="meta")

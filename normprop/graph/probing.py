@@ -17,8 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from normprop.graph.anatomy import joined, single_layers
-from normprop.graph.known import UNFILLED, has_scale
-from normprop.graph.prediction import predict
+from normprop.graph.prediction import UNFILLED, has_scale, predict
 from normprop.graph.rewrite import check_arguments, copied
 from normprop.graph.scales import Fault, Measured, Row, Scales
 from normprop.graph.trace import Node, Watcher, returned, watched

@@ -1,5 +1,6 @@
 """What a verb did to a model, kept with the model that it returned."""
 
+import sys
 from typing import TypeVar
 
 from torch import nn
@@ -7,21 +8,14 @@ from torch import nn
 from normprop.graph.wrappers import check_model
 
 _Model = TypeVar("_Model", bound=nn.Module)
-_kinds: dict[str, type] = {}
-
-
-def kept_with_models(kind: type) -> type:
-    """Make a report known, a dataclass whose fields are Python's own types.
-
-    A folded network is unpickled where there is no normprop, so that the model carries those
-    fields and the name.
-    """
-    _kinds[kind.__name__] = kind
-    return kind
 
 
 def remember(model: _Model, found) -> _Model:
-    """Keep what was done with the model, in the place of what an earlier verb has left."""
+    """Keep what was done with the model, in the place of what an earlier verb has left.
+
+    A folded network is unpickled where there is no normprop, so that the model carries the name
+    of the class, which normprop exports, and fields of Python's own types.
+    """
     model._normprop_report = (type(found).__name__, dict(vars(found)))
     return model
 
@@ -50,4 +44,4 @@ def report(model: nn.Module):
             f"this {type(model).__name__} carries no report"
         )
     name, fields = found
-    return _kinds[name](**fields)
+    return getattr(sys.modules[__package__], name)(**fields)

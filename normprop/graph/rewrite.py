@@ -14,13 +14,11 @@ from normprop.graph.affine import Clamp
 from normprop.graph.anatomy import is_layer, joined
 from normprop.graph.kinds import Kind, is_twin
 from normprop.graph.plan import Plan
-from normprop.graph.report import kept_with_models
 from normprop.graph.wrappers import check_model, tensors_in, unwrapped
 from normprop.nn.calibrated import Calibrated
 from normprop.nn.together import alone
 
 
-@kept_with_models
 @dataclass(frozen=True)
 class Report:
     """Where the constants of every layer went; prints as a table.

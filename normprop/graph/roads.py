@@ -10,7 +10,7 @@ of that is refused.
 import os
 import random
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import partial
 
 import numpy as np
@@ -25,37 +25,25 @@ _MOST = 64
 _RUNS = 1024
 
 
-@dataclass(frozen=True)
-class Roads:
-    """What a model does in one mode: a trace of each road, and in words what was looked at."""
-
-    traces: tuple[Trace, ...]
-    notes: tuple[str, ...]
-
-
 def roads_of(
-    model: nn.Module,
-    inputs: tuple,
-    keywords: Mapping[str, object],
-    leaves: Container[str],
-    first: int = 0,
-) -> Roads:
-    """Run the model as often as it takes to know its roads in the mode that it is in.
+    model: nn.Module, inputs: tuple, keywords: Mapping[str, object], leaves: Container[str]
+) -> tuple[tuple[Trace, ...], tuple[str, ...]]:
+    """A trace of each road in the mode that the model is in, and in words what was looked at.
 
-    It runs without gradients, and is changed as its runs change it; the rest is as in
-    :func:`~normprop.graph.trace.trace`.
+    It runs as often as that takes, without gradients, and is changed as its runs change it; the
+    rest is as in :func:`~normprop.graph.trace.trace`.
 
     Raises:
         TypeError: the model returns no tensor.
         ValueError: its road depends on values that its layers compute, on dice or a count that
             nobody can watch, or there are too many roads.
     """
-    return _Search(model, inputs, keywords, leaves, first).found()
+    return _Search(model, inputs, keywords, leaves).found()
 
 
 class _Search:
-    def __init__(self, model, inputs, keywords, leaves, first):
-        self.model, self.first, self.runs = model, first, 0
+    def __init__(self, model, inputs, keywords, leaves):
+        self.model, self.runs = model, 0
         self.trace = partial(trace, model, inputs, leaves, keywords=keywords)
         self.traces: dict[tuple, Trace] = {}
         self.checks: set[str] = set()
@@ -63,7 +51,7 @@ class _Search:
         self.chosen: set[str] = set()
         self.changing: set[int] = set()
 
-    def found(self) -> Roads:
+    def found(self) -> tuple[tuple[Trace, ...], tuple[str, ...]]:
         tensors = [*self.model.parameters(), *self.model.buffers()]
         versions = [version_of(t) for t in tensors]
         dice, counts = _dice(self.model), _counts(self.model)
@@ -76,13 +64,12 @@ class _Search:
             again = self._run()
             self._explore(again, 0)
             self._shift(again)
-        return Roads(tuple(self.traces.values()), self._notes())
+        return tuple(self.traces.values()), self._notes()
 
     def _run(self, answers=(), shifted=False, keep=True) -> Trace:
         self.runs += 1
         told = {"answers": answers, "changing": self.changing, "shifted": shifted}
-        made = self.trace(self.first, seed=self.runs, **told)
-        self.first = made.next
+        made = self.trace(seed=self.runs, **told)
         if keep:
             self.traces.setdefault(_road(made), made)
         return made

@@ -10,6 +10,7 @@ an attribute, a list, a closure, a buffer), through a hook, or as something of P
 """
 
 import gc
+import itertools
 import os
 import sys
 import weakref
@@ -18,13 +19,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from types import CodeType, FrameType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from normprop.functional.observed import observers
 from normprop.graph.wrappers import dice_of_its_own, held_by, put, run_as_written, tensors_in
@@ -50,14 +51,7 @@ _BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
 _NO_TENSOR = (bool, int, float, complex, str, slice, type(...), torch.dtype, torch.memory_format)
 
 
-class Numbers(Protocol):
-    """Who knows numbers of tensors that are there without."""
-
-    def told(self, run: "Trace", node: "Node", call: tuple) -> object:
-        """The result of a call that raised; None where it is not known."""
-
-    def stand_in(self, tensor: Tensor) -> Tensor:
-        """A tensor without numbers for one with."""
+_numbers = itertools.count()
 
 
 class Value(NamedTuple):
@@ -69,6 +63,16 @@ class Value(NamedTuple):
 def is_value(leaf) -> bool:
     """Whether it stands for a tensor."""
     return isinstance(leaf, Value)
+
+
+def in_place_of_values(made: Callable, call: tuple) -> tuple:
+    """A call with something else in the place of every value."""
+    return tree_map(lambda leaf: made(leaf) if is_value(leaf) else leaf, call, is_leaf=is_value)
+
+
+def values_in(call: tuple) -> list[Value]:
+    """Those of the tensors in a call, in order."""
+    return [leaf for leaf in tree_leaves(call, is_leaf=is_value) if is_value(leaf)]
 
 
 @dataclass(eq=False)
@@ -160,15 +164,12 @@ class Trace:
     told: list[str] = field(default_factory=list)
     # Of each call of a module that ended, path, values that it gave, and how many nodes there were.
     returned: list[tuple[str, tuple[int, ...], int]] = field(default_factory=list)
-    # The first number that no value has.
-    next: int = 0
 
 
 def trace(
     model: nn.Module,
     inputs: tuple,
     leaves: Container[str],
-    first: int = 0,
     *,
     keywords: Mapping[str, object] | None = None,
     answers: tuple[bool, ...] = (),
@@ -176,7 +177,7 @@ def trace(
     shifted: bool = False,
     seed: int = 0,
     differentiable: bool = False,
-    known: Numbers | None = None,
+    known=None,
 ) -> Trace:
     """Run the model and record it.
 
@@ -184,20 +185,21 @@ def trace(
         model: is run once, in the mode that it is in.
         inputs: what it is called with.
         leaves: paths of the modules that are leaves.
-        first: the smallest number to give to a value.
         keywords: what else it is called with.
         answers: what Python is told, whatever the tensors say, at its first decisions.
         changing: identities of parameters and buffers that earlier runs have changed.
         shifted: whether the numbers that it learns are others than those of the tensors.
         seed: of torch's dice, whose state stays what it was.
         differentiable: whether it runs with gradients, so that it shows which tensors have one.
-        known: of a model without numbers, who knows some.
+        known: of a model without numbers, who knows some: an object with ``stand_in(tensor)``, a
+            tensor without numbers for one with, and ``told(run, node, call)``, the result of a call
+            that raised, or None.
 
     Raises:
         TypeError: the model returns no tensor.
     """
     keywords = dict(keywords or {})
-    recorder = _Recorder(model, Trace(next=first), tuple(answers), changing, shifted, known)
+    recorder = _Recorder(model, Trace(), tuple(answers), changing, shifted, known)
     with _old_objects_apart():
         _record(recorder, model, inputs, keywords, leaves, differentiable, seed)
         recorder.outlived()
@@ -556,8 +558,7 @@ class _Recorder(Watcher):
         return empty
 
     def _fresh(self, tensor) -> int:
-        value = self.trace.next
-        self.trace.next += 1
+        value = next(_numbers)
         self.values[id(tensor)], self.versions[id(tensor)] = value, version_of(tensor)
         self.alive.append(tensor)
         self.shared.setdefault(_memory(tensor), set()).add(id(tensor))

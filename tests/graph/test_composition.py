@@ -296,7 +296,7 @@ def test_where_the_laws_are_lost_there_is_no_plan_and_the_report_says_so(monkeyp
     def lost(*_):
         raise IndexError("list index out of range")
 
-    monkeypatch.setattr("normprop.graph.stepping.Steps.step", lost)
+    monkeypatch.setattr("normprop.graph.prediction.Steps.step", lost)
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
     net = convert(model, torch.randn(2, 4))
     assert report(net).plan == ("none, as the laws were lost: IndexError: list index out of range",)
