@@ -355,7 +355,8 @@ def _between(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]
 
 def affine_(t: Tensor, scale: float, shift: float) -> Tensor:
     """scale·t + shift, in place: one pass."""
-    if torch.compiler.is_compiling():
+    # The meta device refuses to write where a number of the CPU has come in.
+    if torch.compiler.is_compiling() or t.is_meta:
         return t * scale + shift
     return torch.add(_scalar(shift, t), t, alpha=scale, out=t)
 

@@ -381,6 +381,15 @@ def test_memory_formats_are_kept(name):
     assert dx.is_contiguous(memory_format=torch.channels_last)
 
 
+@calls
+@pytest.mark.parametrize("size", [5, 2 * SMALL["cpu"]])
+def test_a_tensor_without_numbers_has_a_shape_and_a_gradient(name, params, size):
+    x = torch.empty(size, device="meta", requires_grad=True)
+    y = fused(name, x, params, SEPARATE)
+    assert y.is_meta
+    assert y.shape == x.shape == gradient(lambda x: fused(name, x, params, SEPARATE), x).shape
+
+
 def test_a_class_of_its_own_is_served_by_plain_operations():
     class Mine(torch.Tensor):
         pass
