@@ -29,6 +29,7 @@ from normprop.graph.wrappers import (
     run_as_written,
     tensors_in,
 )
+from normprop.nn.together import together_of
 
 # A seed that a user's own numbers are not likely to come from.
 _SEED = 28032016
@@ -75,6 +76,9 @@ def probe(model: nn.Module, /, *inputs, **keywords) -> Scales:
         stack.enter_context(torch.autograd.set_detect_anomaly(False))
         stack.enter_context(run_as_written())
         seen = copied(model)
+        for together in filter(None, map(together_of, seen.modules())):
+            # Each map is to be seen making its own.
+            together.layers = []
         held = [*seen.parameters(), *seen.buffers(), *tensors_in((inputs, keywords))]
         if any(tensor.is_meta for tensor in held):
             raise ValueError(

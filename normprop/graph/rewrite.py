@@ -62,7 +62,9 @@ def copied(model: nn.Module) -> nn.Module:
         TypeError: it is no module, cannot be looked into, or cannot be copied.
     """
     model = unwrapped(model)
-    left = tensors_in([list(vars(module).values()) for module in model.modules()])
+    # But for what makes the weights, of which a copy has nothing.
+    held = [{**vars(module), "_normprop_together": None} for module in model.modules()]
+    left = tensors_in([list(each.values()) for each in held])
     known = {id(t): t.detach().clone() for t in left if not t.is_leaf}
     try:
         made = copy.deepcopy(model, known)

@@ -305,3 +305,25 @@ def test_it_trains_as_its_maps_do(method):
     assert all(
         torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(together, alone, strict=True)
     )
+
+
+@pytest.mark.parametrize("verb", [normprop.convert, lambda model, x: normprop.fuse(model, x)])
+def test_a_verb_looks_at_the_layers_and_past_what_makes_their_weights(verb):
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten()).double()
+    x = torch.randn(8, 3, 6, 6, dtype=torch.float64)
+    network = verb(normprop.convert(plain, x), x)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        network(x).square().sum().backward()
+        optimizer.step()
+    # A write that is not a step's: views of what was written are not to be asked anything.
+    network[0].weight.detach().mul_(1.5)
+    rows = {row.path for row in normprop.probe(network, x)}
+    assert rows == {row.path for row in normprop.probe(normprop.nn.together.alone(network), x)}
+    batch_weights_(network)
+    assert normprop.predict(network, x)["0"].fwd_std > 0
+    for made_of in (normprop.convert, normprop.fold):
+        other = made_of(network, x).eval()
+        assert other(x).shape == network(x).shape
+    normprop.check(network, x)
