@@ -25,7 +25,6 @@ from normprop.graph.wrappers import (
     dice_of_its_own,
     no_reentrant_checkpoints,
     other_dice_kept,
-    put,
     run_as_written,
     tensors_in,
 )
@@ -111,12 +110,7 @@ def _measured(model: nn.Module, inputs: tuple, keywords: Mapping[str, object]) -
     leaves = single_layers(model)
     watcher = _Probe(model, leaves, tensors_in((args, kwargs)))
     try:
-        with no_reentrant_checkpoints(), ExitStack() as unseen:
-            for module in model.modules():
-                makes = vars(module).get("_normprop_together")
-                if makes is not None:
-                    # Before its layers run, and no tensor between them.
-                    put(unseen, vars(makes), "_hand_out", watcher.unseen(makes._hand_out))
+        with no_reentrant_checkpoints():
             with watched(model, leaves, watcher):
                 result = model(*args, **kwargs)
             watcher.run_backward(returned(result))

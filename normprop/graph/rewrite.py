@@ -62,9 +62,7 @@ def copied(model: nn.Module) -> nn.Module:
         TypeError: it is no module, cannot be looked into, or cannot be copied.
     """
     model = unwrapped(model)
-    # But for what makes the weights, of which a copy has nothing.
-    held = [{**vars(module), "_normprop_together": None} for module in model.modules()]
-    left = tensors_in([list(each.values()) for each in held])
+    left = tensors_in([list(vars(module).values()) for module in model.modules()])
     known = {id(t): t.detach().clone() for t in left if not t.is_leaf}
     try:
         made = copy.deepcopy(model, known)

@@ -325,18 +325,6 @@ class Watcher(TorchFunctionMode):
 
         return call
 
-    def unseen(self, function):
-        """A function that is not seen."""
-
-        def call(*args, **kwargs):
-            before, self.paused = self.paused, True
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.paused = before
-
-        return call
-
     def observe(self, function, args, kwargs):
         """See a function of this package as one call."""
         node = partial(Node, f"functional.{function.__name__}", function=function)
