@@ -40,21 +40,21 @@ class AtHand(NamedTuple):
         used: the weight that runs.
         beside: the bias that runs.
         weight: what they were made from.
-        version: of the weight then; ``None`` where nothing tells.
         bias: the same.
-        bias_version: of that.
+        versions: of both then.
         saving: what tensors that are saved went through then.
         thread: whose pass it is.
+        recorded: whether their gradients reach what they were made from, where that learns.
     """
 
     used: Tensor
     beside: Tensor | None
     weight: Tensor
-    version: int | None
     bias: Tensor | None
-    bias_version: int | None
+    versions: tuple[int | None, int | None]
     saving: object
     thread: int
+    recorded: bool
 
 
 _CHOICES = ("scaling", "per", "gain", "method", "absorbed", "stride", "groups")
@@ -206,18 +206,20 @@ class MapFromWeight(Parametric):
         """Weight and bias that run, where they are there or the network has made them.
 
         Not in a checkpoint inside of the network, which runs this layer alone once more and
-        has to save the same; nor where parameters were written since, or in another thread.
+        has to save the same; nor where parameters were written since, or are others, in another
+        thread, or where gradients are recorded that were not.
         """
         if self.runs_as_it_is:
             return self.weight, self.bias
         made = self.made
         if made is None or made.saving != saving() or made.thread != threading.get_ident():
             return None
-        if made.version is not None and made.version != made.weight._version:
+        own = self._parameters
+        if made.weight is not own.get("weight") or made.bias is not own.get("bias"):
             return None
-        if made.bias_version is not None and made.bias_version != made.bias._version:
+        if made.versions != (version_of(made.weight), version_of(made.bias)):
             return None
-        return made[:2]
+        return None if torch.is_grad_enabled() and not made.recorded else made[:2]
 
     def sphere(self, ball: str | None = None) -> tuple[str, float, int]:
         """What the norm of the weight goes over on its ball, what it has to be, and groups."""
@@ -236,6 +238,11 @@ class MapFromWeight(Parametric):
             "transposed": getattr(self, "transposed", False),
             "gain": self.gain,
         }
+
+
+def version_of(tensor: Tensor | None) -> int | None:
+    """What tells whether a tensor was written; ``None`` where nothing does."""
+    return None if tensor is None or tensor.is_inference() else tensor._version
 
 
 def project_(module: nn.Module) -> int:

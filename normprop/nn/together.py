@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from normprop.functional.parametric import Absorbed
 from normprop.functional.scale import saving, scale_gradient, transforms_active
 from normprop.functional.together import Layer, Made, Maker, Placed, again, asked, together
-from normprop.nn.parametric import AtHand, MapFromWeight
+from normprop.nn.parametric import AtHand, MapFromWeight, version_of
 
 __all__ = ["batch_weights_"]
 
@@ -64,11 +64,10 @@ class Together:
         pairs = zip(made.weights, made.biases, strict=True)
         if torch.is_grad_enabled() and any(t.requires_grad for t in _there(weights, biases)):
             pairs = together(weights, biases, made)
-        now = saving(), threading.get_ident()
+        now = saving(), threading.get_ident(), torch.is_grad_enabled()
         for layer, pair, weight, bias in zip(layers, pairs, weights, biases, strict=True):
-            layer.__dict__["made"] = AtHand(
-                *pair, weight, _version(weight), bias, _version(bias), *now
-            )
+            versions = version_of(weight), version_of(bias)
+            layer.__dict__["made"] = AtHand(*pair, weight, bias, versions, *now)
 
     def after(self, network: nn.Module, inputs: tuple, output) -> None:
         """Take it back: it belongs to this pass."""
@@ -243,10 +242,6 @@ def _asked(layer: MapFromWeight) -> Layer:
 
 def _there(weights: list, biases: list) -> list[Tensor]:
     return [t for t in (*weights, *biases) if t is not None]
-
-
-def _version(tensor: Tensor | None) -> int | None:
-    return None if tensor is None or tensor.is_inference() else tensor._version
 
 
 def _versions(tensors: list[Tensor]) -> tuple | None:

@@ -260,6 +260,92 @@ def test_what_was_made_is_let_go():
     assert all(layer.made is None for layer in network.modules() if hasattr(layer, "made"))
 
 
+class Between(nn.Module):
+    """A network that does something between its call and that of its maps."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.inner = nn.Sequential(own.Linear(4, 4), own.Tanh(scaling="forward"))
+        self.last = own.Linear(4, 3)
+
+    def forward(self, x):
+        return self.last(self.how(self.inner, x))
+
+
+def with_others(inner, x):
+    others = {k: p.flip(0) for k, p in inner.named_parameters()}
+    return torch.func.functional_call(inner, others, (x,))
+
+
+def with_another_weight(inner, x):
+    own_weight = inner[0].weight
+    inner[0].weight = nn.Parameter(own_weight.detach().flip(0))
+    found = inner(x)
+    inner[0].weight = own_weight
+    return found
+
+
+def with_another_bias(inner, x):
+    own_bias, inner[0].bias = inner[0].bias, None
+    found = inner(x)
+    inner[0].bias = own_bias
+    return found
+
+
+def with_a_write(inner, x):
+    with torch.no_grad():
+        inner[0].weight.mul_(torch.linspace(-1, 2, 4).unsqueeze(1))
+    return inner(x)
+
+
+def recorded(inner, x):
+    with torch.enable_grad():
+        return inner(x)
+
+
+def not_recorded(inner, x):
+    with torch.no_grad():
+        return inner(x)
+
+
+def in_a_transform(inner, x):
+    return torch.vmap(inner)(x)
+
+
+@pytest.mark.parametrize("outside", [torch.enable_grad, torch.no_grad])
+@pytest.mark.parametrize(
+    "how",
+    [
+        with_others, with_another_weight, with_another_bias, with_a_write, recorded, not_recorded,
+        in_a_transform,
+    ],
+)  # fmt: skip
+def test_what_happens_between_the_call_of_a_network_and_that_of_a_map(how, outside):
+    x, found = torch.randn(5, 4, generator=torch.Generator().manual_seed(1)), []
+    for batched in (True, False):
+        torch.manual_seed(0)
+        network = Between(how)
+        network = batch_weights_(network) if batched else network
+        inside = []
+        network.inner.register_forward_hook(lambda *call, inside=inside: inside.append(call[2]))
+        with outside():
+            network(x)
+            y = network(x)
+        if how is with_a_write and batched and y.requires_grad:
+            # One node has read all weights, and says that it cannot go back.
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                y.sum().backward()
+            return
+        for output in (y, inside[-1]):
+            if output.requires_grad and how is not in_a_transform:
+                output.sum().backward(retain_graph=True)
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        found.append([y.detach(), *gradients])
+    assert len(found[0]) == len(found[1])
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_several_threads_run_it_at_once(training):
     network = batch_weights_(made())
