@@ -4,7 +4,7 @@ import operator
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-from torch import Tensor, nn
+from torch import nn
 
 from normprop import rules
 from normprop.functional.keywords import SHAPES, After
@@ -30,9 +30,34 @@ def constants_of(
         arguments: of the class.
     """
     more = tuple((name, _plain(value)) for name, value in law.items() if name not in _LAW)
-    own = tuple((name, _plain(value)) for name, value in arguments.items())
+    # True and 1 have the same hash.
+    own = tuple((name, _plain(value), type(value)) for name, value in arguments.items())
+    return constants_by(_of_layer, law.get("after"), law, layer_type, own, more, shape)
+
+
+def _of_layer(after: After, law: Law, layer_type, arguments, more, shape) -> rules.Moments:
+    layer = layer_type(**{name: value for name, value, _ in arguments})
+    for name, value in more:
+        setattr(layer, name, value)
+    return rules.declared(layer, law if after is None else rules.image_of(after, law), shape)
+
+
+def constants_by(figures, function, law: Mapping[str, object], *call) -> Constants:
+    """Those of what ``figures(function, law, *call)`` finds, remembered by a function's name."""
     base = literal(law["mean"]), literal(law["std"])
-    return _constants(layer_type, own, more, shape, law["scaling"], *base, law.get("after"))
+    return _constants(figures, function, law["scaling"], *base, *call)
+
+
+@constant_when_compiled
+def _constants(figures, function, *call) -> Constants:
+    # A module may change, or be freed.
+    kept = function is None or isinstance(function, str)
+    return (_found if kept else _found.__wrapped__)(figures, function, *call)
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _found(figures, function, scaling, mean, std, *call) -> Constants:
+    return Constants.of(figures(function, rules.check_law(mean, std), *call), scaling)
 
 
 def _plain(value):
@@ -50,49 +75,14 @@ def sizes_of(shape: Iterable[int]) -> tuple[int, ...]:
     return tuple([operator.index(size) for size in shape])
 
 
-@constant_when_compiled
-def _constants(layer_type, arguments, more, shape, scaling, mean, std, after) -> Constants:
-    # True and 1 have the same hash.
-    pairs = tuple((n, v, type(v)) for n, v in arguments)
-    call = (layer_type, pairs, more, shape, scaling, mean, std)
-    # A module may change, or be freed.
-    found = _found if after is None or isinstance(after, str) else _found.__wrapped__
-    return found(*call, after)
-
-
-@lru_cache(maxsize=1024, typed=True)
-def _found(layer_type, arguments, more, shape, scaling, mean, std, after) -> Constants:
-    layer = layer_type(**{name: value for name, value, _ in arguments})
-    for name, value in more:
-        setattr(layer, name, value)
-    return Constants.of(rules.declared(layer, law_of(mean, std, after), shape), scaling)
-
-
-def constants_by(figures, function, law: Mapping[str, object]) -> Constants:
-    """Those of what ``figures(function, law)`` finds, remembered where the function has a name."""
-    base = literal(law["mean"]), literal(law["std"])
-    return _by(figures, function, law["scaling"], *base)
-
-
-@constant_when_compiled
-def _by(figures, function, scaling, mean, std) -> Constants:
-    found = _remembered if isinstance(function, str) else _remembered.__wrapped__
-    return found(figures, function, scaling, mean, std)
-
-
-@lru_cache(maxsize=1024, typed=True)
-def _remembered(figures, function, scaling, mean, std) -> Constants:
-    return Constants.of(figures(function, rules.check_law(mean, std)), scaling)
-
-
 def law_of(mean: float, std: float, after: After) -> Law:
     """The law of the input: normal, or what an activation makes of it."""
     base = rules.check_law(mean, std)
     return base if after is None else rules.image_of(after, base)
 
 
-def sample_of(input: Tensor, dims: int) -> tuple[int, ...]:
-    """The shape of a sample of one channel, for an input with or without a batch."""
-    if input.ndim not in (dims + 1, dims + 2):
-        raise ValueError(f"input must have shape {SHAPES[dims]}; it was {tuple(input.shape)}")
-    return (1, *sizes_of(input.shape[-dims:]))
+def sample_of(shape: tuple[int, ...], dims: int) -> tuple[int, ...]:
+    """The shape of a sample of one channel, for that of an input with or without a batch."""
+    if len(shape) not in (dims + 1, dims + 2):
+        raise ValueError(f"input must have shape {SHAPES[dims]}; it was {tuple(shape)}")
+    return (1, *sizes_of(shape[-dims:]))

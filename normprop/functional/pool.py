@@ -117,7 +117,7 @@ def _adaptive_avg_pool(
     outputs, of which none is a border here.  The constants follow from the shape of the input,
     when it is seen.  The scalings choose σ as in :func:`relu`.
     """
-    sample = sample_of(input, torch.dims)
+    sample = sample_of(input.shape, torch.dims)
     constants = constants_of(torch.layer, law, sample, output_size=output_size)
     return normalized(lambda x: torch.run(x, output_size), input, constants)
 
@@ -137,7 +137,7 @@ def _adaptive_max_pool(
     over windows that follow from both sizes, as in :func:`adaptive_avg_pool1d`; μ and σ_f are
     those of the mixture of their maxima.
     """
-    sample = sample_of(input, torch.dims)
+    sample = sample_of(input.shape, torch.dims)
     constants = constants_of(torch.layer, law, sample, output_size=output_size)
     return normalized(lambda x: torch.run(x, output_size, return_indices), input, constants)
 
@@ -170,7 +170,7 @@ def _fractional_max_pool(
     ratios = (output_ratio,) * torch.dims if single else output_ratio
     own = {"kernel_size": kernel_size, "output_size": output_size, "output_ratio": ratios}
     more = {"return_indices": return_indices, "_random_samples": _random_samples}
-    constants = constants_of(torch.layer, law, sample_of(input, torch.dims), **own)
+    constants = constants_of(torch.layer, law, sample_of(input.shape, torch.dims), **own)
     return normalized(lambda x: torch.run(x, **own, **more), input, constants)
 
 

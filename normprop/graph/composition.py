@@ -503,10 +503,9 @@ def _length(layer: nn.Module, node: Node) -> float:
     if family_of(layer) not in ("activation", "pool") or not hasattr(layer, "_plain"):
         return 0.0
     shape = node.shapes[0]
-    dims = getattr(layer, "_dims", None)
-    places = () if family_of(layer) != "pool" or dims is None else ((1, *shape[-dims:]),)
     try:
-        plain = layer._plain(layer._law(), *places)
+        sample = layer._shape_for(shape)
+        plain = layer._plain(layer._law(), *() if sample is None else (sample,))
     except (TypeError, ValueError, rules.NeedsShapeError):
         return 0.0
     thinned = math.prod(shape) / math.prod(node.made[0][0])

@@ -183,10 +183,7 @@ def constants_at(module: nn.Module, node: Node) -> Constants | AttentionConstant
         given = {name: value for name, value in given.items() if value is not None}
         shapes = dict(zip(node.inputs, node.shapes, strict=True))
         return module.constants_of(*(shapes[v][-2:] for v in mixed_in(node)), **given)
-    if isinstance(module, nn.modules.loss._Loss):
-        return module.constants_of(shape)
-    dims = getattr(module, "_dims", None)
-    return module.constants_of(shape[1:] if dims is None else (1, *shape[-dims:]))
+    return module.constants_of(module._shape_for(shape) or shape[1:])
 
 
 def _attention(module: nn.Module, node: Node) -> AttentionConstants:

@@ -1,6 +1,6 @@
 """Normalised losses; :mod:`normprop.functional.loss` says what that means for a loss."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -18,16 +18,13 @@ __all__ = [
 class _Loss(Twin):
     """Refuses the arguments of torch's losses that the constants know nothing of."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        refuse_weights({name: getattr(self, name, None) for name in ("weight", "pos_weight")})
-
     def _checked(self, name: str, value):
+        # The rule refuses those that a layer is made with.
         refuse_weights({name: value})
         return super()._checked(name, value)
 
-    def _shape_for(self, input: Tensor) -> tuple[int, ...]:
-        return sizes_of(input.shape)
+    def _shape_for(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return sizes_of(shape)
 
     def _compute(self, input: Tensor, target: Tensor) -> Tensor:
         return super()._compute(input, goal_of(target))

@@ -1,6 +1,6 @@
 """Normalised pooling, over windows of any kind, and its inverse."""
 
-from torch import Tensor, nn
+from torch import nn
 
 from normprop.functional.constants import sample_of
 from normprop.nn.twin import Twin, TwinBehind
@@ -16,8 +16,8 @@ __all__ = [
 class _Shaped(TwinBehind):
     """A pooling whose constants follow from the sizes of its input."""
 
-    def _shape_for(self, input: Tensor) -> tuple[int, ...]:
-        return sample_of(input, int(self.torch_type.__name__[-2]))
+    def _shape_for(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return sample_of(shape, int(self.torch_type.__name__[-2]))
 
 
 # fmt: off

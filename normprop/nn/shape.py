@@ -47,8 +47,8 @@ class Unflatten(Moving, nn.Unflatten):
 class _Upsample(Twin):
     """Upsampling, whose constants follow from the shape of its input where they must."""
 
-    def _shape_for(self, input: Tensor) -> tuple[int, ...]:
-        return sizes_of(input.shape[1:])
+    def _shape_for(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return sizes_of(shape[1:])
 
 
 # fmt: off

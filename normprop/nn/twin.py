@@ -142,13 +142,13 @@ class Twin(Settings):
             kept += map(_distinct, self.__dict__.get("_before", ()))
         self.__dict__["_told"] = repr(kept)
 
-    def _shape_for(self, input: Tensor) -> tuple[int, ...] | None:
-        """The shape that the constants may follow from."""
+    def _shape_for(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """What the constants may follow from of an input's shape."""
         return None
 
     def forward(self, input: Tensor, *more: Any, **named: Any) -> Any:
         """Run the twin and normalise."""
-        constants = self._constants(self._shape_for(input))
+        constants = self._constants(self._shape_for(input.shape))
         return self._run(lambda x: self._compute(x, *more, **named), input, constants)
 
     def _compute(self, input: Tensor, *more: Any, **named: Any) -> Any:

@@ -277,6 +277,21 @@ def test_a_gradient_that_all_places_share_passes_attention_whole():
     assert not any("growth gives" in text for text in report(net).outside.values())
 
 
+def test_pools_of_the_same_windows_are_judged_alike():
+    said = []
+    for first, last in (
+        (nn.MaxPool2d(4), nn.MaxPool2d(4)),
+        (nn.AdaptiveMaxPool2d(4), nn.AdaptiveMaxPool2d(1)),
+    ):
+        torch.manual_seed(0)
+        maps = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        net = nn.Sequential(maps[0], nn.ReLU(), first, maps[1], nn.ReLU(), last, nn.Flatten())
+        net.append(nn.Linear(16, 4))
+        said.append(report(convert(net, torch.randn(4, 3, 16, 16))).outside)
+    assert said[0]
+    assert said[1] == said[0]
+
+
 def test_calls_that_want_different_constants_are_named():
     class Twice(nn.Module):
         def __init__(self):

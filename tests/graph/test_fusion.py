@@ -394,6 +394,17 @@ def test_a_layer_with_constants_of_a_shape_takes_others_by_its_law(name, residua
     assert_same(fused, model, x)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 9, 9), (3, 9, 9)], ids=["batch", "sample"])
+@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d(2), nn.AdaptiveMaxPool2d(2)], ids=str)
+def test_a_pool_of_a_shape_is_plain_then_with_a_batch_and_without(pool, shape):
+    layers = nn.Conv2d(3, 4, 3), nn.ReLU(), pool, nn.Flatten(-3), nn.Linear(16, 2)
+    x = torch.randn(shape).double()
+    model = normprop.convert(nn.Sequential(*layers).double(), x, scaling="forward")
+    fused = fuse(model, x)
+    assert type(fused[2]) is type(pool)
+    assert_same(fused, model, x)
+
+
 @pytest.mark.parametrize("scaling", ["backward", "separate"])
 def test_it_does_not_where_its_divisor_is_not_of_its_law(scaling):
     maps, acts = options("forward")
