@@ -66,7 +66,8 @@ def _plain(value):
         return tuple([_plain(each) for each in value])
     if isinstance(value, float):
         return literal(value)
-    return operator.index(value) if isinstance(value, int) else value
+    # Of True it would make 1.
+    return operator.index(value) if type(value) is int else value
 
 
 def sizes_of(shape: Iterable[int]) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from normprop.gaussian.landmarks import located
 from normprop.gaussian.law import Figures, Normal, says_something, std_error
 from normprop.gaussian.named import FUNCTIONS
 from normprop.gaussian.normal import BEYOND, EPS, REACH, pdf
-from normprop.gaussian.quadrature import Mesh, converged_mesh, ended
+from normprop.gaussian.quadrature import TINY, Mesh, converged_mesh, ended
 
 # A closed form this good, relative to its largest figure, is not worth a comparison; the floor
 # is where a figure counts as small.
@@ -204,8 +204,6 @@ def _still_growing(function: Function, law: Normal) -> ArithmeticError:
         "deviations; they still grow there, or are not finite"
     )
 
-
-TINY = float(np.finfo(np.float64).tiny)
 
 Shares = tuple[float, float, float]
 """Bounds on errors of E g, E g² and E f'²."""

@@ -186,11 +186,10 @@ def cosine(n: int, std: float, eps: float) -> Figures:
         )
     slope = 0.0 if n == 1 else math.sqrt((n - 1) / (n - 2)) / (n * std)
     # The share of the vectors that are shorter than eps, and their part of E|x|^-2.
-    half, logs = (
-        0.5 * n,
-        2.0 * (math.log(eps) - math.log(std)) - math.log(2.0) if eps else -math.inf,
-    )
-    short = math.exp(min(half * logs - math.lgamma(half + 1.0), 0.0)) if eps else 0.0
+    half, short = 0.5 * n, 0.0
+    if eps:
+        logs = 2.0 * (math.log(eps) - math.log(std)) - math.log(2.0)
+        short = math.exp(min(half * logs - math.lgamma(half + 1.0), 0.0))
     error = std_error(1.0 / n, 2.0 * short) + 4.0 * EPS * max(1.0, slope)
     if n > 2 and eps:
         part = math.exp((half - 1.0) * logs - math.lgamma(half)) / ((n - 2.0) * std * std)

@@ -27,7 +27,7 @@ _INSIDE = 16.0 * EPS
 # A panel that holds all of an integral cannot agree with its halves better than to the
 # rounding of a sum of _ORDER terms.
 _AGREEMENT = 8.0 * EPS
-_TINY = float(np.finfo(np.float64).tiny)
+TINY = float(np.finfo(np.float64).tiny)
 # Squares of this size have lost their digits on the way to nothing.
 _UNDERFLOW = 1e-290
 _MAX_LEVELS = 80
@@ -188,7 +188,7 @@ def _sample(integrand, left, right, ends=None):
         values = values.reshape(-1, len(nodes), _ORDER + 2)
         values, there = values[..., :_ORDER], values[:tested, :, _ORDER:]
         # Where the ends lie between -1 and 1; half is 0 for a panel between neighbours.
-        at = np.array([-1.0, 1.0]) + blur / np.maximum(half, _TINY)[:, None] * (1.0, -1.0)
+        at = np.array([-1.0, 1.0]) + blur / np.maximum(half, TINY)[:, None] * (1.0, -1.0)
         carry = _BARYCENTRIC / (at[..., None] - _NODES)
         carry /= carry.sum(-1, keepdims=True)
         said = np.einsum("ipk,pek->ipe", values[:tested], carry)

@@ -57,3 +57,9 @@ def test_antialias():
 def test_an_input_of_no_axes_is_refused():
     with pytest.raises(ValueError, match=r"input must have shape \(N, C, L\)"):
         functional.interpolate(torch.randn(3, 4), scale_factor=2)
+
+
+@pytest.mark.parametrize("corners", [False, True])
+def test_what_came_is_named_as_it_came(corners):
+    with pytest.raises(ValueError, match=f"align_corners must be None.*; it was {corners}"):
+        functional.interpolate(torch.ones(1, 2, 4), scale_factor=2, align_corners=corners)
