@@ -24,11 +24,11 @@ from normprop.graph.exchange import Factory, check_replace, drop_normalization, 
 from normprop.graph.kinds import constants_at, is_watched
 from normprop.graph.prediction import predict, varied
 from normprop.graph.report import remember
-from normprop.graph.rewrite import check_arguments, check_model, copied, remade
+from normprop.graph.rewrite import check_arguments, copied, remade
 from normprop.graph.rewrite import replace as put_in
 from normprop.graph.roles import family_of, is_curve, mixes
 from normprop.graph.scales import Scales
-from normprop.graph.sites import exchange_functions
+from normprop.graph.sites import StaysError, exchange_functions
 from normprop.graph.wrappers import unwrapped
 from normprop.nn.parametric import MapFromWeight
 from normprop.nn.together import alone, batch_weights_
@@ -233,7 +233,6 @@ def convert(
     """
     check_scaling(scaling)
     check_method(method, per)
-    check_model(model)
     inner = unwrapped(model)
     _check_examples(inner, example_inputs, example_keywords)
     _check_wishes(growth, logits, orthogonal, normalization)
@@ -396,7 +395,7 @@ class _Converter:
                 self.made[path] = self._twin(path)
             except (TypeError, ValueError) as problem:
                 self._keep(path, f"has no normalised form: {problem}")
-            except _KeptError as kept:
+            except StaysError as kept:
                 self._keep(path, str(kept))
 
     def _compose(self) -> None:
@@ -457,9 +456,9 @@ class _Converter:
         _refuse_hooks(layer)
         if self.example is not None:
             if self.example.read & {joined(path, name) for name, _ in paths_of(layer)}:
-                raise _KeptError("has a parameter that the model reads past it")
+                raise StaysError("has a parameter that the model reads past it")
             if path in self.example.shown:
-                raise _KeptError("writes into its input, which the model reads again")
+                raise StaysError("writes into its input, which the model reads again")
         taken = inspect.signature(twin_type).parameters
         options = {key: value for key, value in self.options.items() if key in taken}
         if "after" in taken:
@@ -471,7 +470,7 @@ class _Converter:
         layers = [self.made[source] for source in sources if source in self.made]
         activations = [layer for layer in layers if family_of(layer) == "activation"]
         if activations and len(sources) > 1:
-            raise _KeptError(f"is called behind different layers, {', '.join(sorted(sources))}")
+            raise StaysError(f"is called behind different layers, {', '.join(sorted(sources))}")
         return {"after": activations[0]} if activations else {}
 
     def _project(self) -> None:
@@ -509,10 +508,6 @@ class _Converter:
                 )
 
 
-class _KeptError(Exception):
-    """A layer stays, for the reason that is the message."""
-
-
 def _ball(layer: nn.Module | None) -> object:
     """What a layer wants its weight to be."""
     if layer is None or not hasattr(layer, "project_"):
@@ -536,10 +531,10 @@ def _refuse_hooks(layer: nn.Module) -> None:
     hooks = layer._forward_pre_hooks.values()
     by = [type(h).__name__ for h in hooks if type(h).__module__.startswith("torch.nn.utils.")]
     if by:
-        raise _KeptError(f"has a weight that {', '.join(by)} computes before each pass")
+        raise StaysError(f"has a weight that {', '.join(by)} computes before each pass")
     held = any(value for name, value in vars(layer).items() if name.endswith("_hooks"))
     if held or is_watched(layer):
-        raise _KeptError("has hooks, or a forward of its own, which may do anything")
+        raise StaysError("has hooks, or a forward of its own, which may do anything")
 
 
 def _made(layer: nn.Module, base: type, twin_type: type, options: dict) -> nn.Module:
@@ -556,6 +551,6 @@ def _made(layer: nn.Module, base: type, twin_type: type, options: dict) -> nn.Mo
     # What somebody has written on the layer.
     for name, value in vars(layer).items():
         if name in _TWINS_OWN:
-            raise _KeptError(f"has an attribute {name}, which its twin needs")
+            raise StaysError(f"has an attribute {name}, which its twin needs")
         vars(made).setdefault(name, value)
     return made

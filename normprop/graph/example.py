@@ -159,9 +159,7 @@ def in_front(runs: tuple[Trace, ...]) -> dict[str, set[str]]:
 
 def _source(run: Trace, value: int) -> str:
     """What a value comes from, past whatever only moves numbers."""
-    node = run.producer.get(value)
-    while node is not None and node.inputs and not node.opaque and moves(node):
-        node = run.producer.get(node.inputs[0])
+    node = run.origin(value, moves)
     if node is None:
         return "a constant"
     return node.name if node.module is not None else f"the function {node.name}"

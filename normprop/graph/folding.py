@@ -9,20 +9,10 @@ from torch import fx, nn
 
 from normprop.functional.activation import gate_function
 from normprop.functional.parametric import Absorbed, Meaning, absorbing_bias
-from normprop.graph import affine
+from normprop.graph import affine, rewrite
 from normprop.graph.kinds import Kind, constants_at, kinds_of
 from normprop.graph.plan import Choice, Plan
 from normprop.graph.report import remember
-from normprop.graph.rewrite import (
-    check_arguments,
-    clamp,
-    exchanged,
-    limits_behind,
-    plain_of,
-    refuse_unreached,
-    report_of,
-    separated,
-)
 from normprop.graph.roads import roads_of
 from normprop.graph.roles import mixes
 from normprop.graph.trace import Trace
@@ -81,19 +71,19 @@ def fold(model: nn.Module, /, *example_inputs, **example_keywords) -> nn.Module:
             dice other than torch's, or by how often it ran.
         TypeError: the model is no module, cannot be looked into or copied, or returns no tensor.
     """
-    check_arguments(model, example_inputs, example_keywords)
-    seen, split = separated(model)
+    rewrite.check_arguments(model, example_inputs, example_keywords)
+    seen, split = rewrite.separated(model)
     seen.eval()
     kinds = _kinds(seen)
     traces, runs = roads_of(seen, example_inputs, example_keywords, kinds)
     kinds, notes = _fitted(seen, kinds, traces)
     plan = Plan(traces, training=False, kinds=kinds, can_shift=set(kinds))
     with torch.no_grad():
-        folded = exchanged(separated(model)[0].eval(), plan, partial(_made, plan))
+        folded = rewrite.exchanged(rewrite.separated(model)[0].eval(), plan, partial(_made, plan))
     still = _tied(folded)
     split += [names for names in _tied(seen) if names not in still]
-    refuse_unreached(folded, seen, plan)
-    return remember(folded, report_of(plan, folded, split, (*runs, *notes, *_own(folded))))
+    rewrite.refuse_unreached(folded, seen, plan)
+    return remember(folded, rewrite.report_of(plan, folded, split, (*runs, *notes, *_own(folded))))
 
 
 def _own(model: nn.Module) -> Iterator[str]:
@@ -158,22 +148,22 @@ def _made(plan: Plan, layer: nn.Module, kind: Kind, choice: Choice) -> nn.Module
 
 
 def _function(layer, kind, choice) -> nn.Module:
-    limits = limits_behind(layer, kind, choice.before) if kind.name == "clamp" else None
+    limits = rewrite.limits_behind(layer, kind, choice.before) if kind.name == "clamp" else None
     if limits is not None:
-        return clamp(*limits, getattr(layer, "inplace", False))
+        return rewrite.clamp(*limits, getattr(layer, "inplace", False))
     if mixes(layer):
         # Of torch alone, which has the function.
-        return fx.symbolic_trace(plain_of(layer, kind.plain))
+        return fx.symbolic_trace(rewrite.plain_of(layer, kind.plain))
     if kind.plain is None:
         if hasattr(layer, "gate"):
             return affine.gating(gate_function(layer.gate), layer.dim)
         return affine.computing(layer.function)
-    return layer if type(layer) is kind.plain else plain_of(layer, kind.plain)
+    return layer if type(layer) is kind.plain else rewrite.plain_of(layer, kind.plain)
 
 
 def _remade(layer, kind) -> nn.Module:
     """A layer of torch with the weights that a twin runs with."""
-    made = plain_of(layer, kind.plain)
+    made = rewrite.plain_of(layer, kind.plain)
     if isinstance(layer, MultiheadAttention):
         made._modules.update(dict(layer._modules))
         for name, weight in layer.weights_that_run(kind.constants).items():
@@ -205,7 +195,7 @@ def _map(layer, kind, absorbed: Absorbed) -> nn.Module:
     if getattr(layer, "absorbed", None) is not None:
         wide, offset = _absorb(layer, wide, offset, layer.absorbed)
     wide, offset = _absorb(layer, wide, offset, absorbed)
-    made = plain_of(layer, kind.plain, bias=offset is not None)
+    made = rewrite.plain_of(layer, kind.plain, bias=offset is not None)
     made.weight = _rounded(wide, layer.weight)
     if offset is not None:
         made.bias = _rounded(offset, layer.weight if bias is None else bias)

@@ -8,21 +8,11 @@ from torch import nn
 
 from normprop import rules
 from normprop.functional.parametric import Absorbed, Meaning
-from normprop.graph import affine
+from normprop.graph import affine, rewrite
 from normprop.graph.kinds import Kind, kinds_of
 from normprop.graph.legality import Rates, rates_of
 from normprop.graph.plan import Choice, Plan
 from normprop.graph.report import remember
-from normprop.graph.rewrite import (
-    check_arguments,
-    clamp,
-    exchanged,
-    limits_behind,
-    plain_of,
-    refuse_unreached,
-    report_of,
-    separated,
-)
 from normprop.graph.roads import roads_of
 from normprop.graph.roles import mixes
 from normprop.nn.parametric import MapFromWeight, Parametric
@@ -70,7 +60,7 @@ def fuse(model: nn.Module, /, *example_inputs, lean: bool = False, **example_key
             that it computes, by dice other than torch's, or by how often it ran.
         TypeError: the model is no module, cannot be looked into or copied, or returns no tensor.
     """
-    check_arguments(model, example_inputs, example_keywords)
+    rewrite.check_arguments(model, example_inputs, example_keywords)
     if any(_is_fused(module) for module in model.modules()):
         raise ValueError("model must not be fused already; it was")
     rates = rates_of(model, example_inputs, example_keywords)
@@ -83,21 +73,21 @@ def fuse(model: nn.Module, /, *example_inputs, lean: bool = False, **example_key
         fused, plan, split, notes = _planned(model, example_inputs, example_keywords, lean)
         rates = None
     Together(fused, True, None if rates is None else rates.inputs)
-    return remember(fused, report_of(plan, fused, split, notes))
+    return remember(fused, rewrite.report_of(plan, fused, split, notes))
 
 
 def _planned(model: nn.Module, inputs: tuple, keywords: dict, lean: bool):
     """The network whose constants have moved, its plan, and what the report says beside."""
-    seen, split = separated(model)
+    seen, split = rewrite.separated(model)
     kinds = _kinds(seen.train())
     traces, notes = (), ()
     for mode in _modes(model):
-        network = separated(model)[0] if mode is None else seen.train(mode)
+        network = rewrite.separated(model)[0] if mode is None else seen.train(mode)
         roads, said = roads_of(network, inputs, keywords, kinds)
         traces, notes = traces + roads, notes + said
     plan = Plan(traces, training=True, kinds=kinds, can_shift=_keep_their_input(seen, kinds))
-    fused = exchanged(separated(model)[0], plan, partial(_made, plan, lean))
-    refuse_unreached(fused, seen, plan)
+    fused = rewrite.exchanged(rewrite.separated(model)[0], plan, partial(_made, plan, lean))
+    rewrite.refuse_unreached(fused, seen, plan)
     return fused, plan, split, notes
 
 
@@ -169,7 +159,7 @@ def _keep_their_input(model: nn.Module, kinds: dict[str, Kind]) -> set[str]:
         activation = kind.name == "curve" and not mixes(model.get_submodule(path))
         if activation and kind.normalised:
             with torch.enable_grad():
-                plain = plain_of(model.get_submodule(path), kind.plain)
+                plain = rewrite.plain_of(model.get_submodule(path), kind.plain)
                 output = plain(torch.zeros([2] * 6, device="cpu", requires_grad=True))
             if not hasattr(output.grad_fn, "_saved_result"):
                 found.add(path)
@@ -189,10 +179,10 @@ def _made(plan: Plan, lean: bool, layer: nn.Module, kind: Kind, choice: Choice) 
     function = kind.name in ("clamp", "homogeneous", "curve", "commuting")
     if not function or choice.mode in ("explicit", "kept"):
         return layer
-    limits = limits_behind(layer, kind, choice.before) if kind.name == "clamp" else None
+    limits = rewrite.limits_behind(layer, kind, choice.before) if kind.name == "clamp" else None
     if limits is not None:
-        return affine.Clamp(*limits) if lean else clamp(*limits)
-    plain = plain_of(layer, kind.plain)
+        return affine.Clamp(*limits) if lean else rewrite.clamp(*limits)
+    plain = rewrite.plain_of(layer, kind.plain)
     if choice.mode == "shifted":
         out = plan.after(kind, layer, choice.before)
         return nn.Sequential(plain, affine.Affine(1.0, out.shift / out.scale, inplace=True))

@@ -218,8 +218,8 @@ ADD = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 SUB = {"sub", "sub_", "subtract", "__sub__", "__isub__"}
 _SUB_FROM = ("rsub", "__rsub__")
 _NEGATE = ("neg", "negative", "__neg__")
-_MULTIPLY = ("mul", "mul_", "multiply", "__mul__", "__rmul__", "__imul__")
-_DIVIDE = ("div", "div_", "divide", "true_divide", "__truediv__", "__div__", "__itruediv__")
+MULTIPLY = {"mul", "mul_", "multiply", "__mul__", "__rmul__", "__imul__"}
+DIVIDE = {"div", "div_", "divide", "true_divide", "__truediv__", "__div__", "__itruediv__"}
 JOIN = {"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"}
 _SHAPES_OF_ANOTHER = ("view_as", "reshape_as", "expand_as")
 _DROPOUTS = ("dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout")
@@ -232,8 +232,8 @@ _TABLE: dict[str, Passing | Callable[[Node], Passing]] = {
         (ADD, _sum(1.0)),
         (SUB, _sum(-1.0)),
         (_SUB_FROM, _by_number(lambda n: Line(factor=-1.0, offset=n, lift=-n), zero=True)),
-        (_MULTIPLY, _by_number(lambda n: Line(factor=n))),
-        (_DIVIDE, _by_number(lambda n: Line(factor=1 / n))),
+        (MULTIPLY, _by_number(lambda n: Line(factor=n))),
+        (DIVIDE, _by_number(lambda n: Line(factor=1 / n))),
         (JOIN, Passing("join")),
         (_DROPOUTS, _dropout),
         (("pad",), _pad),

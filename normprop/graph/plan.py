@@ -18,22 +18,9 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from normprop.functional.parametric import Meaning
+from normprop.graph import passing
 from normprop.graph.kinds import Kind
-from normprop.graph.passing import (
-    ANY,
-    CLOSE,
-    EXACT,
-    JOIN,
-    ONE,
-    UNSHIFTED,
-    WALL,
-    Passing,
-    Target,
-    line_of,
-    of_function,
-    of_layer,
-    takes_shape_alone,
-)
+from normprop.graph.passing import ANY, EXACT, ONE, UNSHIFTED, WALL, Passing, Target
 from normprop.graph.trace import Node, Trace
 
 _RANGE = 2.0**24
@@ -134,7 +121,7 @@ class Plan:
 
     def after(self, kind: Kind, module: nn.Module, given: Meaning) -> Meaning:
         """What the output of the plain layer stands for."""
-        return line_of(kind, module, self.training).forward(given)
+        return passing.line_of(kind, module, self.training).forward(given)
 
     def gives(self, path: str) -> bool:
         """Whether it has parameters that can take what it is asked to give."""
@@ -174,11 +161,11 @@ class _Round:
         """Go through a call, unless it misses something."""
         for value in node.inputs:
             self.pending.setdefault(value, ONE)
-        passing = self._passing(node, self.choices)
-        missed = self._not_given(node, passing)
+        does = self._passing(node, self.choices)
+        missed = self._not_given(node, does)
         if missed is not None:
             return missed
-        out = self._out(node, passing)
+        out = self._out(node, does)
         for position, value in enumerate(node.outputs):
             # What comes beside the first output of a pooling are indices.
             indices = position and node.module is not None
@@ -189,47 +176,47 @@ class _Round:
         if node.opaque or not node.inputs:
             return WALL
         if node.module is None:
-            return of_function(node)
+            return passing.of_function(node)
         choice = choices[node.name]
         if choice.mode == "kept" or (choice.mode == "explicit" and self.plan.training):
             return WALL
-        passing = of_layer(self.plan.kinds[node.name], node.module, self.plan.training)
-        return passing if choice.mode == "moved" else replace(passing, alike="all")
+        does = passing.of_layer(self.plan.kinds[node.name], node.module, self.plan.training)
+        return does if choice.mode == "moved" else replace(does, alike="all")
 
-    def _not_given(self, node: Node, passing: Passing) -> _Missed | None:
+    def _not_given(self, node: Node, does: Passing) -> _Missed | None:
         pending = [self.pending[v] for v in node.inputs]
-        if passing.how in ("sum", "join"):
+        if does.how in ("sum", "join"):
             head = Target(*pending[0])
-            target = head._replace(shift=None) if passing.how == "sum" else head
+            target = head._replace(shift=None) if does.how == "sum" else head
             agree = all(target.met_by(p) for p in pending)
             return None if agree else _Missed(node, tuple(node.inputs))
-        other = ANY if takes_shape_alone(node) and passing is not WALL else EXACT
+        other = ANY if passing.takes_shape_alone(node) and does is not WALL else EXACT
         for position, (value, given) in enumerate(zip(node.inputs, pending, strict=True)):
-            target = other if position else passing.needs
+            target = other if position else does.needs
             if not target.met_by(given):
                 return _Missed(node, (value,), target)
-        if node.module is None or passing is WALL or not passing.alike:
+        if node.module is None or does is WALL or not does.alike:
             return None
         # A layer that depends on what its input stands for needs the same in every call.
         value, given = node.inputs[0], pending[0]
-        whole = passing.alike == "all"
+        whole = does.alike == "all"
         own = given if whole else Meaning(1.0, given.shift / given.scale)
         first, before = self.first.setdefault(node.name, (own, value))
         target = Target(*first) if whole else Target(shift=first.shift * given.scale)
         return None if target.met_by(given) else _Missed(node, (value, before), target)
 
-    def _out(self, node: Node, passing: Passing) -> Meaning:
-        if passing.how == "wall":
+    def _out(self, node: Node, does: Passing) -> Meaning:
+        if does.how == "wall":
             return ONE
         given = self.pending[node.inputs[0]]
-        if passing.how == "source":
+        if does.how == "source":
             return self.choices[node.name].after
-        if passing.how == "sum":
+        if does.how == "sum":
             first, second = (self.pending[v].shift for v in node.inputs)
-            return given._replace(shift=passing.weights[0] * first + passing.weights[1] * second)
-        if passing.how == "join":
+            return given._replace(shift=does.weights[0] * first + does.weights[1] * second)
+        if does.how == "join":
             return given
-        out = passing.line.forward(given)
+        out = does.line.forward(given)
         mode = "moved" if node.module is None else self.choices[node.name].mode
         return {"moved": out, "shifted": out._replace(shift=0.0), "explicit": ONE}[mode]
 
@@ -253,7 +240,7 @@ class _Round:
         """What may be asked, and of whom: all that stands in one list together."""
         here, *others = dict.fromkeys(missed.values)
         if missed.target is None:
-            summed = missed.node.name not in JOIN
+            summed = missed.node.name not in passing.JOIN
             for reference in (here, *others):
                 target = Target(*self.pending[reference])
                 target = target._replace(shift=None) if summed else target
@@ -327,20 +314,20 @@ class _Round:
         node = self.plan.producer.get(value)
         if node is None or value != node.outputs[0]:
             return None
-        passing = self._passing(node, choices)
-        if passing.how == "source":
+        does = self._passing(node, choices)
+        if does.how == "source":
             return self._ask_of_map(choices, node, given, target)
-        if passing.how == "join":
+        if does.how == "join":
             return self._ask_all(choices, [(v, target) for v in node.inputs])
-        if passing.how == "sum":
-            return self._ask_of_sum(choices, node, passing, target)
+        if does.how == "sum":
+            return self._ask_of_sum(choices, node, does, target)
         moved = node.module is None or choices[node.name].mode == "moved"
-        if passing.how == "wall" or not moved:
+        if does.how == "wall" or not moved:
             return None
-        wanted = passing.line.backward(target, self.pending.get(node.inputs[0], ONE))
+        wanted = does.line.backward(target, self.pending.get(node.inputs[0], ONE))
         can = all(
-            need is None or part is None or abs(need - part) <= CLOSE
-            for need, part in zip(passing.needs, wanted, strict=True)
+            need is None or part is None or abs(need - part) <= passing.CLOSE
+            for need, part in zip(does.needs, wanted, strict=True)
         )
         return self._ask(choices, node.inputs[0], wanted) if can else None
 
@@ -360,7 +347,7 @@ class _Round:
         made = replace(choice, after=after, settled=choice.settled | wanted)
         return {**choices, node.name: made}
 
-    def _ask_of_sum(self, choices, node, passing, target) -> Choices | None:
+    def _ask_of_sum(self, choices, node, does, target) -> Choices | None:
         both = target._replace(shift=None)
         pending = [self.pending[v] for v in node.inputs]
         if not all(both.met_by(p) for p in pending):
@@ -371,8 +358,8 @@ class _Round:
         # One of them takes the whole shift: the one whose map is nearer, which is the branch;
         # the other may have come through many a sum.
         for i in sorted(range(2), key=lambda i: self._distance(choices, node.inputs[i])):
-            rest = target.shift - passing.weights[1 - i] * pending[1 - i].shift
-            wanted = target._replace(shift=rest / passing.weights[i])
+            rest = target.shift - does.weights[1 - i] * pending[1 - i].shift
+            wanted = target._replace(shift=rest / does.weights[i])
             made = self._ask(choices, node.inputs[i], wanted)
             if made is not None:
                 return made
@@ -397,7 +384,7 @@ def _in_range(given: Meaning) -> bool:
 
 def _tidy(given: Meaning) -> Meaning:
     """Without what rounding left of a shift."""
-    return given._replace(shift=0.0) if abs(given.shift) <= CLOSE else given
+    return given._replace(shift=0.0) if abs(given.shift) <= passing.CLOSE else given
 
 
 def _learns_apart(kind: Kind, module: nn.Module) -> bool:

@@ -10,7 +10,7 @@ from torch import nn
 
 from normprop import nn as twins
 from normprop import rules
-from normprop.graph.passing import ADD, JOIN, SUB, moves
+from normprop.graph.passing import ADD, DIVIDE, JOIN, MULTIPLY, SUB, moves
 from normprop.graph.trace import Node, Trace
 from normprop.nn.activation import Activation
 
@@ -18,11 +18,9 @@ _ONE_SIDED = (nn.Softplus, nn.LogSigmoid)
 # Of outputs within the unit interval, or as far from 0 on both sides.
 _UNIT_SPAN = 2.0
 
-_MULTIPLY = {"mul", "mul_", "multiply", "__mul__", "__rmul__", "__imul__", "matmul", "bmm",
-             "__matmul__", "einsum", "baddbmm"}  # fmt: skip
-_DIVIDE = {"div", "__truediv__", "div_"}
+_MULTIPLY = MULTIPLY | {"matmul", "bmm", "__matmul__", "einsum", "baddbmm"}
 _NUMBERS = {"neg", "negative", "__neg__", "rsub", "__rsub__", "clamp", "exp", "log"} | (
-    ADD | SUB | _MULTIPLY | _DIVIDE
+    ADD | SUB | _MULTIPLY | DIVIDE
 )
 _ATTENTION = {"scaled_dot_product_attention", "functional.scaled_dot_product_attention"}
 _DROPOUTS = {"dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d"}
@@ -87,19 +85,10 @@ class Roles:
         """What the layer that is called is exchanged for."""
         return None if node.module is None else self.made.get(node.name)
 
-    def line(self, value: int) -> Iterator[Node]:
-        """Calls that a value comes through, the last one first, to one that changes its numbers."""
-        node = self.trace.producer.get(value)
-        while node is not None and node.inputs and not node.opaque:
-            yield node
-            if not self.carries(node):
-                return
-            node = self.trace.producer.get(node.inputs[0])
-
     def origin(self, value: int) -> Node | None:
         """The call that a value has its numbers from."""
-        *_, last = (None, *self.line(value))
-        return None if last is None or self.carries(last) else last
+        node = self.trace.origin(value, self.carries)
+        return node if node is not None and node.inputs and not node.opaque else None
 
     def live_inputs(self, node: Node) -> list[int]:
         """Those that depend on what the model is called with."""
@@ -248,7 +237,7 @@ class Roles:
         if self.carries(node):
             return self.sources(node.inputs[0])
         live = self.live_inputs(node)
-        if node.module is None and node.name in _MULTIPLY | _DIVIDE and live == node.inputs[:1]:
+        if node.module is None and node.name in _MULTIPLY | DIVIDE and live == node.inputs[:1]:
             # A number, or what is drawn anew, as where whole branches are dropped.
             drawn = all(v in self.trace.producer for v in node.inputs[1:])
             return self.sources(live[0]) if drawn else ()

@@ -29,7 +29,7 @@ from normprop import rules
 from normprop.functional.parametric import CONVOLUTIONS
 from normprop.graph.anatomy import CONTAINERS, joined
 from normprop.graph.example import Example
-from normprop.graph.passing import ADD, JOIN, SUB
+from normprop.graph.passing import ADD, DIVIDE, JOIN, MULTIPLY, SUB
 from normprop.graph.rewrite import copied
 from normprop.graph.roles import Roles, family_of
 from normprop.graph.trace import Node, Trace
@@ -41,13 +41,11 @@ _GO_ON = JOIN | {function.__name__ for function in CONVOLUTIONS} | {
     "softmax", "log_softmax", "outputs",
 }  # fmt: skip
 _REDUCES = {"mean", "sum", "amax", "amin", "max", "min"}
-_PRODUCTS = {"mul", "mul_", "__mul__", "__rmul__", "__imul__"}
-_RATIOS = {"div", "div_", "__truediv__"}
 _COUNTS = {"children", "named_children", "modules", "named_modules", "_modules"}
 
 
-class _StaysError(Exception):
-    """A function stays, for the reason that is the message."""
+class StaysError(Exception):
+    """A function or a layer stays, for the reason that is the message."""
 
 
 @dataclass
@@ -114,7 +112,7 @@ def exchange_functions(
         try:
             _settle(site, model.get_submodule(site.owner))
             found.append(site)
-        except _StaysError as reason:
+        except StaysError as reason:
             stay(site, reason)
     while found:
         made, seen = _with_layers(model, found, example)
@@ -186,7 +184,7 @@ def _settle(site: Site, owner: nn.Module) -> None:
     """Find out which layer is called there, with what.
 
     Raises:
-        _StaysError: no layer can be.
+        StaysError: no layer can be.
     """
     _, node = site.nodes[0]
     _check_class(type(owner))
@@ -199,7 +197,7 @@ def _settle(site: Site, owner: nn.Module) -> None:
         None,
     )
     if site.call is None:
-        raise _StaysError(f"is called past the code of {name}, or by an operator")
+        raise StaysError(f"is called past the code of {name}, or by an operator")
     scope = _Scope(definition, function, owner)
     _check_called(site, scope)
     site.layer = _layer(site, scope)
@@ -210,16 +208,16 @@ def _settle(site: Site, owner: nn.Module) -> None:
 
 def _check_class(kind: type) -> None:
     if issubclass(kind, CONTAINERS):
-        raise _StaysError("is called by a container, which counts its layers")
+        raise StaysError("is called by a container, which counts its layers")
     own = getattr(kind, "_exchanged", (kind,))[0]
     plain = own.__reduce__ is object.__reduce__ and own.__reduce_ex__ is object.__reduce_ex__
     if not plain or hasattr(kind, "__deepcopy__"):
-        raise _StaysError("is called by a class that is copied in a way of its own")
+        raise StaysError("is called by a class that is copied in a way of its own")
     try:
         calling_layers(kind, ())
     except Exception as problem:
         # Whatever a class may say to one that inherits from it.
-        raise _StaysError(f"is called by a class that has no subclass: {problem}") from problem
+        raise StaysError(f"is called by a class that has no subclass: {problem}") from problem
 
 
 def _method_of(kind: type, code: CodeType) -> tuple[str, FunctionType, type]:
@@ -228,9 +226,9 @@ def _method_of(kind: type, code: CodeType) -> tuple[str, FunctionType, type]:
         for name, value in vars(parent).items():
             if isinstance(value, FunctionType) and _holds(value.__code__, code):
                 if inspect.getattr_static(kind, name) is not value:
-                    raise _StaysError(f"is in a {name} that {kind.__name__} has another one for")
+                    raise StaysError(f"is in a {name} that {kind.__name__} has another one for")
                 return name, value, parent
-    raise _StaysError(f"is called by {code.co_name}, which is no method of {kind.__name__}")
+    raise StaysError(f"is called by {code.co_name}, which is no method of {kind.__name__}")
 
 
 def _holds(outer: CodeType, code: CodeType) -> bool:
@@ -247,7 +245,7 @@ def _definition_of(function: FunctionType) -> ast.FunctionDef:
             first = min(n.lineno for n in (node, *node.decorator_list))
             if first == code.co_firstlineno and node.args.posonlyargs + node.args.args:
                 return node
-    raise _StaysError(f"is called in {code.co_name}, whose source is not there")
+    raise StaysError(f"is called in {code.co_name}, whose source is not there")
 
 
 @cache
@@ -266,11 +264,11 @@ class _Scope:
         self.first = _first(definition)
         nodes = list(ast.walk(definition))
         if _COUNTS & {n.attr for n in nodes if isinstance(n, ast.Attribute)}:
-            raise _StaysError(f"is called in {definition.name}, which counts its layers")
+            raise StaysError(f"is called in {definition.name}, which counts its layers")
         stored = [n for n in nodes if isinstance(getattr(n, "ctx", None), ast.Store)]
         names = {n.id for n in stored if isinstance(n, ast.Name)}
         if self.first in names:
-            raise _StaysError(f"is called where {self.first} is given another value")
+            raise StaysError(f"is called where {self.first} is given another value")
         self.local = names | {n.arg for n in nodes if isinstance(n, ast.arg)} - {self.first}
         self.changed = {"training"} | {n.attr for n in stored if isinstance(n, ast.Attribute)}
 
@@ -316,9 +314,9 @@ def _check_called(site: Site, scope: _Scope) -> None:
     if called is None:
         site.of_tensor = isinstance(call, ast.Attribute) and call.attr == name
         if not site.of_tensor:
-            raise _StaysError(f"is called as {ast.unparse(call)}")
+            raise StaysError(f"is called as {ast.unparse(call)}")
     elif isinstance(called, nn.Module) or getattr(called, "__name__", "") != name:
-        raise _StaysError(f"is called inside of {ast.unparse(call)}")
+        raise StaysError(f"is called inside of {ast.unparse(call)}")
 
 
 def _arguments(site: Site) -> dict[str, ast.expr]:
@@ -326,13 +324,13 @@ def _arguments(site: Site) -> dict[str, ast.expr]:
     call = site.call
     starred = any(isinstance(a, ast.Starred) for a in call.args)
     if starred or any(k.arg is None for k in call.keywords):
-        raise _StaysError("is given arguments by a star")
+        raise StaysError("is given arguments by a star")
     given = [call.func.value, *call.args] if site.of_tensor else call.args
     named = {k.arg: k.value for k in call.keywords}
     try:
         arguments = _signature(site.function).bind(*given, **named).arguments
     except TypeError as problem:
-        raise _StaysError(f"is called with what no layer takes: {problem}") from problem
+        raise StaysError(f"is called with what no layer takes: {problem}") from problem
     del arguments["input"]
     return arguments
 
@@ -365,25 +363,25 @@ def _layer(site: Site, scope: _Scope) -> nn.Module:
     if "training" in known:
         follows = ast.unparse(given.pop("training", site.call)) == f"{scope.first}.training"
         if not follows or type(scope.owner).train is not nn.Module.train:
-            raise _StaysError(f"does not follow {scope.first}.training, as {kind} would")
+            raise StaysError(f"does not follow {scope.first}.training, as {kind} would")
     for name, expression in given.items():
         try:
             value = scope.value(expression)
         except LookupError as problem:
             text = ast.unparse(expression)
-            raise _StaysError(f"is given {name}={text}, which may change") from problem
+            raise StaysError(f"is given {name}={text}, which may change") from problem
         if name in taken:
             options[name] = value
         elif value != known[name].default:
-            raise _StaysError(f"is given {name}, which {kind} does not take")
+            raise StaysError(f"is given {name}, which {kind} does not take")
     if site.function.endswith("_"):
         if "inplace" not in taken:
-            raise _StaysError(f"writes in place, which {kind} does not")
+            raise StaysError(f"writes in place, which {kind} does not")
         options["inplace"] = True
     try:
         return made(**options)
     except (TypeError, ValueError) as problem:
-        raise _StaysError(f"has no {kind}: {problem}") from problem
+        raise StaysError(f"has no {kind}: {problem}") from problem
 
 
 def _pool(site: Site, given: dict[str, ast.expr], scope: _Scope) -> nn.Module:
@@ -393,10 +391,10 @@ def _pool(site: Site, given: dict[str, ast.expr], scope: _Scope) -> nn.Module:
         options |= {name: scope.value(expression) for name, expression in given.items()}
         dims = sorted(d % 4 for d in options.pop("dim"))
     except (LookupError, TypeError) as problem:
-        raise _StaysError("is no average of an image") from problem
+        raise StaysError("is no average of an image") from problem
     images = all(len(node.shapes[0]) == 4 for _, node in site.nodes)
     if not images or dims != [2, 3] or options.keys() != {"keepdim"}:
-        raise _StaysError("is no average of an image")
+        raise StaysError("is no average of an image")
     return pool if options["keepdim"] else nn.Sequential(pool, nn.Flatten())
 
 
@@ -404,10 +402,10 @@ def _check_end(roles: Roles, node: Node, layer: nn.Module) -> None:
     """Refuse what goes where the numbers of the function itself are meant."""
     end = roles.end_of_range(layer, node.outputs[0])
     if end:
-        raise _StaysError(f"keeps its range, as it reaches {end}")
+        raise StaysError(f"keeps its range, as it reaches {end}")
     # What is taken from something else, as by a filter, has to keep its scale beside that.
     mixes = family_of(layer) in ("attention", "pool")
-    of_two = ADD | _PRODUCTS if mixes else ADD | SUB | _PRODUCTS
+    of_two = ADD | MULTIPLY if mixes else ADD | SUB | MULTIPLY
     waiting = [node.outputs[0]]
     while waiting:
         for user in roles.users.get(waiting.pop(), ()):
@@ -416,16 +414,16 @@ def _check_end(roles: Roles, node: Node, layer: nn.Module) -> None:
             elif node.name == "mean":
                 # A map alone; averages are parts of norms, too.
                 if user.module is None:
-                    raise _StaysError(f"goes into {user.name}, which is no layer")
+                    raise StaysError(f"goes into {user.name}, which is no layer")
             elif not _makes_up(user, of_two if len(roles.live & {*user.inputs}) == 2 else set()):
-                raise _StaysError(f"goes into {user.name}, which its numbers may matter to")
+                raise StaysError(f"goes into {user.name}, which its numbers may matter to")
 
 
 def _makes_up(user: Node, of_two: set[str]) -> bool:
     """Whether a call may be given another mean and scale than those of the function."""
     if user.module is not None or user.name.startswith(("functional.", "a hook of")):
         return True
-    if len(user.inputs) == 1 and user.name in _PRODUCTS | _RATIOS:
+    if len(user.inputs) == 1 and user.name in MULTIPLY | DIVIDE:
         return True
     return user.name in _GO_ON | of_two or _layer_type(user.name) is not None
 

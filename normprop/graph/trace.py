@@ -165,6 +165,13 @@ class Trace:
     # Of each call of a module that ended, path, values that it gave, and how many nodes there were.
     returned: list[tuple[str, tuple[int, ...], int]] = field(default_factory=list)
 
+    def origin(self, value: int, gives_on: Callable[[Node], bool]) -> Node | None:
+        """The call that a value comes from, past those that give their first input on."""
+        node = self.producer.get(value)
+        while node is not None and node.inputs and not node.opaque and gives_on(node):
+            node = self.producer.get(node.inputs[0])
+        return node
+
 
 def trace(
     model: nn.Module,
