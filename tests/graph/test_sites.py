@@ -190,6 +190,30 @@ def test_a_function_stays_where_a_layer_would_not_be_it_and_the_report_says_why(
     assert f" at {text.partition(' stays')[0]}" in said[name]
 
 
+SPELLINGS = ["(Y * 2)", "(2 * Y)", "Y.mul(2)", "torch.multiply(Y, 2)", "(Y / 2)", "Y.div(2)"]
+SPELLINGS += ["torch.divide(Y, 2)", "Y.true_divide(2)"]
+
+
+@pytest.mark.parametrize("product", SPELLINGS)
+def test_a_function_may_go_into_a_product_with_a_number_however_that_is_written(written, product):
+    x = torch.randn(4, 6, 4, 8)
+    model = written(calling(product.replace("Y", "F.relu(x)")))
+    _, _, found, stays = exchanged(model, x)
+    assert stays == {}
+    assert len(found) == 1
+
+
+GATED = ["(x * Y)", "x.mul(Y)", "torch.multiply(x, Y)", "Y.multiply(x)"]
+
+
+@pytest.mark.parametrize("product", GATED)
+def test_a_gate_stays_however_its_product_is_written(written, product):
+    call = product.replace("Y", "torch.sigmoid(x)")
+    _, _, found, stays = exchanged(written(calling(call)), torch.randn(4, 6, 4, 8))
+    assert found == {}
+    assert "as it reaches a product" in stays["sigmoid"]
+
+
 def test_functions_that_no_layer_computes_are_listed_with_their_lines(written):
     call = "(torch.softmax(x, -1) + F.layer_norm(x, (8,)))"
     found = report(convert(written(calling(call)), torch.randn(4, 6, 4, 8)))
