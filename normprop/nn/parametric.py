@@ -358,28 +358,14 @@ class _ConvTranspose(MapFromWeight):
         return self._run(f"conv_transpose{dims}d", input, *geometry)
 
 
-class Conv1d(_Conv, nn.Conv1d):
-    """Convolution with weights on the unit ball: see :func:`normprop.functional.conv1d`."""
-
-
-class Conv2d(_Conv, nn.Conv2d):
-    """Convolution in two dimensions: see :func:`normprop.functional.conv2d`."""
-
-
-class Conv3d(_Conv, nn.Conv3d):
-    """Convolution in three dimensions: see :func:`normprop.functional.conv3d`."""
-
-
-class ConvTranspose1d(_ConvTranspose, nn.ConvTranspose1d):
-    """Transposed convolution on the unit ball: see :func:`normprop.functional.conv_transpose1d`."""
-
-
-class ConvTranspose2d(_ConvTranspose, nn.ConvTranspose2d):
-    """The same in two dimensions: see :func:`normprop.functional.conv_transpose2d`."""
-
-
-class ConvTranspose3d(_ConvTranspose, nn.ConvTranspose3d):
-    """The same in three dimensions: see :func:`normprop.functional.conv_transpose3d`."""
+# fmt: off
+class Conv1d(_Conv, nn.Conv1d): ...
+class Conv2d(_Conv, nn.Conv2d): ...
+class Conv3d(_Conv, nn.Conv3d): ...
+class ConvTranspose1d(_ConvTranspose, nn.ConvTranspose1d): ...
+class ConvTranspose2d(_ConvTranspose, nn.ConvTranspose2d): ...
+class ConvTranspose3d(_ConvTranspose, nn.ConvTranspose3d): ...
+# fmt: on
 
 
 class Bilinear(Parametric, nn.Bilinear):
