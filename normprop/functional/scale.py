@@ -87,12 +87,23 @@ def remembered(function: Made) -> Made:
 
 @constant_when_compiled
 def transforms_active() -> bool:
-    """Whether a transform of ``torch.func`` is at work, or forward mode.
+    """Whether a transform of ``torch.func`` is at work, forward mode, or who records operators.
 
     Compiled code asks while it is traced: there Dynamo would drop the backward pass of a custom
     function without a word (pytorch issue 193279).
     """
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    active = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return active or _operators_recorded()
+
+
+def _operators_recorded() -> bool:
+    """Whether tensors may stand for numbers, of ``make_fx``, ``torch.jit.trace`` or none at all."""
+    if torch._C._get_tracing_state() is not None:
+        return True
+    if not torch._C._len_torch_dispatch_stack():
+        return False
+    keys = torch._C._TorchDispatchModeKey
+    return any(torch._C._get_dispatch_mode(key) is not None for key in (keys.FAKE, keys.PROXY))
 
 
 def saving() -> object:

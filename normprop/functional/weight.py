@@ -98,9 +98,10 @@ def on_sphere(
     triton = wants_triton(weight, backend, transformed)
     if weight.numel() == 0 and not triton:
         return weight.clone()
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         # A compiler fuses the passes by itself, and must not meet the projection as a custom
-        # backward where torch.func may differentiate it (pytorch issue 193279).
+        # backward where torch.func may differentiate it (pytorch issue 193279); no file of a trace
+        # holds one.
         return _plainly(_saturating(weight), over, groups, size).to(weight.dtype)
     if transformed or not (triton or weight.is_contiguous()):
         return _Transformed.apply(weight, over, groups, size)

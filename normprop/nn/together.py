@@ -46,8 +46,7 @@ class Together:
 
     def before(self, network: nn.Module, inputs: tuple, keywords: dict) -> tuple | None:
         """Give every map what it runs with."""
-        watched = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if not (watched or transforms_active()):
+        if not (torch.compiler.is_compiling() or transforms_active()):
             self._hand_out()
         return self._multiplied(inputs, keywords) if self.given else None
 

@@ -1,6 +1,7 @@
 """All weights of a network in one call, whoever put the network together."""
 
 import copy
+import io
 import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
@@ -344,6 +347,55 @@ def test_what_happens_between_the_call_of_a_network_and_that_of_a_map(how, outsi
         found.append([y.detach(), *gradients])
     assert len(found[0]) == len(found[1])
     assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(*found, strict=True))
+
+
+def faked(network, x):
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert network(torch.empty(x.shape, dtype=x.dtype)).dtype == x.dtype
+    return network
+
+
+def recorded_by(tracing_mode):
+    def record(network, x):
+        return make_fx(network, tracing_mode=tracing_mode, _allow_non_fake_inputs=True)(x)
+
+    return record
+
+
+def saved(network, x):
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(network, x), file)
+    file.seek(0)
+    return torch.jit.load(file)
+
+
+RECORDERS = {
+    "fake": faked,
+    "real": recorded_by("real"),
+    "symbolic": recorded_by("symbolic"),
+    "export": lambda network, x: torch.export.export(network, (x,)).module(),
+    "jit": saved,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("scaling", ["forward", "backward"])
+@pytest.mark.parametrize("recorder", RECORDERS)
+def test_who_records_operators_gets_all_and_leaves_nothing(recorder, scaling):
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        nn.Conv2d(3, 7, 3, padding=1), nn.ReLU(), nn.Conv2d(7, 5, 3), nn.GELU(), nn.Flatten(),
+        nn.Linear(80, 6), nn.PReLU(), nn.Linear(6, 4), nn.Tanh(),
+    ).double()  # fmt: skip
+    converted = normprop.convert(plain, X, scaling=scaling)
+    for network in (converted, normprop.fuse(converted, X)):
+        # Before it has run: what is kept from then on is kept by the recorder's run.
+        found = RECORDERS[recorder](network, X)
+        other = 2.0 * X + 1.0
+        assert torch.allclose(found(other), copy.deepcopy(network)(other), rtol=1e-6, atol=1e-9)
+        for got, wanted in zip(results(network), results(copy.deepcopy(network)), strict=True):
+            assert type(got) is torch.Tensor
+            assert torch.equal(got, wanted)
 
 
 @pytest.mark.parametrize("training", [True, False])
