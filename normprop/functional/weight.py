@@ -145,8 +145,7 @@ class _Scaled(torch.autograd.Function):
 
     .. math:: dW = \frac{size}{n}\left(G - \frac{\langle W, G\rangle}{n^2} W\right)
 
-    for the gradient G that arrives.  The Jacobian is symmetric, so forward mode is the same.
-    Where n is 0 it counts as 1.
+    for the gradient G that arrives.  Where n is 0 it counts as 1.
     """
 
     gradient_factors = (1.0,)
@@ -156,7 +155,6 @@ class _Scaled(torch.autograd.Function):
         scaled, scale, inverse, ctx.kernel = _scaled(weight, over, groups, size, triton)
         ctx.arguments = over, groups, size, triton
         ctx.save_for_backward(weight, scale, inverse)
-        ctx.save_for_forward(weight)
         return scaled
 
     @staticmethod
@@ -182,12 +180,6 @@ class _Scaled(torch.autograd.Function):
                 result = _saturated(result, weight.dtype)
         return result, None, None, None, None
 
-    @staticmethod
-    def jvp(ctx, tangent, *_):
-        (weight,) = ctx.saved_tensors
-        over, groups, size, _ = ctx.arguments
-        return _derivative(weight, tangent, over, groups, size)
-
 
 def _scaled(weight, over, groups, size, triton):
     """size·W/n, the last two of what :func:`_norms` gives, and the kernel that made them."""
@@ -208,7 +200,10 @@ def _scaled(weight, over, groups, size, triton):
 
 
 class _Transformed(torch.autograd.Function):
-    """The same in operations that all transforms know, the norms found anew for the gradient."""
+    """The same in operations that all transforms know, the norms found anew for the gradient.
+
+    The Jacobian is symmetric, so forward mode is the same.
+    """
 
     generate_vmap_rule = True
 
