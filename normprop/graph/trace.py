@@ -13,6 +13,7 @@ import gc
 import itertools
 import os
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
@@ -27,7 +28,7 @@ from torch.nn.modules import module as torch_module
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from normprop.functional.observed import observers
+from normprop.functional.observed import observers, observers_here
 from normprop.graph.wrappers import dice_of_its_own, held_by, put, run_as_written, tensors_in
 
 _SAYS_NO_VALUE = {
@@ -263,8 +264,9 @@ def watched(model, leaves, watcher):
         stack.enter_context(torch_module.register_module_forward_pre_hook(begin))
         stack.enter_context(torch_module.register_module_forward_hook(end, always_call=True))
         stack.enter_context(run_as_written())
-        observers.append(watcher.observe)
-        stack.callback(observers.remove, watcher.observe)
+        observer = threading.get_ident(), watcher.observe
+        observers.append(observer)
+        stack.callback(observers.remove, observer)
         stack.enter_context(watcher)
         watcher.paused = False
         stack.callback(setattr, watcher, "paused", True)
@@ -657,8 +659,9 @@ def _told_of(plain: type) -> type:
     def method(name):
         def call(self, *others):
             result = getattr(plain, name)(self, *others)
-            if isinstance(result, bool) and observers:
-                return observers[-1].__self__.decide(result, self.depends_on)
+            watching = observers_here()
+            if isinstance(result, bool) and watching:
+                return watching[-1].__self__.decide(result, self.depends_on)
             number = isinstance(result, int | float) and not isinstance(result, bool)
             return _Told.of(result, self.depends_on) if number else result
 

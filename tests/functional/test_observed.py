@@ -2,6 +2,8 @@
 
 import inspect
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -20,15 +22,23 @@ def calls():
         found.append((function.__name__, arguments, keywords))
         return "seen"
 
-    observers.append(observe)
+    observers.append((threading.get_ident(), observe))
     yield found
-    observers.remove(observe)
+    observers.remove((threading.get_ident(), observe))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_seen_with_its_arguments(name, calls):
     assert getattr(functional, name)(1, 2, three=3) == "seen"
     assert calls == [(name, (1, 2), {"three": 3})]
+
+
+def test_another_thread_is_not_seen(calls):
+    x = torch.ones(3)
+    with ThreadPoolExecutor(1) as pool:
+        y = pool.submit(functional.relu, x).result()
+    assert calls == []
+    assert y.shape == x.shape
 
 
 @pytest.mark.parametrize("name", NAMES)
