@@ -36,14 +36,6 @@ class Affine(nn.Module):
         return f"scale={self.scale:.6g}, shift={self.shift:.6g}"
 
 
-def line(scale: float, shift: float, inplace: bool = False) -> fx.GraphModule:
-    """scale·x + shift, as a module of torch alone, which is unpickled without this package.
-
-    ``inplace`` overwrites the input where the scale is 1.
-    """
-    return _module("Line", lambda graph, x: _line(graph, x, scale, shift, inplace))
-
-
 def computing(function: Callable[[Tensor], Tensor]) -> fx.GraphModule:
     """A function that has a name, as a module of torch alone."""
     return _module("Function", lambda graph, x: graph.call_function(function, (x,)))
@@ -76,11 +68,15 @@ def _line(graph: fx.Graph, x: fx.Node, scale: float, shift: float, inplace: bool
 
 
 def followed(layer: nn.Module, scale: float, shift: float, inplace: bool) -> nn.Module:
-    """A layer and the line behind it; keys of the ``state_dict`` stay those of the layer."""
+    """A layer and scale·x + shift behind it, of torch alone, unpickled without this package.
+
+    Keys of the ``state_dict`` stay those of the layer; ``inplace`` overwrites what it gives.
+    """
     inputs = inspect.signature(layer.forward).parameters.values()
     pair, learnt = getattr(layer, "return_indices", False), isinstance(layer, nn.PReLU)
     if len(inputs) == 1 and not pair and not learnt:
-        return nn.Sequential(layer, line(scale, shift, inplace))
+        line = _module("Line", lambda graph, x: _line(graph, x, scale, shift, inplace))
+        return nn.Sequential(layer, line)
     graph, root = fx.Graph(), nn.Module()
     given = tuple(graph.placeholder(p.name, default_value=p.default) for p in inputs)
     if learnt:

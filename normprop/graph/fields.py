@@ -255,10 +255,8 @@ def _regrouped(array: Array, old: Sequence[int], new: Sequence[int], k: int) -> 
 class Chain:
     """Linear maps of a tensor, one after the other, as what they make of arrays over distances.
 
-    The adjoints take an array of the gradient, reversed, to what comes back of it.
-
-    Attributes:
-        dims: of what comes out.
+    The adjoints take an array of the gradient, reversed, to what comes back of it; ``dims`` are
+    those of what comes out.
     """
 
     def __init__(self, dims: Sequence[Dim]) -> None:

@@ -70,18 +70,13 @@ class _Missed:
 
 @dataclass
 class Plan:
-    """What becomes of every layer, by its path.
-
-    Args:
-        traces: runs of the model.
-        training: whether gradients matter, and parameters stay what they are.
-        kinds: of its layers, by their paths.
-        can_shift: paths of the layers that may keep their shift and give away their scale.
-    """
+    """What becomes of every layer, by its path."""
 
     traces: tuple[Trace, ...]
+    # Whether gradients matter, and parameters stay what they are.
     training: bool
     kinds: dict[str, Kind]
+    # Paths of the layers that may keep their shift and give away their scale.
     can_shift: set[str]
     choices: Choices = field(default_factory=dict)
 
@@ -131,10 +126,6 @@ class Plan:
 
 class _Round:
     """What values stand for, up to the first call that misses something.
-
-    Args:
-        plan: has the calls.
-        choices: of their layers.
 
     Attributes:
         pending: by value, what it stands for.

@@ -23,6 +23,7 @@ from normprop.graph.scales import Fault, Measured, Row, Scales
 from normprop.graph.trace import Node, Watcher, returned, watched
 from normprop.graph.wrappers import (
     dice_of_its_own,
+    held_by,
     no_reentrant_checkpoints,
     other_dice_kept,
     run_as_written,
@@ -78,7 +79,7 @@ def probe(model: nn.Module, /, *inputs, **keywords) -> Scales:
         for together in filter(None, map(together_of, seen.modules())):
             # Each map is to be seen making its own.
             together.layers = []
-        held = [*seen.parameters(), *seen.buffers(), *tensors_in((inputs, keywords))]
+        held = held_by(seen, inputs, keywords)
         if any(tensor.is_meta for tensor in held):
             raise ValueError(
                 "model and inputs must hold numbers to be measured; a tensor of theirs is on the "

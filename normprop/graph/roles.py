@@ -61,12 +61,7 @@ class Sum:
 
 
 class Roles:
-    """What is found in a trace.
-
-    Args:
-        trace: of the model.
-        made: by path, the twins that layers are exchanged for.
-    """
+    """What is found in a trace; ``made`` are by path the twins that layers are exchanged for."""
 
     def __init__(self, trace: Trace, made: dict[str, nn.Module]):
         self.trace, self.made = trace, made

@@ -180,28 +180,22 @@ def trace(
     leaves: Container[str],
     *,
     keywords: Mapping[str, object] | None = None,
+    # What Python is told, whatever the tensors say, at its first decisions.
     answers: tuple[bool, ...] = (),
+    # Identities of parameters and buffers that earlier runs have changed.
     changing: Container[int] = (),
+    # Whether the numbers that it learns are others than those of the tensors.
     shifted: bool = False,
+    # Of torch's dice, whose state stays what it was.
     seed: int = 0,
+    # Whether it runs with gradients, so that it shows which tensors have one.
     differentiable: bool = False,
+    # Of a model without numbers, who knows some: an object with ``stand_in(tensor)``, a tensor
+    # without numbers for one with, and ``told(run, node, call)``, the result of a call that raised,
+    # or None.
     known=None,
 ) -> Trace:
-    """Run the model and record it.
-
-    Args:
-        model: is run once, in the mode that it is in.
-        inputs: what it is called with.
-        leaves: paths of the modules that are leaves.
-        keywords: what else it is called with.
-        answers: what Python is told, whatever the tensors say, at its first decisions.
-        changing: identities of parameters and buffers that earlier runs have changed.
-        shifted: whether the numbers that it learns are others than those of the tensors.
-        seed: of torch's dice, whose state stays what it was.
-        differentiable: whether it runs with gradients, so that it shows which tensors have one.
-        known: of a model without numbers, who knows some: an object with ``stand_in(tensor)``, a
-            tensor without numbers for one with, and ``told(run, node, call)``, the result of a call
-            that raised, or None.
+    """Run the model once, in the mode that it is in, and record it; leaves are given by path.
 
     Raises:
         TypeError: the model returns no tensor.

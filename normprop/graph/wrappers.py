@@ -39,14 +39,7 @@ def check_model(model: nn.Module) -> None:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself, out of what compiling, data parallelism or averaging put around it.
-
-    Args:
-        model: a module; in ``nn.DataParallel``, ``nn.parallel.DistributedDataParallel``,
-            ``optim.swa_utils.AveragedModel`` or what ``torch.compile`` gives, one in the other.
-
-    Returns:
-        The innermost, not copied.
+    """The model itself, not copied, out of what compiling, data parallelism or averaging put there.
 
     Raises:
         TypeError: it is no module; or it, or a part of it, cannot be looked into: a module of

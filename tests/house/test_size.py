@@ -8,7 +8,7 @@ BOUNDS = {
     "normprop": 1_000,
     "functional": 4_750,
     "gaussian": 3_970,
-    "graph": 9_730,
+    "graph": 9_680,
     "kernels": 1_910,
     "montecarlo": 730,
     "nn": 2_200,
