@@ -31,7 +31,8 @@ class Kit:
     - ``"naive"``: (f(x) - μ)/σ and weights over their norms, in plain operations.
     - ``"naive activations"``: those activations, maps of torch.nn.
     - ``"normprop"``: layers of ``normprop.nn`` at their defaults; ``"normprop projected"`` with
-      weights that go back to their ball after each step instead of in each forward pass.
+      weights that go back to their ball after each step instead of in each forward pass.  Whole
+      networks of them run as ``convert`` leaves one, with ``batch_weights_``.
     - ``"batchnorm"``, ``"layernorm"``, ``"groupnorm"``: that normalisation between map and
       activation, and no bias in the map.  For images LayerNorm is GroupNorm with one group.
     - ``"weight standardisation"``: as in normaliser-free networks.
