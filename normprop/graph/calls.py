@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map_only
 from normprop.graph import fields
 from normprop.graph.fields import GRID, WEIGHTS, Array, Chain, Dims, Field, Gradient, Map, Part
 from normprop.graph.trace import Value, in_place_of_values, is_value, values_in
-from normprop.graph.wrappers import tensors_in
+from normprop.graph.wrappers import forked_dice, tensors_in
 
 Back = Callable[[list[Gradient]], Iterable[tuple[object, Gradient]]]
 """From the gradients of what came out to those of arguments."""
@@ -339,14 +339,14 @@ def _on_grid(call: Call, arrays: Sequence[Array]) -> tuple[Array, list[Array]] |
     leaves = [torch.tensor(a, device="cpu", requires_grad=True) for a in arrays]
     some = torch.arange(3, len(GRID), 7, device="cpu").flip(0)
     try:
-        with torch.enable_grad(), torch.random.fork_rng(()):
+        with torch.enable_grad(), forked_dice():
             result = _run(call, leaves)
             if result.shape != leaves[0].shape or not result.is_floating_point():
                 return None
             slopes = torch.autograd.grad(
                 result.sum(), leaves, allow_unused=True, materialize_grads=True
             )
-        with torch.no_grad(), torch.random.fork_rng(()):
+        with torch.no_grad(), forked_dice():
             again = _run(call, [x[some] for x in leaves])
             if not torch.allclose(again, result[some], equal_nan=True):
                 return None

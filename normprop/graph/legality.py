@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from normprop.graph.anatomy import is_own
 from normprop.graph.rewrite import copied
-from normprop.graph.wrappers import held_by, run_as_written, tensors_in, unwrapped
+from normprop.graph.wrappers import forked_dice, held_by, run_as_written, tensors_in, unwrapped
 from normprop.nn.parametric import MapFromWeight
 
 _TOLERANCE = 1e-12
@@ -309,7 +309,7 @@ def _run(model, inputs, keywords) -> tuple[list, dict, dict[str, list[_Call]]]:
             if is_separate(module) or _absorbed_factor(module) != 1.0:
                 hook = module.register_forward_hook(partial(record, name), with_kwargs=True)
                 stack.enter_context(hook)
-        stack.enter_context(torch.random.fork_rng({t.device for t in held if t.is_cuda}))
+        stack.enter_context(forked_dice({t.device for t in held if t.is_cuda}))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(run_as_written())

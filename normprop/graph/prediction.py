@@ -28,6 +28,7 @@ from normprop.graph.rewrite import check_arguments
 from normprop.graph.scales import Row, Scales
 from normprop.graph.trace import Node, Trace, Value, in_place_of_values, trace, values_in
 from normprop.graph.wrappers import (
+    forked_dice,
     no_reentrant_checkpoints,
     other_dice_kept,
     tensors_in,
@@ -190,7 +191,7 @@ class Known:
         args, kwargs = in_place_of_values(copies.get, call)
         kwargs = {k: v for k, v in kwargs.items() if k != "device"}
         try:
-            with torch.device("cpu"), torch.no_grad(), torch.random.fork_rng(()):
+            with torch.device("cpu"), torch.no_grad(), forked_dice():
                 return function(*args, **kwargs)
         except (RuntimeError, TypeError, ValueError, NotImplementedError):
             return None
@@ -242,7 +243,7 @@ def with_numbers(module: nn.Module) -> nn.Module:
     if _draw_of(module) is None or not any(t.is_meta for t in own):
         return module
     made = copy.deepcopy(module).to_empty(device="cpu")
-    with torch.random.fork_rng(()):
+    with forked_dice():
         torch.manual_seed(0)
         for draw in filter(None, map(_draw_of, made.modules())):
             draw()

@@ -29,7 +29,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from normprop.functional.observed import observers, observers_here
-from normprop.graph.wrappers import dice_of_its_own, held_by, put, run_as_written, tensors_in
+from normprop.graph.wrappers import ALONE, dice_of_its_own, held_by, put, run_as_written, tensors_in
 
 _SAYS_NO_VALUE = {
     "__get__", "size", "dim", "ndimension", "numel", "nelement", "stride", "is_floating_point",
@@ -250,7 +250,7 @@ def watched(model, leaves, watcher):
         if id(module) in paths:
             watcher.gave(watcher.within.pop(), result)
 
-    with ExitStack() as stack:
+    with ALONE, ExitStack() as stack:
         for path, module in model.named_modules():
             if path in leaves:
                 leaf = watcher.seen_as(partial(Node, path, module), module.forward)
@@ -278,7 +278,7 @@ def _hooks_watched(model, recorder):
     def restore(hooks, before):
         hooks.update({key: hook for key, hook in before.items() if key in hooks})
 
-    with ExitStack() as stack:
+    with ALONE, ExitStack() as stack:
         for hooks, path in places:
             stack.callback(restore, hooks, dict(hooks))
             hooks.update({key: recorder.hook(hook, path) for key, hook in hooks.items()})

@@ -2,6 +2,7 @@
 
 import random
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
@@ -70,6 +71,19 @@ def run_as_written() -> AbstractContextManager:
     return torch.compiler.set_stance("force_eager")
 
 
+ALONE = threading.RLock()
+"""What looking at a model borrows of the process, such as dice and hooks of all modules, one thread
+has at a time: another would take it for the user's, and put back what it found.
+"""
+
+
+@contextmanager
+def forked_dice(devices: Iterable[torch.device] = ()) -> Iterator[None]:
+    """A context behind which torch's dice are what they were."""
+    with ALONE, torch.random.fork_rng(devices):
+        yield
+
+
 @contextmanager
 def dice_of_its_own(tensors: Iterable[Tensor], seed: int) -> Iterator[None]:
     """A context in which torch's dice are seeded; behind it they are what they were.
@@ -78,7 +92,7 @@ def dice_of_its_own(tensors: Iterable[Tensor], seed: int) -> Iterator[None]:
     here it is those of the GPUs that a tensor is on.
     """
     devices = {tensor.device for tensor in tensors if tensor.is_cuda}
-    with torch.random.fork_rng(devices):
+    with forked_dice(devices):
         torch.default_generator.manual_seed(seed)
         for device in devices:
             with torch.cuda.device(device):
@@ -140,12 +154,13 @@ def _parts(item: object) -> Iterable:
 @contextmanager
 def other_dice_kept():
     """A context behind which Python's dice and NumPy's are what they were."""
-    python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(of_numpy)  # noqa: NPY002
+    with ALONE:
+        python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(of_numpy)  # noqa: NPY002
 
 
 @contextmanager
@@ -159,6 +174,6 @@ def no_reentrant_checkpoints():
                 function, *args, use_reentrant=False, preserve_rng_state=preserve
             )
 
-    with ExitStack() as stack:
+    with ALONE, ExitStack() as stack:
         put(stack, vars(checkpoint), "CheckpointFunction", AsTheOther)
         yield

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -15,6 +16,9 @@ from normprop.checks import finite, positive, whole
 from normprop.montecarlo.schedule import planned
 from normprop.montecarlo.statistics import Simulation, merge
 from normprop.names import CLASSES, NAMED, arguments_of, canonical
+
+_ALONE = threading.RLock()
+"""Generators and the number of threads are the process's: one simulation has them at a time."""
 
 _LAUNCH = 1 << 34
 """Samples of a kernel's launch at most, unless one replicate has more: a fraction of a second."""
@@ -93,7 +97,7 @@ def simulate(
     before = None if after is None else _prepared(after, "after", device, dtype)
 
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), _one_thread():
+    with _ALONE, torch.random.fork_rng(devices=devices), _one_thread():
         run = planned(function, before, n, mean, std, seed, shape, replicates, device, dtype)
         rank, world = _process()
         stacks = [
