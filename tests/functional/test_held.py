@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch._dynamo.testing import CompileCounter
 
 from normprop import functional
 
@@ -63,9 +62,14 @@ def test_shapes_that_change_from_call_to_call(name, dynamic):
 
 @pytest.mark.parametrize("name", ["adaptive_avg_pool2d", "interpolate", "softmax"])
 def test_a_batch_that_changes_is_not_held(name):
-    counter = CompileCounter()
-    compiled = torch.compile(SHAPED[name], backend=counter, fullgraph=True, dynamic=True)
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(SHAPED[name], backend=backend, fullgraph=True, dynamic=True)
     for batch in (3, 5, 6):
         x = IMAGES[:1].expand(batch, -1, -1, -1)
         assert same(compiled(x), SHAPED[name](x))
-    assert counter.frame_count == 1
+    assert len(graphs) == 1
