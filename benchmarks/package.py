@@ -5,7 +5,7 @@ from torch import Tensor, nn
 import normprop
 
 
-def batched(model: nn.Module, example: Tensor) -> nn.Module:
+def batched(model: nn.Module, example: Tensor | None = None) -> nn.Module:
     """The model itself, as ``convert`` leaves one: its weights are made in one call."""
     return normprop.nn.batch_weights_(model)
 

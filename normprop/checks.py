@@ -1,6 +1,5 @@
-"""What a number that was given must be; where it is not, an error says so, and what came."""
+"""Checks of numbers: an error says what must hold, and what came."""
 
-import functools
 import math
 import numbers
 
@@ -11,15 +10,17 @@ def number(name: str, value) -> None:
         raise TypeError(f"{name} must be a real number; it was {value!r}")
 
 
-def finite(name: str, value: float, least: float = -math.inf, must: str = "") -> float:
-    """The number, finite and above the least; else an error that says what it must be."""
+def finite(name: str, value: float, above: float = -math.inf, must: str = "") -> float:
+    """The number, finite and above that; else an error that says what it must be."""
     number(name, value)
-    if not (math.isfinite(value) and value > least):
+    if not (math.isfinite(value) and value > above):
         raise ValueError(f"{name} must be finite{must}; it was {value}")
     return float(value)
 
 
-positive = functools.partial(finite, least=0.0, must=" and greater than 0")
+def positive(name: str, value: float) -> float:
+    """The number, finite and greater than 0."""
+    return finite(name, value, 0.0, " and greater than 0")
 
 
 def is_whole(value, least: int = 1) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import normprop
-from benchmarks import gate, peers
+from benchmarks import gate, package, peers
 from benchmarks.case import Case, Context, Prepared
 
 METHODS = ("plain", "batchnorm", "layernorm", "normprop", "normprop projected")
@@ -73,6 +73,8 @@ def _implementation(method: str, depth: int, width: int):
     def prepare(context: Context) -> Prepared:
         torch.manual_seed(context.seed)
         model = _chain(method, depth, width).to(context.device)
+        if method.startswith("normprop"):
+            model = package.batched(model)
         x, dy = torch.randn(2, ROWS, width, device=context.device).unbind()
         parameters = list(model.parameters())
 

@@ -30,7 +30,8 @@ y(lower kink) < y < y(upper kink).  Hence this rule, for every implementation of
 A call that works on few elements costs what Python costs.  Where the gradient is the derivative,
 small tensors of float32 and float64 therefore run torch's function and a line behind it, two
 operators that autograd knows, and no Function.  They keep what torch's function keeps, which may be
-f beside the y that the next layer keeps, and of kinks they know what torch knows: x decides.
+f beside the y that the next layer keeps, and of kinks and NaN they know what torch knows: x
+decides.
 On a GPU the others run the rows below there, and kernels from where memory costs more than calls.
 
 Compiled code runs the same rows, where a step is written without a comparison: Inductor would
@@ -230,7 +231,7 @@ def wants_triton(input: Tensor, backend: Backend, transformed: bool) -> bool:
             return False
         raise RuntimeError(
             "backend='triton' does not run under torch.compile, torch.func or forward mode, nor on "
-            "tensors of other classes; backend='auto' does"
+            "tensors of other classes, nor where operators are recorded; backend='auto' does"
         )
     from normprop import kernels
 
@@ -613,7 +614,7 @@ MAPS = {
         lambda: (0.0, 1.0),
         _hardsigmoid_forward,
         factor=1.0 / 6.0,
-        lean=lambda dtype: dtype == torch.float32,
+        lean=lambda _: False,
     ),
     "hardswish": Map(
         _hardswish,

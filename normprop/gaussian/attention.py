@@ -84,10 +84,8 @@ def attention(
             "query and key must have one width, key and value one length; they had shapes "
             f"{tuple(query)}, {tuple(key)} and {tuple(value)}"
         )
-    width, queries, keys, value_width = map(int, (query[-1], query[-2], key[-2], value[-1]))
-    sizes = {"width": width, "queries": queries, "keys": keys, "value_width": value_width}
-    for name, size in sizes.items():
-        whole(name, size)
+    width, queries = whole("width", query[-1]), whole("queries", query[-2])
+    keys, value_width = whole("keys", key[-2]), whole("value_width", value[-1])
     if causal and queries != keys:
         raise ValueError(
             "a causal mask must have as many queries as keys for its figures; "

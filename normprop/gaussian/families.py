@@ -39,6 +39,11 @@ def piecewise_linear(
     jumps = (0.0,) * len(kinks) if jumps is None else tuple(map(float, jumps))
     if not all(map(math.isfinite, (*kinks, *slopes, *jumps, at, value))):
         raise ValueError(f"kinks, slopes and jumps must be finite; they were {kinks}, {slopes}")
+    if len(slopes) != len(kinks) + 1 or len(jumps) != len(kinks):
+        raise ValueError(
+            "there must be one slope more than kinks, and a jump a kink; there were "
+            f"{len(slopes)} slopes, {len(kinks)} kinks and {len(jumps)} jumps"
+        )
     if list(kinks) != sorted(set(kinks)):
         raise ValueError(f"kinks must be strictly increasing; they were {kinks}")
     curves = (0.0,) * len(slopes)

@@ -24,7 +24,7 @@ from normprop.graph.exchange import Factory, check_replace, drop_normalization, 
 from normprop.graph.kinds import constants_at, is_watched
 from normprop.graph.prediction import predict, varied
 from normprop.graph.report import remember
-from normprop.graph.rewrite import check_arguments, copied, remade
+from normprop.graph.rewrite import check_arguments, copied, is_fused, remade
 from normprop.graph.rewrite import replace as put_in
 from normprop.graph.roles import family_of, is_curve, mixes
 from normprop.graph.scales import Scales
@@ -237,7 +237,7 @@ def convert(
     _check_examples(inner, example_inputs, example_keywords)
     _check_wishes(growth, logits, orthogonal, normalization)
     check_replace(replace)
-    if any(getattr(module, "absorbed", None) is not None for module in inner.modules()):
+    if is_fused(inner):
         raise ValueError(
             "model must not be fused: its activations are torch's own, and their constants are in "
             "the maps around them; convert it before it is fused"
@@ -246,7 +246,7 @@ def convert(
     options = {"scaling": scaling, "per": per, "method": method}
     # Tensors made for inference neither train nor say who wrote into them.
     with torch.inference_mode(False):
-        network, exchanged = exchange(alone(copied(model), fused=False), replace)
+        network, exchanged = exchange(alone(copied(model)), replace)
         if example_inputs or example_keywords:
             check_arguments(inner, example_inputs, example_keywords)
             example = Example(network, example_inputs, example_keywords)

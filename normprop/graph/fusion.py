@@ -16,7 +16,7 @@ from normprop.graph.report import remember
 from normprop.graph.roads import roads_of
 from normprop.graph.roles import mixes
 from normprop.nn.parametric import MapFromWeight, Parametric
-from normprop.nn.together import Together, together_of
+from normprop.nn.together import Together
 
 
 @torch.inference_mode(False)
@@ -61,7 +61,7 @@ def fuse(model: nn.Module, /, *example_inputs, lean: bool = False, **example_key
         TypeError: the model is no module, cannot be looked into or copied, or returns no tensor.
     """
     rewrite.check_arguments(model, example_inputs, example_keywords)
-    if any(_is_fused(module) for module in model.modules()):
+    if rewrite.is_fused(model):
         raise ValueError("model must not be fused already; it was")
     rates = rates_of(model, example_inputs, example_keywords)
     network = model if rates is None else rates.network
@@ -89,13 +89,6 @@ def _planned(model: nn.Module, inputs: tuple, keywords: dict, lean: bool):
     fused = rewrite.exchanged(rewrite.separated(model)[0], plan, partial(_made, plan, lean))
     rewrite.refuse_unreached(fused, seen, plan)
     return fused, plan, split, notes
-
-
-def _is_fused(module: nn.Module) -> bool:
-    together = together_of(module)
-    return getattr(module, "absorbed", None) is not None or (
-        together is not None and together.fused
-    )
 
 
 def _learn_at(fused: nn.Module, rates: Rates) -> None:

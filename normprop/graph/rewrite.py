@@ -16,7 +16,8 @@ from normprop.graph.kinds import Kind, is_twin
 from normprop.graph.plan import Plan
 from normprop.graph.wrappers import check_model, tensors_in, unwrapped
 from normprop.nn.calibrated import Calibrated
-from normprop.nn.together import alone
+from normprop.nn.parametric import Parametric
+from normprop.nn.together import alone, together_of
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,13 @@ def copied(model: nn.Module) -> nn.Module:
             if child is not None:
                 parent._modules[name] = unwrapped(child)
     return made
+
+
+def is_fused(model: nn.Module) -> bool:
+    """Whether a part of it is."""
+    together = filter(None, map(together_of, model.modules()))
+    absorbing = (m.absorbed for m in model.modules() if isinstance(m, Parametric))
+    return any(each.fused for each in together) or any(map(bool, absorbing))
 
 
 def separated(model: nn.Module) -> tuple[nn.Module, list[tuple[str, ...]]]:

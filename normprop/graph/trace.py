@@ -29,7 +29,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from normprop.functional.observed import observers, observers_here
-from normprop.graph.wrappers import ALONE, dice_of_its_own, held_by, put, run_as_written, tensors_in
+from normprop.graph.wrappers import dice_of_its_own, held_by, put, run_as_written, tensors_in
+from normprop.process import ALONE
 
 _SAYS_NO_VALUE = {
     "__get__", "size", "dim", "ndimension", "numel", "nelement", "stride", "is_floating_point",

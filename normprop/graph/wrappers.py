@@ -2,7 +2,6 @@
 
 import random
 import sys
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
@@ -14,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import checkpoint
 from torch.utils._pytree import tree_leaves
+
+from normprop.process import ALONE
 
 # Module and name of a class, and where it holds the model. A class whose module nobody has imported
 # has no objects: torch's compiler alone would take a second to import.
@@ -69,12 +70,6 @@ def run_as_written() -> AbstractContextManager:
     if "torch._dynamo" not in sys.modules:
         return nullcontext()
     return torch.compiler.set_stance("force_eager")
-
-
-ALONE = threading.RLock()
-"""What looking at a model borrows of the process, such as dice and hooks of all modules, one thread
-has at a time: another would take it for the user's, and put back what it found.
-"""
 
 
 @contextmanager

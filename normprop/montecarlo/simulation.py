@@ -2,7 +2,6 @@
 
 import copy
 import math
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -12,13 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from normprop.checks import finite, positive, whole
+from normprop.checks import finite, is_whole, positive, whole
 from normprop.montecarlo.schedule import planned
 from normprop.montecarlo.statistics import Simulation, merge
 from normprop.names import CLASSES, NAMED, arguments_of, canonical
-
-_ALONE = threading.RLock()
-"""Generators and the number of threads are the process's: one simulation has them at a time."""
+from normprop.process import ALONE
 
 _LAUNCH = 1 << 34
 """Samples of a kernel's launch at most, unless one replicate has more: a fraction of a second."""
@@ -97,7 +94,7 @@ def simulate(
     before = None if after is None else _prepared(after, "after", device, dtype)
 
     devices = [device] if device.type == "cuda" else []
-    with _ALONE, torch.random.fork_rng(devices=devices), _one_thread():
+    with ALONE, torch.random.fork_rng(devices=devices), _one_thread():
         run = planned(function, before, n, mean, std, seed, shape, replicates, device, dtype)
         rank, world = _process()
         stacks = [
@@ -265,5 +262,5 @@ def _check(n, mean, std, seed, replicates, chunk, shape) -> None:
         whole(name, value, least)
     finite("mean", mean)
     positive("std", std)
-    if shape is not None and not all(isinstance(k, int) and k >= 1 for k in shape):
+    if shape is not None and not all(map(is_whole, shape)):
         raise ValueError(f"shape must be made of integers of at least 1; it was {shape}")

@@ -248,7 +248,7 @@ def _checked_activation(activation):
 _CHECKS = {
     "depth": partial(whole, "depth"),
     "growth": partial(
-        finite, "growth", least=1.0, must=" and greater than 1, which only straight lines reach"
+        finite, "growth", above=1.0, must=" and greater than 1, which only straight lines reach"
     ),
     "at": partial(finite, "mean"),
 }

@@ -211,6 +211,9 @@ class MapFromWeight(Parametric):
         """
         if self.runs_as_it_is:
             return self.weight, self.bias
+        if torch.compiler.is_compiling():
+            # A part alone may be compiled, and traces how it makes its own.
+            return None
         made = self.made
         if made is None or made.saving != saving() or made.thread != threading.get_ident():
             return None

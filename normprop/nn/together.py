@@ -41,8 +41,17 @@ class Together:
         self.layers, self.fused, self.given = _maps(network), fused, given or {}
         self.__dict__.update(dict.fromkeys(_OWN))
         network.__dict__["_normprop_together"] = self
-        network.register_forward_pre_hook(self.before, with_kwargs=True)
-        network.register_forward_hook(self.after, always_call=True)
+        # Kept, as a handle that is read from a file keeps its number from others.
+        self.handles = (
+            network.register_forward_pre_hook(self.before, with_kwargs=True),
+            network.register_forward_hook(self.after, always_call=True),
+        )
+
+    def leave(self, network: nn.Module) -> None:
+        """Take the hooks off it."""
+        del network.__dict__["_normprop_together"]
+        for handle in self.handles:
+            handle.remove()
 
     def before(self, network: nn.Module, inputs: tuple, keywords: dict) -> tuple | None:
         """Give every map what it runs with."""
@@ -148,9 +157,13 @@ class Together:
             maker = self._last(layers, weights, biases)
             if maker is None:
                 maker, there = Maker([_asked(layer) for layer in layers], weights, biases), None
-                self.maker = _choices(layers), maker
+                # What a graph made is not held longer than by the graph.
+                leaves = all(t.is_leaf for t in _there(weights, biases))
+                self.maker = (_choices(layers), maker) if leaves else None
             made = maker.make(weights, biases, there)
-        self.made, self.placed = made, None
+        # The others are made anew in each pass.
+        kept = any(layer.method == "project" for layer in layers)
+        self.made, self.placed = made if kept else None, None
         return made
 
     def __getstate__(self) -> dict:
@@ -161,7 +174,7 @@ class Together:
 _OWN = ("maker", "seen", "made", "placed")
 
 
-def batch_weights_(network: nn.Module) -> nn.Module:
+def batch_weights_(network: nn.Module, *, on: bool = True) -> nn.Module:
     r"""Have all weights of a network of normalised maps made in one call when it is called.
 
     Each map by itself divides its weight W by its norm n when it runs, :math:`V = size\, W/n`, and
@@ -176,11 +189,17 @@ def batch_weights_(network: nn.Module) -> nn.Module:
     and so does a map that is called outside of the network's call, and all of them in compiled
     code, under transforms and in checkpoints.
 
+    One node has all weights, so that their gradients come at the end of the backward pass, those
+    of maps that were not called too, as ``None``: who steps on each gradient as it comes, or sends
+    it to other processes meanwhile, gains by ``on=False``.
+
     Args:
-        network: gets two hooks, in place.
+        network: gets two hooks, in place.  Where it has them, maps that came since are served too.
+        on: whether it is to be so, or every map is to make its own weight again, but in fused
+            parts, which need the call.
 
     Returns:
-        The network.
+        The network, without hooks where there is nothing to serve: a map alone, or no map.
 
     Raises:
         TypeError: the network is no module.
@@ -190,7 +209,14 @@ def batch_weights_(network: nn.Module) -> nn.Module:
     """
     if not isinstance(network, nn.Module):
         raise TypeError(f"network must be a torch.nn.Module; it was {network!r}")
-    if together_of(network) is None and _maps(network):
+    own = together_of(network)
+    if own is not None and own.fused:
+        return network
+    if own is not None:
+        own.leave(network)
+    if not on:
+        return alone(network, fused=False)
+    if _maps(network):
         Together(network, fused=False)
     return network
 
@@ -206,11 +232,7 @@ def alone(model: nn.Module, fused: bool = True) -> nn.Module:
         own = together_of(module)
         if own is None or (own.fused and not fused):
             continue
-        del module.__dict__["_normprop_together"]
-        for hooks in (module._forward_pre_hooks, module._forward_hooks):
-            for key in [k for k, hook in hooks.items() if getattr(hook, "__self__", None) is own]:
-                del hooks[key]
-                module._forward_hooks_always_called.pop(key, None)
+        own.leave(module)
     return model
 
 

@@ -27,6 +27,19 @@ def many_switches():
     sys.setswitchinterval(before)
 
 
+@pytest.mark.parametrize("verb", ["predict", "probe", "check"])
+def test_a_simulation_beside_it_changes_neither(verb):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
+    x, state = torch.randn(4, 8), torch.get_rng_state()
+    calls = [VERBS[verb], VERBS["simulate"]]
+    wanted = [call(net, x) for call in calls]
+    for _ in range(6):
+        with ThreadPoolExecutor(2) as pool:
+            assert list(pool.map(lambda call: call(net, x), calls)) == wanted
+        assert torch.equal(torch.get_rng_state(), state)
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_each_is_what_it_is_alone(verb):
     torch.manual_seed(0)

@@ -13,14 +13,15 @@ ALLOWED = {
     "gaussian": {"checks"},
     "callables": {"gaussian"},
     "names": set(),
+    "process": set(),
     "rules": {"checks", "gaussian", "callables", "names"},
     # The witness shares nothing with what it testifies about but names, and what numbers must be;
     # nor do the kernels.
-    "montecarlo": {"checks", "kernels", "names"},
+    "montecarlo": {"checks", "kernels", "names", "process"},
     "kernels": set(),
     "functional": {"checks", "gaussian", "rules", "kernels", "names"},
     "nn": {"checks", "gaussian", "rules", "functional", "names"},
-    "graph": {"checks", "gaussian", "rules", "functional", "nn"},
+    "graph": {"checks", "gaussian", "rules", "functional", "nn", "process"},
     "post": {"gaussian", "rules", "montecarlo", "functional", "nn"},
     "catalogue": {"rules", "nn"},
     "": {"gaussian", "rules", "montecarlo", "functional", "nn", "graph", "post", "catalogue"},

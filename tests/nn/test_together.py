@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
+from torch.utils.hooks import RemovableHandle
 
 import normprop
 from normprop.nn import batch_weights_
@@ -335,13 +337,13 @@ def test_what_happens_between_the_call_of_a_network_and_that_of_a_map(how, outsi
         with outside():
             network(x)
             y = network(x)
-        if how is with_a_write and batched and y.requires_grad:
+        written = how is with_a_write and y.requires_grad
+        if written and batched:
             # One node has read all weights, and says that it cannot go back.
             with pytest.raises(RuntimeError, match="modified by an inplace operation"):
                 y.sum().backward()
-            return
         for output in (y, inside[-1]):
-            if output.requires_grad and how is not in_a_transform:
+            if output.requires_grad and how is not in_a_transform and not written:
                 output.sum().backward(retain_graph=True)
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
         found.append([y.detach(), *gradients])
@@ -458,8 +460,90 @@ def test_a_verb_looks_at_the_layers_and_past_what_makes_their_weights(verb):
     # A write that is not a step's: views of what was written are not to be asked anything.
     network[0].weight.detach().mul_(1.5)
     rows = {row.path for row in normprop.probe(network, x)}
+    assert {"0", "2"} <= rows
     assert rows == {row.path for row in normprop.probe(normprop.nn.together.alone(network), x)}
     batch_weights_(network)
     assert normprop.predict(network, x)["0"].fwd_std > 0
     assert torch.allclose(normprop.fold(network, x)(x), network.eval()(x))
     normprop.check(network, x)
+
+
+# Torch warns of what Dynamo does: it asks an input for its gradient, and makes a Function.
+@pytest.mark.filterwarnings("ignore:.*grad attribute of a Tensor that is not a leaf")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")
+@pytest.mark.parametrize("verb", ["batch_weights_", "convert", "fuse"])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_part_that_is_compiled_makes_its_own(verb, in_place):
+    torch.compiler.reset()
+    plain = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
+    x = torch.randn(8, 4)
+    network = normprop.convert(plain, x)
+    if verb == "batch_weights_":
+        network = batch_weights_(batch_weights_(network, on=False))
+    network = normprop.fuse(network, x) if verb == "fuse" else network
+    wanted = network(x)
+    if in_place:
+        network[2].compile(backend="eager", fullgraph=True)
+    else:
+        network[2] = torch.compile(network[2], backend="eager", fullgraph=True)
+    assert torch.allclose(network(x), wanted, atol=1e-6)
+    torch.compiler.reset()
+
+
+def test_hooks_of_a_network_from_a_file_keep_their_numbers():
+    data = pickle.dumps(batch_weights_(made()))
+    before = RemovableHandle.next_id
+    try:
+        # As in a process of its own, where nobody has had a hook.
+        RemovableHandle.next_id = 0
+        network, seen = pickle.loads(data), []
+        network.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs)))
+        network.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs)))
+        assert same(network, made())
+    finally:
+        RemovableHandle.next_id = max(before, RemovableHandle.next_id)
+    assert seen == [1, 1]
+    assert nodes(network(X), "_Together") == 1
+
+
+def test_it_can_be_taken_off_and_leaves_nothing():
+    network = batch_weights_(batch_weights_(made()), on=False)
+    assert not network._forward_pre_hooks_with_kwargs
+    assert not network._forward_hooks_always_called
+    assert not network._forward_pre_hooks
+    assert not network._forward_hooks
+    assert nodes(network(X), "_Together") == 0
+    fused = normprop.fuse(made(), X)
+    assert nodes(batch_weights_(fused, on=False)(X), "_Together") == 1
+
+
+def test_maps_that_came_since_are_served_when_asked_again():
+    network = batch_weights_(made())
+    network.head = own.Linear(4, 4).double()
+    assert network.head not in together_of(network).layers
+    assert network.head in together_of(batch_weights_(network)).layers
+    assert len(together_of(network).layers) == 4
+
+
+def test_nothing_is_held_after_a_pass():
+    network = batch_weights_(made())
+    values = {name: p.detach().requires_grad_() * 2.0 for name, p in network.named_parameters()}
+    y = torch.func.functional_call(network, values, X)
+    held = [weakref.ref(value) for value in values.values()]
+    del values, y
+    assert not any(ref() is not None for ref in held)
+    network(X)
+    assert together_of(network).made is None
+
+
+def test_an_attribute_of_a_users_module_is_no_fused_map():
+    class Mine(nn.Linear):
+        absorbed = 3.0
+
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), Mine(3, 3))
+    normprop.fuse(normprop.convert(model), torch.randn(2, 3))
+    one = normprop.convert(nn.Sequential(nn.Linear(3, 3)))
+    # Nothing was there to absorb, and yet it is fused.
+    fused = normprop.fuse(one, torch.randn(2, 3))
+    with pytest.raises(ValueError, match="model must not be fused"):
+        normprop.convert(fused)
