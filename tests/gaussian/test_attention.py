@@ -134,6 +134,8 @@ def test_wide_heads_have_a_limit():
         ({"query": (0, 4)}, "queries must be an integer of at least 1; it was 0"),
         ({"key": (0, 4), "value": (0, 4)}, "keys must be an integer of at least 1; it was 0"),
         ({"value": (5, 0)}, "value_width must be an integer of at least 1; it was 0"),
+        ({"key": (2.0, 4), "value": (2.0, 4)}, "keys must be an integer of at least 1; it was 2.0"),
+        ({"value": (5, True)}, "value_width must be an integer of at least 1; it was True"),
         ({"query": (3, 4), "causal": True}, "as many queries as keys"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
         ({"scale": 0.0}, "scale must be finite and greater than 0"),

@@ -11,7 +11,7 @@ BOUNDS = {
     "graph": 9_680,
     "kernels": 1_910,
     "montecarlo": 730,
-    "nn": 2_200,
+    "nn": 2_220,
     "rules": 2_690,
 }
 
