@@ -199,7 +199,7 @@ def batch_weights_(network: nn.Module, *, on: bool = True) -> nn.Module:
             parts, which need the call.
 
     Returns:
-        The network, without hooks where there is nothing to serve: a map alone, or no map.
+        The network.  It gets no hooks where there is nothing to serve, as in a map alone.
 
     Raises:
         TypeError: the network is no module.
