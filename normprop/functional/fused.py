@@ -152,12 +152,11 @@ def fused(
     check_real(input)
     row, small = MAPS[name], is_small(input)
     transformed = is_transformed(input)
-    if small and not transformed and backend != "triton" and not row.derived:
-        same = constants.forward == constants.backward
-        if same and row.lean(input.dtype):
-            check_backend(backend)
-            line = line_of(name, params, *constants, input.dtype)
-            return affine(row.plain(input, *params), line.scale, line.shift)
+    bare = small and not transformed and backend != "triton" and not row.derived
+    if bare and constants.forward == constants.backward and row.lean(input.dtype):
+        check_backend(backend)
+        line = line_of(name, params, *constants, input.dtype)
+        return affine(row.plain(input, *params), line.scale, line.shift)
     triton = wants_triton(input, backend, transformed)
     kept = row.kept(params, input.dtype)
     if small and backend == "auto" and not half(input.dtype):

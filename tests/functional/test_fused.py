@@ -179,6 +179,15 @@ def test_no_more_is_kept_than_by_torch(name, constants, dtype):
     assert set(ours) == wanted
 
 
+@pytest.mark.parametrize("name", sorted(MAPS))
+def test_small_tensors_keep_what_torch_keeps(name):
+    params = PARAMS.get(name, [()])[0]
+    x = torch.randn(9, 11).requires_grad_()
+    ours, _ = kept(lambda x: fused(name, x, params, TRUE), x)
+    theirs, _ = kept(LAYERS[name](*params), x)
+    assert sum(ours.values()) <= sum(theirs.values())
+
+
 KEEPS_ITS_INPUT = [
     (name, params)
     for name, params in CALLS

@@ -15,6 +15,7 @@ import normprop
 import normprop.nn as nnp
 from benchmarks import networks
 from tests.graph.networks import NETWORKS, build, options
+from tests.nodes import nodes_behind
 
 OPTIMISERS = {
     "SGD": lambda p: torch.optim.SGD(p, 1e-3, momentum=0.9, weight_decay=1e-4),
@@ -46,13 +47,8 @@ def test_it_takes_the_steps_of_the_network_that_was_not_fused(name, method, opti
 
 def functions_of(output) -> int:
     """How many nodes of autograd's graph run Python."""
-    found, stack = set(), [output.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is not None and node not in found:
-            found.add(node)
-            stack += [child for child, _ in node.next_functions]
-    return sum(isinstance(node, torch.autograd.function.BackwardCFunction) for node in found)
+    python = torch.autograd.function.BackwardCFunction
+    return sum(isinstance(node, python) for node in nodes_behind(output))
 
 
 @pytest.mark.parametrize("scaling", ["forward", "backward", "separate"])

@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 import normprop
 from normprop.nn import batch_weights_
 from normprop.nn.together import together_of
+from tests.nodes import nodes_behind
 
 own = normprop.nn
 
@@ -69,13 +70,7 @@ def same(network, other, x=X, rtol=1e-10):
 
 
 def nodes(output, name):
-    found, waiting = set(), [output.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in found:
-            found.add(node)
-            waiting += [before for before, _ in node.next_functions]
-    return sum(type(node).__name__.startswith(name) for node in found)
+    return sum(type(node).__name__.startswith(name) for node in nodes_behind(output))
 
 
 @pytest.mark.parametrize("ball", BALLS, ids=str)
