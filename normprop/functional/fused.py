@@ -43,11 +43,13 @@ operations say the same.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as torch_functional
+from torch.utils._python_dispatch import _disable_current_modes
 
 from normprop.functional.scale import (
     Constants,
@@ -150,16 +152,17 @@ def fused(
     ``overwritten`` is what is written into between the two passes.
     """
     check_real(input)
-    row, small = MAPS[name], is_small(input)
-    transformed = is_transformed(input)
-    bare = small and not transformed and backend != "triton" and not row.derived
-    if bare and constants.forward == constants.backward and row.lean(input.dtype):
-        check_backend(backend)
-        line = line_of(name, params, *constants, input.dtype)
-        return affine(row.plain(input, *params), line.scale, line.shift)
+    small, transformed, dtype = is_small(input), is_transformed(input), input.dtype
+    if small and not transformed and backend != "triton":
+        bare = _bare(name, params, constants, dtype)
+        if bare is not None:
+            check_backend(backend)
+            plain, scale, shift = bare
+            return torch.add(shift, plain(input, *params), alpha=scale)
+    row = MAPS[name]
     triton = wants_triton(input, backend, transformed)
-    kept = row.kept(params, input.dtype)
-    if small and backend == "auto" and not half(input.dtype):
+    kept = row.kept(params, dtype)
+    if small and backend == "auto" and not half(dtype):
         # Two of ATen's launches take less of Python's time than one of a kernel's.
         triton = False
     if row.derived:
@@ -207,10 +210,11 @@ def is_transformed(input: Tensor) -> bool:
 
 def any_transformed(tensors: Iterable[Tensor | None]) -> bool:
     """Whether one of these is."""
+    there = [t for t in tensors if t is not None]
     if transforms_active() or torch.compiler.is_compiling():
-        return any(t is not None and is_transformed(t) for t in tensors)
+        return any(map(is_transformed, there))
     batched = torch._C._functorch.is_legacy_batchedtensor
-    return any(t is not None and (type(t) not in _PLAIN or batched(t)) for t in tensors)
+    return not {*map(type, there)}.issubset(_PLAIN) or any(map(batched, there))
 
 
 def check_backend(backend: str) -> None:
@@ -370,6 +374,18 @@ def _scalar(value: float, like: Tensor) -> Tensor:
     # On the CPU whatever the device: addition takes such a number as an argument.  CUDA's addcmul
     # and addcdiv do not, and are only for tensors on the CPU.
     return torch.scalar_tensor(value, dtype=like.dtype, device="cpu")
+
+
+@lru_cache(maxsize=1024)
+def _bare(name: str, params: Params, constants: Constants, dtype: torch.dtype):
+    """Torch's function, scale and shift, where these are all that small tensors run."""
+    row = MAPS[name]
+    if row.derived or constants.forward != constants.backward or not row.lean(dtype):
+        return None
+    line = line_of(name, params, *constants, dtype)
+    # Whoever asks first may have modes of his own.
+    with torch.inference_mode(False), _disable_current_modes():
+        return row.plain, line.scale, torch.scalar_tensor(line.shift, dtype=dtype, device="cpu")
 
 
 def product(grad: Tensor, slope: Tensor, factor: float) -> Tensor:

@@ -19,7 +19,6 @@ What every layer does to a few numbers a channel is done to all layers' numbers 
 small layers do not pay for calls.
 """
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -35,6 +34,8 @@ from normprop.kernels import usable
 from normprop.kernels.layer import Layer
 
 _aten = torch.ops.aten
+# A tensor that nobody writes, in the place of those that are not there or do not count.
+_STILL = torch.empty(0, device="cpu")
 
 
 def asked(
@@ -75,12 +76,14 @@ class Maker:
         weights: Sequence[Tensor],
         biases: Sequence[Tensor | None],
     ) -> None:
-        self.layers, self._given = tuple(layers), [*weights, *biases]
-        self._traits = traits(self._given)
+        self.layers, given = tuple(layers), [*weights, *biases]
+        self._there = [t for t in given if t is not None]
+        self._traits = traits(self._there)
+        self._counted = [_STILL if t is None or t.is_inference() else t for t in given]
         factors = (layer.factors[which] for which in (0, 1) for layer in layers)
-        self.factors = tuple(
-            [f for f, t in zip(factors, self._given, strict=True) if t is not None]
-        )
+        self.factors = tuple([f for f, t in zip(factors, given, strict=True) if t is not None])
+        #: Whether it makes what holds for several passes, of weights that stay on their balls.
+        self.lasts = any(layer.over is None for layer in self.layers)
         #: Of what a GPU makes in one call each: the places, and the call.
         self.kernels = []
         able = [i for i, w in enumerate(weights) if _usable(w) and _meet(w, biases[i])]
@@ -99,11 +102,17 @@ class Maker:
             for places in _alike({i: m.rows for i, m in matrices.items()})
         ]
 
-    def serves(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> bool:
-        """Whether these are the tensors that it was made for, and lie where they lay."""
-        given = [*weights, *biases]
-        same = all(map(operator.is_, given, self._given))
-        return same and traits(given) == self._traits
+    def serves(self) -> bool:
+        """Whether the tensors that it was made for lie where they lay."""
+        return traits(self._there) == self._traits
+
+    def learns(self) -> bool:
+        """Whether one of them asks for a gradient."""
+        return any(t.requires_grad for t in self._there)
+
+    def versions(self) -> list[int]:
+        """What tells whether they were written: 0 of weights, then biases, where nothing does."""
+        return [t._version for t in self._counted]
 
     @torch.no_grad()
     def make(
@@ -166,6 +175,19 @@ class Made:
     along: dict[int, Tensor] = field(default_factory=dict)
     apart: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
+    def given_away(self, parameters: Sequence[Tensor | None]) -> tuple[list, list]:
+        """V and c as tensors that are to have a history, made of these W and b."""
+        found, count = [*self.weights, *self.biases], len(self.weights)
+        if self.maker.lasts:
+            # They outlive this pass.
+            found = [None if t is None else t.detach() for t in found]
+        else:
+            pairs = zip(found, parameters, strict=True)
+            found = [t.detach() if t is p and t is not None else t for t, p in pairs]
+            # The history holds this, and is not to hold itself.
+            self.weights = self.biases = ()
+        return found[:count], found[count:]
+
 
 def make(
     layers: Sequence[Layer], weights: Sequence[Tensor], biases: Sequence[Tensor | None]
@@ -174,9 +196,14 @@ def make(
     return Maker(layers, weights, biases).make(weights, biases)
 
 
-def traits(tensors: Sequence[Tensor | None]) -> list[tuple]:
-    """What a tensor can change, without becoming another, of what is settled once."""
-    return [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in tensors if t is not None]
+def traits(tensors: Sequence[Tensor]) -> list[list]:
+    """What tensors can change, without becoming others, of what is settled once."""
+    return [
+        [t.data_ptr() for t in tensors],
+        [t.shape for t in tensors],
+        [t.stride() for t in tensors],
+        [t.dtype for t in tensors],
+    ]
 
 
 def _again(given, made, there, places) -> None:
@@ -369,23 +396,22 @@ class _Together(torch.autograd.Function):
         ctx.made, ctx.gradient_factors = made, made.maker.factors
         ctx.save_for_backward(*parameters)
         ctx.set_materialize_grads(False)
-        # They may outlive this pass: what is given away is new, the memory is not.
-        weights = [v.detach() for v in made.weights]
-        biases = [None if c is None else c.detach() for c in made.biases]
+        weights, biases = made.given_away(parameters)
         learnt, count = ctx.needs_input_grad[1:], len(weights)
-        fixed = [v for v, learns in zip(weights, learnt, strict=False) if not learns]
-        fixed += [
-            c
-            for c, own, other in zip(biases, learnt, learnt[count:], strict=False)
-            if c is not None and not (own or other)
-        ]
-        ctx.mark_non_differentiable(*fixed)
+        if not all(learnt):
+            fixed = [v for v, learns in zip(weights, learnt, strict=False) if not learns]
+            fixed += [
+                c
+                for c, own, other in zip(biases, learnt, learnt[count:], strict=False)
+                if c is not None and not (own or other)
+            ]
+            ctx.mark_non_differentiable(*fixed)
         return (*weights, *biases)
 
     @staticmethod
     def backward(ctx, *gradients):
         parameters, made = ctx.saved_tensors, ctx.made
-        count, again = len(made.weights), torch.is_grad_enabled()
+        count, again = len(made.maker.layers), torch.is_grad_enabled()
         given = (
             made, parameters[:count], parameters[count:], gradients[:count], gradients[count:]
         )  # fmt: skip

@@ -18,7 +18,7 @@ _WIDE = 1 << 31
 # Before 3.3 a compiled kernel took its constants no more.
 _WITH_CONSTANTS = tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 3)
 _KEPT: dict[tuple, object] = {}
-_SPECIALISED: dict[int, tuple[int, ...]] = {}
+_SPECIALISED: dict[int, tuple[bool, ...]] = {}
 
 
 def launch(
@@ -39,25 +39,30 @@ def launch(
 
 
 def _start(kernel, grid, arguments, constants, device, warps) -> None:
-    key = [device, id(kernel)]
-    for place in _specialised(kernel):
-        value = arguments[place]
+    # An address is a number, of which nobody has to be asked again whose it is.
+    given, key = list(arguments), [device, id(kernel)]
+    for place, special in enumerate(_specialised(kernel)):
+        value = given[place]
         # What a kernel is compiled for of an argument.
         if isinstance(value, Tensor):
-            key += value.dtype, value.data_ptr() % 16 == 0
+            given[place] = address = value.data_ptr()
+            key += value.dtype, special and address % 16 == 0
         elif value is None:
             key.append(None)
-        else:
+        elif special:
             key += value == 1, value % 16 == 0, -_WIDE <= value < _WIDE
     key += [id(value) if callable(value) else value for value in constants.values()]
     key = tuple(key)
     compiled = _KEPT.get(key)
     if compiled is None:
         _KEPT[key] = kernel[grid](*arguments, **constants, num_warps=warps)
-    elif _WITH_CONSTANTS:
-        compiled[(*grid, 1, 1)[:3]](*arguments, *constants.values())
-    else:
-        compiled[(*grid, 1, 1)[:3]](*arguments)
+        return
+    if _WITH_CONSTANTS:
+        given += constants.values()
+    options = {}
+    if device.type == "cuda":
+        options["stream"] = torch._C._cuda_getCurrentRawStream(device.index)
+    compiled[(*grid, 1, 1)[:3]](*given, **options)
 
 
 def over_elements(
@@ -82,12 +87,12 @@ def _is_current(device: torch.device) -> bool:
     return device.type != "cuda" or device.index == torch.cuda.current_device()
 
 
-def _specialised(kernel) -> tuple[int, ...]:
-    """The places of tensors, and of integers for which a kernel is compiled by what they are."""
+def _specialised(kernel) -> tuple[bool, ...]:
+    """Of each argument, whether a kernel is compiled for what a size or an address is."""
     # A kernel lives as long as its module, and its hash is one of its source.
     found = _SPECIALISED.get(id(kernel))
     if found is None:
         given = [parameter for parameter in kernel.params if not parameter.is_constexpr]
-        found = [place for place, one in enumerate(given) if not one.do_not_specialize]
-        _SPECIALISED[id(kernel)] = found = tuple(found)
+        found = tuple([not parameter.do_not_specialize for parameter in given])
+        _SPECIALISED[id(kernel)] = found
     return found

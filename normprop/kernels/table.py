@@ -26,10 +26,10 @@ class Numbers:
         """The numbers, in the memory of this device."""
         if device.type != "cuda":
             return self._copied(device, None)
-        stream = torch.cuda.current_stream(device)
         if not torch.cuda.is_current_stream_capturing():
-            _provide(len(self.numbers))
-            return self._copied(device, stream)
+            if _room() < 4 * len(self.numbers):
+                _provide(len(self.numbers))
+            return self._copied(device, torch._C._cuda_getCurrentRawStream(device.index))
         near = (copy for (where, _), copy in self.there.items() if where == device)
         found = next(near, None)
         found = captured(self.numbers, device) if found is None else found
@@ -37,9 +37,10 @@ class Numbers:
         return found
 
     def _copied(self, device, stream) -> Tensor:
-        if (device, stream) not in self.there:
-            self.there[device, stream] = copied(self.numbers, device)
-        return self.there[device, stream]
+        found = self.there.get((device, stream))
+        if found is None:
+            found = self.there[device, stream] = copied(self.numbers, device)
+        return found
 
 
 @lru_cache(maxsize=64)
@@ -56,7 +57,7 @@ def copied(numbers: tuple[int, ...], device: torch.device) -> Tensor:
 
 def captured(numbers: tuple[int, ...], device: torch.device) -> Tensor:
     """A copy that is made by a graph, from memory that nobody else will write."""
-    if not _SPARE or len(_SPARE[0]) < len(numbers):
+    if _room() < len(numbers):
         raise RuntimeError(
             "weights must have been made outside of a capture before a CUDA graph makes them: "
             "page-locked memory for their addresses is set aside then, and none is left for "
@@ -69,8 +70,12 @@ def captured(numbers: tuple[int, ...], device: torch.device) -> Tensor:
     return place.to(device, non_blocking=True)
 
 
+def _room() -> int:
+    """How many numbers the captures to come can have."""
+    return _SPARE[0].numel() if _SPARE else 0
+
+
 def _provide(count: int) -> None:
     """Set memory aside, for some captures of tables of that size."""
-    if not _SPARE or len(_SPARE[0]) < 4 * count:
-        size = max(_LEAST, 16 * count)
-        _SPARE[:] = [torch.empty(size, dtype=torch.int64, device="cpu", pin_memory=True)]
+    size = max(_LEAST, 16 * count)
+    _SPARE[:] = [torch.empty(size, dtype=torch.int64, device="cpu", pin_memory=True)]

@@ -193,11 +193,11 @@ class Batch:
     def _memory(self, plan: "_Plan") -> tuple[list, list]:
         """Tensors for V and c, or for their gradients, in one piece of memory."""
         values, made = list(self._none), list(self._none)
-        whole = torch.empty(plan.starts[-1], **self._type)
+        part = torch.empty(plan.starts[-1], **self._type).as_strided
         for i, start in zip(plan.scaled, plan.starts, strict=False):
-            values[i] = whole.as_strided(*self._forms[i], start)
+            values[i] = part(*self._forms[i], start)
         for i, start in zip(plan.biased, plan.starts[len(plan.scaled) :], strict=False):
-            made[i] = whole.as_strided((self.layers[i].outputs,), (1,), start)
+            made[i] = part((self.layers[i].outputs,), (1,), start)
         return values, made
 
     def _run(self, mode, plan, weights, biases, grads, values, made, kept=None) -> Tensor:
@@ -220,11 +220,13 @@ class Batch:
 
     def _lie(self, mode, columns, bases) -> Tensor:
         """How far each tensor lies from the first of its kind, in the device's memory."""
+        # Where what is made lies in one piece of memory follows from what it is made of.
+        own = columns if mode == _IN_PLACE else columns[:3]
         if len(self.layers) == 1:
             # Of one alone each is the first of its kind.
-            there = [t is None for (t,) in columns]
+            there = [t is None for (t,) in own]
         else:
-            there = [0 if t is None else t.data_ptr() for column in columns for t in column]
+            there = [0 if t is None else t.data_ptr() for column in own for t in column]
         last, found = self._places.get(mode, (None, None))
         if there != last:
             starts = [base.data_ptr() for base in bases]

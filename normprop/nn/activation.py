@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from typing import ClassVar, Unpack
 
+import torch
 from torch import Tensor, nn
 
 from normprop import rules
 from normprop.functional.activation import NAMES, Gate, gated, over, with_draws, with_slopes
 from normprop.functional.fused import MAPS, Overwritten, Params, fused
 from normprop.functional.keywords import Given, LawOnBackend
-from normprop.functional.scale import literal
+from normprop.functional.scale import Constants, literal
 from normprop.gaussian import Image, Law, Normal
 from normprop.names import arguments_of
 from normprop.nn.twin import Twin
@@ -53,10 +54,22 @@ class Activation(Twin):
         return self._fused(input)
 
     def _fused(self, input: Tensor) -> Tensor:
-        name, params = self._row()
-        params = tuple(p if isinstance(p, str) else literal(p) for p in params)
-        constants = self._constants(None)
-        return fused(name, input, params, constants, self.backend, self.overwritten)
+        if torch.compiler.is_compiling():
+            name, params = self._row()
+            params = tuple(p if isinstance(p, str) else literal(p) for p in params)
+            call = name, params, self._constants(None)
+        else:
+            call = self._call
+            if call is None:
+                call = self.__dict__["_call"] = *self._row(), self._constants(None)
+        return fused(call[0], input, *call[1:], self.backend, self.overwritten)
+
+    # Row, parameters and constants while they are what they are.
+    _call: tuple[str, Params, Constants] | None = None
+
+    def _tell(self) -> None:
+        self.__dict__["_call"] = None
+        super()._tell()
 
     @property
     def keeps_output(self) -> bool:

@@ -33,6 +33,26 @@ __all__ = [
 ]  # fmt: skip
 
 
+class Pass(NamedTuple):
+    """A pass of a network.
+
+    Attributes:
+        saving: what tensors that are saved go through.
+        thread: whose it is.
+        recorded: whether gradients reach what weights are made from, where that learns.
+    """
+
+    saving: object
+    thread: int
+    recorded: bool
+
+    def goes_on(self) -> bool:
+        """Whether this is it."""
+        if self.thread != threading.get_ident() or self.saving != saving():
+            return False
+        return self.recorded or not torch.is_grad_enabled()
+
+
 class AtHand(NamedTuple):
     """What a network has made for one of its maps.
 
@@ -41,20 +61,32 @@ class AtHand(NamedTuple):
         beside: the bias that runs.
         weight: what they were made from.
         bias: the same.
-        versions: of both then.
-        saving: what tensors that are saved went through then.
-        thread: whose pass it is.
-        recorded: whether their gradients reach what they were made from, where that learns.
+        version: of the weight then, or 0.
+        bias_version: of the bias.
+        run: the pass that it was made for.
     """
 
     used: Tensor
     beside: Tensor | None
     weight: Tensor
     bias: Tensor | None
-    versions: tuple[int | None, int | None]
-    saving: object
-    thread: int
-    recorded: bool
+    version: int
+    bias_version: int
+    run: Pass
+
+    def serves(self, parameters: dict[str, Tensor | None]) -> bool:
+        """Whether a map that has these runs with it.
+
+        Not in a checkpoint inside of the network, which runs this layer alone once more and
+        has to save the same; nor where parameters were written since, or are others, in another
+        thread, or where gradients are recorded that were not.
+        """
+        weight, bias = self.weight, self.bias
+        if parameters.get("weight") is not weight or parameters.get("bias") is not bias:
+            return False
+        if _version(weight) != self.version or _version(bias) != self.bias_version:
+            return False
+        return self.run.goes_on()
 
 
 _CHOICES = ("scaling", "per", "gain", "method", "absorbed", "stride", "groups")
@@ -76,8 +108,11 @@ class Parametric(Settings):
     _placed: tuple[weakref.ref, int] | None = None
     # What the network has made for this pass: normprop.nn.together.
     made: "AtHand | None" = None
+    # How often a choice has been made, of any of these layers.
+    changes: ClassVar[int] = 0
 
     def _forget(self) -> None:
+        Parametric.changes += 1
         # Of the options, which a constructor sets one by one, the method is the last.
         if self.method == "project":
             self.project_()
@@ -182,10 +217,13 @@ class MapFromWeight(Parametric):
 
     def _run(self, name: str, input: Tensor, *geometry) -> Tensor:
         """The function of that name, of torch where the weight that runs is there."""
+        # A part alone may be compiled, and traces how it makes its own.
+        made = None if torch.compiler.is_compiling() else self.made
+        if made is not None and made.serves(self._parameters):
+            return getattr(nn.functional, name)(input, made.used, made.beside, *geometry)
         self._check_place()
-        made = self._at_hand()
-        if made is not None:
-            return getattr(nn.functional, name)(input, *made, *geometry)
+        if self.runs_as_it_is:
+            return getattr(nn.functional, name)(input, self.weight, self.bias, *geometry)
         run = getattr(functional, name)
         return run(input, self.weight, self.bias, *geometry, **self._options())
 
@@ -201,28 +239,6 @@ class MapFromWeight(Parametric):
     def runs_as_it_is(self) -> bool:
         """Whether weight and bias are those that run, both ways."""
         return self.method == "project" and self.absorbed is None and self.scaling != "separate"
-
-    def _at_hand(self) -> tuple[Tensor, Tensor | None] | None:
-        """Weight and bias that run, where they are there or the network has made them.
-
-        Not in a checkpoint inside of the network, which runs this layer alone once more and
-        has to save the same; nor where parameters were written since, or are others, in another
-        thread, or where gradients are recorded that were not.
-        """
-        if self.runs_as_it_is:
-            return self.weight, self.bias
-        if torch.compiler.is_compiling():
-            # A part alone may be compiled, and traces how it makes its own.
-            return None
-        made = self.made
-        if made is None or made.saving != saving() or made.thread != threading.get_ident():
-            return None
-        own = self._parameters
-        if made.weight is not own.get("weight") or made.bias is not own.get("bias"):
-            return None
-        if made.versions != (version_of(made.weight), version_of(made.bias)):
-            return None
-        return None if torch.is_grad_enabled() and not made.recorded else made[:2]
 
     def sphere(self, ball: str | None = None) -> tuple[str, float, int]:
         """What the norm of the weight goes over on its ball, what it has to be, and groups."""
@@ -243,9 +259,9 @@ class MapFromWeight(Parametric):
         }
 
 
-def version_of(tensor: Tensor | None) -> int | None:
-    """What tells whether a tensor was written; ``None`` where nothing does."""
-    return None if tensor is None or tensor.is_inference() else tensor._version
+def _version(tensor: Tensor | None) -> int:
+    """What tells whether a tensor was written; 0 where nothing does."""
+    return 0 if tensor is None or tensor.is_inference() else tensor._version
 
 
 def project_(module: nn.Module) -> int:

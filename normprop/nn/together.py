@@ -1,5 +1,6 @@
 """All weights of a network in one call, before it runs."""
 
+import operator
 import threading
 from collections.abc import Collection
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from normprop.functional.parametric import Absorbed
 from normprop.functional.scale import saving, scale_gradient, transforms_active
 from normprop.functional.together import Layer, Made, Maker, Placed, again, asked, together
-from normprop.nn.parametric import AtHand, MapFromWeight, version_of
+from normprop.nn.parametric import AtHand, MapFromWeight, Parametric, Pass
 
 __all__ = ["batch_weights_"]
 
@@ -64,18 +65,23 @@ class Together:
         return inputs, {k: _learnt(x, self.given.get(k, 1.0)) for k, x in keywords.items()}
 
     def _hand_out(self) -> None:
-        layers, weights, biases = self._ready()
-        if not layers:
-            return
         # Not by way of self: a network may run in several threads.
-        made = self._looked(layers, weights, biases)
+        served = self._served()
+        if not served.layers:
+            return
+        made = self._looked(served)
+        weights, biases, recorded = served.weights, served.biases, torch.is_grad_enabled()
         pairs = zip(made.weights, made.biases, strict=True)
-        if torch.is_grad_enabled() and any(t.requires_grad for t in _there(weights, biases)):
+        if recorded and made.maker.learns():
             pairs = together(weights, biases, made)
-        now = saving(), threading.get_ident(), torch.is_grad_enabled()
-        for layer, pair, weight, bias in zip(layers, pairs, weights, biases, strict=True):
-            versions = version_of(weight), version_of(bias)
-            layer.__dict__["made"] = AtHand(*pair, weight, bias, versions, *now)
+        run = Pass(saving(), threading.get_ident(), recorded)
+        versions = made.maker.versions()
+        count = len(weights)
+        of_each = zip(
+            served.layers, pairs, weights, biases, versions[:count], versions[count:], strict=True
+        )
+        for layer, (used, beside), *own in of_each:
+            layer.__dict__["made"] = AtHand(used, beside, *own, run)
 
     def after(self, network: nn.Module, inputs: tuple, output) -> None:
         """Take it back: it belongs to this pass."""
@@ -86,19 +92,24 @@ class Together:
 
     def asked(self) -> dict[MapFromWeight, Placed]:
         """What is to be made where it was, of weights that are put on their balls."""
-        layers, weights, biases = self._ready()
-        if self.made is None or self._last(layers, weights, biases) is None:
+        served, made = self._served(), self.made
+        if made is None or made.maker is not served.maker or not made.maker.serves():
             return {}
         if self.placed is None:
-            pairs = zip(self.made.weights, self.made.biases, strict=True)
-            self.placed = {
+            pairs = zip(made.weights, made.biases, strict=True)
+            found = {
                 layer: again(part, layer.sphere(), weight, bias, pair)
                 for layer, part, weight, bias, pair in zip(
-                    layers, self.made.maker.layers, weights, biases, pairs, strict=True
+                    served.layers,
+                    made.maker.layers,
+                    served.weights,
+                    served.biases,
+                    pairs,
+                    strict=True,
                 )
                 if part.over is None
             }
-            self.placed = {k: placed for k, placed in self.placed.items() if placed is not None}
+            self.placed = {k: placed for k, placed in found.items() if placed is not None}
         return self.placed
 
     def refresh(self, done: Collection[nn.Module] = ()) -> None:
@@ -107,63 +118,49 @@ class Together:
         Args:
             done: layers for which that was done already.
         """
-        layers, weights, biases = self._ready()
-        kept = [layer for layer in layers if layer.method == "project"]
-        if kept:
-            if not all(layer in done for layer in kept):
-                self._make(layers, weights, biases, self.made)
-            now = _versions(_there(weights, biases))
-            self.seen = None if now is None else (now, self.made)
+        served = self._served()
+        if served.projected:
+            if not all(layer in done for layer in served.projected):
+                self._make(served, self.made)
+            self.seen = (self.made, self.made.maker.versions()) if served.told else None
 
-    def _ready(self) -> tuple[list, list, list]:
-        """The maps that do not run as they are, whose parameters are their own now, and these."""
-        layers, weights, biases = [], [], []
-        for layer in self.layers:
-            own = layer._parameters
-            # No hook or parametrization makes them before the map runs.
-            if "weight" in own and "bias" in own and not layer._forward_pre_hooks:
-                if layer.runs_as_it_is or (layer.scaling == "separate" and not self.fused):
-                    continue
-                layers.append(layer)
-                weights.append(own["weight"])
-                biases.append(own["bias"])
-        return layers, weights, biases
+    def _served(self) -> "_Served":
+        """The maps that it serves as they are now."""
+        served = self.served
+        if served is None or not served.holds():
+            served = _Served(self.layers, self.fused)
+            # What a graph made is not held longer than by the graph.
+            leaves = all(t.is_leaf for t in served.parameters)
+            self.served = served if leaves else None
+            self.made = self.seen = self.placed = None
+        return served
 
-    def _looked(self, layers, weights, biases) -> Made:
+    def _looked(self, served: "_Served") -> Made:
         """What was made last, or is made again where something has changed."""
-        now = None
         # Whoever writes past the version counters, into ``.data``, is seen.
-        if all(layer.method == "project" for layer in layers):
-            now, (seen, kept) = _versions(_there(weights, biases)), self.seen or (None, None)
-            if now is not None and now == seen:
-                return kept
-        made = self._make(layers, weights, biases)
-        self.seen = None if now is None else (now, made)
+        made, versions = self.seen or (None, None)
+        same = made is not None and made.maker is served.maker and made.maker.serves()
+        if same and made.maker.versions() == versions:
+            return made
+        for layer in served.projected:
+            layer._check_place()
+        made = self._make(served)
+        self.seen = (made, made.maker.versions()) if served.told else None
         return made
 
-    def _last(self, layers, weights, biases) -> Maker | None:
-        """Who made the last, where it was of these tensors, and asked for alike."""
-        chosen, maker = self.maker or (None, None)
-        same = chosen == _choices(layers) and maker.serves(weights, biases)
-        return maker if same else None
-
-    def _make(self, layers, weights, biases, there: Made | None = None) -> Made:
+    def _make(self, served: "_Served", there: Made | None = None) -> Made:
         if there is None:
             # Its memory can serve again.
             self.made = self.seen = self.placed = None
         # What is made to be kept may serve a pass that learns.
-        inference = any(t.is_inference() for t in _there(weights, biases))
-        with torch.inference_mode(inference):
-            maker = self._last(layers, weights, biases)
-            if maker is None:
-                maker, there = Maker([_asked(layer) for layer in layers], weights, biases), None
-                # What a graph made is not held longer than by the graph.
-                leaves = all(t.is_leaf for t in _there(weights, biases))
-                self.maker = (_choices(layers), maker) if leaves else None
-            made = maker.make(weights, biases, there)
+        with torch.inference_mode(any(t.is_inference() for t in served.parameters)):
+            maker = served.maker
+            if maker is None or not maker.serves():
+                asked, there = [_asked(layer) for layer in served.layers], None
+                maker = served.maker = Maker(asked, served.weights, served.biases)
+            made = maker.make(served.weights, served.biases, there)
         # The others are made anew in each pass.
-        kept = any(layer.method == "project" for layer in layers)
-        self.made, self.placed = made if kept else None, None
+        self.made, self.placed = made if served.projected else None, None
         return made
 
     def __getstate__(self) -> dict:
@@ -171,7 +168,52 @@ class Together:
         return vars(self) | dict.fromkeys(_OWN)
 
 
-_OWN = ("maker", "seen", "made", "placed")
+_OWN = ("served", "seen", "made", "placed")
+_GONE = object()
+
+
+class _Served:
+    """The maps that do not run as they are, whose parameters are their own, and these.
+
+    Attributes:
+        layers: those of all maps.
+        weights: of each.
+        biases: of each, or ``None``.
+        projected: those whose weights stay on their balls by themselves.
+        told: whether versions tell that what is made can be made no other way than it was.
+        maker: who makes what they run with.
+    """
+
+    def __init__(self, maps: list[MapFromWeight], fused: bool) -> None:
+        self._changes = Parametric.changes
+        self._own = [(layer._parameters, name) for layer in maps for name in ("weight", "bias")]
+        self._hooks = [layer._forward_pre_hooks for layer in maps]
+        self._there, self._hooked = self._found(), [*map(bool, self._hooks)]
+        self.maker: Maker | None = None
+        self.layers, self.weights, self.biases = [], [], []
+        pairs = zip(self._there[::2], self._there[1::2], strict=True)
+        for layer, pair, hooked in zip(maps, pairs, self._hooked, strict=True):
+            if _GONE in pair or hooked or layer.runs_as_it_is:
+                # By themselves, or by what a hook or a parametrization makes before they run.
+                continue
+            if layer.scaling != "separate" or fused:
+                self.layers.append(layer)
+                self.weights.append(pair[0])
+                self.biases.append(pair[1])
+        self.parameters = [t for t in (*self.weights, *self.biases) if t is not None]
+        self.projected = [layer for layer in self.layers if layer.method == "project"]
+        inference = any(t.is_inference() for t in self.parameters)
+        self.told = len(self.projected) == len(self.layers) and not inference
+
+    def holds(self) -> bool:
+        """Whether they are the same still, chosen as they were."""
+        if self._changes != Parametric.changes:
+            return False
+        same = all(map(operator.is_, self._found(), self._there))
+        return same and [*map(bool, self._hooks)] == self._hooked
+
+    def _found(self) -> list:
+        return [own.get(name, _GONE) for own, name in self._own]
 
 
 def batch_weights_(network: nn.Module, *, on: bool = True) -> nn.Module:
@@ -250,23 +292,8 @@ def _learnt(value, factor: float):
     return scale_gradient(value, factor) if learns else value
 
 
-def _choices(layers: list[MapFromWeight]) -> list[tuple]:
-    return [(layer, layer.choice()) for layer in layers]
-
-
 def _asked(layer: MapFromWeight) -> Layer:
     if layer.scaling == "separate":
         raise ValueError(f"scales must be chosen before the model is fused; {layer} chose after")
     own, absorbed = layer.method == "normalize", layer.absorbed or Absorbed()
     return asked(*layer.sphere(), own, absorbed, layer.outputs)
-
-
-def _there(weights: list, biases: list) -> list[Tensor]:
-    return [t for t in (*weights, *biases) if t is not None]
-
-
-def _versions(tensors: list[Tensor]) -> tuple | None:
-    """What tells whether parameters have been exchanged or written; ``None`` where nothing does."""
-    if any(t.is_inference() for t in tensors):
-        return None
-    return tuple([(id(t), t._version, t.data_ptr()) for t in tensors])
