@@ -394,10 +394,12 @@ class _Together(torch.autograd.Function):
     @staticmethod
     def forward(ctx, made, *parameters):
         ctx.made, ctx.gradient_factors = made, made.maker.factors
-        ctx.save_for_backward(*parameters)
+        learnt, count = ctx.needs_input_grad[1:], len(made.maker.layers)
+        # No gradient hangs on what a bias is.
+        ctx.save_for_backward(*parameters[:count])
+        ctx.biases = parameters[count:]
         ctx.set_materialize_grads(False)
         weights, biases = made.given_away(parameters)
-        learnt, count = ctx.needs_input_grad[1:], len(weights)
         if not all(learnt):
             fixed = [v for v, learns in zip(weights, learnt, strict=False) if not learns]
             fixed += [
@@ -410,11 +412,9 @@ class _Together(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *gradients):
-        parameters, made = ctx.saved_tensors, ctx.made
-        count, again = len(made.maker.layers), torch.is_grad_enabled()
-        given = (
-            made, parameters[:count], parameters[count:], gradients[:count], gradients[count:]
-        )  # fmt: skip
+        made, weights, again = ctx.made, ctx.saved_tensors, torch.is_grad_enabled()
+        count = len(weights)
+        given = made, weights, ctx.biases, gradients[:count], gradients[count:]
         # Many gradients at once are for neither kernels nor operators on lists.
         if again or any_transformed(gradients):
             with torch.enable_grad():

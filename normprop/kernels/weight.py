@@ -135,8 +135,8 @@ class Batch:
         """
         read = self._read(weights)
         grads = [
-            g if g is None or g.stride() == w.stride() else like(g, w)
-            for g, w in zip(grads, read, strict=True)
+            g if g is None or g.stride() == stride else like(g, w)
+            for g, w, (_, stride) in zip(grads, read, self._forms, strict=True)
         ]
         arrives = tuple([g is not None for g in (*grads, *bias_grads)])
         plan = self._plans.get(arrives)
