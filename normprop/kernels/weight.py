@@ -60,6 +60,8 @@ _SHORT, _LONG, _WARPS = 8, 256, 8
 # Tiles that a program takes before another gets some, and programs of one sum at most.
 _SPAN = 8
 _MOST, _MOST_OF_ALL = 64, 128
+# Elements of a weight from which its indices, and twice as much, do not fit into 32 bits.
+_WIDE = 1 << 30
 # What is made begins at multiples of so many bytes.
 _ALIGNMENT = 256
 
@@ -97,7 +99,8 @@ class Batch:
         wide = first.dtype == torch.float64
         self._sums = {**self._type, "dtype": torch.float64 if wide else torch.float32}
         self._constants = {
-            "LARGEST": torch.finfo(first.dtype).max, "SHORT": _SHORT, "LONG": _LONG
+            "LARGEST": torch.finfo(first.dtype).max, "SHORT": _SHORT, "LONG": _LONG,
+            "WIDE": any(w.numel() >= _WIDE for w in weights),
         }  # fmt: skip
         self._copied = [i for i, weight in enumerate(weights) if not serves(weight)]
         read = self._read(weights)
@@ -401,6 +404,7 @@ def _norm(small, middle, large):
 def _weights_kernel(
     table, places, w, b, g, v, c, kept, sums, start: tl.int64, STAGE: tl.constexpr,
     MODE: tl.constexpr, LARGEST: tl.constexpr, SHORT: tl.constexpr, LONG: tl.constexpr,
+    WIDE: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     # One layer alone has no list of programs.
@@ -418,12 +422,12 @@ def _weights_kernel(
         if tl.load(line + _ACROSS) != 0:
             _strip(
                 line, part, w, b, has_b, g, has_g, v, has_v, kept, sums,
-                STAGE, MODE, LARGEST, True, SHORT, LONG,
+                STAGE, MODE, LARGEST, True, SHORT, LONG, WIDE,
             )  # fmt: skip
         else:
             _strip(
                 line, part, w, b, has_b, g, has_g, v, has_v, kept, sums,
-                STAGE, MODE, LARGEST, False, SHORT, LONG,
+                STAGE, MODE, LARGEST, False, SHORT, LONG, WIDE,
             )  # fmt: skip
 
 
@@ -439,30 +443,34 @@ def _place(base, place):
 def _strip(
     line, part, w, b, has_b, g, has_g, v, has_v, kept, sums, STAGE: tl.constexpr,
     MODE: tl.constexpr, LARGEST: tl.constexpr, ACROSS: tl.constexpr, SHORT: tl.constexpr,
-    LONG: tl.constexpr,
+    LONG: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Sums over a block of neurons and a strip of their elements; or V or dW there."""
     COMPUTE: tl.constexpr = sums.dtype.element_ty
     BLOCK: tl.constexpr = LONG if ACROSS else SHORT
     EDGE: tl.constexpr = SHORT if ACROSS else LONG
     AXIS: tl.constexpr = 0 if ACROSS else 1
+    # A division by a number of 64 bits takes longer than what it is made for.
+    INDEX: tl.constexpr = tl.int64 if WIDE else tl.int32
     short, long = (
-        tl.arange(0, SHORT).to(tl.int64)[:, None],
-        tl.arange(0, LONG).to(tl.int64)[None, :],
+        tl.arange(0, SHORT).to(INDEX)[:, None],
+        tl.arange(0, LONG).to(INDEX)[None, :],
     )
     if ACROSS:
         neurons, elements = long, short
     else:
         neurons, elements = short, long
-    strips, strip = tl.load(line + _STRIPS), tl.load(line + _STRIP)
+    part = part.to(INDEX)
+    strips, strip = tl.load(line + _STRIPS).to(INDEX), tl.load(line + _STRIP).to(INDEX)
     block, first = part // strips * BLOCK, part % strips * strip
-    last = tl.minimum(first + strip, tl.load(line + _ELEMENTS))
-    count, whole = tl.load(line + _NEURONS), tl.load(line + _WHOLE) != 0
-    within, run = tl.load(line + _WITHIN), tl.load(line + _RUN)
-    group, step = tl.load(line + _GROUP), tl.load(line + _STEP)
-    rows, per_row, slope = tl.load(line + _ROWS), tl.load(line + _PER_ROW), tl.load(line + _SLOPE)
+    last = tl.minimum(first + strip, tl.load(line + _ELEMENTS).to(INDEX))
+    count, whole = tl.load(line + _NEURONS).to(INDEX), tl.load(line + _WHOLE) != 0
+    within, run = tl.load(line + _WITHIN).to(INDEX), tl.load(line + _RUN).to(INDEX)
+    group, step = tl.load(line + _GROUP).to(INDEX), tl.load(line + _STEP).to(INDEX)
+    rows, per_row = tl.load(line + _ROWS).to(INDEX), tl.load(line + _PER_ROW).to(INDEX)
+    slope, blocks = tl.load(line + _SLOPE), tl.load(line + _BLOCKS).to(INDEX)
     # Where sums lie: of one norm for all, the neurons of every program are parts.
-    parts, stride = tl.load(line + _PARTS), tl.load(line + _STRIDE)
+    parts, stride = tl.load(line + _PARTS).to(INDEX), tl.load(line + _STRIDE).to(INDEX)
     sums, plane = sums + tl.load(line + _SUMS), parts * stride
     n = block + neurons
     inside = whole | (n < count)
@@ -498,18 +506,21 @@ def _strip(
         elif STAGE == 1:
             # Who is alone with a sum takes it here.
             end = tl.where(parts == 1, count, 0)
-        for at_neuron in range(block, end, tl.load(line + _BLOCKS) * BLOCK):
+        for at_neuron in range(block, end, blocks * BLOCK):
             m = at_neuron + neurons
+            outer = m // within
+            begin = outer * group + (m - outer * within) * run
             for at in range(first, last, EDGE):
                 k = at + elements
-                mask = (m < count) & (k < last)
-                offsets = m // within * group + m % within * run + (k // run * step + k % run)
+                mask, jump = (m < count) & (k < last), k // run
+                offsets = begin + (jump * step + (k - jump * run))
                 x = load(w + offsets, mask)
                 if MODE == 1:
                     x = x * power * inverse
                     y = load(g + offsets, mask & has_g)
-                    row = b + (m // within * rows + k // per_row)
-                    y += number(slope, COMPUTE) * load(row, mask & has_b & (slope != 0))
+                    if slope != 0:
+                        row = b + (outer * rows + k // per_row)
+                        y += number(slope, COMPUTE) * load(row, mask & has_b)
                 if PASS == 0 and MODE == 1:
                     middle += x * y
                 elif PASS == 0:
