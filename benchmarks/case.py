@@ -56,6 +56,7 @@ class Case:
         threads: of torch, where the case does not take what the run was given.
         compiled: whether everything in it goes through ``torch.compile``.
         graphed: whether everything in it is captured, and needs CUDA.
+        seconds: how long it takes at least, for a run with little time left.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Case:
     threads: int | None = None
     compiled: bool = False
     graphed: bool = False
+    seconds: float = 0.0
 
     def __post_init__(self) -> None:
         if self.baseline not in self.implementations:

@@ -204,13 +204,13 @@ def run_all(
 ) -> Iterator[dict]:
     """Results of all cases, in order; what the journal has is not run again.
 
-    No case begins once ``budget`` seconds are over: those that are left are skipped, and the next
-    run goes on with them.
+    No case begins once ``budget`` seconds are over, or would be before it ends: those that are left
+    are skipped, and the next run goes on with them.
     """
     done, end = journal.read(), time.monotonic() + budget
     for case in cases:
         result = done.get(case.name)
-        if result is None and time.monotonic() >= end:
+        if result is None and time.monotonic() + case.seconds >= end:
             reason = f"not reached in {budget:.0f} seconds"
             result = {
                 **_head(case, context),

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -164,6 +165,13 @@ def test_a_run_of_little_time_says_what_it_did_not_reach(tmp_path):
     # The next run goes on.
     results = list(run_all(cases, CONTEXT, QUICK, journal, said.append, budget=60.0))
     assert [r["status"] for r in results] == ["measured", "measured"]
+
+
+def test_a_case_that_would_not_end_in_time_does_not_begin(tmp_path):
+    long = dataclasses.replace(case("tiny/long", plain=Calls()), seconds=61.0)
+    cases = [long, case("tiny/short", plain=Calls())]
+    results = list(run_all(cases, CONTEXT, QUICK, Journal(tmp_path / "journal", {}), budget=60.0))
+    assert [r["status"] for r in results] == ["skipped", "measured"]
 
 
 def test_the_main_cases_come_first():
