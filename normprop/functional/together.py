@@ -35,7 +35,8 @@ from normprop.kernels.layer import Layer
 
 _aten = torch.ops.aten
 # A tensor that nobody writes, in the place of those that are not there or do not count.
-_STILL = torch.empty(0, device="cpu")
+with torch.inference_mode(False):
+    _STILL = torch.empty(0, device="cpu")
 
 
 def asked(

@@ -129,9 +129,7 @@ class Together:
         served = self.served
         if served is None or not served.holds():
             served = _Served(self.layers, self.fused)
-            # What a graph made is not held longer than by the graph.
-            leaves = all(t.is_leaf for t in served.parameters)
-            self.served = served if leaves else None
+            self.served = served if served.lasts else None
             self.made = self.seen = self.placed = None
         return served
 
@@ -160,7 +158,7 @@ class Together:
                 maker = served.maker = Maker(asked, served.weights, served.biases)
             made = maker.make(served.weights, served.biases, there)
         # The others are made anew in each pass.
-        self.made, self.placed = made if served.projected else None, None
+        self.made, self.placed = made if served.projected and served.lasts else None, None
         return made
 
     def __getstate__(self) -> dict:
@@ -180,6 +178,7 @@ class _Served:
         weights: of each.
         biases: of each, or ``None``.
         projected: those whose weights stay on their balls by themselves.
+        lasts: whether it may be held: what a graph made is not held longer than by the graph.
         told: whether versions tell that what is made can be made no other way than it was.
         maker: who makes what they run with.
     """
@@ -202,8 +201,9 @@ class _Served:
                 self.biases.append(pair[1])
         self.parameters = [t for t in (*self.weights, *self.biases) if t is not None]
         self.projected = [layer for layer in self.layers if layer.method == "project"]
-        inference = any(t.is_inference() for t in self.parameters)
-        self.told = len(self.projected) == len(self.layers) and not inference
+        self.lasts = all(t.is_leaf for t in self._there if isinstance(t, Tensor))
+        self.told = self.lasts and len(self.projected) == len(self.layers)
+        self.told = self.told and not any(t.is_inference() for t in self.parameters)
 
     def holds(self) -> bool:
         """Whether they are the same still, chosen as they were."""

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import subprocess
 import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -520,8 +521,9 @@ def test_maps_that_came_since_are_served_when_asked_again():
     assert len(together_of(network).layers) == 4
 
 
-def test_nothing_is_held_after_a_pass():
-    network = batch_weights_(made())
+@pytest.mark.parametrize("method", ["normalize", "project"])
+def test_nothing_is_held_after_a_pass(method):
+    network = batch_weights_(made(method=method, gain=2.0))
     values = {name: p.detach().requires_grad_() * 2.0 for name, p in network.named_parameters()}
     y = torch.func.functional_call(network, values, X)
     held = [weakref.ref(value) for value in values.values()]
@@ -529,6 +531,36 @@ def test_nothing_is_held_after_a_pass():
     assert not any(ref() is not None for ref in held)
     network(X)
     assert together_of(network).made is None
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_nothing_that_a_graph_made_is_held_by_a_fused_network(training):
+    plain = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)).double()
+    x = torch.randn(8, 4, dtype=torch.float64)
+    network = normprop.fuse(normprop.convert(plain, x, method="project"), x)
+    assert network(x).requires_grad
+    values = {name: p.detach().requires_grad_() * 2.0 for name, p in network.named_parameters()}
+    with torch.set_grad_enabled(training):
+        y = torch.func.functional_call(network, values, x)
+    held = [weakref.ref(value) for value in values.values()]
+    del values, y
+    assert not any(ref() is not None for ref in held)
+    # And what belongs to its own parameters comes again.
+    assert torch.equal(network(x), copy.deepcopy(network)(x))
+
+
+def test_it_may_be_imported_in_inference_mode():
+    lines = (
+        "import torch",
+        "with torch.inference_mode():",
+        "    from normprop import nn",
+        "    net = nn.batch_weights_(torch.nn.Sequential(nn.Linear(3, 3, bias=False), nn.ReLU()))",
+        "    first = net(torch.ones(2, 3))",
+        "net = nn.batch_weights_(torch.nn.Sequential(nn.Linear(3, 3, bias=False), nn.ReLU()))",
+        "net(torch.ones(2, 3)).sum().backward()",
+        "assert net[0].weight.grad is not None and first.shape == (2, 3)",
+    )
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, timeout=120)
 
 
 def test_an_attribute_of_a_users_module_is_no_fused_map():
