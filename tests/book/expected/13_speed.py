@@ -83,6 +83,7 @@ EXPECTED = {
     "live_normprop": Measured(),
     "live_batchnorm": Measured(),
     "live_separate": Measured(),
+    "live_through": Measured(),
     # Three operations forward, two backward; one pass more each way. One rounding.
     "predicted_naive": Exact((3 * 3 + 3 + 4) / (3 + 4), 4.5e-16),
     "predicted_normprop": Exact((3 + 2 + 4 + 2) / (3 + 4), 4.5e-16),
