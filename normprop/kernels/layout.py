@@ -15,6 +15,8 @@ def as_dense(tensor: Tensor) -> Tensor:
 
 def is_dense(tensor: Tensor) -> bool:
     """Whether the elements fill a range of memory without gap or overlap."""
+    if tensor.is_contiguous():
+        return True
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size == 1:
@@ -27,6 +29,8 @@ def is_dense(tensor: Tensor) -> bool:
 
 def like(tensor: Tensor, layout: Tensor) -> Tensor:
     """The tensor in the memory order of another of its shape: itself, or a copy."""
+    if tensor.stride() == layout.stride():
+        return tensor
     # Where there is one index, its stride means nothing.
     strides = zip(tensor.shape, tensor.stride(), layout.stride(), strict=True)
     if all(own == other for size, own, other in strides if size > 1):
