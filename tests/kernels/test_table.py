@@ -28,7 +28,9 @@ def gpu(monkeypatch):
         return torch.tensor(numbers)
 
     zeros = torch.zeros
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: State.stream)
+    # Torch without CUDA has none.
+    raw = "_cuda_getCurrentRawStream"
+    monkeypatch.setattr(torch._C, raw, lambda index: State.stream, raising=False)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: State.capturing)
     monkeypatch.setattr(torch, "empty", pinned)
     monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *_, **__: tensor.clone())
