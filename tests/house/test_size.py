@@ -9,7 +9,7 @@ BOUNDS = {
     "functional": 4_800,
     "gaussian": 3_970,
     "graph": 9_680,
-    "kernels": 1_910,
+    "kernels": 1_930,
     "montecarlo": 730,
     "nn": 2_275,
     "rules": 2_690,
