@@ -34,9 +34,6 @@ from normprop.kernels import usable
 from normprop.kernels.layer import Layer
 
 _aten = torch.ops.aten
-# A tensor that nobody writes, in the place of those that are not there or do not count.
-with torch.inference_mode(False):
-    _STILL = torch.empty(0, device="cpu")
 
 
 def asked(
@@ -80,7 +77,6 @@ class Maker:
         self.layers, given = tuple(layers), [*weights, *biases]
         self._there = [t for t in given if t is not None]
         self._traits = traits(self._there)
-        self._counted = [_STILL if t is None or t.is_inference() else t for t in given]
         factors = (layer.factors[which] for which in (0, 1) for layer in layers)
         self.factors = tuple([f for f, t in zip(factors, given, strict=True) if t is not None])
         #: Whether it makes what holds for several passes, of weights that stay on their balls.
@@ -110,10 +106,6 @@ class Maker:
     def learns(self) -> bool:
         """Whether one of them asks for a gradient."""
         return any(t.requires_grad for t in self._there)
-
-    def versions(self) -> list[int]:
-        """What tells whether they were written: 0 of weights, then biases, where nothing does."""
-        return [t._version for t in self._counted]
 
     @torch.no_grad()
     def make(

@@ -10,7 +10,7 @@ from normprop import rules
 from normprop.functional.activation import NAMES, Gate, gated, over, with_draws, with_slopes
 from normprop.functional.fused import MAPS, Overwritten, Params, fused
 from normprop.functional.keywords import Given, LawOnBackend
-from normprop.functional.scale import Constants, literal
+from normprop.functional.scale import literal
 from normprop.gaussian import Image, Law, Normal
 from normprop.names import arguments_of
 from normprop.nn.twin import Twin
@@ -59,17 +59,12 @@ class Activation(Twin):
             params = tuple(p if isinstance(p, str) else literal(p) for p in params)
             call = name, params, self._constants(None)
         else:
-            call = self._call
+            # Beside the constants, and let go with them.
+            known = self.__dict__.setdefault("_known", {})
+            call = known.get("call")
             if call is None:
-                call = self.__dict__["_call"] = *self._row(), self._constants(None)
+                call = known["call"] = *self._row(), self._constants(None)
         return fused(call[0], input, *call[1:], self.backend, self.overwritten)
-
-    # Row, parameters and constants while they are what they are.
-    _call: tuple[str, Params, Constants] | None = None
-
-    def _tell(self) -> None:
-        self.__dict__["_call"] = None
-        super()._tell()
 
     @property
     def keeps_output(self) -> bool:

@@ -89,7 +89,7 @@ class AtHand(NamedTuple):
         return self.run.goes_on()
 
 
-_CHOICES = ("scaling", "per", "gain", "method", "absorbed", "stride", "groups")
+CHOICES = ("scaling", "per", "gain", "method", "absorbed", "stride", "groups")
 
 
 class Parametric(Settings):
@@ -108,11 +108,8 @@ class Parametric(Settings):
     _placed: tuple[weakref.ref, int] | None = None
     # What the network has made for this pass: normprop.nn.together.
     made: "AtHand | None" = None
-    # How often a choice has been made, of any of these layers.
-    changes: ClassVar[int] = 0
 
     def _forget(self) -> None:
-        Parametric.changes += 1
         # Of the options, which a constructor sets one by one, the method is the last.
         if self.method == "project":
             self.project_()
@@ -200,7 +197,7 @@ class Parametric(Settings):
 
     def choice(self) -> tuple:
         """What is chosen of the layer, on which its ball and what is made of its weight hang."""
-        return tuple([self.__dict__.get(name) for name in _CHOICES])
+        return tuple([self.__dict__.get(name) for name in CHOICES])
 
     def extra_repr(self) -> str:
         """The arguments."""

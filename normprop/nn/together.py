@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from normprop.functional.parametric import Absorbed
 from normprop.functional.scale import saving, scale_gradient, transforms_active
 from normprop.functional.together import Layer, Made, Maker, Placed, again, asked, together
-from normprop.nn.parametric import AtHand, MapFromWeight, Parametric, Pass
+from normprop.nn.parametric import CHOICES, AtHand, MapFromWeight, Pass
 
 __all__ = ["batch_weights_"]
 
@@ -33,6 +33,12 @@ class Together:
             called with.
     """
 
+    served: "_Served | None" = None
+    made: Made | None = None
+    # What was made last, and of which versions; what is to be made where it was.
+    seen: tuple[Made, list[int]] | None = None
+    placed: dict[MapFromWeight, Placed] | None = None
+
     def __init__(
         self,
         network: nn.Module,
@@ -40,7 +46,6 @@ class Together:
         given: dict[int | str, float] | None = None,
     ) -> None:
         self.layers, self.fused, self.given = _maps(network), fused, given or {}
-        self.__dict__.update(dict.fromkeys(_OWN))
         network.__dict__["_normprop_together"] = self
         # Kept, as a handle that is read from a file keeps its number from others.
         self.handles = (
@@ -69,13 +74,12 @@ class Together:
         served = self._served()
         if not served.layers:
             return
-        made = self._looked(served)
+        made, versions = self._looked(served)
         weights, biases, recorded = served.weights, served.biases, torch.is_grad_enabled()
         pairs = zip(made.weights, made.biases, strict=True)
         if recorded and made.maker.learns():
             pairs = together(weights, biases, made)
         run = Pass(saving(), threading.get_ident(), recorded)
-        versions = made.maker.versions()
         count = len(weights)
         of_each = zip(
             served.layers, pairs, weights, biases, versions[:count], versions[count:], strict=True
@@ -120,9 +124,10 @@ class Together:
         """
         served = self._served()
         if served.projected:
+            versions = served.versions()
             if not all(layer in done for layer in served.projected):
                 self._make(served, self.made)
-            self.seen = (self.made, self.made.maker.versions()) if served.told else None
+            self.seen = (self.made, versions) if served.told else None
 
     def _served(self) -> "_Served":
         """The maps that it serves as they are now."""
@@ -133,18 +138,19 @@ class Together:
             self.made = self.seen = self.placed = None
         return served
 
-    def _looked(self, served: "_Served") -> Made:
-        """What was made last, or is made again where something has changed."""
+    def _looked(self, served: "_Served") -> tuple[Made, list[int]]:
+        """What was made last, or is made again where something has changed; of which versions."""
+        # Before it is made: what another thread writes meanwhile is seen by the next pass.
+        now, (made, versions) = served.versions(), self.seen or (None, None)
         # Whoever writes past the version counters, into ``.data``, is seen.
-        made, versions = self.seen or (None, None)
         same = made is not None and made.maker is served.maker and made.maker.serves()
-        if same and made.maker.versions() == versions:
-            return made
+        if same and now == versions:
+            return made, now
         for layer in served.projected:
             layer._check_place()
         made = self._make(served)
-        self.seen = (made, made.maker.versions()) if served.told else None
-        return made
+        self.seen = (made, now) if served.told else None
+        return made, now
 
     def _make(self, served: "_Served", there: Made | None = None) -> Made:
         if there is None:
@@ -163,11 +169,14 @@ class Together:
 
     def __getstate__(self) -> dict:
         # What was made belongs to the parameters of one process.
-        return vars(self) | dict.fromkeys(_OWN)
+        return {k: value for k, value in vars(self).items() if k not in _OWN}
 
 
 _OWN = ("served", "seen", "made", "placed")
 _GONE = object()
+# A tensor that nobody writes, in the place of those that are not there or do not count.
+with torch.inference_mode(False):
+    _STILL = torch.empty(0, device="cpu")
 
 
 class _Served:
@@ -184,10 +193,11 @@ class _Served:
     """
 
     def __init__(self, maps: list[MapFromWeight], fused: bool) -> None:
-        self._changes = Parametric.changes
+        self._settings = [(vars(layer), name) for layer in maps for name in CHOICES]
         self._own = [(layer._parameters, name) for layer in maps for name in ("weight", "bias")]
         self._hooks = [layer._forward_pre_hooks for layer in maps]
-        self._there, self._hooked = self._found(), [*map(bool, self._hooks)]
+        self._chosen, self._hooked = self._choices(), [*map(bool, self._hooks)]
+        self._there = self._found()
         self.maker: Maker | None = None
         self.layers, self.weights, self.biases = [], [], []
         pairs = zip(self._there[::2], self._there[1::2], strict=True)
@@ -204,13 +214,21 @@ class _Served:
         self.lasts = all(t.is_leaf for t in self._there if isinstance(t, Tensor))
         self.told = self.lasts and len(self.projected) == len(self.layers)
         self.told = self.told and not any(t.is_inference() for t in self.parameters)
+        given = (*self.weights, *self.biases)
+        self._counted = [_STILL if t is None or t.is_inference() else t for t in given]
 
     def holds(self) -> bool:
         """Whether they are the same still, chosen as they were."""
-        if self._changes != Parametric.changes:
-            return False
         same = all(map(operator.is_, self._found(), self._there))
-        return same and [*map(bool, self._hooks)] == self._hooked
+        same = same and [*map(bool, self._hooks)] == self._hooked
+        return same and self._choices() == self._chosen
+
+    def versions(self) -> list[int]:
+        """What tells whether they were written: 0 of weights, then biases, where nothing does."""
+        return [t._version for t in self._counted]
+
+    def _choices(self) -> list:
+        return [own.get(name) for own, name in self._settings]
 
     def _found(self) -> list:
         return [own.get(name, _GONE) for own, name in self._own]

@@ -200,3 +200,14 @@ def test_heads_of_keys_may_be_shared():
     assert torch.allclose(y, wanted, atol=1e-6)
     with pytest.raises(ValueError, match="enable_gqa must be False"):
         functional.scaled_dot_product_attention(q, k, k, enable_gqa=True)
+
+
+def test_a_setting_that_fails_is_not_forgotten():
+    x = torch.linspace(-2.0, 2.0, 5)
+    layer = normprop.nn.LeakyReLU(0.1)
+    layer(x)
+    with pytest.raises(OverflowError):
+        layer.negative_slope = 10**400
+    # It has it now, and does not run with what it had.
+    with pytest.raises(OverflowError):
+        layer(x)

@@ -18,6 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
 import normprop
+from normprop.functional.parametric import Meaning
+from normprop.functional.together import Maker
 from normprop.nn import batch_weights_
 from normprop.nn.together import together_of
 from tests.nodes import nodes_behind
@@ -574,3 +576,61 @@ def test_an_attribute_of_a_users_module_is_no_fused_map():
     fused = normprop.fuse(one, torch.randn(2, 3))
     with pytest.raises(ValueError, match="model must not be fused"):
         normprop.convert(fused)
+
+
+def fused_and_projected():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).double()
+    x = torch.randn(5, 8, dtype=torch.float64)
+    return normprop.fuse(normprop.convert(plain, x, method="project"), x), x
+
+
+def test_what_others_choose_leaves_what_was_made_where_it_was():
+    network, x = fused_and_projected()
+    network(x)
+    places = [v.data_ptr() for v in together_of(network).made.weights]
+    own.Linear(3, 3).gain = 2.0
+    with torch.no_grad():
+        network[0].weight.mul_(1.5)
+    own.project_(network)
+    assert [v.data_ptr() for v in together_of(network).made.weights] == places
+
+
+@pytest.mark.parametrize("method", ["normalize", "project"])
+def test_every_choice_is_seen_however_it_is_made(method):
+    plain = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).double()
+    x = torch.randn(5, 8, dtype=torch.float64)
+    network = normprop.fuse(normprop.convert(plain, x, method=method), x)
+    before = network(x)
+    network[2].absorbed = network[2].absorbed._replace(after=Meaning(2.0))
+    after = network(x)
+    assert not torch.allclose(after, before)
+    assert torch.equal(after, copy.deepcopy(network)(x))
+    vars(network[0])["gain"] = 3.0
+    assert torch.equal(network(x), copy.deepcopy(network)(x))
+
+
+def test_a_write_while_weights_are_made_is_seen_by_the_next_pass(monkeypatch):
+    network, x = fused_and_projected()
+    make, written = Maker.make, []
+
+    def and_write(self, *given):
+        made = make(self, *given)
+        if not written:
+            written.append(True)
+            with torch.no_grad():
+                network[2].weight.mul_(2.0)
+        return made
+
+    monkeypatch.setattr(Maker, "make", and_write)
+    network(x)
+    assert written
+    assert torch.equal(network(x), copy.deepcopy(network)(x))
+
+
+def test_a_network_of_an_older_file_has_made_nothing():
+    network = batch_weights_(made())
+    kept = vars(together_of(network))
+    assert not {"served", "made", "seen", "placed"} & set(together_of(network).__getstate__())
+    assert "served" not in kept
+    assert same(network, made())
