@@ -28,7 +28,7 @@ def cases(depths: tuple[int, ...], width: int = 16) -> Iterator[Case]:
             {"depth": depth, "width": width, "batch": ROWS, "activation": "tanh"},
             # Weights, gradients, what autograd keeps, and the nodes themselves.
             memory=depth * (1 << 16) * len(METHODS),
-            # Each method runs some five times, at a fifth of a millisecond a layer and more.
+            # Each method runs five times at least, at some 0.3 ms a layer where a call takes long.
             seconds=depth * len(METHODS) * 5 * 3e-4,
         )
 
