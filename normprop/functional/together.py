@@ -19,7 +19,7 @@ What every layer does to a few numbers a channel is done to all layers' numbers 
 small layers do not pay for calls.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from normprop.functional.fused import any_transformed, is_transformed
 from normprop.functional.parametric import Absorbed, bias_beside
-from normprop.functional.weight import Matrix, has_kernel, on_sphere, ordinary
+from normprop.functional.weight import Matrix, has_kernel, on_sphere, ordinary, place_
 from normprop.kernels import usable
 from normprop.kernels.layer import Layer
 
@@ -235,7 +235,7 @@ class Placed(NamedTuple):
 
 
 class Placer:
-    """Puts the same weights on their balls again and again, those that a GPU can.
+    """Puts the same weights on their balls again and again, those that fit.
 
     All of one type at once; V and c are made in the same call.
 
@@ -249,28 +249,87 @@ class Placer:
         # Weights that share memory are left for later: each would move what the other reads.
         for i in sorted(range(len(asked)), key=lambda i: asked[i].weight.data_ptr()):
             weight, start = asked[i].weight, asked[i].weight.data_ptr()
-            if _usable(weight) and start >= end:
-                from normprop.kernels import weight as kernel
-
-                if kernel.serves(weight):
-                    able[i], end = weight, start + weight.numel() * weight.itemsize
-        self.asked, self.done = list(asked), list(able)
-        self._calls, self._written = [], []
-        for places in _alike(able):
-            layers, *tensors = zip(*(asked[i] for i in places), strict=True)
-            self._calls.append((kernel.batch(layers, *tensors[:2]).project_, tensors))
-            weights, _, values, made = tensors
-            self._written += [t for t in (*weights, *values, *made) if t is not None]
-        self._written = [t for t in self._written if not t.is_inference()]
+            how = _ByKernel if _by_kernel(weight) else _InRows if _in_rows(asked[i]) else None
+            if start >= end and how is not None:
+                able.setdefault(how, {})[i] = weight
+                end = start + weight.numel() * weight.itemsize
+        self.asked, self.done = list(asked), [i for weights in able.values() for i in weights]
+        self._parts = [
+            how([asked[i] for i in places])
+            for how, weights in able.items()
+            for places in _alike(weights)
+        ]
 
     @torch.no_grad()
     def place_(self) -> None:
         """Put them there."""
-        for call, tensors in self._calls:
-            call(*tensors)
+        for part in self._parts:
+            part.place_()
+
+
+class _ByKernel:
+    """Weights of one type on a GPU."""
+
+    def __init__(self, asked: Sequence[Placed]) -> None:
+        from normprop.kernels import weight as kernel
+
+        layers, *self.tensors = zip(*asked, strict=True)
+        self.batch = kernel.batch(layers, *self.tensors[:2])
+        weights, _, *made = self.tensors
+        written = (t for tensors in (weights, *made) for t in tensors if t is not None)
+        self.written = [t for t in written if not t.is_inference()]
+
+    def place_(self) -> None:
+        self.batch.project_(*self.tensors)
         # One by one, as older torch takes no list.
-        for tensor in self._written:
+        for tensor in self.written:
             torch.autograd.graph.increment_version(tensor)
+
+
+class _InRows:
+    """Weights of one type on a CPU, by few operators for all of them."""
+
+    def __init__(self, asked: Sequence[Placed]) -> None:
+        self.asked = asked
+        # Autograd has no part in it, and is asked nothing.
+        self.matrices = [Matrix.of(a.weight.detach(), a.layer.over) for a in asked]
+        self.counts = [matrix.kept for matrix in self.matrices]
+        sizes = [_size(m, a.layer.size) for m, a in zip(self.matrices, asked, strict=True)]
+        self.sizes = torch.cat([size.view(-1) for size in sizes])
+
+    def place_(self) -> None:
+        squares = _over_taps(torch.cat([m.squares() for m in self.matrices]), self.matrices)
+        usual, factors = ordinary(squares, 0.4), squares.rsqrt().mul_(self.sizes)
+        of_each = zip(
+            self.asked,
+            self.matrices,
+            squares.split(self.counts),
+            factors.split(self.counts),
+            strict=True,
+        )
+        for (layer, weight, bias, value, made), matrix, square, factor in of_each:
+            if usual or ordinary(square, 0.4):
+                matrix.rows.mul_(matrix.along(factor))
+            else:
+                place_(weight, layer.over, layer.size, layer.groups)
+            if value is not None:
+                torch.mul(weight, layer.gain, out=value)
+            if made is not None:
+                made.copy_(bias_of(layer, bias, weight if value is None else value))
+
+
+def _in_rows(placed: Placed) -> bool:
+    layer, weight = placed.layer, placed.weight
+    rows = layer if layer.over == "fan-out" else layer._replace(over="fan-in")
+    return _fits(rows, weight) and not weight.is_inference()
+
+
+def _by_kernel(weight: Tensor) -> bool:
+    if not _usable(weight):
+        return False
+    from normprop.kernels import weight as kernel
+
+    return kernel.serves(weight)
 
 
 def _usable(weight: Tensor) -> bool:
@@ -322,7 +381,7 @@ def _divide(alike: dict[int, tuple[Matrix, Tensor]], made: Made) -> None:
     if several:
         # Its columns are single taps: from their norms to those of the channels.
         of_taps = torch.cat([norms[i] for i in several])
-        of_channels = _over_taps(of_taps.square(), several).sqrt_()
+        of_channels = _over_taps(of_taps.square(), several.values()).sqrt_()
         shapes = [len(norms[i]) for i in several]
         for i, factor, norm in zip(
             several, (of_taps / of_channels).split(shapes), of_channels.split(shapes), strict=True
@@ -345,8 +404,8 @@ def _fits(layer: Layer, weight: Tensor) -> bool:
 
 def _size(matrix: Matrix, size: float) -> Tensor:
     """The norm that comes out, for each row or column."""
-    rows, dim, _ = matrix
-    return matrix.along(_full(rows.shape[dim], size, rows.dtype, rows.device))
+    rows = matrix.rows
+    return matrix.along(_full(matrix.kept, size, rows.dtype, rows.device))
 
 
 @lru_cache(maxsize=4096)
@@ -354,11 +413,14 @@ def _full(count: int, value: float, dtype: torch.dtype, device: torch.device) ->
     return torch.full((count,), value, dtype=dtype, device=device)
 
 
-def _over_taps(columns: Tensor, matrices: dict[int, Matrix]) -> Tensor:
+def _over_taps(columns: Tensor, matrices: Iterable[Matrix]) -> Tensor:
     """Sums over the taps of each channel, once for every tap."""
-    which = _channels(tuple((m.rows.shape[1], m.taps) for m in matrices.values()))
+    shapes = tuple([(m.kept, m.taps) for m in matrices])
+    if all(taps == 1 for _, taps in shapes):
+        return columns
+    which = _channels(shapes)
     sums = columns.new_zeros(which[-1] + 1).index_add_(0, which, columns)
-    return sums[which]
+    return sums.index_select(0, which)
 
 
 @lru_cache(maxsize=64)
@@ -442,30 +504,29 @@ def _scale(layers, places, of_weights, of_biases) -> None:
     shares = {i: layers[i].slope * gains[i] for i in arrives if i in gains and layers[i].slope}
     factors = {i: layers[i].factors[1] / layers[i].scale for i in arrives}
     factors = {i: factor for i, factor in factors.items() if factor != 1.0}
-    if shares or factors:
-        scaled = torch._foreach_mul(
-            [of_biases[i] for i in (*shares, *factors)], [*shares.values(), *factors.values()]
-        )
-        shares = dict(zip(shares, scaled, strict=False))
-        for i, gradient in zip(factors, scaled[len(shares) :], strict=True):
-            of_biases[i] = gradient
-    changed = [i for i, gain in gains.items() if i in shares or gain != 1.0]
-    if changed:
-        found = torch._foreach_addcmul(
-            [_rows(shares.get(i), of_weights[i]) for i in changed],
-            [of_weights[i] for i in changed],
-            [_full(1, 1.0, of_weights[i].dtype, of_weights[i].device) for i in changed],
-            [gains[i] for i in changed],
-        )
-        for i, gradient in zip(changed, found, strict=True):
+    scales = any(gain != 1.0 for gain in gains.values())
+    own = {i: gain for i, gain in gains.items() if scales and (i in shares or gain != 1.0)}
+    given = [*(of_biases[i] for i in (*shares, *factors)), *(of_weights[i] for i in own)]
+    if not given:
+        return
+    scalars = [*shares.values(), *factors.values(), *own.values()]
+    found = iter(torch._foreach_mul(given, scalars))
+    rows = [next(found) for _ in shares]
+    for i in factors:
+        of_biases[i] = next(found)
+    for i in own:
+        of_weights[i] = next(found)
+    if shares:
+        sums = [of_weights[i] for i in shares]
+        rows = [row.view(-1, *[1] * (g.ndim - 1)) for row, g in zip(rows, sums, strict=True)]
+        # With a number for each row a CPU's addcmul takes five times as long as a sum.  What was
+        # multiplied is nobody else's.
+        if own:
+            torch._foreach_add_(sums, rows)
+        else:
+            sums = torch._foreach_add(sums, rows)
+        for i, gradient in zip(shares, sums, strict=True):
             of_weights[i] = gradient
-
-
-def _rows(share: Tensor | None, gradient: Tensor) -> Tensor:
-    """A number for each row of the gradient of a weight, 0 where there is none."""
-    if share is None:
-        return _full(1, 0.0, gradient.dtype, gradient.device)
-    return share.view(-1, *[1] * (gradient.ndim - 1))
 
 
 def _project(made, gradients):
@@ -491,7 +552,7 @@ def _project(made, gradients):
         # Each column has lost its own share ⟨W, G⟩/n of the channel's; now the others' shares.
         norms = torch.cat([made.along[i].view(-1) for i in several])
         shares = torch.cat([along[i].flatten() for i in several])
-        others = _over_taps(shares, several).sub_(shares).div_(norms.square_())
+        others = _over_taps(shares, several.values()).sub_(shares).div_(norms.square_())
         parted = others.split([m.rows.shape[1] for m in several.values()])
         for (i, matrix), other in zip(several.items(), parted, strict=True):
             size = made.maker.layers[i].size

@@ -115,7 +115,11 @@ def normalize_weight_(
     weight: Tensor, ball: Ball = "backward", per: Per = "neuron", *, groups: int = 1, **geometry
 ) -> Tensor:
     """:func:`normalize_weight` in place, without a gradient: the weight is read twice at most."""
-    over, size = sphere(weight, ball, per, groups=groups, **geometry)
+    return place_(weight, *sphere(weight, ball, per, groups=groups, **geometry), groups)
+
+
+def place_(weight: Tensor, over: str, size: float, groups: int) -> Tensor:
+    """:func:`on_sphere` in place."""
     in_place = weight.device.type == "cpu" and upcast(weight) is weight and weight.is_contiguous()
     if in_place and weight.numel():
         near, _, inverse = _norms(weight, over, groups)
@@ -305,11 +309,22 @@ class Matrix(NamedTuple):
     def of(cls, weight: Tensor, over: str) -> "Matrix":
         """The weight, normed over that."""
         rows = _rows(weight)
-        return cls(rows, 0, 1) if over == "fan-in" else cls(rows, 1, _taps(weight))
+        if over == "fan-out":
+            return cls(rows, 1, _taps(weight))
+        return cls(rows if over == "fan-in" else rows.view(1, -1), 0, 1)
+
+    @property
+    def kept(self) -> int:
+        """Size of the dimension that is kept."""
+        return self.rows.shape[self.dim]
 
     def along(self, vector: Tensor) -> Tensor:
         """A vector of the dimension that is kept, as it broadcasts."""
         return vector.view(-1, 1) if self.dim == 0 else vector.view(1, -1)
+
+    def squares(self) -> Tensor:
+        """Their sums along the other dimension."""
+        return _products(self.rows, self.rows, 1 - self.dim)
 
 
 def has_kernel(tensor: Tensor, over: str, groups: int) -> bool:
@@ -420,18 +435,23 @@ def _sums(left: Tensor, right: Tensor, over: str, groups: int) -> Tensor:
         rows = (left * right).reshape(groups, outputs, inputs, taps).sum(1)
         sums = rows.sum(2).reshape(groups, 1, inputs, *ones)
         return sums.expand(groups, outputs, inputs, *ones).reshape(-1, inputs, *ones)
-    left, right = _rows(left), _rows(right)
-    # Products that stay in the cache: in memory they would cost more than all the rest.
-    blocks = [(left, right)]
-    if left.numel() > _BLOCK and left.device.type == "cpu" and not torch.compiler.is_compiling():
-        step = max(1, _BLOCK // left.shape[1])
-        blocks = zip(left.split(step), right.split(step), strict=True)
     if over == "fan-out":
         # Whole rows first: they are long, and the taps of one input are few.
-        rows = sum((a * b).sum(0) for a, b in blocks)
+        rows = _products(_rows(left), _rows(right), 0)
         return rows.reshape(1, inputs, taps).sum(2).reshape(1, inputs, *ones)
-    sums = torch.cat([(a * b).sum(1) for a, b in blocks])
+    sums = _products(_rows(left), _rows(right), 1)
     return sums.sum().reshape(1, 1, *ones) if over == "all" else sums.reshape(-1, 1, *ones)
+
+
+def _products(left: Tensor, right: Tensor, dim: int) -> Tensor:
+    """Sums of the products of two matrices along a dimension."""
+    if left.numel() <= _BLOCK or left.device.type != "cpu" or torch.compiler.is_compiling():
+        return (left * right).sum(dim)
+    # Products that stay in the cache: in memory they would cost more than all the rest.
+    step = max(1, _BLOCK // left.shape[1])
+    blocks = zip(left.split(step), right.split(step), strict=True)
+    parts = [(a * b).sum(dim) for a, b in blocks]
+    return torch.stack(parts).sum(0) if dim == 0 else torch.cat(parts)
 
 
 _BLOCK = 2**20

@@ -278,10 +278,11 @@ def project_(module: nn.Module) -> int:
     placer.place_()
     done = {own[i] for i in placer.done}
     for layer in layers:
-        if layer in done:
-            layer._note_place()
-        else:
+        if layer not in done:
             layer.project_()
+    # Once all are there, as layers may share a weight.
+    for layer in layers:
+        layer._note_place()
     for network in networks:
         network.refresh(done & made.keys())
     return len(layers)

@@ -9,6 +9,7 @@ from torch import nn
 
 import normprop
 import normprop.nn as nnp
+from benchmarks.operators import operators
 from normprop.nn import Conv2d, Linear, ReLU, project_
 from tests.nn.battery import on_ball
 
@@ -67,6 +68,77 @@ def test_the_count_is_that_of_projected_layers():
     assert project_(model(method="normalize")) == 0
     assert project_(nn.Sequential(nn.Linear(2, 2), Linear(2, 2, method="project"))) == 1
     assert project_(Linear(2, 2, method="project")) == 1
+
+
+def every_kind(dtype):
+    """Every kind of layer that is put on its ball, on every ball."""
+    made = []
+    for scaling in ("forward", "backward", "separate"):
+        for per in ("neuron", "layer"):
+            how = {"scaling": scaling, "per": per, "method": "project", "dtype": dtype}
+            made += [
+                nnp.Linear(5, 7, **how, gain=1.3),
+                nnp.Conv1d(4, 6, 3, groups=2, **how),
+                nnp.Conv2d(3, 5, (2, 3), stride=2, **how),
+                nnp.Conv3d(2, 4, 2, **how),
+                nnp.ConvTranspose1d(4, 6, 3, groups=2, **how),
+                nnp.ConvTranspose2d(4, 6, 3, stride=(2, 1), **how),
+            ]
+    made.append(nnp.Embedding(9, 6, padding_idx=2, method="project", gain=0.7, dtype=dtype))
+    made.append(nnp.Bilinear(3, 4, 5, method="project", dtype=dtype))
+    return nn.ModuleList(made)
+
+
+def _shared(layers):
+    layers[6].weight = layers[0].weight
+
+
+ODD = {
+    "nothing": lambda layers: None,
+    "neurons of zeros": lambda layers: [layer.weight[1].zero_() for layer in layers],
+    "squares that underflow": lambda layers: [layer.weight.mul_(1e-30) for layer in layers[::2]],
+    "squares that overflow": lambda layers: [layer.weight.mul_(1e30) for layer in layers[::2]],
+    "frozen": lambda layers: layers[::3].requires_grad_(False),
+    "shared": _shared,
+    "strided": lambda layers: layers[2:27:6].to(memory_format=torch.channels_last),
+    "of two types": lambda layers: layers[::2].double(),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("odd", ODD)
+def test_all_weights_are_put_where_each_would_be(odd, dtype):
+    torch.manual_seed(0)
+    layers = every_kind(dtype)
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.mul_(3.0).add_(0.01)
+        ODD[odd](layers)
+    alone = copy.deepcopy(layers)
+    assert project_(layers) == len(layers)
+    for layer in alone:
+        layer.project_()
+    for one, other in zip(layers, alone, strict=True):
+        a, b = one.weight.detach(), other.weight.detach()
+        near = 16 * torch.finfo(a.dtype).eps
+        assert torch.allclose(a, b, rtol=near, atol=0.0), one
+        assert one._placed[1] == one.weight._version
+
+
+def test_weights_that_share_memory_are_put_there_one_after_the_other():
+    how = {"scaling": "forward", "method": "project"}
+    layers = nn.ModuleList(Linear(6, 6, **how) for _ in range(2))
+    whole = torch.randn(8, 6)
+    layers[0].weight, layers[1].weight = nn.Parameter(whole[:6]), nn.Parameter(whole[2:])
+    project_(layers)
+    assert torch.allclose(whole.norm(dim=1), torch.ones(8), rtol=1e-6)
+
+
+def test_all_weights_are_put_there_by_few_operators_a_layer():
+    network = nn.Sequential(*(nnp.Conv2d(8, 8, 3, method="project") for _ in range(20)))
+    project_(network)
+    # Squares, their sums, the product; what is done to a few numbers is done for all at once.
+    assert operators(lambda: project_(network)) <= 3 * len(network) + 15
 
 
 def test_a_normalised_layer_is_not_projected():
