@@ -33,11 +33,13 @@ class Prepared:
         call: what is timed.
         gate: compares with the float64 reference; says what is wrong, or ``None``.
         figures: what is measured once, untimed: bytes, samples.
+        passes: how often ``call`` does what the baseline does once.
     """
 
     call: Callable[[], object]
     gate: Callable[[], str | None]
     figures: Callable[[], Mapping[str, float]] = dict
+    passes: int = 1
 
 
 Implementation = Callable[[Context], Prepared]

@@ -66,6 +66,7 @@ def run_case(case: Case, context: Context, options: Options) -> dict:
                 seed=context.seed,
                 clock=timing.clock_of(context.device),
             )
+            times = {name: [t / ready[name].passes for t in own] for name, own in times.items()}
     finally:
         torch.set_num_threads(threads)
         ready = None

@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from benchmarks import gate, memory, networks, package
 from benchmarks.case import Case, Context, Prepared
@@ -195,13 +196,19 @@ def training_cases(tasks: tuple[Task, ...], compile: bool = False) -> Iterator[C
 
 
 def inference_cases(tasks: tuple[Task, ...]) -> Iterator[Case]:
-    """A forward pass in evaluation mode, normprop as it is and folded into a plain network."""
+    """A forward pass in evaluation mode, normprop as it is and folded into a plain network.
+
+    As it is in two ways: its weights made in each pass, and made once for several.
+    """
     for task in tasks:
         implementations = {
             method: _implementation(task, method, _as_left(method), _inference)
             for method in task.methods
             if method not in ("normprop projected", "naive")
         }
+        implementations["normprop cached"] = _implementation(
+            task, "normprop", package.batched, _inference_cached
+        )
         implementations["normprop folded"] = _implementation(
             task, "normprop", package.folded, _inference
         )
@@ -343,6 +350,21 @@ def _inference(
             return model(inputs)
 
     return Prepared(call, lambda: check(training=False))
+
+
+CACHED = 8
+"""Passes for which weights are made once."""
+
+
+def _inference_cached(*given) -> Prepared:
+    prepared = _inference(*given)
+
+    def call():
+        with parametrize.cached():
+            for _ in range(CACHED):
+                prepared.call()
+
+    return dataclasses.replace(prepared, call=call, passes=CACHED)
 
 
 def _held(task: Task, model: nn.Module, context: Context, call) -> dict[str, float]:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from normprop.functional.parametric import Absorbed
 from normprop.functional.scale import saving, scale_gradient, transforms_active
@@ -141,8 +142,9 @@ class Together:
     def _looked(self, served: "_Served") -> tuple[Made, list[int]]:
         """What was made last, or is made again where something has changed; of which versions."""
         # Before it is made: what another thread writes meanwhile is seen by the next pass.
-        now, (made, versions) = served.versions(), self.seen or (None, None)
-        # Whoever writes past the version counters, into ``.data``, is seen.
+        now, kept = served.versions(), _kept()
+        made, versions = self.seen or kept.get((id(self), __name__), (None, None))
+        # Whoever puts other memory in the place of ``.data`` is seen, where versions tell nothing.
         same = made is not None and made.maker is served.maker and made.maker.serves()
         if same and now == versions:
             return made, now
@@ -150,6 +152,7 @@ class Together:
             layer._check_place()
         made = self._make(served)
         self.seen = (made, now) if served.told else None
+        kept[id(self), __name__] = made, now
         return made, now
 
     def _make(self, served: "_Served", there: Made | None = None) -> Made:
@@ -170,6 +173,13 @@ class Together:
     def __getstate__(self) -> dict:
         # What was made belongs to the parameters of one process.
         return {k: value for k, value in vars(self).items() if k not in _OWN}
+
+
+def _kept() -> dict:
+    """Where torch keeps weights for as long as its user says that nobody writes them."""
+    # What has a history is one pass's.
+    asked = parametrize._cache_enabled and not torch.is_grad_enabled()
+    return parametrize._cache if asked else {}
 
 
 _OWN = ("served", "seen", "made", "placed")
@@ -243,6 +253,10 @@ def batch_weights_(network: nn.Module, *, on: bool = True) -> nn.Module:
     operators for all, or on CUDA by one kernel, with one node of autograd for all of them.  Outputs
     and gradients are the same but for rounding; parameters and the keys of the ``state_dict`` are
     what they were.  While the network runs, all V are there at once.
+
+    Weights are made anew in each pass, as nothing tells that one was written through ``.data``.
+    Where no gradients are recorded, ``with torch.nn.utils.parametrize.cached():`` promises that
+    none is: then they are made once, and again where a version counter says that one was written.
 
     What :func:`normprop.convert` and :func:`normprop.fuse` return does so already.  Maps with
     ``scaling="separate"``, or whose weight a parametrization or a hook makes, go on by themselves,

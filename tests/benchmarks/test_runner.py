@@ -53,6 +53,21 @@ def test_a_case_is_measured_side_by_side():
     assert json.loads(json.dumps(result)) == result
 
 
+def test_what_is_done_several_times_in_a_call_counts_once(monkeypatch):
+    monkeypatch.setattr(
+        runner,
+        "interleaved",
+        lambda calls, **_: ({n: [6.0] for n in calls}, dict.fromkeys(calls, 1)),
+    )
+
+    def several(context):
+        return dataclasses.replace(Calls()(context), passes=4)
+
+    entries = by_name(run_case(case(plain=Calls(), normprop=several), CONTEXT, QUICK))
+    assert entries["normprop"]["seconds"] == [1.5, 1.5, 1.5]
+    assert entries["normprop"]["ratio"] == [0.25, 0.25, 0.25]
+
+
 def test_a_wrong_implementation_is_reported_and_never_timed():
     plain, wrong = Calls(), Calls(complaint="y is off")
     result = run_case(case(plain=plain, normprop=wrong), CONTEXT, QUICK)

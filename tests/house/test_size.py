@@ -11,7 +11,7 @@ BOUNDS = {
     "graph": 9_680,
     "kernels": 1_930,
     "montecarlo": 730,
-    "nn": 2_275,
+    "nn": 2_295,
     "rules": 2_690,
 }
 

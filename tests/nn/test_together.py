@@ -585,6 +585,56 @@ def fused_and_projected():
     return normprop.fuse(normprop.convert(plain, x, method="project"), x), x
 
 
+@pytest.mark.parametrize("fuses", [False, True])
+@pytest.mark.parametrize("guard", [torch.no_grad, torch.inference_mode])
+def test_evaluation_makes_its_weights_once_where_its_user_says_that_nobody_writes(
+    guard, fuses, monkeypatch
+):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).double()
+    x = torch.randn(5, 8, dtype=torch.float64)
+    network = normprop.convert(plain, x)
+    network = normprop.fuse(network, x) if fuses else network
+    made = []
+    make = Maker.make
+    monkeypatch.setattr(Maker, "make", lambda *args: made.append(1) or make(*args))
+
+    def run(times=3):
+        made.clear()
+        with guard():
+            found = [network(x) for _ in range(times)]
+        assert all(torch.equal(y, found[0]) for y in found)
+        return found[0], len(made)
+
+    with guard():
+        right = network(x)
+    # By itself a network cannot know who writes past the version counters.
+    assert run()[1] == 3
+    with parametrize.cached():
+        y, count = run()
+        assert count == 1
+        assert torch.equal(y, right)
+        # What is written is seen nevertheless, where anything tells.
+        with torch.no_grad():
+            network[2].weight.neg_()
+        y, count = run()
+        assert count == 1
+        assert not torch.allclose(y, right)
+        # A pass that learns has a history of its own, each time.
+        for _ in range(2):
+            network.zero_grad()
+            network(x).square().sum().backward()
+            assert network[0].weight.grad is not None
+        other = copy.deepcopy(network)
+        with guard():
+            assert torch.equal(other(x), y)
+            other[0].weight.data.mul_(-1.0)
+            assert torch.equal(other(x), y)
+    with guard():
+        assert not torch.allclose(other(x), y)
+    assert run()[1] == 3
+
+
 def test_what_others_choose_leaves_what_was_made_where_it_was():
     network, x = fused_and_projected()
     network(x)
