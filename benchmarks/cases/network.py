@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from benchmarks import gate, memory, networks, package
+from benchmarks import gate, memory, networks, package, peers
 from benchmarks.case import Case, Context, Prepared
 from benchmarks.networks import Build, Kit
 from benchmarks.operators import operators
@@ -189,7 +189,11 @@ def block_cases(tasks: tuple[Task, ...], compile: bool = False) -> Iterator[Case
 
 
 def training_cases(tasks: tuple[Task, ...], compile: bool = False) -> Iterator[Case]:
-    """A step of SGD with momentum: gradients to none, forward, loss, backward, step."""
+    """A step of SGD with momentum: gradients to none, forward, loss, backward, step.
+
+    Beside the methods stands the plain network with copies of its weights, the least that any
+    method can cost that makes the weights that run.
+    """
     group = "compiled-training" if compile else "training"
     for task in tasks:
         yield _case(group, task, lambda *a: _step(*a, compile=compile), compile)
@@ -226,6 +230,8 @@ def graphed_cases(tasks: tuple[Task, ...]) -> Iterator[Case]:
 
 def _case(group: str, task: Task, make, compile: bool = False, graphed: bool = False) -> Case:
     implementations = {}
+    if group.endswith("training") and not compile:
+        implementations["copied weights"] = _implementation(task, "plain", peers.copied, make)
     for method in task.methods:
         if not (graphed and method in FUSED):
             implementations[method] = _implementation(task, method, _as_left(method), make)
