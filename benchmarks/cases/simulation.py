@@ -32,6 +32,7 @@ def cases(sizes: tuple[int, ...]) -> Iterator[Case]:
             "drawing alone",
             {
                 "drawing alone": _drawing(n),
+                "drawing, layer": _drawing(n, getattr(torch.nn.functional, layer)),
                 "normprop": _package(layer, n),
                 "naive loop": _loop(layer, n),
             },
@@ -39,14 +40,20 @@ def cases(sizes: tuple[int, ...]) -> Iterator[Case]:
         )
 
 
-def _drawing(n: int):
-    """The 2n normals in float64, by the package's generator and number of threads, thrown away."""
+def _drawing(n: int, function=None):
+    """The 2n normals in float64, by the package's generator and number of threads, thrown away.
+
+    With a function they go through it first, forward and backward, and nothing is counted.
+    """
+
+    def use(x, dy) -> None:
+        if function is not None:
+            x.requires_grad_()
+            torch.autograd.grad(function(x), x, dy)
 
     def prepare(context: Context) -> Prepared:
-        if context.device.type == "cuda":
-            call, sample = _drawing_cuda(n, context)
-        else:
-            call, sample = _drawing_cpu(n, context)
+        drawing = _drawing_cuda if context.device.type == "cuda" else _drawing_cpu
+        call, sample = drawing(n, context, use)
 
         def check() -> str | None:
             numbers = sample()
@@ -61,18 +68,22 @@ def _drawing(n: int):
     return prepare
 
 
-def _drawing_cpu(n: int, context: Context):
+def _drawing_cpu(n: int, context: Context, use):
     blocks = [min(BLOCK, n - start) for start in range(0, n, BLOCK)]
 
     def draw(index: int, size: int):
         generator = np.random.Generator(np.random.SFC64([context.seed, index]))
-        return generator.standard_normal(size), generator.standard_normal(size)
+        return [generator.standard_normal(size) for _ in range(2)]
+
+    def job(index: int, size: int) -> None:
+        use(*map(torch.from_numpy, draw(index, size)))
 
     def call():
-        with ThreadPoolExecutor(min(AHEAD, os.cpu_count() or 1)) as pool:
+        one = {"initializer": torch.set_num_threads, "initargs": (1,)}
+        with ThreadPoolExecutor(min(AHEAD, os.cpu_count() or 1), **one) as pool:
             ahead = deque()
             for index, size in enumerate(blocks):
-                ahead.append(pool.submit(draw, index, size))
+                ahead.append(pool.submit(job, index, size))
                 if len(ahead) >= AHEAD:
                     ahead.popleft().result()
             while ahead:
@@ -81,7 +92,7 @@ def _drawing_cpu(n: int, context: Context):
     return call, lambda: np.concatenate(draw(0, BLOCK))
 
 
-def _drawing_cuda(n: int, context: Context):
+def _drawing_cuda(n: int, context: Context, use):
     generator = torch.Generator(context.device).manual_seed(context.seed)
 
     def draw(size: int):
@@ -90,7 +101,7 @@ def _drawing_cuda(n: int, context: Context):
     def call():
         for start in range(0, n, 16 * BLOCK):
             size = min(16 * BLOCK, n - start)
-            draw(size), draw(size)
+            use(draw(size), draw(size))
 
     return call, lambda: draw(BLOCK).cpu().numpy()
 
