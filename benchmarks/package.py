@@ -15,6 +15,11 @@ def fused(model: nn.Module, example: Tensor) -> nn.Module:
     return normprop.fuse(model, example)
 
 
+def lean(model: nn.Module, example: Tensor) -> nn.Module:
+    """The same, where a rectifier in front of zero padding keeps its output alone."""
+    return normprop.fuse(model, example, lean=True)
+
+
 def folded(model: nn.Module, example: Tensor) -> nn.Module:
     """The plain network with the outputs of the model, for inference."""
     return normprop.fold(model, example)

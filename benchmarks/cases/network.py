@@ -80,6 +80,7 @@ ROWS = (
 )
 Check = Callable[..., str | None]
 FUSED = {"normprop": "normprop fused", "normprop projected": "normprop fused, projected"}
+LEAN = "normprop fused, lean"
 GRAPHED = ("plain", "batchnorm", "layernorm", "normprop", "normprop projected")
 
 
@@ -237,6 +238,8 @@ def _case(group: str, task: Task, make, compile: bool = False, graphed: bool = F
             implementations[method] = _implementation(task, method, _as_left(method), make)
         if method in FUSED:
             implementations[FUSED[method]] = _implementation(task, method, package.fused, make)
+        if method == "normprop" and task.methods == IMAGES and group == "training":
+            implementations[LEAN] = _implementation(task, method, package.lean, make)
     return Case(
         f"{group}/{task.name}",
         "plain",
