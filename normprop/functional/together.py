@@ -77,8 +77,18 @@ class Maker:
         self.layers, given = tuple(layers), [*weights, *biases]
         self._there = [t for t in given if t is not None]
         self._traits = traits(self._there)
-        factors = (layer.factors[which] for which in (0, 1) for layer in layers)
-        self.factors = tuple([f for f, t in zip(factors, given, strict=True) if t is not None])
+        #: Of every W, then of every b, whether what runs, or its gradient, is another than itself.
+        self.through = [
+            layer.over is not None or (layer.size, layer.slope, layer.factors[0]) != (1.0, 0.0, 1.0)
+            for layer in layers
+        ]
+        self.through += [
+            layer.makes_bias(bias) or layer.factors[1] != 1.0
+            for layer, bias in zip(layers, biases, strict=True)
+        ]
+        factors = [layer.factors[which] for which in (0, 1) for layer in layers]
+        of_each = zip(factors, given, self.through, strict=True)
+        self.factors = tuple([f for f, t, passes in of_each if passes and t is not None])
         #: Whether it makes what holds for several passes, of weights that stay on their balls.
         self.lasts = any(layer.over is None for layer in self.layers)
         #: Of what a GPU makes in one call each: the places, and the call.
@@ -169,14 +179,14 @@ class Made:
     apart: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def given_away(self, parameters: Sequence[Tensor | None]) -> tuple[list, list]:
-        """V and c as tensors that are to have a history, made of these W and b."""
+        """V and c as tensors that are to have a history, made of these W and b; those that do."""
         found, count = [*self.weights, *self.biases], len(self.weights)
-        if self.maker.lasts:
-            # They outlive this pass.
-            found = [None if t is None else t.detach() for t in found]
-        else:
-            pairs = zip(found, parameters, strict=True)
-            found = [t.detach() if t is p and t is not None else t for t, p in pairs]
+        of_each = zip(found, self.maker.through, strict=True)
+        found = [t if passes else None for t, passes in of_each]
+        lasts = self.maker.lasts
+        pairs = zip(found, parameters, strict=True)
+        found = [t.detach() if t is not None and (lasts or t is p) else t for t, p in pairs]
+        if not lasts:
             # The history holds this, and is not to hold itself.
             self.weights = self.biases = ()
         return found[:count], found[count:]
@@ -440,8 +450,15 @@ def _channels(shapes: tuple[tuple[int, int], ...]) -> Tensor:
 def together(
     weights: Sequence[Tensor], biases: Sequence[Tensor | None], made: Made
 ) -> list[tuple[Tensor, Tensor | None]]:
-    """What was made of these, of which gradients reach W and b: one node for all."""
-    found = _Together.apply(made, *weights, *biases)
+    """What was made of these, of which gradients reach W and b: one node for all.
+
+    What runs as it is has no part in it: a function of Python's costs by the tensors in it.
+    """
+    given, through = [*weights, *biases], made.maker.through
+    passing = [t if passes else None for t, passes in zip(given, through, strict=True)]
+    found = _Together.apply(made, *passing)
+    of_each = zip(found, given, through, strict=True)
+    found = [new if passes else own for new, own, passes in of_each]
     return list(zip(found[: len(weights)], found[len(weights) :], strict=True))
 
 
@@ -456,7 +473,11 @@ class _Together(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         weights, biases = made.given_away(parameters)
         if not all(learnt):
-            fixed = [v for v, learns in zip(weights, learnt, strict=False) if not learns]
+            fixed = [
+                v
+                for v, learns in zip(weights, learnt, strict=False)
+                if v is not None and not learns
+            ]
             fixed += [
                 c
                 for c, own, other in zip(biases, learnt, learnt[count:], strict=False)
@@ -485,8 +506,9 @@ def _backward(made, weights, biases, of_weights, of_biases):
     layers, rest = made.maker.layers, made.maker.rest
     of_weights, of_biases = list(of_weights), list(of_biases)
     for (places, kernel), norms in zip(made.maker.kernels, made.norms, strict=True):
-        own = ([of[i] for i in places] for of in (weights, of_weights, of_biases))
-        learnt, grads, bias_grads = own
+        grads, bias_grads = ([of[i] for i in places] for of in (of_weights, of_biases))
+        # What has no part in it is V itself.
+        learnt = [made.weights[i] if weights[i] is None else weights[i] for i in places]
         found = kernel.backward(learnt, norms, grads, bias_grads)
         for i, of_weight, of_bias in zip(places, *found, strict=True):
             of_weights[i], of_biases[i] = of_weight, of_bias
@@ -565,8 +587,9 @@ def _differentiable(made, weights, biases, of_weights, of_biases, again):
     for layer, weight, bias, of_weight, of_bias in zip(
         layers, weights, biases, of_weights, of_biases, strict=True
     ):
-        used = weight_of(layer, weight)
-        for tensor, gradient in ((used, of_weight), (bias_of(layer, bias, used), of_bias)):
+        used = None if weight is None else weight_of(layer, weight)
+        beside = None if of_bias is None else bias_of(layer, bias, used)
+        for tensor, gradient in ((used, of_weight), (beside, of_bias)):
             if gradient is not None and tensor.requires_grad:
                 outputs.append(tensor)
                 arriving.append(gradient)

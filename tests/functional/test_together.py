@@ -228,5 +228,9 @@ def test_operators_are_few(shape, ball):
 def test_the_counted_network_is_one_node():
     parts, weights, biases = network()
     pairs = together(weights, biases, make(parts, weights, biases))
-    assert len({t.grad_fn for pair in pairs for t in pair if t is not None}) == 1
+    tensors = [t for pair in pairs for t in pair if t is not None]
+    # What runs as it is passes through none.
+    as_it_is = [t for t in tensors if any(t is p for p in (*weights, *biases))]
+    assert 0 < len(as_it_is) < len(tensors) / 2
+    assert len({t.grad_fn for t in tensors if not any(t is p for p in as_it_is)}) == 1
     assert all(math.isfinite(f) for f in pairs[0][0].grad_fn.gradient_factors)
