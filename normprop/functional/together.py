@@ -382,28 +382,26 @@ def _match(a: Tensor, b: Tensor) -> bool:
 
 def _divide(alike: dict[int, tuple[Matrix, Tensor]], made: Made) -> None:
     """Divide by norms that lie in the middle of their range."""
-    scaled, norms, along = {}, {}, {}
+    scaled, norms, factors = {}, {}, {}
     for i, (matrix, size) in alike.items():
-        scaled[i], along[i] = _aten._weight_norm_interface(matrix.rows, size, matrix.dim)
-        norms[i] = along[i].view(-1)
-    found = torch.cat(list(norms.values()))
+        if matrix.taps == 1:
+            scaled[i], along = _aten._weight_norm_interface(matrix.rows, size, matrix.dim)
+            norms[i] = along.view(-1)
+    # Of these torch's kernel knows the norms of single taps alone.
     several = {i: matrix for i, (matrix, _) in alike.items() if matrix.taps > 1}
     if several:
-        # Its columns are single taps: from their norms to those of the channels.
-        of_taps = torch.cat([norms[i] for i in several])
-        of_channels = _over_taps(of_taps.square(), several.values()).sqrt_()
-        shapes = [len(norms[i]) for i in several]
-        for i, factor, norm in zip(
-            several, (of_taps / of_channels).split(shapes), of_channels.split(shapes), strict=True
-        ):
-            scaled[i].mul_(factor)
-            norms[i], along[i] = norm, several[i].along(norm)
-        found = torch.cat([found, of_channels])
-    usual = ordinary(found)
+        squares = torch.cat([matrix.squares() for matrix in several.values()])
+        found = _over_taps(squares, several.values()).sqrt_()
+        counts = [matrix.kept for matrix in several.values()]
+        norms |= zip(several, found.split(counts), strict=True)
+        sizes = torch.cat([alike[i][1].view(-1) for i in several])
+        factors |= zip(several, (sizes / found).split(counts), strict=True)
+    usual = ordinary(torch.cat(list(norms.values())))
     for i, (matrix, _) in alike.items():
-        if usual or (matrix.taps == 1 and ordinary(norms[i])):
-            made.weights[i] = scaled[i].view_as(made.weights[i])
-            made.along[i] = along[i]
+        if usual or ordinary(norms[i]):
+            value = matrix.rows * factors[i] if i in factors else scaled[i]
+            made.weights[i] = value.view_as(made.weights[i])
+            made.along[i] = matrix.along(norms[i])
 
 
 def _fits(layer: Layer, weight: Tensor) -> bool:
@@ -556,29 +554,21 @@ def _project(made, gradients):
     for i, (leaf, weight) in made.apart.items():
         if gradients[i] is not None:
             (gradients[i],) = torch.autograd.grad(weight, leaf, gradients[i], retain_graph=True)
-    for divided in made.maker.divided:
-        along, several = {}, {}
-        for i, (matrix, size) in divided.items():
-            gradient = gradients[i]
-            if i not in made.along or gradient is None:
-                continue
-            rows = gradient.reshape(matrix.rows.shape)
-            found, along[i] = _aten._weight_norm_interface_backward(
-                rows, matrix.rows, size, made.along[i], matrix.dim
-            )
-            gradients[i] = found.view_as(gradient)
-            if matrix.taps > 1:
-                several[i] = matrix
-        if not several:
+    for i, (matrix, size) in ((i, pair) for part in made.maker.divided for i, pair in part.items()):
+        gradient = gradients[i]
+        if i not in made.along or gradient is None:
             continue
-        # Each column has lost its own share ⟨W, G⟩/n of the channel's; now the others' shares.
-        norms = torch.cat([made.along[i].view(-1) for i in several])
-        shares = torch.cat([along[i].flatten() for i in several])
-        others = _over_taps(shares, several.values()).sub_(shares).div_(norms.square_())
-        parted = others.split([m.rows.shape[1] for m in several.values()])
-        for (i, matrix), other in zip(several.items(), parted, strict=True):
-            size = made.maker.layers[i].size
-            gradients[i].flatten(1).addcmul_(matrix.rows, other, value=-size)
+        rows, norms = gradient.reshape(matrix.rows.shape), made.along[i]
+        found, along = _aten._weight_norm_interface_backward(
+            rows, matrix.rows, size, norms, matrix.dim
+        )
+        if matrix.taps > 1:
+            # Each column has lost its own share ⟨W, G⟩/n of the channel's; now the others' shares,
+            # while the weight is in the cache.
+            along = along.view(-1, matrix.taps)
+            others = (along.sum(1, keepdim=True) - along).view(1, -1).div_(norms.square())
+            found.addcmul_(matrix.rows, others, value=-made.maker.layers[i].size)
+        gradients[i] = found.view_as(gradient)
 
 
 def _differentiable(made, weights, biases, of_weights, of_biases, again):
