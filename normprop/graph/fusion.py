@@ -1,6 +1,7 @@
 """Constants kept in neighbours while a network trains: a block runs the plain activation."""
 
-from dataclasses import replace
+import dataclasses
+import operator
 from functools import partial
 
 import torch
@@ -31,8 +32,11 @@ def fuse(model: nn.Module, /, *example_inputs, lean: bool = False, **example_key
 
     The weights of the whole network are made in one call when it is called, a cost of
     O(parameters), and with ``method="project"`` they are at hand from :func:`normprop.nn.project_`
-    on.  Parameters, their balls and the keys of the ``state_dict`` stay what they are, so that
-    every optimiser takes the steps that it would take in the model, and checkpoints go both ways.
+    on.  Most maps then run with the parameter itself: they leave their scale to the next one where
+    functions between them take it along, as a ReLU does, f(ax) = a f(x), up to 64 in all; a curve,
+    a sum or an output asks for a scale of its own.  Parameters, their balls and the keys of the
+    ``state_dict`` stay what they are, so that every optimiser takes the steps that it would take in
+    the model, and checkpoints go both ways.
     Outputs and gradients are the same but for rounding, under every scaling.  Separate scales are
     factors of each parameter's gradient where :func:`check` finds them legal, and cost nothing;
     elsewhere the map takes the gradient to its input through a weight of its own.
@@ -86,9 +90,25 @@ def _planned(model: nn.Module, inputs: tuple, keywords: dict, lean: bool):
         roads, said = roads_of(network, inputs, keywords, kinds)
         traces, notes = traces + roads, notes + said
     plan = Plan(traces, training=True, kinds=kinds, can_shift=_keep_their_input(seen, kinds))
+    plan = _through(plan, seen)
     fused = rewrite.exchanged(rewrite.separated(model)[0], plan, partial(_made, plan, lean))
     rewrite.refuse_unreached(fused, seen, plan)
     return fused, plan, split, notes
+
+
+def _through(plan: Plan, model: nn.Module) -> Plan:
+    """The plan in which scales go through maps whose weights stay on their balls by themselves.
+
+    The same where that has any disadvantage.
+    """
+    layers = {p: model.get_submodule(p) for p in plan.choices if plan.kinds[p].name == "map"}
+    maps = {p: m.weight.numel() for p, m in layers.items() if m.method == "project"}
+    if not maps:
+        return plan
+    through = dataclasses.replace(plan, through=maps)
+    costs, known = through.costs(maps), plan.costs(maps)
+    better = costs != known and all(map(operator.le, costs, known))
+    return through if better else plan
 
 
 def _learn_at(fused: nn.Module, rates: Rates) -> None:
@@ -126,7 +146,7 @@ def _staying(kind: Kind, layer: nn.Module) -> Kind:
     if kind.constants is None:
         reason = "its constants follow from the shape of its input"
         if kind.name == "commuting" and _is_relative(layer):
-            return replace(kind, name="relative", reason=f"{reason}, and from its law")
+            return dataclasses.replace(kind, name="relative", reason=f"{reason}, and from its law")
         return kind.staying(reason)
     if kind.plain is None:
         return kind.staying("torch has no such layer")

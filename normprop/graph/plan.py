@@ -2,7 +2,8 @@
 
 Every tensor x' of the network to be made stands for x = scale·x' + shift of the network that
 is there; where a layer is normalised, scale and shift are left to whoever comes behind.  Maps
-take any of their input, and give any that is asked of their output.
+take any of their input, and give any that is asked of their output; where they give the scale that
+they got, they run with the weight that they have.
 
 A round goes through the calls in order, up to the first that does not get what it needs.  Those in
 front are asked to give it; where none of them can, the constants that have come to it stay where
@@ -14,6 +15,7 @@ itself.  Steps are never taken back, and no layer has more than seven, so it end
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from torch import nn
 
@@ -25,6 +27,9 @@ from normprop.graph.trace import Node, Trace
 
 _RANGE = 2.0**24
 """Scales beyond this are not left pending: float32 holds 2^127, and half precision 2^15."""
+_NEAR = 2.0**6
+"""Scales beyond this go through no map: half precision has 2^14 on either side of 1, of which
+values far from their standard deviation, and gradients, are to have the larger part."""
 _WHOLE = frozenset((*Meaning._fields, "whole"))
 _MODES = ("moved", "shifted", "explicit", "kept")
 
@@ -78,19 +83,28 @@ class Plan:
     kinds: dict[str, Kind]
     # Paths of the layers that may keep their shift and give away their scale.
     can_shift: set[str]
+    # By path of the maps that give the scale that they get, unless somebody behind wants another,
+    # the number of their weights.
+    through: dict[str, int] = field(default_factory=dict)
     choices: Choices = field(default_factory=dict)
 
     def __post_init__(self):
         self.nodes = [node for trace in self.traces for node in trace.nodes]
         self.producer = {v: n for trace in self.traces for v, n in trace.producer.items()}
-        found = _Round(self, self._at_first())
+        choices = self._at_first()
+        self.wanted = self._wanted(choices) if self.through else set()
+        others = {n.name for n in self.nodes if not self.wanted.isdisjoint(n.outputs)}
+        self.through = {p: size for p, size in self.through.items() if p not in others}
+        found = _Round(self, choices)
         while found.missed is not None:
             resolved = _Round(self, found.resolved())
             if resolved.steps <= found.steps:
                 raise AssertionError(f"nothing was settled for {found.missed.node}")
             found = resolved
         self.choices = {
-            path: replace(choice, before=found.first[path][0] if path in found.first else ONE)
+            path: replace(choice, before=found.first[path][0], after=found.after(path))
+            if path in found.first
+            else choice
             for path, choice in found.choices.items()
         }
 
@@ -113,6 +127,44 @@ class Plan:
                 choice = Choice(mode="explicit", reason="its slope is learnt")
             choices[node.name] = choice
         return choices
+
+    def _wanted(self, choices: Choices) -> set[int]:
+        """Values of which something behind them wants a scale of its own."""
+        wanted = set()
+        for node in reversed(self.nodes):
+            does, behind = self.passing_of(node, choices), not wanted.isdisjoint(node.outputs)
+            if does.how in ("sum", "join"):
+                wanted.update(node.inputs if behind else ())
+                continue
+            # What a number is added to is not to be small beside it.
+            own = does.needs.scale is not None or does.line.lift
+            wanted.update(node.inputs[:1] if own or (behind and does.how == "line") else ())
+            wanted.update(() if passing.takes_shape_alone(node) else node.inputs[1:])
+        return wanted
+
+    def costs(self, maps: dict[str, int]) -> tuple[float, ...]:
+        """What it costs, each as a number that is better small.
+
+        Layers that keep something, by mode; of these maps those that multiply their weight, and
+        such weights; and the scale that is farthest from 1, where half precision would feel it.
+        """
+        choices = self.choices
+        modes, scales = zip(*((c.mode, c.before.scale) for c in choices.values()), strict=True)
+        made = [maps[p] for p in maps if choices[p].before.scale != choices[p].after.scale]
+        farthest = max(8.0 * _NEAR, *scales, 1.0 / min(scales))
+        return *map(modes.count, _MODES[1:]), len(made), sum(made), farthest
+
+    def passing_of(self, node: Node, choices: Choices) -> Passing:
+        """What a call does where this is settled."""
+        if node.opaque or not node.inputs:
+            return WALL
+        if node.module is None:
+            return passing.of_function(node)
+        choice = choices[node.name]
+        if choice.mode == "kept" or (choice.mode == "explicit" and self.training):
+            return WALL
+        does = passing.of_layer(self.kinds[node.name], node.module, self.training)
+        return does if choice.mode == "moved" else replace(does, alike="all")
 
     def after(self, kind: Kind, module: nn.Module, given: Meaning) -> Meaning:
         """What the output of the plain layer stands for."""
@@ -152,7 +204,7 @@ class _Round:
         """Go through a call, unless it misses something."""
         for value in node.inputs:
             self.pending.setdefault(value, ONE)
-        does = self._passing(node, self.choices)
+        does = self.plan.passing_of(node, self.choices)
         missed = self._not_given(node, does)
         if missed is not None:
             return missed
@@ -162,17 +214,6 @@ class _Round:
             indices = position and node.module is not None
             self.pending[value] = ONE if indices else _tidy(out)
         return None if node.module is None or _in_range(out) else _Missed(node)
-
-    def _passing(self, node: Node, choices: Choices) -> Passing:
-        if node.opaque or not node.inputs:
-            return WALL
-        if node.module is None:
-            return passing.of_function(node)
-        choice = choices[node.name]
-        if choice.mode == "kept" or (choice.mode == "explicit" and self.plan.training):
-            return WALL
-        does = passing.of_layer(self.plan.kinds[node.name], node.module, self.plan.training)
-        return does if choice.mode == "moved" else replace(does, alike="all")
 
     def _not_given(self, node: Node, does: Passing) -> _Missed | None:
         pending = [self.pending[v] for v in node.inputs]
@@ -201,7 +242,7 @@ class _Round:
             return ONE
         given = self.pending[node.inputs[0]]
         if does.how == "source":
-            return self.choices[node.name].after
+            return self.after(node.name)
         if does.how == "sum":
             first, second = (self.pending[v].shift for v in node.inputs)
             return given._replace(shift=does.weights[0] * first + does.weights[1] * second)
@@ -210,6 +251,14 @@ class _Round:
         out = does.line.forward(given)
         mode = "moved" if node.module is None else self.choices[node.name].mode
         return {"moved": out, "shifted": out._replace(shift=0.0), "explicit": ONE}[mode]
+
+    def after(self, path: str) -> Meaning:
+        """What comes out of a layer that gives what it is asked to."""
+        choice = self.choices[path]
+        if path not in self.plan.through or "scale" in choice.settled:
+            return choice.after
+        scale = self.first[path][0].scale
+        return choice.after._replace(scale=scale if 1 / _NEAR < scale < _NEAR else 1.0)
 
     # What a call misses
 
@@ -229,13 +278,18 @@ class _Round:
 
     def _wishes(self, missed: _Missed) -> Iterator[list[tuple[int, Target]]]:
         """What may be asked, and of whom: all that stands in one list together."""
-        here, *others = dict.fromkeys(missed.values)
         if missed.target is None:
+            values = list(dict.fromkeys(missed.values))
             summed = missed.node.name not in passing.JOIN
-            for reference in (here, *others):
+            if self.plan.through and self.plan.wanted.isdisjoint(missed.node.outputs):
+                # The nearest map gives back what its branch took along: others would feed the
+                # branch itself.  Of two that are as near, the smaller one.
+                far = partial(self._far, self.choices, part="scale")
+                values = sorted(values, key=far, reverse=True)
+            for reference in values:
                 target = Target(*self.pending[reference])
                 target = target._replace(shift=None) if summed else target
-                yield [(v, target) for v in (here, *others) if v != reference]
+                yield [(v, target) for v in values if v != reference]
             return
         here, *others = missed.values
         given = Target(*self.pending[here])
@@ -305,7 +359,7 @@ class _Round:
         node = self.plan.producer.get(value)
         if node is None or value != node.outputs[0]:
             return None
-        does = self._passing(node, choices)
+        does = self.plan.passing_of(node, choices)
         if does.how == "source":
             return self._ask_of_map(choices, node, given, target)
         if does.how == "join":
@@ -348,7 +402,7 @@ class _Round:
                 return choices
         # One of them takes the whole shift: the one whose map is nearer, which is the branch;
         # the other may have come through many a sum.
-        for i in sorted(range(2), key=lambda i: self._distance(choices, node.inputs[i])):
+        for i in sorted(range(2), key=lambda i: self._far(choices, node.inputs[i], "shift")[0]):
             rest = target.shift - does.weights[1 - i] * pending[1 - i].shift
             wanted = target._replace(shift=rest / does.weights[i])
             made = self._ask(choices, node.inputs[i], wanted)
@@ -356,16 +410,16 @@ class _Round:
                 return made
         return None
 
-    def _distance(self, choices: Choices, value: int) -> float:
-        """Number of calls between a value and the next layer in front that can be asked."""
+    def _far(self, choices: Choices, value: int, part: str) -> tuple[float, int]:
+        """How many calls away a layer is that can be asked for this part, and how large it is."""
         steps = 0
         while True:
             node = self.plan.producer.get(value)
             if node is None or node.opaque or not node.inputs:
-                return math.inf
+                return math.inf, 0
             if node.module is not None and self.plan.gives(node.name):
-                settled = choices[node.name].settled
-                return math.inf if "shift" in settled else steps
+                settled = part in choices[node.name].settled
+                return (math.inf, 0) if settled else (steps, self.plan.through.get(node.name, 0))
             value, steps = node.inputs[0], steps + 1
 
 

@@ -283,9 +283,13 @@ NETWORKS = {
 
 def build(name, scaling="backward", per="neuron", dtype=torch.float64) -> tuple[nn.Module, Tensor]:
     """A network of that name with biases that are not 0, and an input."""
-    make, shape = NETWORKS[name]
+    return filled(*NETWORKS[name], *options(scaling, per), dtype)
+
+
+def filled(make, shape, maps, acts, dtype=torch.float64) -> tuple[nn.Module, Tensor]:
+    """The same of what ``make`` makes."""
     generator = torch.Generator().manual_seed(5)
-    model = make(*options(scaling, per))
+    model = make(maps, acts)
     x = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
     model(x.float())
     with torch.no_grad():

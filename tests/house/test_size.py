@@ -8,7 +8,7 @@ BOUNDS = {
     "normprop": 1_000,
     "functional": 4_890,
     "gaussian": 3_970,
-    "graph": 9_680,
+    "graph": 9_750,
     "kernels": 1_930,
     "montecarlo": 730,
     "nn": 2_295,
