@@ -182,7 +182,9 @@ def _keep_their_input(model: nn.Module, kinds: dict[str, Kind]) -> set[str]:
 def _made(plan: Plan, lean: bool, layer: nn.Module, kind: Kind, choice: Choice) -> nn.Module:
     if kind.name == "map":
         absorbed = Absorbed(choice.before, choice.after)
-        layer.absorbed = None if absorbed == Absorbed() else absorbed
+        # A scale alone that goes through a map without a bias is not its affair.
+        idle = layer.bias is None and absorbed[0] == absorbed[1] == (absorbed[0].scale, 0.0, 1.0)
+        layer.absorbed = None if idle or absorbed == Absorbed() else absorbed
         return layer
     if kind.name == "norm" and choice.before != Meaning():
         layer.eps /= choice.before.scale**2

@@ -226,6 +226,14 @@ def test_scales_do_not_pile_up(scaling):
     assert 2.0**5 < max(scales) <= 2.0**6
 
 
+def test_a_map_that_has_nothing_to_do_runs_by_itself():
+    maps, acts = options()
+    model, x = filled(images(4, bias=False), IMAGE, {**maps, "method": "project"}, acts)
+    fused = normprop.fuse(model, x)
+    # The others have a shift to take, or to give to the ReLU behind them.
+    assert [m.runs_as_it_is for m in maps_of(fused)] == [False, False, False, True, False]
+
+
 @pytest.mark.parametrize("name", ["images", "residual, pre"])
 def test_maps_that_divide_by_a_norm_take_their_scale_at_once(name):
     make, shape, _ = ALL[name]
