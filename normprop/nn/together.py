@@ -215,6 +215,9 @@ class _Served:
             if _GONE in pair or hooked or layer.runs_as_it_is:
                 # By themselves, or by what a hook or a parametrization makes before they run.
                 continue
+            if _turns(layer):
+                # The gradient to its input has another factor than that to its weight.
+                continue
             if layer.scaling != "separate" or fused:
                 self.layers.append(layer)
                 self.weights.append(pair[0])
@@ -317,6 +320,11 @@ def _maps(network: nn.Module) -> list[MapFromWeight]:
     maps = [m for m in network.modules() if isinstance(m, MapFromWeight) and m is not network]
     maps = [m for m in maps if m.scaling != "separate" and "weight" in m._parameters]
     return [m for m in maps if id(m) not in served]
+
+
+def _turns(layer: MapFromWeight) -> bool:
+    before, after, _ = layer.absorbed or Absorbed()
+    return (before.gradient, after.gradient) != (1.0, 1.0)
 
 
 def _learnt(value, factor: float):

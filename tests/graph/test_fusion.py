@@ -1,6 +1,7 @@
 """A fused network trains as the normalised one does, and keeps no more than the plain one."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from normprop.functional import fused
 from normprop.graph import check, fold, fuse, separate_on_bridges_
 from normprop.graph.affine import Affine, Clamp
 from normprop.nn.parametric import Parametric
-from tests.graph.networks import NETWORKS, WIDTH, Block, build, options, residual, roundings
+from tests.graph.networks import NETWORKS, WIDTH, Block, build, filled, options, residual, roundings
 
 SCALINGS = ("forward", "backward", "separate")
 
@@ -53,6 +54,17 @@ def test_outputs_and_gradients_are_the_same(name, scaling, per):
         fused = fuse(model, x, lean=lean)
         assert_same(fused.train(), model.train(), x)
         assert_same(fused.eval(), model.eval(), x)
+
+
+@pytest.mark.parametrize("method", ["normalize", "project"])
+@pytest.mark.parametrize(("of_maps", "of_acts"), list(itertools.permutations(SCALINGS, 2)))
+@pytest.mark.parametrize("name", NETWORKS)
+def test_so_they_are_where_maps_and_activations_scale_otherwise(name, of_maps, of_acts, method):
+    # The gradient to a map's input may have a factor that the one to its weight has not.
+    maps, acts = {"scaling": of_maps, "per": "layer", "method": method}, {"scaling": of_acts}
+    model, x = filled(*NETWORKS[name], maps, acts)
+    nnp.project_(model)
+    assert_same(fuse(model, x).train(), model.train(), x)
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
