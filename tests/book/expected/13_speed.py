@@ -125,6 +125,7 @@ EXPECTED = {
     "side_small": Equals(SMALL_SIDE),
     "side_large": Equals(LARGE_SIDE),
     "held_fused": held("saved_bytes", "normprop fused"),
+    "held_lean": held("saved_bytes", "normprop fused, lean"),
     "held_batchnorm": held("saved_bytes", "batchnorm"),
     "peak_fused": held("peak_bytes", "normprop fused"),
     "peak_batchnorm": held("peak_bytes", "batchnorm"),
@@ -139,7 +140,31 @@ EXPECTED = {
     "exercise_batchnorm": Exact((3 + 4 + 1 + 3 + 2 + 4) / 7, 4.5e-16),
     "exercise_batch": Exact(3500 / 3, 4.6e-13),
 }
-EXPECTED["step_small_unfused"] = Exact(ratio(RESNETS[SMALL_SIDE], "normprop projected"), 0.0)
+
+
+def cell(*parts: str) -> str:
+    return "_".join(("cpu", *parts)).replace(",", "").replace(" ", "_").replace("-", "_")
+
+
+def of_group(group: str, implementation: str) -> list[float]:
+    return [ratio(name, implementation) for name in CASES if name.startswith(f"{group}/")]
+
+
+for _method in (
+    "copied weights", "normprop", "normprop fused", "normprop projected",
+    "normprop fused, projected", "batchnorm",
+):  # fmt: skip
+    for _case in CASES:
+        if _case.startswith("training/"):
+            EXPECTED[cell(_case.partition("/")[2], _method)] = Exact(ratio(_case, _method), 0.0)
+    _near = [r for r in of_group("training", _method) if r <= 1.05]
+    EXPECTED[cell("within", _method)] = Equals(len(_near))
+for _method in ("normprop", "normprop cached", "normprop folded"):
+    _found = of_group("inference", _method)
+    EXPECTED[cell("least", _method)] = Exact(min(_found), 0.0)
+    EXPECTED[cell("most", _method)] = Exact(max(_found), 0.0)
+for _method in ("normprop fused", "normprop fused, projected"):
+    EXPECTED[cell("compiled", _method)] = Exact(ratio("compiled-block/linear", _method), 0.0)
 _longest = max(
     case["parameters"]["size"]
     for case in FOUND["cases"]
@@ -147,8 +172,9 @@ _longest = max(
 )
 for _layer in ("relu", "tanh"):
     # One rounding.
-    _share = 1 / ratio(f"simulate/{_layer}/{_longest}", "normprop")
-    EXPECTED[f"share_{_layer}"] = Exact(_share, 2.3e-16)
+    for _key, _role in (("share", "normprop"), ("drawn", "drawing, layer")):
+        _share = 1 / ratio(f"simulate/{_layer}/{_longest}", _role)
+        EXPECTED[f"{_key}_{_layer}"] = Exact(_share, 2.3e-16)
 _calls = [
     entry(f"activation/relu/{SIZES[0]}", name)["seconds"][1] for name in ("normprop", "plain")
 ]
@@ -161,6 +187,8 @@ for _size, _side in (("small", SMALL_SIDE), ("large", LARGE_SIDE)):
     for _key, _method in (
         ("fused", "normprop fused"),
         ("projected", "normprop fused, projected"),
+        ("lean", "normprop fused, lean"),
+        ("copied", "copied weights"),
         ("batchnorm", "batchnorm"),
     ):
         EXPECTED[f"step_{_size}_{_key}"] = Exact(ratio(RESNETS[_side], _method), 0.0)
