@@ -300,19 +300,24 @@ class _InRows:
     """Weights of one type on a CPU, by few operators for all of them."""
 
     def __init__(self, asked: Sequence[Placed]) -> None:
-        self.asked = asked
-        # Autograd has no part in it, and is asked nothing.
-        self.matrices = [Matrix.of(a.weight.detach(), a.layer.over) for a in asked]
-        self.counts = [matrix.kept for matrix in self.matrices]
-        sizes = [_size(m, a.layer.size) for m, a in zip(self.matrices, asked, strict=True)]
+        self.asked, matrices = asked, self._matrices(asked)
+        self.counts = [matrix.kept for matrix in matrices]
+        sizes = [_size(m, a.layer.size) for m, a in zip(matrices, asked, strict=True)]
         self.sizes = torch.cat([size.view(-1) for size in sizes])
 
+    @staticmethod
+    def _matrices(asked: Sequence[Placed]) -> list[Matrix]:
+        # Not kept: they would keep the memory of a weight that has moved.  Autograd has no part in
+        # it, and is asked nothing.
+        return [Matrix.of(a.weight.detach(), a.layer.over) for a in asked]
+
     def place_(self) -> None:
-        squares = _over_taps(torch.cat([m.squares() for m in self.matrices]), self.matrices)
+        matrices = self._matrices(self.asked)
+        squares = _over_taps(torch.cat([m.squares() for m in matrices]), matrices)
         usual, factors = ordinary(squares, 0.4), squares.rsqrt().mul_(self.sizes)
         of_each = zip(
             self.asked,
-            self.matrices,
+            matrices,
             squares.split(self.counts),
             factors.split(self.counts),
             strict=True,
@@ -329,9 +334,10 @@ class _InRows:
 
 
 def _in_rows(placed: Placed) -> bool:
-    layer, weight = placed.layer, placed.weight
+    layer, written = placed.layer, (placed.weight, placed.value, placed.made)
     rows = layer if layer.over == "fan-out" else layer._replace(over="fan-in")
-    return _fits(rows, weight) and not weight.is_inference()
+    fixed = any(t is not None and t.is_inference() for t in written)
+    return _fits(rows, placed.weight) and not fixed
 
 
 def _by_kernel(weight: Tensor) -> bool:
@@ -574,6 +580,10 @@ def _project(made, gradients):
 def _differentiable(made, weights, biases, of_weights, of_biases, again):
     """The same by autograd, for somebody who differentiates it again, or many times at once."""
     layers, outputs, arriving = made.maker.layers, [], []
+    # An alias for each place: a parameter that stands in several gets a gradient in each of them.
+    weights, biases = (
+        [None if p is None else p.view_as(p) for p in own] for own in (weights, biases)
+    )
     for layer, weight, bias, of_weight, of_bias in zip(
         layers, weights, biases, of_weights, of_biases, strict=True
     ):
@@ -585,10 +595,9 @@ def _differentiable(made, weights, biases, of_weights, of_biases, again):
                 arriving.append(gradient)
     inputs = [p for p in (*weights, *biases) if p is not None and p.requires_grad]
     found = torch.autograd.grad(outputs, inputs, arriving, create_graph=again, allow_unused=True)
-    gradients = {id(p): g for p, g in zip(inputs, found, strict=True)}
-    factors, result = iter(made.maker.factors), []
+    found, factors, result = iter(found), iter(made.maker.factors), []
     for parameter in (*weights, *biases):
         factor = 1.0 if parameter is None else next(factors)
-        gradient = gradients.get(id(parameter))
+        gradient = next(found) if parameter is not None and parameter.requires_grad else None
         result.append(gradient if gradient is None or factor == 1.0 else gradient * factor)
     return result

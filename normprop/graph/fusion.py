@@ -33,10 +33,12 @@ def fuse(model: nn.Module, /, *example_inputs, lean: bool = False, **example_key
     The weights of the whole network are made in one call when it is called, a cost of
     O(parameters), and with ``method="project"`` they are at hand from :func:`normprop.nn.project_`
     on.  Most maps then run with the parameter itself: they leave their scale to the next one where
-    functions between them take it along, as a ReLU does, f(ax) = a f(x), up to 64 in all; a curve,
-    a sum or an output asks for a scale of its own.  Parameters, their balls and the keys of the
-    ``state_dict`` stay what they are, so that every optimiser takes the steps that it would take in
-    the model, and checkpoints go both ways.
+    functions between them take it along, as a ReLU does, f(ax) = a f(x); what goes through a map is
+    at most 8, and a curve, a sum or an output asks for a scale of its own.  What hooks on layers of
+    the copy see, of activations and maps, is in these units, gradients in the inverse ones: in half
+    precision the largest factor of a loss is that much smaller.  Parameters, their balls and the
+    keys of the ``state_dict`` stay what they are, so that every optimiser takes the steps that it
+    would take in the model, and checkpoints go both ways.
     Outputs and gradients are the same but for rounding, under every scaling.  Separate scales are
     factors of each parameter's gradient where :func:`check` finds them legal, and cost nothing;
     elsewhere the map takes the gradient to its input through a weight of its own.
@@ -182,9 +184,7 @@ def _keep_their_input(model: nn.Module, kinds: dict[str, Kind]) -> set[str]:
 def _made(plan: Plan, lean: bool, layer: nn.Module, kind: Kind, choice: Choice) -> nn.Module:
     if kind.name == "map":
         absorbed = Absorbed(choice.before, choice.after)
-        # A scale alone that goes through a map without a bias is not its affair.
-        idle = layer.bias is None and absorbed[0] == absorbed[1] == (absorbed[0].scale, 0.0, 1.0)
-        layer.absorbed = None if idle or absorbed == Absorbed() else absorbed
+        layer.absorbed = None if absorbed == Absorbed() else absorbed
         return layer
     if kind.name == "norm" and choice.before != Meaning():
         layer.eps /= choice.before.scale**2

@@ -27,7 +27,7 @@ from normprop.graph.trace import Node, Trace
 
 _RANGE = 2.0**24
 """Scales beyond this are not left pending: float32 holds 2^127, and half precision 2^15."""
-_NEAR = 2.0**6
+_NEAR = 2.0**3
 """Scales beyond this go through no map: half precision has 2^14 on either side of 1, of which
 values far from their standard deviation, and gradients, are to have the larger part."""
 _WHOLE = frozenset((*Meaning._fields, "whole"))

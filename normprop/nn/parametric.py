@@ -122,8 +122,8 @@ class Parametric(Settings):
         into the weight.  ``load_state_dict`` and ``reset_parameters`` do so themselves, a weight
         that is on its ball but for rounding staying as it was saved; whatever else writes, such
         as a step or :mod:`torch.nn.init`, is seen by the next forward pass, which warns.  Not
-        seen are writes through ``weight.data`` or NumPy, a weight in the place of another, and,
-        in compiled code, anything.
+        seen are steps of fused optimisers, writes through ``weight.data`` or NumPy, a weight in
+        the place of another, and, in compiled code, anything.
         """
         self._put_on_ball()
         self._note_place()
@@ -235,7 +235,12 @@ class MapFromWeight(Parametric):
     @property
     def runs_as_it_is(self) -> bool:
         """Whether weight and bias are those that run, both ways."""
-        return self.method == "project" and self.absorbed is None and self.scaling != "separate"
+        if self.method != "project" or self.scaling == "separate" or self.absorbed is None:
+            return self.method == "project" and self.scaling != "separate"
+        # A scale alone that goes through it is its bias's affair.
+        before, after, rates = self.absorbed
+        alone = before == after == (before.scale, 0.0, 1.0) and rates == (1.0, 1.0)
+        return alone and self.bias is None
 
     def sphere(self, ball: str | None = None) -> tuple[str, float, int]:
         """What the norm of the weight goes over on its ball, what it has to be, and groups."""
@@ -277,15 +282,21 @@ def project_(module: nn.Module) -> int:
     placer = _placer(module, own, made)
     placer.place_()
     done = {own[i] for i in placer.done}
-    for layer in layers:
-        if layer not in done:
-            layer.project_()
-    # Once all are there, as layers may share a weight.
+    late = [layer for layer in layers if layer not in done]
+    for layer in late:
+        layer.project_()
+    # Of those that share memory with one that came later, what was made is to be made again.
+    moved = {_memory(layer) for layer in late if "weight" in layer._parameters}
+    done = {layer for layer in done if not moved or _memory(layer) not in moved}
     for layer in layers:
         layer._note_place()
     for network in networks:
         network.refresh(done & made.keys())
     return len(layers)
+
+
+def _memory(layer: Parametric) -> int:
+    return layer.weight.untyped_storage().data_ptr()
 
 
 _PLACERS = weakref.WeakKeyDictionary()

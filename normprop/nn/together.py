@@ -142,8 +142,11 @@ class Together:
     def _looked(self, served: "_Served") -> tuple[Made, list[int]]:
         """What was made last, or is made again where something has changed; of which versions."""
         # Before it is made: what another thread writes meanwhile is seen by the next pass.
-        now, kept = served.versions(), _kept()
-        made, versions = self.seen or kept.get((id(self), __name__), (None, None))
+        now, kept, own = served.versions(), _kept(), (id(self), __name__)
+        if torch.is_grad_enabled():
+            # What has a history is one pass's; the step behind it need not move version counters.
+            kept.pop(own, None)
+        made, versions = self.seen or kept.get(own, (None, None))
         # Whoever puts other memory in the place of ``.data`` is seen, where versions tell nothing.
         same = made is not None and made.maker is served.maker and made.maker.serves()
         if same and now == versions:
@@ -152,7 +155,8 @@ class Together:
             layer._check_place()
         made = self._make(served)
         self.seen = (made, now) if served.told else None
-        kept[id(self), __name__] = made, now
+        if not torch.is_grad_enabled():
+            kept[own] = made, now
         return made, now
 
     def _make(self, served: "_Served", there: Made | None = None) -> Made:
@@ -177,9 +181,7 @@ class Together:
 
 def _kept() -> dict:
     """Where torch keeps weights for as long as its user says that nobody writes them."""
-    # What has a history is one pass's.
-    asked = parametrize._cache_enabled and not torch.is_grad_enabled()
-    return parametrize._cache if asked else {}
+    return parametrize._cache if parametrize._cache_enabled else {}
 
 
 _OWN = ("served", "seen", "made", "placed")
@@ -257,9 +259,10 @@ def batch_weights_(network: nn.Module, *, on: bool = True) -> nn.Module:
     and gradients are the same but for rounding; parameters and the keys of the ``state_dict`` are
     what they were.  While the network runs, all V are there at once.
 
-    Weights are made anew in each pass, as nothing tells that one was written through ``.data``.
-    Where no gradients are recorded, ``with torch.nn.utils.parametrize.cached():`` promises that
-    none is: then they are made once, and again where a version counter says that one was written.
+    V of a map that divides by a norm is made anew in each pass, as nothing tells that a weight was
+    written through ``.data``, or by a fused optimiser.  Where no gradients are recorded,
+    ``with torch.nn.utils.parametrize.cached():`` promises that none is: then V is made once, and
+    again after a pass that records them, or where a version counter says that a weight was written.
 
     What :func:`normprop.convert` and :func:`normprop.fuse` return does so already.  Maps with
     ``scaling="separate"``, or whose weight a parametrization or a hook makes, go on by themselves,

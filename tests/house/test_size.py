@@ -11,7 +11,7 @@ BOUNDS = {
     "graph": 9_750,
     "kernels": 1_930,
     "montecarlo": 730,
-    "nn": 2_305,
+    "nn": 2_325,
     "rules": 2_690,
 }
 

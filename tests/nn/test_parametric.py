@@ -1,6 +1,7 @@
 """Staying on the ball: in the forward pass, or by projection after each step."""
 
 import copy
+import gc
 import pickle
 
 import pytest
@@ -132,6 +133,16 @@ def test_weights_that_share_memory_are_put_there_one_after_the_other():
     layers[0].weight, layers[1].weight = nn.Parameter(whole[:6]), nn.Parameter(whole[2:])
     project_(layers)
     assert torch.allclose(whole.norm(dim=1), torch.ones(8), rtol=1e-6)
+
+
+def test_the_memory_of_weights_that_were_put_there_is_not_kept():
+    network = nn.Sequential(Linear(20, 20, method="project"))
+    project_(network)
+    memory = network[0].weight.untyped_storage()
+    network.half()
+    gc.collect()
+    # The one of this function.
+    assert torch._C._storage_Use_Count(memory._cdata) == 1
 
 
 def test_all_weights_are_put_there_by_few_operators_a_layer():

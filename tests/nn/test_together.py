@@ -587,6 +587,72 @@ def fused_and_projected():
     return normprop.fuse(normprop.convert(plain, x, method="project"), x), x
 
 
+@pytest.mark.parametrize("road", ["again", "batched"])
+@pytest.mark.parametrize("method", ["normalize", "project"])
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_what_several_maps_share_gets_its_gradient_once(name, method, road):
+    torch.manual_seed(0)
+    how = {"method": method, "dtype": torch.float64}
+    layers = [m for _ in range(4) for m in (own.Linear(8, 8, **how), own.ReLU())]
+    network = nn.Sequential(*layers, own.Linear(8, 8, **how))
+    setattr(network[4], name, getattr(network[2], name))
+    x = torch.randn(5, 8, dtype=torch.float64)
+    more = {"create_graph": True} if road == "again" else {"is_grads_batched": True}
+    for one in (batch_weights_(network), normprop.fuse(network, x)):
+        loss, shared = one(x).square().sum(), getattr(one[2], name)
+        (wanted,) = torch.autograd.grad(loss, shared, torch.ones_like(loss), retain_graph=True)
+        ones = torch.ones(1, dtype=loss.dtype) if road == "batched" else torch.ones_like(loss)
+        (found,) = torch.autograd.grad(loss, shared, ones, **more)
+        assert torch.allclose(found.reshape(wanted.shape), wanted, rtol=1e-9)
+
+
+def test_a_step_that_moves_no_version_counter_is_seen_where_weights_are_kept():
+    network = batch_weights_(nn.Sequential(own.Linear(6, 8), nn.Tanh(), own.Linear(8, 3)))
+    x, step = torch.randn(5, 6), torch.optim.SGD(network.parameters(), 0.5, fused=True)
+    with parametrize.cached():
+        with torch.no_grad():
+            network(x)
+        network(x).square().sum().backward()
+        step.step()
+        with torch.no_grad():
+            assert torch.equal(network(x), copy.deepcopy(network)(x))
+
+
+class Tied(nn.Module):
+    """A map that runs with the rows of an embedding, which has another ball."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = own.Linear(8, 12, bias=False, method="project")
+        self.act, self.rows = own.Tanh(), own.Embedding(12, 8, method="project")
+        self.head.weight = self.rows.weight
+
+    def forward(self, input):
+        return self.head(self.act(self.rows(input)))
+
+
+def test_what_was_made_of_a_weight_that_another_layer_moved_is_made_again():
+    torch.manual_seed(0)
+    x = torch.arange(5)
+    network = normprop.fuse(Tied(), x)
+    for _ in range(2):
+        own.project_(network)
+        assert torch.equal(network(x), copy.deepcopy(network)(x))
+
+
+def test_a_parameter_of_inference_is_no_hindrance():
+    network, x = fused_and_projected()
+    network.requires_grad_(False)
+    with torch.inference_mode():
+        bias = torch.zeros(4, dtype=torch.float64)
+    network[2].bias = nn.Parameter(bias, requires_grad=False)
+    with torch.no_grad():
+        network(x)
+        network[0].weight.mul_(1.5)
+        own.project_(network)
+        assert torch.equal(network(x), copy.deepcopy(network)(x))
+
+
 @pytest.mark.parametrize("fuses", [False, True])
 @pytest.mark.parametrize("guard", [torch.no_grad, torch.inference_mode])
 def test_evaluation_makes_its_weights_once_where_its_user_says_that_nobody_writes(
