@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     scale = "quick" if options.quick else "full"
     measure = Options(
         rounds=options.rounds or (9 if options.quick else 30),
-        seconds=options.seconds or (2.0 if options.quick else 6.0),
+        seconds=options.seconds or (2.0 if options.quick else 4.0),
     )
     cases = [c for c in all_cases(scale) if _chosen(c.name, options.only)]
     cases = [c for c in cases if device.type == "cuda" or not c.graphed]
