@@ -199,8 +199,9 @@ class _Copied(torch.autograd.Function):
 def copied(model: nn.Module, example: Tensor | None = None) -> nn.Module:
     """A plain network whose linear maps and convolutions run with copies of their weights.
 
-    Each weight, and each gradient, goes once through memory, all in one call each way: the least
-    that a method costs whose weights that run are others than those that learn.
+    Each weight, and each gradient, goes once through memory, all in one call each way: what such a
+    call costs before anything is computed.  Copies that each map makes as it runs, while the cache
+    holds them, cost less.
     """
     model.__dict__["maps"] = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     model.register_forward_pre_hook(_hand_out)

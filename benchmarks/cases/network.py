@@ -192,8 +192,8 @@ def block_cases(tasks: tuple[Task, ...], compile: bool = False) -> Iterator[Case
 def training_cases(tasks: tuple[Task, ...], compile: bool = False) -> Iterator[Case]:
     """A step of SGD with momentum: gradients to none, forward, loss, backward, step.
 
-    Beside the methods stands the plain network with copies of its weights, the least that any
-    method can cost that makes the weights that run.
+    Beside the methods stands the plain network with copies of its weights: what it costs to make
+    weights in one call, before anything is computed.
     """
     group = "compiled-training" if compile else "training"
     for task in tasks:

@@ -19,7 +19,7 @@ What every layer does to a few numbers a channel is done to all layers' numbers 
 small layers do not pay for calls.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -313,7 +313,7 @@ class _InRows:
 
     def place_(self) -> None:
         matrices = self._matrices(self.asked)
-        squares = _over_taps(torch.cat([m.squares() for m in matrices]), matrices)
+        squares = _squares(matrices)
         usual, factors = ordinary(squares, 0.4), squares.rsqrt().mul_(self.sizes)
         of_each = zip(
             self.asked,
@@ -396,8 +396,7 @@ def _divide(alike: dict[int, tuple[Matrix, Tensor]], made: Made) -> None:
     # Of these torch's kernel knows the norms of single taps alone.
     several = {i: matrix for i, (matrix, _) in alike.items() if matrix.taps > 1}
     if several:
-        squares = torch.cat([matrix.squares() for matrix in several.values()])
-        found = _over_taps(squares, several.values()).sqrt_()
+        found = _squares(several.values()).sqrt_()
         counts = [matrix.kept for matrix in several.values()]
         norms |= zip(several, found.split(counts), strict=True)
         sizes = torch.cat([alike[i][1].view(-1) for i in several])
@@ -427,8 +426,9 @@ def _full(count: int, value: float, dtype: torch.dtype, device: torch.device) ->
     return torch.full((count,), value, dtype=dtype, device=device)
 
 
-def _over_taps(columns: Tensor, matrices: Iterable[Matrix]) -> Tensor:
-    """Sums over the taps of each channel, once for every tap."""
+def _squares(matrices: Collection[Matrix]) -> Tensor:
+    """Of each row or column its sum of squares; of taps that of their channel, once for each."""
+    columns = torch.cat([matrix.squares() for matrix in matrices])
     shapes = tuple([(m.kept, m.taps) for m in matrices])
     if all(taps == 1 for _, taps in shapes):
         return columns
@@ -561,20 +561,10 @@ def _project(made, gradients):
         if gradients[i] is not None:
             (gradients[i],) = torch.autograd.grad(weight, leaf, gradients[i], retain_graph=True)
     for i, (matrix, size) in ((i, pair) for part in made.maker.divided for i, pair in part.items()):
-        gradient = gradients[i]
-        if i not in made.along or gradient is None:
-            continue
-        rows, norms = gradient.reshape(matrix.rows.shape), made.along[i]
-        found, along = _aten._weight_norm_interface_backward(
-            rows, matrix.rows, size, norms, matrix.dim
-        )
-        if matrix.taps > 1:
-            # Each column has lost its own share ⟨W, G⟩/n of the channel's; now the others' shares,
-            # while the weight is in the cache.
-            along = along.view(-1, matrix.taps)
-            others = (along.sum(1, keepdim=True) - along).view(1, -1).div_(norms.square())
-            found.addcmul_(matrix.rows, others, value=-made.maker.layers[i].size)
-        gradients[i] = found.view_as(gradient)
+        if i in made.along and gradients[i] is not None:
+            gradients[i] = matrix.tangent(
+                gradients[i], made.along[i], size, made.maker.layers[i].size
+            )
 
 
 def _differentiable(made, weights, biases, of_weights, of_biases, again):

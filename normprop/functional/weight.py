@@ -326,6 +326,19 @@ class Matrix(NamedTuple):
         """Their sums along the other dimension."""
         return _products(self.rows, self.rows, 1 - self.dim)
 
+    def tangent(self, gradient: Tensor, norms: Tensor, sizes: Tensor, size: float) -> Tensor:
+        """What reaches W of the gradient of size·W/n; norms and sizes as :meth:`along` has them."""
+        found, along = _aten._weight_norm_interface_backward(
+            _rows(gradient), self.rows, sizes, norms, self.dim
+        )
+        if self.taps > 1:
+            # Each column has lost its own share ⟨W, G⟩/n of the channel's; now the others' shares,
+            # while the weight is in the cache.
+            along = along.view(-1, self.taps)
+            others = (along.sum(1, keepdim=True) - along).view(1, -1).div_(norms.square())
+            found.addcmul_(self.rows, others, value=-size)
+        return found.view_as(gradient)
+
 
 def has_kernel(tensor: Tensor, over: str, groups: int) -> bool:
     """Whether those kernels have this norm."""
@@ -364,18 +377,9 @@ def _in_one_pass(weight: Tensor, over: str, size: float) -> Norms:
 
 def _tangent_in_one_pass(weight, inverse, gradient, over, size):
     """What :func:`_tangent` gives."""
-    rows, dim, taps = matrix = Matrix.of(weight, over)
-    inverse = _each_tap(inverse.flatten(), taps)
-    norms = matrix.along(inverse.reciprocal())
-    result, along = _aten._weight_norm_interface_backward(
-        _rows(gradient), rows, torch.full_like(norms, size), norms, dim
-    )
-    if taps > 1:
-        # Each column has lost its own share ⟨W, G⟩/n of the channel's; now the others' shares.
-        along = along.view(-1, taps)
-        others = (along.sum(1, keepdim=True) - along).flatten()
-        result.addcmul_(rows, others * inverse.square(), value=-size)
-    return result.view_as(weight)
+    matrix = Matrix.of(weight, over)
+    norms = matrix.along(_each_tap(inverse.flatten(), matrix.taps).reciprocal())
+    return matrix.tangent(gradient, norms, torch.full_like(norms, size), size)
 
 
 def _taps(weight: Tensor) -> int:

@@ -235,8 +235,10 @@ class MapFromWeight(Parametric):
     @property
     def runs_as_it_is(self) -> bool:
         """Whether weight and bias are those that run, both ways."""
-        if self.method != "project" or self.scaling == "separate" or self.absorbed is None:
-            return self.method == "project" and self.scaling != "separate"
+        if self.method != "project" or self.scaling == "separate":
+            return False
+        if self.absorbed is None:
+            return True
         # A scale alone that goes through it is its bias's affair.
         before, after, rates = self.absorbed
         alone = before == after == (before.scale, 0.0, 1.0) and rates == (1.0, 1.0)
